@@ -1,0 +1,49 @@
+"""The one interface of all backbones, and their registry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+
+class Backbone(nn.Module):
+    """Images in, features out. Images are ``[B, 3, H, W]``, normalised; H and W are multiples of ``patch_size`` for ViTs.
+
+    Attributes:
+        width: channels D of pooled features (and of the last map).
+        stride: input pixels per cell of the last map (a ViT's patch size; 32 for a ResNet-50).
+        depth: number of blocks that ``tokens`` and ``maps`` can name: a ViT's blocks; a ResNet's four stages.
+        has_tokens: True for ViTs: ``tokens`` and ``cls_attention`` work. They raise UserError elsewhere.
+    """
+
+    width: int
+    stride: int
+    depth: int
+    has_tokens: bool = False
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Pooled features ``[B, width]``: the normed CLS token of a ViT; the spatial mean of a ResNet's last stage."""
+        raise NotImplementedError
+
+    def tokens(self, images: Tensor, blocks: Sequence[int] = (-1,)) -> list[Tensor]:
+        """For each named block (negative: from the end), its tokens after the final norm: ``[B, 1 + N, width]``, CLS first,
+        then patches row by row (reference: ``get_intermediate_layers``)."""
+        raise NotImplementedError
+
+    def maps(self, images: Tensor, blocks: Sequence[int] = (-1,)) -> list[Tensor]:
+        """For each named block, its map ``[B, C, h, w]``. A ViT: normed patch tokens, C = width, H/stride × W/stride.
+        A ResNet: the stage's output, with that stage's own channels and stride (``map_channels``, ``map_strides``)."""
+        raise NotImplementedError
+
+    def map_channels(self, block: int = -1) -> int:
+        """Channels of ``maps(…, [block])``."""
+        return self.width
+
+    def map_stride(self, block: int = -1) -> int:
+        """Input pixels per cell of ``maps(…, [block])``."""
+        return self.stride
+
+    def cls_attention(self, images: Tensor) -> Tensor:
+        """CLS row of the last block's attention, softmaxed: ``[B, heads, 1 + N]``, first entry CLS to itself."""
+        raise NotImplementedError

@@ -1,0 +1,94 @@
+"""From command-line words to option dataclasses (simple-parsing), with one-sentence errors. Imports no torch."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from common.errors import UsageError, unknown_name
+
+
+def make_parser(command: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
+    """A parser for one subcommand. Add dataclasses with ``add_arguments``; options are their field names with underscores,
+    never abbreviated. What is wrong raises UsageError instead of printing the whole usage."""
+    from simple_parsing import ArgumentParser
+
+    class Parser(ArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            raise UsageError(f"{command}: {message}; see: python run.py {command} --help")
+
+    return Parser(prog=f"run.py {command}", description=description, epilog=epilog, allow_abbrev=False)
+
+
+def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
+    """Parse all of ``words``; an unknown option names the nearest known one."""
+    namespace, unknown = parser.parse_known_args(list(words))
+    for word in unknown:
+        if word.startswith("--"):
+            known = [option for option in parser._option_string_actions if option.startswith("--")]
+            raise unknown_name("option", word.split("=")[0], known)
+    if unknown:
+        raise UsageError(f"{parser.prog}: {' '.join(unknown)!r} belongs to no option; see: python {parser.prog} --help")
+    return namespace
+
+
+def further_options(words: Sequence[str]) -> dict[str, Any]:
+    """Read ``--name value …`` words of options that another program will check, values as YAML has them."""
+    options: dict[str, Any] = {}
+    values: list[Any] = []
+    for word in words:
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            values = [yaml.safe_load(value)] if equals else []
+            options[name] = values
+        elif not options:
+            raise UsageError(f"{word!r} belongs to no option")
+        else:
+            values.append(yaml.safe_load(word))
+    return {name: values[0] if len(values) == 1 else values or True for name, values in options.items()}
+
+
+def value_of(words: Sequence[str], option: str, many: bool = False) -> Any:
+    """What ``words`` give for one option, before the real parser can be built: its last value, None where it is absent; a
+    list with ``many``."""
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    finder.add_argument(f"--{option}", nargs="*" if many else None, action="append" if option == "plugin" else "store")
+    try:
+        return getattr(finder.parse_known_args(list(words))[0], option)
+    except argparse.ArgumentError as error:
+        raise UsageError(f"--{option} needs a value") from error
+
+
+def words_of(options: Mapping[str, Any]) -> list[str]:
+    """The command-line words that say the same as a mapping of options (None: not said). So a configuration file goes
+    through the same checks as the command line."""
+    words: list[str] = []
+    for name, value in options.items():
+        if value is None:
+            continue
+        words.append(f"--{name}")
+        if isinstance(value, (list, tuple)):
+            words += [str(item) for item in value]
+        else:
+            words.append(str(value))
+    return words
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """Options from a YAML file, as a run writes them into its ``config.yaml``: a mapping of option names to values."""
+    try:
+        options = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--config {path}: cannot be read ({error.strerror}); give a run's config.yaml") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {path}: not YAML ({str(error).splitlines()[0]})") from error
+    if not isinstance(options, dict) or not all(isinstance(name, str) for name in options):
+        raise UsageError(f"--config {path}: holds no mapping of options to values; give a run's config.yaml")
+    for name, value in options.items():
+        if isinstance(value, dict):
+            raise UsageError(f"--config {path}: the option {name!r} holds a mapping; options are plain values or lists")
+    return options

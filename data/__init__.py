@@ -1,0 +1,1 @@
+"""Images in: data sets, the packed store, pairing, views."""

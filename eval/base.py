@@ -1,0 +1,59 @@
+"""What an evaluation is, what it gets, and what it returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from common.registry import Registry
+
+if TYPE_CHECKING:
+    from eval.context import EvalContext
+
+EVALUATIONS: Registry[type[Evaluation]] = Registry("evaluation", "eval", helpers=("base", "context", "features", "results", "bootstrap"))
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One number with what it takes to trust it.
+
+    Attributes:
+        evaluation: "knn", "linear", "segmentation", …
+        metric: "top1", "top5", "miou", …
+        value: in the metric's own unit (accuracies in percent).
+        low, high: 95% bootstrap interval over test samples; None only where none can be had, with ``interval`` saying why.
+        n: number of test samples.
+        protocol: everything that fixes the number (k, temperature, input size, resize, …), JSON-able.
+        data: name, train and test split, fingerprints, counts.
+        predictions: file under the run's ``predictions/`` with the per-sample outcomes, or None.
+    """
+
+    evaluation: str
+    metric: str
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    protocol: dict[str, Any]
+    data: dict[str, Any]
+    predictions: str | None = None
+    interval: str = "95% percentile bootstrap over test images"
+
+
+@dataclass(kw_only=True)
+class EvaluationConfig:
+    """An evaluation's own options; each field is a command-line option. Subclass it in the evaluation's file."""
+
+
+class Evaluation:
+    """Base of all evaluations. A subclass in ``eval/NAME.py``, decorated with ``@EVALUATIONS.register("NAME")``, is one."""
+
+    Config: ClassVar[type[EvaluationConfig]] = EvaluationConfig
+
+    def __init__(self, config: EvaluationConfig):
+        self.config = config
+
+    def run(self, context: EvalContext) -> list[Measurement]:
+        """Measure. Nothing may be chosen by looking at ``context.test``. Raises UserError where the backbone or the data
+        cannot be evaluated so (attention of a ResNet, k-NN without labels)."""
+        raise NotImplementedError

@@ -1,0 +1,152 @@
+#!/usr/bin/env python3
+"""The command line: reads options, calls the rest, holds no logic."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "train": "pre-train a backbone with a method, then evaluate it (the default command)",
+    "evaluate": "evaluate any weights: k-NN, linear probe, …",
+    "compare": "run a grid of trainings, continue what was interrupted, and report",
+    "report": "make the report from run directories, without torch",
+    "data": "build, check and describe a data set",
+}
+
+USAGE = """usage: run.py [COMMAND] --option value …
+
+Compare how vision backbones learn without labels, or with few.
+
+commands:
+{commands}
+
+  python run.py COMMAND --help          the options of a command
+  python run.py --method dino --help    the options of training, with DINO's own and its published defaults
+
+examples:
+  python run.py --method dino --backbone vit_s8
+  python run.py --method barlow_twins --backbone resnet50 --data imagefolder --data_root DIR --evals knn linear
+  python run.py evaluate --weights dino_deitsmall16_pretrain.pth --backbone vit_s16 --data imagenet --data_root DIR --evals knn
+  python run.py compare --grid experiments/demo.yaml --out demo
+"""
+
+
+def train(words: Sequence[str]) -> int:
+    from common.cli import make_parser, parse, read_config, value_of, words_of
+    from common.registry import load_plugin
+    from training.config import TrainCommand, TrainConfig
+
+    if file := value_of(words, "config"):
+        words = [*words_of(read_config(file)), *words]
+    for plugin in value_of(words, "plugin") or []:
+        load_plugin(plugin)
+    from eval.base import EVALUATIONS
+    from methods.base import METHODS
+
+    method = METHODS.get(value_of(words, "method") or TrainConfig.method)
+    parser = make_parser("train", COMMANDS["train"])
+    parser.add_arguments(TrainCommand, dest="command")
+    parser.add_arguments(TrainConfig, dest="train", default=TrainConfig(**method.recipe))
+    parser.add_arguments(method.Config, dest="method_options")
+    names = value_of(words, "evals", many=True) or []
+    for name in names:
+        parser.add_arguments(EVALUATIONS.get(name).Config, dest=f"eval_{name}", prefix=f"{name}_")
+    options = parse(parser, words)
+    evaluations = {name: getattr(options, f"eval_{name}") for name in names}
+
+    from training.trainer import plan, print_plan
+    from training.trainer import train as run_training
+
+    if options.command.dry_run:
+        print_plan(plan(options.train, options.method_options))
+        return 0
+    run_training(options.train, options.method_options, evaluations)
+    return 0
+
+
+def evaluate(words: Sequence[str]) -> int:
+    from common.cli import make_parser, parse, value_of
+    from common.registry import load_plugin
+    from eval.base import EVALUATIONS
+    from eval.config import EvaluateCommand
+
+    for plugin in value_of(words, "plugin") or []:
+        load_plugin(plugin)
+    parser = make_parser("evaluate", COMMANDS["evaluate"])
+    parser.add_arguments(EvaluateCommand, dest="command")
+    names = value_of(words, "evals", many=True) or EvaluateCommand().evals
+    for name in names:
+        parser.add_arguments(EVALUATIONS.get(name).Config, dest=f"eval_{name}", prefix=f"{name}_")
+    options = parse(parser, words)
+
+    from eval.command import evaluate_weights
+
+    evaluate_weights(options.command, {name: getattr(options, f"eval_{name}") for name in names})
+    return 0
+
+
+def data(words: Sequence[str]) -> int:
+    from common.cli import make_parser, parse
+    from data.config import DataCommand
+
+    parser = make_parser("data", COMMANDS["data"])
+    parser.add_arguments(DataCommand, dest="command")
+    command = parse(parser, words).command
+
+    from data.describe import describe
+
+    describe(command)
+    return 0
+
+
+def report(words: Sequence[str]) -> int:
+    from common.cli import make_parser, parse
+    from reports.config import ReportCommand
+
+    parser = make_parser("report", COMMANDS["report"])
+    parser.add_arguments(ReportCommand, dest="command")
+    command = parse(parser, words).command
+
+    from reports import build_report
+
+    print(build_report(command.runs, command.out, title=command.title))
+    return 0
+
+
+def compare(words: Sequence[str]) -> int:
+    from common.cli import further_options, make_parser
+    from training.config import CompareCommand
+
+    parser = make_parser("compare", COMMANDS["compare"], epilog="Any option of training or of a method may follow.")
+    parser.add_arguments(CompareCommand, dest="command")
+    options, further = parser.parse_known_args(list(words))
+
+    from training.compare import compare as run_grid
+
+    return run_grid(options.command, further_options(further))
+
+
+def main(words: Sequence[str]) -> int:
+    from common.errors import UserError, unknown_name
+
+    if not words or words[0] in ("-h", "--help"):
+        width = max(map(len, COMMANDS))
+        print(USAGE.format(commands="\n".join(f"  {name:<{width}}  {line}" for name, line in COMMANDS.items())))
+        return 0
+    try:
+        if words[0].startswith("-"):
+            return train(words)
+        if words[0] not in COMMANDS:
+            raise unknown_name("command", words[0], COMMANDS)
+        return globals()[words[0]](words[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("stopped; the same command continues", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,120 @@
+"""Everything a training run can be told, in one place. Imports no torch, so that the command line can show it at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from simple_parsing import field
+
+
+@dataclass(kw_only=True)
+class TrainConfig:
+    """Options of a training run. A method's ``recipe`` overrides the defaults below with what its paper publishes; the
+    user's configuration file overrides both, and the command line overrides all."""
+
+    method: str = "dino"
+    """what to train with: a file's name in methods/"""
+    backbone: str = "vit_s16"
+    """vit_nano, vit_t16, vit_s16, vit_s8, vit_b16, vit_b8, resnet18, resnet18_cifar, resnet50, or timm:NAME"""
+    data: str = "demo"
+    """demo, imagefolder, cifar10, imagenet or voc2012"""
+    data_root: str | None = None
+    """folder of the data set; demo needs none"""
+    out: str | None = None
+    """run directory; default runs/METHOD-BACKBONE-DATA-SEED"""
+
+    image_size: int | None = None
+    """side of full-size crops and of evaluation images, in pixels; default: the data set's own (224, demo and cifar10: 32)"""
+    epochs: int = 100
+    """passes over the training images"""
+    batch_size: int = 64
+    """images per optimiser step, over all devices and accumulation steps together"""
+    accumulate: int = 1
+    """split each batch into this many forward passes; losses of batch statistics then see the parts"""
+
+    optimizer: Literal["adamw", "sgd", "lars"] = "adamw"
+    """AdamW, SGD or LARS"""
+    lr: float = 5e-4
+    """learning rate for 256 images: it is multiplied by batch_size / 256"""
+    min_lr: float = 1e-6
+    """learning rate at the end of the cosine, not multiplied"""
+    warmup_epochs: float | None = None
+    """linear warm-up of the learning rate; default: 10, or a tenth of the epochs if that is less"""
+    weight_decay: float = 0.04
+    """at the start; biases and 1-d tensors have none"""
+    weight_decay_end: float | None = None
+    """at the end of its cosine; default: as at the start"""
+    momentum: float = 0.9
+    """of SGD and LARS"""
+    clip_grad: float = 0.0
+    """largest gradient norm; 0: no clipping"""
+    clip_mode: Literal["tensor", "global"] = "tensor"
+    """clip each tensor's gradient by itself (DINO), or all by their common norm"""
+
+    pairing: Literal["same_image", "same_label"] = "same_image"
+    """where an anchor's other views come from: the same image, or other images with one of its labels"""
+    paired_views: list[int] | None = None
+    """which views (from 0) same_label draws from other images; default: all but the first"""
+    label_fraction: float = 1.0
+    """part of the training images whose label may be used (by same_label and by methods that read labels)"""
+
+    seed: int = 0
+    """of weights, order, crops and pairing"""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps"""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto: bf16 where the device is fast at it, else fp32"""
+
+    knn_every: int = 10
+    """online k-NN on a held-out part of the training images every so many epochs; 0: never"""
+    checkpoint_every: int = 1
+    """epochs between checkpoints (one more is written at the end and when stopped)"""
+    log_every: int = 10
+    """optimiser steps between records in log.jsonl"""
+    evals: list[str] | None = None
+    """evaluations to run after training, such as: knn linear"""
+    tensorboard: bool = False
+    """also log to TensorBoard, under the run directory"""
+    wandb: bool = False
+    """also log to Weights & Biases (WANDB_MODE=offline works without a network)"""
+
+
+@dataclass(kw_only=True)
+class TrainCommand:
+    """Options of the command line that do not belong to the run itself."""
+
+    config: str | None = None
+    """YAML file of options, as a run writes it into its config.yaml; the command line overrides it"""
+    plugin: list[list[str]] = field(default_factory=list, action="append", type=str)
+    """file or module that adds a method, backbone or evaluation; may be given several times"""
+    dry_run: bool = False
+    """print the resolved configuration, parameters, FLOPs, steps and memory; train nothing"""
+
+
+@dataclass(kw_only=True)
+class CompareCommand:
+    """Options of a grid. Any further option of training or of a method is handed to the cells that have it."""
+
+    grid: str | None = None
+    """YAML file of a grid, such as experiments/demo.yaml; the options below override it"""
+    methods: list[str] | None = None
+    """methods to compare"""
+    backbones: list[str] | None = None
+    """backbones to compare"""
+    seeds: list[int] | None = None
+    """one training for each"""
+    evals: list[str] | None = None
+    """evaluations of each training"""
+    vary: list[list[str]] = field(default_factory=list, action="append", type=str)
+    """OPTION=VALUE,VALUE,… or METHOD.OPTION=VALUE,…: one training for each value; may be given several times"""
+    vary_mode: str | None = None
+    """product: all combinations of the varied values (default); one_at_a_time: around the rest of the grid"""
+    out: str = "comparison"
+    """folder for the run directories and the report"""
+    jobs: int = 1
+    """trainings at the same time on this machine; its cores are divided among them"""
+    plugin: list[list[str]] = field(default_factory=list, action="append", type=str)
+    """file or module that adds a method, backbone or evaluation; may be given several times"""
+    dry_run: bool = False
+    """print the plan and what is done already; run nothing"""

@@ -1,0 +1,174 @@
+"""A grid: which trainings a comparison consists of. Each is a cell: options of ``run.py train`` and a directory of its own.
+
+A grid file is a mapping:
+
+    title: one line, for the report
+    description: what is compared, the command, its cost and the expected outcome
+    base: {OPTION: VALUE}          # every cell's options
+    methods: [NAME] or {NAME: {OPTION: VALUE}}
+    backbones: [NAME] or {NAME: {OPTION: VALUE}}
+    seeds: [0, 1, 2]
+    evals: [knn, linear]
+    vary: {OPTION: [VALUES], METHOD.OPTION: [VALUES]}
+    vary_mode: product             # or one_at_a_time
+
+The command line's --methods, --backbones, --seeds, --evals, --vary override it; further options override ``base``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from common.errors import UsageError, unknown_name
+from training.config import CompareCommand
+
+KEYS = ("title", "description", "base", "methods", "backbones", "seeds", "evals", "vary", "vary_mode")
+
+
+@dataclass
+class Grid:
+    """A grid as read from a file and the command line; see the module's docstring."""
+
+    title: str = "Comparison"
+    description: str = ""
+    base: dict[str, Any] = field(default_factory=dict)
+    methods: dict[str, dict[str, Any]] = field(default_factory=dict)
+    backbones: dict[str, dict[str, Any]] = field(default_factory=dict)
+    seeds: list[int] = field(default_factory=lambda: [0])
+    evals: list[str] = field(default_factory=list)
+    vary: dict[str, list[Any]] = field(default_factory=dict)
+    vary_mode: str = "product"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training of a grid: its directory's name and its options for ``run.py train``."""
+
+    name: str
+    options: Mapping[str, Any]
+
+
+def read_grid(path: str | Path) -> Grid:
+    """Read a grid file. Raises UsageError naming the file and the key that is wrong."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--grid {path}: cannot be read ({error.strerror}); known grids are in experiments/") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"--grid {path}: not YAML ({str(error).splitlines()[0]})") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"--grid {path}: holds no mapping; see the grids in experiments/")
+    for key in content:
+        if key not in KEYS:
+            raise unknown_name(f"key in {path}", str(key), KEYS)
+    for key in ("methods", "backbones"):
+        if isinstance(content.get(key), list):
+            content[key] = {str(name): {} for name in content[key]}
+        content[key] = {name: options or {} for name, options in (content.get(key) or {}).items()}
+    for key, kind in (("base", dict), ("vary", dict), ("seeds", list), ("evals", list)):
+        if key in content and not isinstance(content[key], kind):
+            raise UsageError(f"{path}: {key!r} must be a {'mapping' if kind is dict else 'list'}")
+    for name, values in content.get("vary", {}).items():
+        if not isinstance(values, list) or not values:
+            raise UsageError(f"{path}: vary: {name!r} must list its values")
+    return Grid(**content)
+
+
+def grid_of(command: CompareCommand, further: Mapping[str, Any]) -> Grid:
+    """The grid that a command asks for: its file's, overridden by its own options and by ``further`` training options."""
+    grid = read_grid(command.grid) if command.grid else Grid()
+    if command.methods:
+        grid.methods = {name: grid.methods.get(name, {}) for name in command.methods}
+    if command.backbones:
+        grid.backbones = {name: grid.backbones.get(name, {}) for name in command.backbones}
+    if command.seeds:
+        grid.seeds = command.seeds
+    if command.evals:
+        grid.evals = command.evals
+    if command.vary_mode:
+        grid.vary_mode = command.vary_mode
+    for text in itertools.chain.from_iterable(command.vary):
+        name, equals, values = text.partition("=")
+        if not equals or not values:
+            raise UsageError(f"--vary {text}: give OPTION=VALUE,VALUE,…")
+        grid.vary[name] = [yaml.safe_load(value) for value in values.split(",")]
+    grid.base = {**grid.base, **further}
+    if not grid.methods:
+        raise UsageError("compare: no methods; give --methods NAME NAME … or --grid FILE")
+    if not grid.backbones:
+        raise UsageError("compare: no backbones; give --backbones NAME … or --grid FILE")
+    return grid
+
+
+def options_of_methods(methods: Sequence[str]) -> dict[str, set[str]]:
+    """For each method, the options that its trainings have."""
+    from methods.base import METHODS
+    from training.config import TrainConfig
+
+    common = {f.name for f in dataclasses.fields(TrainConfig)}
+    return {name: common | {f.name for f in dataclasses.fields(METHODS.get(name).Config)} for name in methods}
+
+
+def cells_of(grid: Grid, known: Mapping[str, set[str]]) -> list[Cell]:
+    """The cells of a grid, in the order of methods, backbones, varied values, seeds.
+
+    Args:
+        grid: the grid.
+        known: for each method its options (``options_of_methods``). ``base`` and ``vary`` reach only the methods that have
+            the option; an option that no method has is an error, as is one that a method's own mapping names wrongly.
+    """
+    every = set().union(*known.values())
+    evaluation_option = re.compile("|".join(re.escape(f"{name}_") for name in grid.evals) or r"(?!)")
+    for name in grid.base:
+        if name not in every and not evaluation_option.match(name):
+            raise unknown_name("option of this grid", name, every)
+    for method, options in grid.methods.items():
+        for name in options:
+            if name not in known[method]:
+                raise unknown_name(f"option of {method}", name, known[method])
+    for name in grid.vary:
+        method, _, option = name.rpartition(".")
+        if method and method not in grid.methods:
+            raise unknown_name("method in --vary", method, grid.methods)
+        if option not in (known[method] if method else every):
+            raise unknown_name(f"option of {method or 'this grid'}", option, known[method] if method else every)
+
+    cells: dict[str, Cell] = {}
+    for method, own in grid.methods.items():
+        applicable = {
+            name.rpartition(".")[2]: values
+            for name, values in grid.vary.items()
+            if name.rpartition(".")[0] in ("", method) and name.rpartition(".")[2] in known[method]
+        }
+        for (backbone, backbone_options), varied, seed in itertools.product(
+            grid.backbones.items(), _variations(applicable, grid.vary_mode), grid.seeds
+        ):
+            common = {k: v for k, v in grid.base.items() if k in known[method] or evaluation_option.match(k)}
+            options = {"method": method, "backbone": backbone, **common, **backbone_options, **own, **varied}
+            options |= {"seed": seed, "evals": list(grid.evals) or None}
+            labels = [method, backbone, *(f"{option}={_short(value)}" for option, value in varied.items()), f"seed{seed}"]
+            name = re.sub(r"[^A-Za-z0-9_.=+-]", "_", "-".join(labels))
+            if name in cells:
+                raise UsageError(f"two cells of the grid would have the name {name!r}; give varied values only once")
+            cells[name] = Cell(name, options)
+    return list(cells.values())
+
+
+def _variations(vary: Mapping[str, Sequence[Any]], mode: str) -> list[dict[str, Any]]:
+    if mode == "product":
+        return [dict(zip(vary, values, strict=True)) for values in itertools.product(*vary.values())]
+    if mode == "one_at_a_time":
+        return [{}, *({name: value} for name, values in vary.items() for value in values)]
+    raise UsageError(f"vary_mode must be product or one_at_a_time, not {mode!r}")
+
+
+def _short(value: Any) -> str:
+    return "+".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
