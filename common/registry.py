@@ -18,7 +18,7 @@ class Registry(Generic[T]):
 
     Args:
         kind: what the plug-ins are, for messages ("method").
-        package: the package whose modules each register the plug-in of their own name ("methods"), or None.
+        package: the package whose modules each register the plug-in of their own name ("heads.segmentation"), or None.
         helpers: stems in that package that are not plug-ins ("base", …).
     """
 
@@ -26,7 +26,8 @@ class Registry(Generic[T]):
         self.kind = kind
         self._package = package
         self._items: dict[str, T] = {}
-        folder = Path(__file__).resolve().parent.parent / package if package else None
+        root = Path(__file__).resolve().parent.parent
+        folder = root / package.replace(".", "/") if package else None
         stems = {path.stem for path in folder.glob("*.py")} if folder else set()
         self._modules = stems - set(helpers) - {"__init__"}
 

@@ -61,7 +61,9 @@ def read_grid(path: str | Path) -> Grid:
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"--grid {path}: cannot be read ({error.strerror}); known grids are in experiments/") from error
+        raise UsageError(
+            f"--grid {path}: cannot be read ({error.strerror}); known grids are in experiments/"
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"--grid {path}: not YAML ({str(error).splitlines()[0]})") from error
     if not isinstance(content, dict):
@@ -154,7 +156,12 @@ def cells_of(grid: Grid, known: Mapping[str, set[str]]) -> list[Cell]:
             common = {k: v for k, v in grid.base.items() if k in known[method] or evaluation_option.match(k)}
             options = {"method": method, "backbone": backbone, **common, **backbone_options, **own, **varied}
             options |= {"seed": seed, "evals": list(grid.evals) or None}
-            labels = [method, backbone, *(f"{option}={_short(value)}" for option, value in varied.items()), f"seed{seed}"]
+            labels = [
+                method,
+                backbone,
+                *(f"{option}={_short(value)}" for option, value in varied.items()),
+                f"seed{seed}",
+            ]
             name = re.sub(r"[^A-Za-z0-9_.=+-]", "_", "-".join(labels))
             if name in cells:
                 raise UsageError(f"two cells of the grid would have the name {name!r}; give varied values only once")

@@ -3,6 +3,7 @@ others; what is done already is not done again."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -102,7 +103,10 @@ def _start(state: CellState, plugins: Sequence[str], environment: Mapping[str, s
         words += ["--plugin", plugin]
     with open(state.log, "w") as log:
         state.process = subprocess.Popen(
-            [sys.executable, str(ROOT / "run.py"), "train", *words], stdout=log, stderr=subprocess.STDOUT, env=environment
+            [sys.executable, str(ROOT / "run.py"), "train", *words],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
         )
     state.status, state.started = "running", time.monotonic()
 
@@ -111,12 +115,10 @@ def progress_of(state: CellState) -> str:
     """How far a running cell is, from the end of its log."""
     try:
         with open(state.directory / "log.jsonl", "rb") as file:
-            file.seek(max(0, os.path.getsize(file.name) - 4096))
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         return ""
-    import json
-
     for line in reversed(lines):
         try:
             record = json.loads(line)
@@ -153,4 +155,6 @@ def _print_change(state: CellState | None, states: Sequence[CellState], console:
     if state is not None:
         done = sum(other.status == "done" for other in states)
         minutes = f" after {state.seconds / 60:.1f} min" if state.seconds else ""
-        console.print(f"[{done}/{len(states)}] {state.cell.name}: {state.status}{minutes}", markup=False, highlight=False)
+        console.print(
+            f"[{done}/{len(states)}] {state.cell.name}: {state.status}{minutes}", markup=False, highlight=False
+        )

@@ -1,0 +1,69 @@
+"""DINO's projection head, under the authors' state-dict names (reference: facebookresearch/dino ``DINOHead``)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from common.errors import UsageError
+
+
+class WeightNormLinear(nn.Module):
+    """A bias-free linear layer whose rows are ``weight_g · weight_v / |weight_v|`` (Salimans & Kingma 2016).
+
+    Written out, because torch's own parametrisation has other names in its state dict (``parametrizations.weight.…``), and the
+    one with the authors' names is deprecated.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int, trainable_gain: bool):
+        super().__init__()
+        # The direction starts as nn.Linear's weight does; its length scales the step that the optimiser makes.
+        self.weight_g = nn.Parameter(torch.ones(out_dim, 1), requires_grad=trainable_gain)
+        self.weight_v = nn.Parameter(nn.Linear(in_dim, out_dim, bias=False).weight.detach())
+
+    def forward(self, features: Tensor) -> Tensor:
+        return F.linear(features, self.weight_v * (self.weight_g / self.weight_v.norm(dim=1, keepdim=True)))
+
+
+class DINOHead(nn.Module):
+    """MLP, L2 normalisation, weight-normalised linear layer: ``[B, in_dim]`` to logits ``[B, out_dim]``.
+
+    Args:
+        in_dim: width of the backbone's features.
+        out_dim: number of prototypes (K in the paper).
+        use_bn: BatchNorm after each hidden linear layer (the trainer synchronises it over ranks).
+        norm_last_layer: keep the gain of the last layer at 1; else it is learned.
+        nlayers: linear layers of the MLP, at least 1 (then without hidden layer and BatchNorm).
+        hidden_dim, bottleneck_dim: of the MLP. DINO's: 2048 and 256.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int = 65536,
+        use_bn: bool = False,
+        norm_last_layer: bool = True,
+        nlayers: int = 3,
+        hidden_dim: int = 2048,
+        bottleneck_dim: int = 256,
+    ):
+        super().__init__()
+        if nlayers < 1:
+            raise UsageError(f"the DINO head needs at least 1 layer, not {nlayers}")
+        layers: list[nn.Module] = []
+        width = in_dim
+        for _ in range(nlayers - 1):
+            layers += [nn.Linear(width, hidden_dim), *([nn.BatchNorm1d(hidden_dim)] if use_bn else []), nn.GELU()]
+            width = hidden_dim
+        layers.append(nn.Linear(width, bottleneck_dim))
+        # A single layer has no index in the authors' names.
+        self.mlp = nn.Sequential(*layers) if nlayers > 1 else layers[0]
+        for module in layers:
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+        self.last_layer = WeightNormLinear(bottleneck_dim, out_dim, trainable_gain=not norm_last_layer)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.last_layer(F.normalize(self.mlp(features), dim=-1))

@@ -1,0 +1,1 @@
+"""Segmentation heads: backbone maps in, class logits out."""
