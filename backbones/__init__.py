@@ -1,0 +1,71 @@
+"""Backbones by name. Importing this imports no torch; building one does."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from common.errors import UsageError, unknown_name
+from common.registry import Registry
+
+if TYPE_CHECKING:
+    from backbones.base import Backbone
+
+#: Builders by name: called with ``image_size`` and any hints as keywords, they return a Backbone. A plug-in adds its own with
+#: ``@BACKBONES.register("name")`` and takes ``**hints`` for those it does not know.
+BACKBONES: Registry[Callable[..., Backbone]] = Registry("backbone")
+
+#: What a builder may be told. Each family takes those it has: see ``build_backbone``.
+HINTS = {
+    "vit": {"drop_path_rate"},
+    "resnet": {"zero_init_residual", "output_stride"},
+    "timm_models": {"drop_path_rate", "output_stride"},
+}
+
+
+def _family(module: str, name: str) -> Callable[..., Backbone]:
+    def build(image_size: int, **hints: Any) -> Backbone:
+        known = {hint: value for hint, value in hints.items() if hint in HINTS[module]}
+        return importlib.import_module(f"backbones.{module}").build(name, image_size, **known)
+
+    return build
+
+
+for _name in ("vit_nano", "vit_t16", "vit_s16", "vit_s8", "vit_b16", "vit_b8"):
+    BACKBONES.register(_name)(_family("vit", _name))
+for _name in ("resnet18", "resnet18_cifar", "resnet50"):
+    BACKBONES.register(_name)(_family("resnet", _name))
+
+
+def names() -> list[str]:
+    """The known names, sorted; beside them stands ``timm:NAME`` for each of timm's models."""
+    return BACKBONES.names()
+
+
+def build_backbone(name: str, image_size: int = 224, **hints: Any) -> Backbone:
+    """A freshly initialised backbone.
+
+    Args:
+        name: one of ``names()``, or ``timm:NAME``.
+        image_size: side in pixels of the square images it will mostly see. The named backbones have the same parameters
+            whatever it is; some timm models are built for it.
+        hints: ``drop_path_rate`` (ViTs, timm), ``zero_init_residual`` (ResNets), ``output_stride`` (ResNets, timm):
+            8, 16 or 32 input pixels per cell of the last map. The first two are ignored where a family has no such thing;
+            an output stride that cannot be had is an error.
+
+    Raises UsageError for an unknown name, UserError where the backbone cannot take images of that size.
+    """
+    if unknown := hints.keys() - set().union(*HINTS.values()):
+        raise TypeError(f"unknown backbone hints: {', '.join(sorted(unknown))}")
+    if name.startswith("timm:"):
+        backbone = _family("timm_models", name)(image_size, **hints)
+    elif name in names():
+        backbone = BACKBONES.get(name)(image_size, **hints)
+    else:
+        raise unknown_name("backbone", name, [*names(), "timm:NAME"])
+    stride = hints.get("output_stride")
+    if stride is not None and backbone.stride != stride:
+        raise UsageError(f"{name} has an output stride of {backbone.stride} and cannot be given {stride}")
+    backbone.label = name
+    return backbone

@@ -1,10 +1,12 @@
-"""The one interface of all backbones, and their registry."""
+"""The one interface of all backbones."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+
+from common.errors import UserError
 
 
 class Backbone(nn.Module):
@@ -22,6 +24,9 @@ class Backbone(nn.Module):
     depth: int
     has_tokens: bool = False
 
+    #: The name it was built by ("vit_s16"), for messages.
+    label: str = "this backbone"
+
     def forward(self, images: Tensor) -> Tensor:
         """Pooled features ``[B, width]``: the normed CLS token of a ViT; the spatial mean of a ResNet's last stage."""
         raise NotImplementedError
@@ -29,7 +34,7 @@ class Backbone(nn.Module):
     def tokens(self, images: Tensor, blocks: Sequence[int] = (-1,)) -> list[Tensor]:
         """For each named block (negative: from the end), its tokens after the final norm: ``[B, 1 + N, width]``, CLS first,
         then patches row by row (reference: ``get_intermediate_layers``)."""
-        raise NotImplementedError
+        raise UserError(f"{self.label} has no CLS and patch tokens; choose a ViT, such as vit_s16")
 
     def maps(self, images: Tensor, blocks: Sequence[int] = (-1,)) -> list[Tensor]:
         """For each named block, its map ``[B, C, h, w]``. A ViT: normed patch tokens, C = width, H/stride × W/stride.
@@ -46,4 +51,12 @@ class Backbone(nn.Module):
 
     def cls_attention(self, images: Tensor) -> Tensor:
         """CLS row of the last block's attention, softmaxed: ``[B, heads, 1 + N]``, first entry CLS to itself."""
-        raise NotImplementedError
+        raise UserError(f"{self.label} has no CLS attention; choose a ViT, such as vit_s16")
+
+
+def named_blocks(blocks: Sequence[int], depth: int) -> list[int]:
+    """Indices in ``range(depth)`` of the named blocks (negative: from the end); raises UserError for one that is not there."""
+    for block in blocks:
+        if not -depth <= block < depth:
+            raise UserError(f"block {block} was asked for, but the backbone has blocks 0 to {depth - 1}")
+    return [block % depth for block in blocks]

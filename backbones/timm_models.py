@@ -1,0 +1,166 @@
+"""Any of timm's models (``timm:NAME``) behind the one interface, untrained; ``backbones.weights`` loads weight files."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import timm
+import torch
+from timm.models.vision_transformer import Attention
+from torch import Tensor, nn
+
+from backbones.base import Backbone, named_blocks
+from common.errors import UsageError, UserError
+
+
+class TimmBackbone(Backbone):
+    """A timm model without its classifier.
+
+    Pooled features are what the model gives its classifier. ``depth`` counts what timm's ``forward_intermediates`` can name:
+    a ViT's blocks, a CNN's stages (with the stem, where timm has it so). Tokens and CLS attention leave register and
+    distillation tokens out (of the attention's columns too, whose sum is then less than 1). Tokens are normed where
+    the model norms its tokens.
+
+    Args:
+        model: built with ``num_classes=0``.
+        name: for messages.
+        image_size: side in pixels of square images it must be able to take.
+    """
+
+    def __init__(self, model: nn.Module, name: str, image_size: int):
+        super().__init__()
+        self.model = model
+        self.label = name
+        self._built_for = image_size
+        self._stages = [(info["num_chs"], info["reduction"]) for info in getattr(model, "feature_info", [])]
+        self.depth = len(self._stages)
+        intermediates = getattr(model, "forward_intermediates", None)
+        self._has_maps = bool(self._stages) and intermediates is not None
+        self.has_tokens = (
+            self._has_maps
+            and getattr(model, "cls_token", None) is not None
+            and "return_prefix_tokens" in inspect.signature(intermediates).parameters
+        )
+        self.width = 0  # not known yet
+        self.width = self._pooled_width(image_size)
+        self.stride = self._stages[-1][1] if self._stages else 0
+
+    def _pooled_width(self, image_size: int) -> int:
+        """Seen by running the model: timm's own attributes leave out what some heads add before the classifier."""
+        training = self.model.training
+        self.model.eval()
+        with torch.no_grad():
+            pooled = self(torch.zeros(1, 3, image_size, image_size))
+        self.model.train(training)
+        if pooled.ndim != 2:
+            raise UserError(f"{self.label} gives no pooled features (its output has shape {tuple(pooled.shape)})")
+        return pooled.shape[1]
+
+    @contextmanager
+    def _size_errors(self, images: Tensor) -> Iterator[None]:
+        """Turns a failure at a size that the model was not seen to take into one that says so; others pass."""
+        try:
+            yield
+        except (AssertionError, RuntimeError) as error:
+            height, width = images.shape[-2:]
+            at_other_size = (height, width) != (self._built_for, self._built_for)
+            if isinstance(error, torch.OutOfMemoryError) or (self.width and not at_other_size):
+                raise
+            built_for = f", built for {self._built_for} pixels," if at_other_size else ""
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise UserError(
+                f"{self.label}{built_for} cannot take images of {height}×{width} pixels: {reason}"
+            ) from error
+
+    def forward(self, images: Tensor) -> Tensor:
+        with self._size_errors(images):
+            return self.model(images)
+
+    def _intermediates(self, images: Tensor, blocks: Sequence[int], **options: Any) -> list[Any]:
+        wanted = named_blocks(blocks, self.depth)
+        indices = sorted(set(wanted))  # timm returns them in the model's order, each once
+        with self._size_errors(images):
+            outputs = self.model.forward_intermediates(images, indices=indices, intermediates_only=True, **options)
+        return [outputs[indices.index(block)] for block in wanted]
+
+    def tokens(self, images: Tensor, blocks: Sequence[int] = (-1,)) -> list[Tensor]:
+        if not self.has_tokens:
+            return super().tokens(images, blocks)
+        pairs = self._intermediates(images, blocks, norm=True, output_fmt="NLC", return_prefix_tokens=True)
+        return [torch.cat([prefix[:, :1], patches], dim=1) for patches, prefix in pairs]
+
+    def maps(self, images: Tensor, blocks: Sequence[int] = (-1,)) -> list[Tensor]:
+        if not self._has_maps:
+            raise UserError(f"timm gives no feature maps of {self.label}; choose another backbone")
+        return self._intermediates(images, blocks, norm=self.has_tokens, output_fmt="NCHW")
+
+    def map_channels(self, block: int = -1) -> int:
+        return self._stages[named_blocks([block], self.depth)[0]][0]
+
+    def map_stride(self, block: int = -1) -> int:
+        return self._stages[named_blocks([block], self.depth)[0]][1]
+
+    def cls_attention(self, images: Tensor) -> Tensor:
+        attention = self.model.blocks[-1].attn if self.has_tokens else None
+        if not isinstance(attention, Attention):
+            return super().cls_attention(images)
+        seen: list[Tensor] = []
+        handle = attention.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+        try:
+            self(images)
+        finally:
+            handle.remove()
+        qkv = attention.qkv(seen[0]).unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        query, key = attention.q_norm(qkv[0]), attention.k_norm(qkv[1])
+        weights = ((query[:, :, :1] * attention.scale) @ key.mT).squeeze(2).softmax(-1)
+        return torch.cat([weights[..., :1], weights[..., self.model.num_prefix_tokens :]], dim=-1)
+
+
+def build(
+    name: str, image_size: int, drop_path_rate: float | None = None, output_stride: int | None = None
+) -> TimmBackbone:
+    """``timm:NAME``, with random weights. It is built for timm's own image size where the model then takes ``image_size`` too,
+    so that timm's weight files fit it, and for ``image_size`` where it does not."""
+    _check_name(name)
+    required = {} if output_stride is None else {"output_stride": output_stride}
+    optional = {"dynamic_img_size": True}
+    if drop_path_rate is not None:
+        optional["drop_path_rate"] = drop_path_rate
+    try:
+        return TimmBackbone(_create(name, required, optional), name, image_size)
+    except UserError as error:
+        try:
+            return TimmBackbone(_create(name, {**required, "img_size": image_size}, optional), name, image_size)
+        except UsageError:
+            raise error from None  # the model has no image size to choose: the first failure is the reason
+
+
+def _create(name: str, required: dict[str, Any], optional: dict[str, Any]) -> nn.Module:
+    """The model, with all ``required`` arguments and as many of the ``optional`` ones as its family knows."""
+    model_name = name.removeprefix("timm:")
+    for count in range(len(optional), -1, -1):
+        for chosen in itertools.combinations(optional, count):
+            arguments = required | {key: optional[key] for key in chosen}
+            try:
+                return timm.create_model(model_name, pretrained=False, num_classes=0, **arguments)
+            except TypeError as error:  # timm's way of saying that the family does not know an argument
+                reason = error
+            except (AssertionError, NotImplementedError, ValueError) as error:
+                raise UsageError(f"{name} cannot be built with {arguments}: {error}") from error
+    raise UsageError(f"{name} cannot be built with {required}: {reason}")
+
+
+def _check_name(name: str) -> None:
+    model, _, tag = name.removeprefix("timm:").partition(".")
+    if not timm.is_model(model):
+        near = difflib.get_close_matches(model, timm.list_models(), n=1)
+        hint = f"did you mean timm:{near[0]}?" if near else "timm.list_models() lists what there is"
+        raise UsageError(f"unknown timm model {model!r}; {hint}")
+    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{model}.*")]
+    if tag and tag not in tags:
+        raise UsageError(f"timm's {model} has no weights {tag!r} (known: {', '.join(tags)})")

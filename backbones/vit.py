@@ -1,0 +1,185 @@
+"""Vision transformers as DINO trains them, under the authors' state-dict names, so that released weights load as they are.
+
+Reference: facebookresearch/dino ``vision_transformer.py``. Shapes: B images, N patches, D width, H heads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath, Mlp, PatchEmbed
+from torch import Tensor, nn
+
+from backbones.base import Backbone, named_blocks
+from common.errors import UserError
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention (reference: ``Attention``)."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def split(self, tokens_BND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each ``[B, heads, N, D / heads]``."""
+        qkv = self.qkv(tokens_BND).unflatten(-1, (3, self.heads, -1))
+        return qkv.permute(2, 0, 3, 1, 4).unbind(0)
+
+    def forward(self, tokens_BND: Tensor) -> Tensor:
+        query, key, value = self.split(tokens_BND)
+        if query.device.type == "cpu" and query.dtype != torch.float32:
+            # The fused kernel has no fast half-precision path on CPUs: forward and backward of 197 tokens took it 2.8 times
+            # as long as these matrix products (in float32 it is the faster of the two, and on accelerators always).
+            mixed = (query * query.shape[-1] ** -0.5 @ key.mT).softmax(-1).to(value.dtype) @ value
+        else:
+            mixed = F.scaled_dot_product_attention(query, key, value)
+        return self.proj(mixed.transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block (reference: ``Block``)."""
+
+    def __init__(self, width: int, heads: int, drop_path: float):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.attn = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = Mlp(width, 4 * width)
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+
+    def forward(self, tokens_BND: Tensor) -> Tensor:
+        tokens_BND = tokens_BND + self.drop_path(self.attn(self.norm1(tokens_BND)))
+        return tokens_BND + self.drop_path(self.mlp(self.norm2(tokens_BND)))
+
+
+class VisionTransformer(Backbone):
+    """A ViT with a CLS token and learned positions, for images of any size that the patch divides, square or not.
+
+    Args:
+        patch_size: side of a patch in pixels.
+        width, depth, heads: of the transformer; the MLP is four times as wide.
+        position_size: side in pixels of the square image whose grid the position embeddings have. It belongs to the
+            architecture, not to the training size: weights are then interchangeable between input sizes.
+        drop_path_rate: stochastic depth of the last block; it rises linearly from 0 at the first.
+    """
+
+    has_tokens = True
+
+    def __init__(
+        self, patch_size: int, width: int, depth: int, heads: int, position_size: int = 224, drop_path_rate: float = 0.0
+    ):
+        super().__init__()
+        self.patch_size = self.stride = patch_size
+        self.width = width
+        self.depth = depth
+        self.grid = position_size // patch_size
+
+        self.patch_embed = PatchEmbed(img_size=None, patch_size=patch_size, embed_dim=width)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.empty(1, 1 + self.grid**2, width))
+        rates = torch.linspace(0, drop_path_rate, depth, device="cpu").tolist()
+        self.blocks = nn.ModuleList(Block(width, heads, rate) for rate in rates)
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """As the authors: truncated normal 0.02 for linear layers, CLS and positions; PyTorch's own for the patch convolution
+        (reference: ``_init_weights``)."""
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def _positions(self, rows: int, columns: int) -> Tensor:
+        """Position embeddings ``[1, 1 + rows · columns, D]`` for an image of that many patches."""
+        if rows == columns == self.grid:
+            return self.pos_embed
+        return interpolate_positions(self.pos_embed, rows, columns)
+
+    def _embed(self, images: Tensor) -> Tensor:
+        """Tokens ``[B, 1 + N, D]`` before the first block."""
+        rows, columns = check_divisible(images.shape[-2:], self.patch_size)
+        patches = self.patch_embed(images)
+        tokens = torch.cat([self.cls_token.to(patches.dtype).expand(len(patches), -1, -1), patches], dim=1)
+        return tokens + self._positions(rows, columns)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self._embed(images)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.norm(tokens[:, 0])
+
+    def tokens(self, images: Tensor, blocks: Sequence[int] = (-1,)) -> list[Tensor]:
+        wanted = named_blocks(blocks, self.depth)
+        outputs = {}
+        tokens = self._embed(images)
+        for index, block in enumerate(self.blocks[: max(wanted) + 1]):
+            tokens = block(tokens)
+            if index in wanted:
+                outputs[index] = self.norm(tokens)
+        return [outputs[index] for index in wanted]
+
+    def maps(self, images: Tensor, blocks: Sequence[int] = (-1,)) -> list[Tensor]:
+        rows = images.shape[-2] // self.patch_size
+        return [tokens[:, 1:].mT.unflatten(2, (rows, -1)) for tokens in self.tokens(images, blocks)]
+
+    def cls_attention(self, images: Tensor) -> Tensor:
+        tokens = self._embed(images)
+        for block in self.blocks[:-1]:
+            tokens = block(tokens)
+        last = self.blocks[-1]
+        query, key, _ = last.attn.split(last.norm1(tokens))
+        scores = (query[:, :, :1] * query.shape[-1] ** -0.5) @ key.mT
+        return scores.squeeze(2).softmax(-1)
+
+
+def interpolate_positions(pos_embed: Tensor, rows: int, columns: int) -> Tensor:
+    """Position embeddings ``[1, 1 + g², D]`` of a square grid as ``[1, 1 + rows · columns, D]``; the CLS token's stays as it is
+    (reference: ``interpolate_pos_encoding``)."""
+    grid = math.isqrt(pos_embed.shape[1] - 1)
+    patches = pos_embed[:, 1:].unflatten(1, (grid, grid)).permute(0, 3, 1, 2)
+    # The authors scale by a factor, with 0.1 of a cell added against rounding down (facebookresearch/dino issue 8). The factor
+    # moves the sampling points, so interpolating to a size would give other features.
+    patches = F.interpolate(patches, scale_factor=((rows + 0.1) / grid, (columns + 0.1) / grid), mode="bicubic")
+    return torch.cat([pos_embed[:, :1], patches.flatten(2).mT], dim=1)
+
+
+def check_divisible(size: Sequence[int], patch_size: int) -> tuple[int, int]:
+    """The patch grid (rows, columns) of an image of ``size`` (height, width) pixels; raises UserError where the patch does
+    not divide it."""
+    height, width = size
+    if height % patch_size or width % patch_size or not (height and width):
+        below, above = (max(1, math.floor(width / patch_size)) * patch_size, math.ceil(width / patch_size) * patch_size)
+        raise UserError(
+            f"images of {height}×{width} pixels do not divide into patches of {patch_size}; "
+            f"choose sides that are multiples of {patch_size}, such as {below}"
+            + (f" or {above}" if above > below else "")
+        )
+    return height // patch_size, width // patch_size
+
+
+#: The authors' models (reference: ``vit_tiny``, ``vit_small``, ``vit_base``), and a nano one for the demo's 32-pixel images.
+ARCHITECTURES = {
+    "vit_nano": partial(VisionTransformer, patch_size=4, width=128, depth=4, heads=4, position_size=32),
+    "vit_t16": partial(VisionTransformer, patch_size=16, width=192, depth=12, heads=3),
+    "vit_s16": partial(VisionTransformer, patch_size=16, width=384, depth=12, heads=6),
+    "vit_s8": partial(VisionTransformer, patch_size=8, width=384, depth=12, heads=6),
+    "vit_b16": partial(VisionTransformer, patch_size=16, width=768, depth=12, heads=12),
+    "vit_b8": partial(VisionTransformer, patch_size=8, width=768, depth=12, heads=12),
+}
+
+
+def build(name: str, image_size: int, drop_path_rate: float = 0.0) -> VisionTransformer:
+    """One of ``ARCHITECTURES``. ``image_size`` changes nothing in it, and is only checked against the patch."""
+    backbone = ARCHITECTURES[name](drop_path_rate=drop_path_rate)
+    check_divisible((image_size, image_size), backbone.patch_size)
+    return backbone

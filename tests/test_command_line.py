@@ -1,0 +1,45 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(*words: str, **keywords) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, str(ROOT / "run.py"), *words], capture_output=True, text=True, **keywords)
+
+
+def test_help_lists_every_command_and_imports_no_torch():
+    result = run("--help")
+    assert result.returncode == 0
+    for command in ("train", "evaluate", "compare", "report", "data"):
+        assert f"\n  {command} " in result.stdout
+    code = "import sys; import run; run.main(['--help']); assert not {'torch', 'numpy', 'pandas'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["trian"], "did you mean train?"),
+        (["--method", "dyno"], "unknown method 'dyno'; did you mean dino?"),
+        (["--method", "random", "--backbone", "vit_s9"], "unknown backbone 'vit_s9'; did you mean vit_s"),
+        (["--method", "random", "--data", "demmo"], "unknown data set 'demmo'; did you mean demo?"),
+        (["--method", "dino", "--outdim", "3"], "unknown option '--outdim'; did you mean --out_dim?"),
+        (["--method", "dino", "--epochs", "ten"], "ten"),
+        (["--method", "dino", "--optimizer", "adam"], "adam"),
+        (["--evals", "knnn"], "unknown evaluation 'knnn'; did you mean knn?"),
+        (["--config", "none.yaml"], "none.yaml: cannot be read"),
+        (["--plugin", "none.py"], "none.py: no such file"),
+        (["compare"], "no methods"),
+    ],
+)
+def test_what_is_wrong_is_named_in_one_line_with_status_2(words, message, tmp_path):
+    result = run(*words, cwd=tmp_path)
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())

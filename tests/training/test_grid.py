@@ -1,0 +1,91 @@
+import pytest
+
+from common.errors import UsageError
+from training.config import CompareCommand
+from training.grid import Grid, cells_of, grid_of
+
+KNOWN = {
+    "dino": {"method", "backbone", "seed", "epochs", "lr", "out_dim", "teacher_temp"},
+    "barlow_twins": {"method", "backbone", "seed", "epochs", "lr", "lambd"},
+}
+
+
+def grid(**changes) -> Grid:
+    return Grid(**{"methods": {"dino": {}, "barlow_twins": {}}, "backbones": {"vit_nano": {}, "resnet18": {}}, **changes})
+
+
+def test_a_cell_for_every_combination():
+    cells = cells_of(grid(seeds=[0, 1, 2]), KNOWN)
+    assert len(cells) == 12
+    assert cells[0].name == "dino-vit_nano-seed0"
+    assert {(c.options["method"], c.options["backbone"], c.options["seed"]) for c in cells} == {
+        (m, b, s) for m in ("dino", "barlow_twins") for b in ("vit_nano", "resnet18") for s in range(3)
+    }
+
+
+def test_options_reach_the_methods_that_have_them():
+    cells = cells_of(grid(base={"epochs": 3, "out_dim": 64}, backbones={"vit_nano": {}}, vary={"lambd": [0.1, 0.2]}), KNOWN)
+    assert [c.name for c in cells] == [
+        "dino-vit_nano-seed0",
+        "barlow_twins-vit_nano-lambd=0.1-seed0",
+        "barlow_twins-vit_nano-lambd=0.2-seed0",
+    ]
+    assert cells[0].options["out_dim"] == 64
+    assert "out_dim" not in cells[1].options
+    assert cells[2].options["lambd"] == 0.2
+    assert all(c.options["epochs"] == 3 for c in cells)
+
+
+def test_varies_as_a_product_or_one_at_a_time():
+    changes = {"methods": {"dino": {"lr": 1.0}}, "backbones": {"vit_nano": {}}}
+    vary = {"dino.out_dim": [64, 128], "lr": [0.1, 0.2, 0.3]}
+    assert len(cells_of(grid(**changes, vary=vary), KNOWN)) == 6
+    single = cells_of(grid(**changes, vary=vary, vary_mode="one_at_a_time"), KNOWN)
+    assert len(single) == 1 + 2 + 3
+    assert [c.options["lr"] for c in single] == [1.0, 1.0, 1.0, 0.1, 0.2, 0.3]
+
+
+def test_the_command_line_overrides_the_file(tmp_path):
+    file = tmp_path / "grid.yaml"
+    file.write_text("title: A\nmethods: {dino: {lr: 0.1}, barlow_twins: null}\nbackbones: [vit_nano]\nvary: {out_dim: [1, 2]}\n")
+    command = CompareCommand(grid=str(file), methods=["dino"], seeds=[4], vary=[["out_dim=64,128"]], evals=["knn"])
+    result = grid_of(command, {"epochs": 2})
+    assert result.methods == {"dino": {"lr": 0.1}}
+    assert (result.title, result.seeds, result.vary, result.base) == ("A", [4], {"out_dim": [64, 128]}, {"epochs": 2})
+    assert [c.options["evals"] for c in cells_of(result, KNOWN)] == [["knn"], ["knn"]]
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"base": {"epoch": 3}}, "did you mean epochs"),
+        ({"methods": {"dino": {"lambd": 1}}}, "unknown option of dino 'lambd'"),
+        ({"vary": {"dino.out_dims": [1]}}, "did you mean out_dim"),
+        ({"vary": {"dyno.out_dim": [1]}}, "did you mean dino"),
+        ({"vary": {"out_dim": [1, 1]}}, "two cells"),
+        ({"vary_mode": "some"}, "vary_mode"),
+    ],
+)
+def test_what_is_wrong_is_named(changes, message):
+    with pytest.raises(UsageError, match=message):
+        cells_of(grid(**changes), {m: k for m, k in KNOWN.items() if m in changes.get("methods", KNOWN)})
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("- a", "no mapping"),
+        ("methds: [dino]", "did you mean methods"),
+        ("seeds: 3", "must be a list"),
+        ("vary: {lr: 3}", "list its values"),
+        ("a: [", "not YAML"),
+        ("methods: [dino]", "no backbones"),
+    ],
+)
+def test_bad_grid_files_are_named(tmp_path, text, message):
+    file = tmp_path / "grid.yaml"
+    file.write_text(text)
+    with pytest.raises(UsageError, match=message):
+        grid_of(CompareCommand(grid=str(file)), {})
+    with pytest.raises(UsageError, match="cannot be read"):
+        grid_of(CompareCommand(grid=str(tmp_path / "none.yaml")), {})
