@@ -94,9 +94,11 @@ def data(words: Sequence[str]) -> int:
     parser.add_arguments(DataCommand, dest="command")
     command = parse(parser, words).command
 
+    from pathlib import Path
+
     from data.describe import describe
 
-    describe(command)
+    describe(command.name, command.data_root and Path(command.data_root), command.short_side)
     return 0
 
 

@@ -19,6 +19,7 @@ def make_parser(command: str, description: str, epilog: str = "") -> argparse.Ar
 
     class Parser(ArgumentParser):
         def error(self, message: str) -> NoReturn:
+            message = message.replace("command.", "")  # positional options carry their dataclass's name
             raise UsageError(f"{command}: {message}; see: python run.py {command} --help")
 
     return Parser(prog=f"run.py {command}", description=description, epilog=epilog, allow_abbrev=False)

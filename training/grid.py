@@ -9,6 +9,7 @@ A grid file is a mapping:
     backbones: [NAME] or {NAME: {OPTION: VALUE}}
     seeds: [0, 1, 2]
     evals: [knn, linear]
+    variants: {NAME: {OPTION: VALUE}}   # rows of a table that differ in several options at once
     vary: {OPTION: [VALUES], METHOD.OPTION: [VALUES]}
     vary_mode: product             # or one_at_a_time
 
@@ -30,7 +31,7 @@ import yaml
 from common.errors import UsageError, unknown_name
 from training.config import CompareCommand
 
-KEYS = ("title", "description", "base", "methods", "backbones", "seeds", "evals", "vary", "vary_mode")
+KEYS = ("title", "description", "base", "methods", "backbones", "seeds", "evals", "variants", "vary", "vary_mode")
 
 
 @dataclass
@@ -44,6 +45,7 @@ class Grid:
     backbones: dict[str, dict[str, Any]] = field(default_factory=dict)
     seeds: list[int] = field(default_factory=lambda: [0])
     evals: list[str] = field(default_factory=list)
+    variants: dict[str, dict[str, Any]] = field(default_factory=lambda: {"": {}})
     vary: dict[str, list[Any]] = field(default_factory=dict)
     vary_mode: str = "product"
 
@@ -75,9 +77,10 @@ def read_grid(path: str | Path) -> Grid:
         if isinstance(content.get(key), list):
             content[key] = {str(name): {} for name in content[key]}
         content[key] = {name: options or {} for name, options in (content.get(key) or {}).items()}
-    for key, kind in (("base", dict), ("vary", dict), ("seeds", list), ("evals", list)):
+    for key, kind in (("base", dict), ("variants", dict), ("vary", dict), ("seeds", list), ("evals", list)):
         if key in content and not isinstance(content[key], kind):
             raise UsageError(f"{path}: {key!r} must be a {'mapping' if kind is dict else 'list'}")
+    content["variants"] = {str(name): options or {} for name, options in content.get("variants", {"": {}}).items()}
     for name, values in content.get("vary", {}).items():
         if not isinstance(values, list) or not values:
             raise UsageError(f"{path}: vary: {name!r} must list its values")
@@ -136,6 +139,11 @@ def cells_of(grid: Grid, known: Mapping[str, set[str]]) -> list[Cell]:
         for name in options:
             if name not in known[method]:
                 raise unknown_name(f"option of {method}", name, known[method])
+    for variant, options in grid.variants.items():
+        for name in options:
+            for method in grid.methods:
+                if name not in known[method]:
+                    raise unknown_name(f"option of {method} in the variant {variant!r}", name, known[method])
     for name in grid.vary:
         method, _, option = name.rpartition(".")
         if method and method not in grid.methods:
@@ -150,15 +158,16 @@ def cells_of(grid: Grid, known: Mapping[str, set[str]]) -> list[Cell]:
             for name, values in grid.vary.items()
             if name.rpartition(".")[0] in ("", method) and name.rpartition(".")[2] in known[method]
         }
-        for (backbone, backbone_options), varied, seed in itertools.product(
-            grid.backbones.items(), _variations(applicable, grid.vary_mode), grid.seeds
+        for (backbone, backbone_options), (variant, changes), varied, seed in itertools.product(
+            grid.backbones.items(), grid.variants.items(), _variations(applicable, grid.vary_mode), grid.seeds
         ):
             common = {k: v for k, v in grid.base.items() if k in known[method] or evaluation_option.match(k)}
-            options = {"method": method, "backbone": backbone, **common, **backbone_options, **own, **varied}
+            options = {"method": method, "backbone": backbone, **common, **backbone_options, **own, **changes, **varied}
             options |= {"seed": seed, "evals": list(grid.evals) or None}
             labels = [
                 method,
                 backbone,
+                *filter(None, [variant]),
                 *(f"{option}={_short(value)}" for option, value in varied.items()),
                 f"seed{seed}",
             ]

@@ -1,8 +1,10 @@
+from pathlib import Path
+
 import pytest
 
 from common.errors import UsageError
 from training.config import CompareCommand
-from training.grid import Grid, cells_of, grid_of
+from training.grid import Grid, cells_of, grid_of, options_of_methods, read_grid
 
 KNOWN = {
     "dino": {"method", "backbone", "seed", "epochs", "lr", "out_dim", "teacher_temp"},
@@ -89,3 +91,22 @@ def test_bad_grid_files_are_named(tmp_path, text, message):
         grid_of(CompareCommand(grid=str(file)), {})
     with pytest.raises(UsageError, match="cannot be read"):
         grid_of(CompareCommand(grid=str(tmp_path / "none.yaml")), {})
+
+
+def test_variants_are_rows_of_several_options():
+    changes = {"methods": {"dino": {}}, "backbones": {"vit_nano": {}}}
+    cells = cells_of(grid(**changes, variants={"a": {"lr": 1, "out_dim": 2}, "b": {"lr": 3}}), KNOWN)
+    assert [c.name for c in cells] == ["dino-vit_nano-a-seed0", "dino-vit_nano-b-seed0"]
+    assert (cells[0].options["lr"], cells[0].options["out_dim"], cells[1].options["lr"]) == (1, 2, 3)
+    with pytest.raises(UsageError, match="in the variant 'a'"):
+        cells_of(grid(variants={"a": {"out_dim": 2}}), KNOWN)
+
+
+@pytest.mark.parametrize("file", sorted((Path(__file__).parents[2] / "experiments").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_experiment_can_be_planned(file):
+    result = read_grid(file)
+    assert result.title
+    assert f"experiments/{file.name}" in result.description
+    for word in ("Cost", "Expected"):
+        assert word in result.description
+    assert cells_of(result, options_of_methods(list(result.methods)))

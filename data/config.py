@@ -1,0 +1,19 @@
+"""Options of ``run.py data``. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from simple_parsing import field
+
+
+@dataclass(kw_only=True)
+class DataCommand:
+    """Options of the command that builds, checks and describes a data set."""
+
+    name: str = field(positional=True)
+    """demo, imagefolder, cifar10, imagenet or voc2012"""
+    data_root: str | None = None
+    """folder of the data set; demo needs none"""
+    short_side: int | None = None
+    """largest short side of the stored images, in pixels; default: as they are"""

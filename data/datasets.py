@@ -1,0 +1,87 @@
+"""The data sets by name. Each is a function that lists the images of a split; ``open_dataset`` puts them into a store."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from common.errors import UserError
+from common.registry import Registry
+from data.cifar import list_cifar10
+from data.folders import list_folder, list_imagenet
+from data.listing import Listing, require_folder
+from data.voc import list_demo, list_voc
+
+if TYPE_CHECKING:
+    from data.store import ImageStore
+
+Split = Literal["train", "test"]
+
+#: Functions ``(data, split, root) -> Listing``; ``root`` is an existing folder.
+DATASETS: Registry[Callable[[str, str, Path], Listing]] = Registry("data set")
+DATASETS.register("demo")(list_demo)
+DATASETS.register("imagefolder")(list_folder)
+DATASETS.register("cifar10")(list_cifar10)
+DATASETS.register("imagenet")(list_imagenet)
+DATASETS.register("voc2012")(list_voc)
+
+_IMAGE_SIZES = {"demo": 32, "cifar10": 32}
+
+
+def default_image_size(name: str) -> int:
+    """Side in pixels of full-size crops and evaluation images where the user names none."""
+    DATASETS.get(name)
+    return _IMAGE_SIZES.get(name, 224)
+
+
+def open_dataset(
+    name: str,
+    split: Split,
+    root: Path | None,
+    short_side: int | None,
+    cache: Path | None = None,
+    progress: bool = True,
+) -> ImageStore:
+    """The images of a split, decoded on first use.
+
+    Args:
+        name: a name in ``DATASETS``.
+        split: ``train``, or ``test``: the validation images where a data set calls them so.
+        root: the data set's folder; ``demo`` needs none.
+        short_side: images with a longer short side are resized to it (pixels); None keeps all sizes.
+        cache: folder of the stores; see ``data.store.cache_root`` for the default.
+        progress: show a progress bar while decoding.
+
+    Raises:
+        UsageError: unknown data set.
+        UserError: missing, incomplete or wrong data.
+    """
+    from data.build import open_store  # imports torch, which listing the names does not need
+
+    lister = DATASETS.get(name)
+    if short_side is not None and short_side < 2:
+        raise UserError(f"short_side is {short_side}; give at least 2 pixels")
+    if name == "demo" and root is None:
+        root = demo_folder(cache)
+    return open_store(lister(name, split, require_folder(name, root)), short_side, cache, progress)
+
+
+def demo_folder(cache: Path | None = None) -> Path:
+    """The folder of the built-in data set, generated on first use, and anew where its generator has changed."""
+    from data import demo
+    from data.lock import owned_lock
+    from data.store import cache_root
+
+    version = hashlib.sha256(Path(demo.__file__).read_bytes()).hexdigest()[:12]
+    folder = cache_root(cache) / f"demo-{version}"
+    if not folder.is_dir():
+        with owned_lock(cache_root(cache) / "demo.lock", lambda owner: None):
+            if not folder.is_dir():
+                unfinished = folder.with_suffix(".unfinished")
+                shutil.rmtree(unfinished, ignore_errors=True)
+                demo.build_demo(unfinished)
+                unfinished.rename(folder)
+    return folder

@@ -1,0 +1,126 @@
+"""What a data set's split consists of, before any image is decoded."""
+
+import hashlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+from xml.etree import ElementTree
+
+import numpy as np
+
+from common.errors import UserError, unknown_name
+from data.decode import Decoded, WrongData, decode_image, decode_mask, from_array
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One decoded image of a listing with what belongs to it: its class mask (uint8 ``[h, w]`` at the original size) and,
+    where an image may have several labels, which (bool ``[classes]``); else None."""
+
+    image: Decoded
+    mask: np.ndarray | None
+    label_set: np.ndarray | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """The images of one split, in a fixed order.
+
+    Attributes:
+        data, split: the data set's name; ``train`` or ``test``.
+        root: folder that ``names``, ``masks`` and ``annotations`` are relative to.
+        classes: class names; a label is an index into them. Mask value c + 1 is class c, and 0 the background.
+        names: of the images.
+        labels: int64 ``[n]``, or None where an image may have several labels: those come from its annotation, or else from
+            the classes in its mask.
+        masks: class masks, or None where the data set has none.
+        annotations: VOC's XML files, or None.
+        arrays: uint8 ``[n, H, W, 3]``: the images themselves, where they are not files of their own.
+        stamp: hash over the names, sizes and modification times of the files; another one means another data set.
+    """
+
+    data: str
+    split: str
+    root: Path
+    classes: tuple[str, ...]
+    names: list[str]
+    labels: np.ndarray | None
+    masks: list[str] | None = None
+    annotations: list[str] | None = None
+    arrays: np.ndarray | None = None
+    stamp: str
+
+    def __post_init__(self):
+        if not self.names:
+            raise UserError(f"{self.root}: no images for the {self.split} split of {self.data}")
+        if self.labels is not None:
+            wrong = np.flatnonzero((self.labels < -1) | (self.labels >= len(self.classes)))
+            if len(wrong):
+                raise UserError(
+                    f"{self.root / self.names[wrong[0]]}: label {self.labels[wrong[0]]} is outside 0 to {len(self.classes) - 1}"
+                )
+
+    def read(self, index: int, short_side: int | None) -> Sample:
+        """Decode one image, mask and annotation. Raises DamagedImage for an image to be skipped, WrongData for a mask or
+        an annotation that makes the data set wrong, UserError where a file cannot be read."""
+        if self.arrays is not None:
+            return Sample(from_array(self.arrays[index], short_side), None, None)
+        image = decode_image(self.root / self.names[index], short_side)
+        mask = label_set = None
+        if self.masks is not None:
+            mask = decode_mask(self.root / self.masks[index], len(self.classes) + 1, image.original_size)
+        if self.annotations is not None:
+            label_set = read_annotation(self.root / self.annotations[index], self.classes)
+        elif self.labels is None:
+            label_set = np.bincount(mask.ravel(), minlength=256)[1 : len(self.classes) + 1] > 0
+        return Sample(image, mask, label_set)
+
+
+def read_annotation(path: Path, classes: tuple[str, ...]) -> np.ndarray:
+    """Bool ``[classes]``: those of the objects in a VOC annotation that are not marked difficult, as VOC's classification
+    task counts them. WrongData names the file where it is missing, no XML, or holds an unknown class."""
+    try:
+        objects = ElementTree.parse(path).getroot().findall("object")
+    except FileNotFoundError:
+        raise WrongData(f"{path}: the annotation is missing") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except ElementTree.ParseError as error:
+        raise WrongData(f"{path}: not XML ({error})") from error
+    label_set = np.zeros(len(classes), bool)
+    for item in objects:
+        name = item.findtext("name", "").strip()
+        if name not in classes:
+            raise WrongData(f"{path}: unknown class {name!r} (known: {', '.join(classes)})")
+        if item.findtext("difficult", "0").strip() != "1":
+            label_set[classes.index(name)] = True
+    return label_set
+
+
+def stamp_of(entries: Iterable[tuple[str, os.stat_result]]) -> str:
+    """Hash over names, sizes and modification times."""
+    digest = hashlib.sha256()
+    for name, stat in entries:
+        digest.update(os.fsencode(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\0"))
+    return digest.hexdigest()
+
+
+def of_split(choices: dict[str, T], split: str) -> T:
+    """``choices[split]``; UsageError names the known splits otherwise."""
+    if split not in choices:
+        raise unknown_name("split", split, choices)
+    return choices[split]
+
+
+def require_folder(data: str, root: Path | None) -> Path:
+    """The data set's folder, or a UserError saying which one to give."""
+    if root is None:
+        raise UserError(f"the data set {data} needs its folder: --data_root DIR")
+    root = Path(root).expanduser()
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder (--data_root of {data})")
+    return root.absolute()

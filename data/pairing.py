@@ -1,0 +1,190 @@
+"""Pairing: which image each view of each anchor comes from. Weak supervision is a property of the views, so any method can
+have it.
+
+Same-label pairing follows jneyzaguirre1/dino_evaluation: the first global crop comes from the anchor image, and every other
+crop from a further image of its label. Where that code returned too few crops for small classes, images are repeated here.
+"""
+
+from typing import Literal, Protocol
+
+import numpy as np
+
+from common.errors import UsageError, UserError
+
+
+class Pairing(Protocol):
+    """``sources(anchors [B], rng)`` is the index matrix ``[views, B]`` (int64) of the images the views are cut from."""
+
+    def sources(self, anchors: np.ndarray, rng: np.random.Generator) -> np.ndarray: ...
+
+
+class SameImage:
+    """Every view comes from the anchor."""
+
+    def __init__(self, views: int):
+        self.views = views
+
+    def sources(self, anchors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """``[B]`` to ``[views, B]``; draws nothing from ``rng``."""
+        return np.tile(np.asarray(anchors, np.int64), (self.views, 1))
+
+
+class SameLabel:
+    """Paired views come from other images with the anchor's label, the remaining ones from the anchor.
+
+    An anchor with several labels takes part with one of them, drawn anew each time, for all its views. Its paired views come
+    from different images where the class has enough of them besides the anchor, and otherwise from images drawn with
+    replacement; from the anchor itself only where the class has no other image. An unlabelled anchor falls back to itself.
+
+    Args:
+        members: bool ``[n, classes]`` or int64 labels ``[n]`` (-1: unlabelled) of the images whose labels may be used.
+        views: number of views V.
+        paired: the views (from 0) that come from other images.
+    """
+
+    def __init__(self, members: np.ndarray, views: int, paired: list[int]):
+        self.views = views
+        self.paired = paired
+        n = len(members)
+        # One row per (image, label) that may be used, sorted by label: a class is then a slice of `_images`.
+        if members.ndim == 1:
+            images = np.flatnonzero(members >= 0)
+            labels = members[images]
+            order = np.argsort(labels, kind="stable")
+            images, labels = images[order], labels[order]
+        else:
+            labels, images = np.nonzero(members.T)
+        sizes = np.bincount(labels) if len(labels) else np.zeros(1, np.int64)
+        starts = np.concatenate([[0], np.cumsum(sizes)])
+        self._images = images.astype(np.int64)
+        self._sizes = sizes
+        self._starts = starts
+        self._rank = np.arange(len(images)) - starts[labels]  # of the image within its class
+        self._label = labels
+        # The rows of each image, those whose class has another image first: a label shared with nobody is the last resort.
+        alone = sizes[labels] < 2
+        self._rows = np.lexsort((labels, alone, images))
+        counts = np.bincount(images, minlength=n)
+        useful = np.bincount(images[~alone], minlength=n)
+        self._first = np.concatenate([[0], np.cumsum(counts)])
+        self._choices = np.where(useful > 0, useful, counts)
+
+    def sources(self, anchors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """``[B]`` to ``[V, B]``."""
+        anchors = np.asarray(anchors, np.int64)
+        result = np.tile(anchors, (self.views, 1))
+        columns = np.flatnonzero(self._choices[anchors] > 0)
+        if not len(columns) or not self.paired:
+            return result
+        labelled = anchors[columns]
+        row = self._rows[self._first[labelled] + rng.integers(0, self._choices[labelled])]
+        label = self._label[row]
+        ranks = _draw(self._rank[row], self._sizes[label], len(self.paired), rng)
+        result[np.asarray(self.paired)[:, None], columns] = self._images[self._starts[label] + ranks]
+        return result
+
+
+def _draw(own: np.ndarray, sizes: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """For each column, ``count`` ranks in [0, size) that differ from ``own`` and, where the size allows, from each other.
+
+    The t-th of the ranks not yet taken is t, plus one for each taken rank at or below it, counted in rising order.
+    Returns int64 ``[count, columns]``.
+    """
+    distinct = sizes - 1 >= count
+    others = np.maximum(sizes - 1, 1)
+    taken = own[None]  # in rising order; where images repeat only the anchor is excluded
+    drawn = []
+    for step in range(count):
+        free = np.where(distinct, others - step, others)
+        ranks = rng.integers(0, free)
+        for excluded, below in enumerate(taken):
+            ranks += (ranks >= below) & (distinct | (excluded == 0))
+        ranks = np.where(sizes > 1, ranks, own)
+        drawn.append(ranks)
+        # Columns with repeats keep `own` in front and pad with it, which the mask above ignores.
+        taken = np.where(distinct, np.sort(np.concatenate([taken, ranks[None]]), axis=0), own)
+    return np.stack(drawn)
+
+
+def labelled(labels: np.ndarray, label_sets: np.ndarray | None, fraction: float, seed: int) -> np.ndarray:
+    """The images whose labels may be used: bool ``[n]``, the same for the same seed.
+
+    Of each class the share ``fraction`` of its images, rounded, and at least one. With several labels an image, rare classes
+    choose first and later ones count what is already chosen. A smaller fraction's images of a class with single labels are
+    among a larger one's.
+
+    Args:
+        labels: int64 ``[n]``, -1 unlabelled; read where ``label_sets`` is None.
+        label_sets: bool ``[n, classes]`` or None.
+        fraction: in (0, 1]; UsageError otherwise.
+    """
+    if not 0 < fraction <= 1:
+        raise UsageError(f"label_fraction is {fraction}; give a number above 0 and at most 1")
+    members = _members(labels, label_sets)
+    has_label = members.any(axis=1) if members.ndim == 2 else members >= 0
+    if fraction == 1:
+        return has_label
+    priority = np.random.default_rng([seed, 0x1ABE1]).permutation(len(members))
+    chosen = np.zeros(len(members), bool)
+    if members.ndim == 1:
+        images = np.flatnonzero(has_label)
+        images = images[np.lexsort((priority[images], members[images]))]
+        sizes = np.bincount(members[images]) if len(images) else np.zeros(1, np.int64)
+        rank = np.arange(len(images)) - np.concatenate([[0], np.cumsum(sizes)])[members[images]]
+        chosen[images[rank < _quota(sizes, fraction)[members[images]]]] = True
+        return chosen
+    sizes = members.sum(axis=0)
+    for label in np.argsort(sizes, kind="stable"):
+        missing = _quota(sizes[label], fraction) - int((members[:, label] & chosen).sum())
+        candidates = np.flatnonzero(members[:, label] & ~chosen)
+        if missing > 0:
+            chosen[candidates[np.argsort(priority[candidates])[:missing]]] = True
+    return chosen
+
+
+def make_pairing(
+    kind: Literal["same_image", "same_label"],
+    labels: np.ndarray,
+    label_sets: np.ndarray | None,
+    views: int,
+    paired_views: list[int] | None,
+    label_fraction: float,
+    seed: int,
+) -> Pairing:
+    """The pairing of a run.
+
+    Args:
+        kind: ``same_image`` or ``same_label``.
+        labels: int64 ``[n]``, -1 unlabelled; read where ``label_sets`` is None.
+        label_sets: bool ``[n, classes]`` where an image may have several labels, else None.
+        views: number of views of a sample.
+        paired_views: the views (from 0) that ``same_label`` draws from other images; None: all but the first.
+        label_fraction, seed: see ``labelled``.
+
+    Raises:
+        UsageError: unknown kind, a view that does not exist, a fraction outside (0, 1].
+        UserError: ``same_label`` for images without any label.
+    """
+    if kind == "same_image":
+        return SameImage(views)
+    if kind != "same_label":
+        raise UsageError(f"unknown pairing {kind!r}; give same_image or same_label")
+    paired = list(range(1, views)) if paired_views is None else sorted(paired_views)
+    if len(set(paired)) < len(paired) or any(not 0 <= view < views for view in paired):
+        raise UsageError(
+            f"paired_views is {paired_views}; give different numbers from 0 to {views - 1} (views count from 0)"
+        )
+    usable = labelled(labels, label_sets, label_fraction, seed)
+    if not usable.any():
+        raise UserError("same_label pairing needs labels, and none of the training images has one; use same_image")
+    members = _members(labels, label_sets)
+    members = members & usable[:, None] if members.ndim == 2 else np.where(usable, members, -1)
+    return SameLabel(members, views, paired)
+
+
+def _members(labels: np.ndarray, label_sets: np.ndarray | None) -> np.ndarray:
+    return np.asarray(labels, np.int64) if label_sets is None else np.asarray(label_sets, bool)
+
+
+def _quota(sizes: np.ndarray, fraction: float) -> np.ndarray:
+    return np.maximum(np.rint(np.asarray(sizes) * fraction), np.minimum(sizes, 1)).astype(np.int64)

@@ -1,0 +1,118 @@
+"""PASCAL VOC 2012 in torchvision's layout, and the built-in demo set, which is generated in the same layout."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from common.errors import UserError
+from data.listing import Listing, of_split, stamp_of
+
+#: VOC's classes in the order of their mask values 1 to 20 (VOC2012 development kit, ``VOCinit.m``).
+CLASSES = (
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
+#: Which list is which split. trainval holds both.
+LISTS = {"train": "train", "test": "val", "trainval": "trainval"}
+
+
+def list_voc(data: str, split: str, root: Path) -> Listing:
+    """The images of ``ImageSets/Segmentation``: train, or val as the test split. (``trainval`` is known too.)
+
+    An image has several labels: the objects of its XML file in ``Annotations`` that are not difficult, or where there is no
+    such folder the classes in its mask. ``root`` is the folder that holds ``VOCdevkit``, that folder, or ``VOC2012`` itself.
+
+    Raises UserError for missing lists, and for listed images, masks or annotations that are missing.
+    """
+    return _list(data, split, _voc_folder(data, root), CLASSES, None)
+
+
+def list_demo(data: str, split: str, root: Path) -> Listing:
+    """The generated set: VOC's layout, with one label an image in ``labels.csv`` (name, label) and ``classes.txt``."""
+    folder = _voc_folder(data, root)
+    classes = tuple(_side_file(root, folder, "classes.txt").read_text(encoding="utf-8").split())
+    path = _side_file(root, folder, "labels.csv")
+    with path.open(encoding="utf-8", newline="") as file:
+        labels = {Path(row["name"]).stem: row["label"] for row in csv.DictReader(file)}
+    return _list(data, split, folder, classes, labels)
+
+
+def _list(data: str, split: str, folder: Path, classes: tuple[str, ...], labels: dict[str, str] | None) -> Listing:
+    path = folder / "ImageSets" / "Segmentation" / f"{of_split(LISTS, split)}.txt"
+    if not path.is_file():
+        raise UserError(f"{path}: the list of the {split} images is missing; is this {data} in torchvision's layout?")
+    ids = path.read_text(encoding="utf-8").split()
+    repeated = len(ids) - len(set(ids))
+    if repeated:
+        raise UserError(f"{path}: {repeated} of its names stand there twice")
+    names = [f"JPEGImages/{name}.jpg" for name in ids]
+    masks = [f"SegmentationClass/{name}.png" for name in ids]
+    annotations = [f"Annotations/{name}.xml" for name in ids] if (folder / "Annotations").is_dir() else None
+    if labels is not None:
+        annotations = None
+    stats, missing = [], []
+    for name in names + masks + (annotations or []):
+        try:
+            stats.append((name, (folder / name).stat()))
+        except FileNotFoundError:
+            missing.append(name)
+    if missing:
+        shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+        raise UserError(f"{folder}: {len(missing)} of the files that {path.name} lists are missing: {shown}")
+    return Listing(
+        data=data,
+        split=split,
+        root=folder,
+        classes=classes,
+        names=names,
+        labels=None if labels is None else _labels(ids, labels, classes, folder),
+        masks=masks,
+        annotations=annotations,
+        stamp=stamp_of(stats),
+    )
+
+
+def _labels(ids: list[str], labels: dict[str, str], classes: tuple[str, ...], folder: Path) -> np.ndarray:
+    result = []
+    for name in ids:
+        if name not in labels:
+            raise UserError(f"{folder}: labels.csv has no label for {name}")
+        if labels[name] not in classes:
+            raise UserError(
+                f"{folder}: labels.csv gives {name} the label {labels[name]!r}, which is not in classes.txt"
+            )
+        result.append(classes.index(labels[name]))
+    return np.array(result, np.int64)
+
+
+def _voc_folder(data: str, root: Path) -> Path:
+    for folder in (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"):
+        if (folder / "ImageSets").is_dir():
+            return folder
+    raise UserError(f"{root}: no ImageSets here or in VOCdevkit/VOC2012; {data} needs the folder that holds VOCdevkit")
+
+
+def _side_file(root: Path, folder: Path, name: str) -> Path:
+    for path in (root / name, folder / name):
+        if path.is_file():
+            return path
+    raise UserError(f"{root / name}: missing; remove the folder, and the demo set is made again")
