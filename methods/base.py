@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from backbones.base import Backbone
+from common.errors import UsageError
 from common.registry import Registry
 from data.views import View
 
-METHODS: Registry[type[Method]] = Registry("method", "methods", helpers=("base",))
+METHODS: Registry[type[Method]] = Registry("method", "methods", helpers=("base", "augmentation"))
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,15 @@ class StepOutput:
 
 @dataclass(kw_only=True)
 class MethodConfig:
-    """A method's own options; each field is a command-line option. Subclass it in the method's file."""
+    """A method's own options; each field is a command-line option. Subclass it in the method's file, with checks of its values
+    in ``__post_init__``."""
+
+    def require(self, holds: Callable[[Any], bool], what: str, *options: str) -> None:
+        """Raise UsageError, saying ``what`` to give, for the first of ``options`` whose value is not None and fails ``holds``."""
+        for option in options:
+            value = getattr(self, option)
+            if value is not None and not holds(value):
+                raise UsageError(f"--{option} {value}: {what}")
 
 
 class Method(nn.Module):
@@ -89,6 +98,8 @@ class Method(nn.Module):
         trains: False for a method without any training (``random``): the trainer saves the initial weights at once.
         uses_labels: True where the loss reads ``ViewBatch.labels`` (reports say which rows used labels; pairing by label
             is told by the run's pairing options).
+        warmup_endpoint: which step of the learning rate's warm-up reaches it: the last (DINO's reference), or the first
+            after it (Barlow Twins'). See ``common.schedules.cosine``.
 
     A subclass's ``__init__`` takes the same arguments as this one and sets ``self.backbone``.
     """
@@ -97,6 +108,7 @@ class Method(nn.Module):
     recipe: ClassVar[dict[str, Any]] = {}
     trains: ClassVar[bool] = True
     uses_labels: ClassVar[bool] = False
+    warmup_endpoint: ClassVar[bool] = True
 
     #: What gets evaluated after training (DINO's teacher, Barlow Twins' only network).
     backbone: Backbone

@@ -1,0 +1,181 @@
+"""Barlow Twins: redundancy reduction (Zbontar et al. 2021, arXiv 2103.03230; reference: facebookresearch/barlowtwins).
+
+Two crops of an image pass one network. The cross-correlation of their projections over the batch is drawn towards the
+identity: each feature agrees with itself in the other crop, and with no other feature.
+
+Shapes: B images, D features of the projector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from backbones.base import Backbone
+from common.distributed import all_reduce_mean, world_size
+from common.errors import UsageError, UserError
+from data.views import View, barlow_twins_views
+from heads.barlow import BarlowProjector
+from methods.augmentation import AugmentationConfig, checked_views
+from methods.base import METHODS, Method, StepOutput, ViewBatch
+
+
+@dataclass(kw_only=True)
+class BarlowTwinsConfig(AugmentationConfig):
+    """Barlow Twins' options. Defaults: barlowtwins/main.py. The switches are those of the paper's tables 5 and 6."""
+
+    global_scale: tuple[float, float] = (0.08, 1.0)
+    """area of a crop, as a part of the image's, drawn uniformly"""
+
+    projector: str = "8192-8192-8192"
+    """widths of the projector's layers"""
+    lambd: float = 0.0051
+    """lambda: weight of the off-diagonal term"""
+    bias_lr_scale: float = 0.024
+    """learning rate of biases and norms, as a part of lr (published: 0.0048 of 0.2)"""
+
+    loss: Literal["full", "on_diagonal", "off_diagonal", "cross_entropy"] = "full"
+    """both terms, only that of invariance, only that of redundancy reduction, or a cross-entropy of the correlations"""
+    temperature: float = 0.1
+    """of the cross_entropy loss"""
+    normalization: Literal["batch", "feature", "none"] = "batch"
+    """of the projections: each feature over the batch, each image over its features, or none (cross-covariance)"""
+    bn_in_projector: bool = True
+    """BatchNorm in the projector"""
+    stop_gradient: bool = False
+    """let no gradient through the second crop's branch"""
+    predictor: bool = False
+    """a further hidden layer on the first crop's branch only"""
+
+    def __post_init__(self) -> None:
+        self.require(lambda value: value >= 0, "give 0 or more", "lambd", "bias_lr_scale")
+        self.require(lambda value: value > 0, "a temperature must be above 0", "temperature")
+        parse_widths(self.projector)
+
+
+@METHODS.register("barlow_twins")
+class BarlowTwins(Method):
+    """The state dict holds ``backbone.…``, ``projector.…`` and ``bn.…``, as the authors' does."""
+
+    Config = BarlowTwinsConfig
+    #: barlowtwins/main.py
+    recipe: ClassVar[dict[str, Any]] = {
+        "optimizer": "lars",
+        "lr": 0.2,
+        "min_lr": 0.0,
+        "min_lr_scale": 0.001,
+        "weight_decay": 1e-6,
+        "batch_size": 2048,
+        "epochs": 1000,
+    }
+    warmup_endpoint: ClassVar[bool] = False
+
+    config: BarlowTwinsConfig
+
+    def __init__(self, config: BarlowTwinsConfig, make_backbone: Callable[..., Backbone], num_classes: int):
+        super().__init__(config, make_backbone, num_classes)
+        self.backbone = make_backbone(zero_init_residual=True)
+        self.projector = BarlowProjector(self.backbone.width, parse_widths(config.projector))
+        width = self.projector.out_dim
+        if not config.bn_in_projector:
+            for index, layer in enumerate(self.projector):
+                if isinstance(layer, nn.BatchNorm1d):
+                    self.projector[index] = nn.Identity()
+        # As wide as the projections, with one hidden layer: what "predictor" is in the paper's table 6.
+        self.predictor = BarlowProjector(width, [width, width]) if config.predictor else None
+        self.bn = nn.BatchNorm1d(width, affine=False) if config.normalization == "batch" else None
+
+    @classmethod
+    def views(cls, config: BarlowTwinsConfig, image_size: int) -> list[View]:
+        return checked_views(
+            barlow_twins_views,
+            config,
+            size=image_size,
+            scale=config.global_scale,
+            blur_p=config.blur_p,
+            solarize_p=config.solarize_p,
+        )
+
+    def forward(self, batch: ViewBatch) -> StepOutput:
+        # One crop after the other, as the reference has it: BatchNorm's statistics are those of one crop.
+        z1, z2 = (self.projector(self.backbone(view)) for view in batch.views)
+        if self.predictor is not None:
+            z1 = self.predictor(z1)
+        if self.config.stop_gradient:
+            z2 = z2.detach()
+        # Sums over the batch and squares of D × D entries: half precision has no room for them.
+        with torch.autocast(z1.device.type, enabled=False):
+            correlation = self.cross_correlation(z1.float(), z2.float())
+            loss, metrics = self.loss(correlation)
+        return StepOutput(loss, metrics, (z1.detach(), z2.detach()))
+
+    def cross_correlation(self, z1_BD: Tensor, z2_BD: Tensor) -> Tensor:
+        """``[D, D]``, over the batch of all ranks together; entry (i, j) is of feature i of the first crop and j of the
+        second."""
+        if len(z1_BD) * world_size() < 2:
+            raise UserError("barlow_twins needs at least 2 images in a batch; raise --batch_size")
+        z1_BD, z2_BD = self._normalized(z1_BD), self._normalized(z2_BD)
+        # The mean over ranks is differentiable and every rank's loss is of the whole batch (see common.distributed). The
+        # reference's all_reduce is neither, which makes its gradients depend on the number of GPUs.
+        return all_reduce_mean(z1_BD.T @ z2_BD / len(z1_BD))
+
+    def _normalized(self, z_BD: Tensor) -> Tensor:
+        if self.config.normalization == "batch":
+            return self.bn(z_BD)
+        if self.config.normalization == "feature":
+            # To unit variance and not to unit length, so that the diagonal can still reach 1.
+            return F.layer_norm(z_BD, z_BD.shape[1:])
+        return z_BD - all_reduce_mean(z_BD.mean(0))
+
+    def loss(self, correlation_DD: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss (of the global batch, the same on all ranks) and its two terms. With C the cross-correlation::
+
+            on_diag = sum((C[i, i] - 1) ** 2 for i in range(D))
+            off_diag = sum(C[i, j] ** 2 for i in range(D) for j in range(D) if i != j)
+            loss = on_diag + lambd * off_diag
+
+        ``cross_entropy`` (the paper's table 5) is ``-log Σ_i exp(C_ii / T) + lambd · log Σ_{i≠j} exp(max(C_ij, 0) / T)``.
+        """
+        config = self.config
+        diagonal_D = correlation_DD.diagonal()
+        # Taken away before squaring: the diagonal's squares would swallow the rest's small ones.
+        rest_DD = correlation_DD - diagonal_D.diag_embed()
+        on_diag = (diagonal_D - 1).square().sum()
+        off_diag = rest_DD.square().sum()
+        metrics = {"on_diag": on_diag.detach(), "off_diag": off_diag.detach()}
+        if config.loss == "on_diagonal":
+            return on_diag, metrics
+        if config.loss == "off_diagonal":
+            return config.lambd * off_diag, metrics
+        if config.loss == "cross_entropy":
+            diagonal = torch.eye(len(diagonal_D), dtype=torch.bool, device=rest_DD.device)
+            rest = (rest_DD.clamp(min=0) / config.temperature).masked_fill(diagonal, -torch.inf)
+            attraction = torch.logsumexp(diagonal_D / config.temperature, dim=0)
+            return config.lambd * torch.logsumexp(rest.flatten(), dim=0) - attraction, metrics
+        return on_diag + config.lambd * off_diag, metrics
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Weights, and 1-d tensors (biases and norms) with their own learning rate and without weight decay."""
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in parameters if p.ndim != 1]},
+            {
+                "params": [p for p in parameters if p.ndim == 1],
+                "lr_scale": self.config.bias_lr_scale,
+                "weight_decay": 0.0,
+            },
+        ]
+        return [group for group in groups if group["params"]]
+
+
+def parse_widths(spec: str) -> list[int]:
+    """Layer widths of ``8192-8192-8192``; raises UsageError for anything else."""
+    parts = str(spec).split("-")
+    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        raise UsageError(f"--projector {spec!r}: give the layers' widths, such as 8192-8192-8192")
+    return [int(part) for part in parts]

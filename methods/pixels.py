@@ -1,0 +1,29 @@
+"""Raw pixels instead of a backbone: what the data gives away without any network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from backbones.base import Backbone
+from backbones.pixels import Pixels as PixelBackbone
+from common.errors import UsageError
+from methods.base import METHODS, MethodConfig
+from methods.random import Random
+
+
+@METHODS.register("pixels")
+class Pixels(Random):
+    """Nothing is trained and nothing could be: features are the pixels themselves (``backbones/pixels.py``)."""
+
+    recipe: ClassVar[dict[str, Any]] = {"backbone": "pixels"}
+
+    def __init__(self, config: MethodConfig, make_backbone: Callable[..., Backbone], num_classes: int):
+        super().__init__(config, make_backbone, num_classes)
+        if not isinstance(self.backbone, PixelBackbone):
+            raise UsageError(
+                f"method pixels has no backbone but pixels, not {self.backbone.label}; leave --backbone out"
+            )
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": []}]  # torch's optimisers refuse an empty list of groups

@@ -1,0 +1,91 @@
+"""Supervised training: the point of reference for what labels give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from backbones.base import Backbone
+from common.distributed import all_reduce_sum
+from common.errors import UsageError
+from data.views import View
+from methods.base import METHODS, Method, MethodConfig, StepOutput, ViewBatch
+
+
+@dataclass(kw_only=True)
+class SupervisedConfig(MethodConfig):
+    """Options of supervised training."""
+
+    scale: tuple[float, float] = (0.08, 1.0)
+    """area of a crop, as a part of the image's, drawn uniformly"""
+    flip: float = 0.5
+    """probability of a horizontal flip"""
+    drop_path: float = 0.1
+    """stochastic depth of the backbone (ViTs)"""
+
+    def __post_init__(self) -> None:
+        self.require(lambda value: 0 <= value < 1, "give 0 or more and less than 1", "drop_path")
+
+
+@METHODS.register("supervised")
+class Supervised(Method):
+    """A linear classifier on the backbone, trained with it. One label an image: cross-entropy. Several: binary cross-entropy
+    of each class. Images without a label are left out.
+
+    The views are the plain ones of ImageNet classification, crop and flip, and the rates DeiT's (Touvron et al. 2021, table 9:
+    AdamW, 5e-4 for 512 images, weight decay 0.05, stochastic depth 0.1), which DINO's paper takes its supervised ViTs from;
+    without its stronger augmentations, so that no recipe of a third kind is compared.
+    """
+
+    Config = SupervisedConfig
+    recipe: ClassVar[dict[str, Any]] = {"lr": 2.5e-4, "min_lr": 1e-5, "weight_decay": 0.05}
+    uses_labels: ClassVar[bool] = True
+
+    config: SupervisedConfig
+
+    def __init__(self, config: SupervisedConfig, make_backbone: Callable[..., Backbone], num_classes: int):
+        super().__init__(config, make_backbone, num_classes)
+        if num_classes < 1:
+            raise UsageError(
+                "method supervised needs labels, and this data set has none; choose another method or data set"
+            )
+        self.backbone = make_backbone(drop_path_rate=config.drop_path)
+        self.classifier = nn.Linear(self.backbone.width, num_classes)
+        nn.init.trunc_normal_(self.classifier.weight, std=0.02)
+        nn.init.zeros_(self.classifier.bias)
+
+    @classmethod
+    def views(cls, config: SupervisedConfig, image_size: int) -> list[View]:
+        try:
+            return [View(name="crop", size=image_size, scale=config.scale, flip=config.flip)]
+        except ValueError as error:
+            raise UsageError(f"augmentation: {error}") from error
+
+    def forward(self, batch: ViewBatch) -> StepOutput:
+        logits_BC = self.classifier(self.backbone(batch.views[0])).float()
+        total, count = labelled_loss(logits_BC, batch.labels)
+        # Ranks hold different numbers of labelled images: the mean is over all of them together. A batch without any teaches
+        # nothing: its loss and its gradients are 0, and "labelled" says so in the log.
+        total, count = all_reduce_sum(total), all_reduce_sum(count)
+        return StepOutput(total / count.clamp(min=1), {"labelled": count})
+
+
+def labelled_loss(logits_BC: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum of the losses of this rank's labelled images, and their number.
+
+    Args:
+        logits_BC: of C classes.
+        labels: int64 ``[B]`` (-1: unlabelled): cross-entropy. Multi-hot ``[B, C]`` (a row of zeros: unlabelled): binary
+            cross-entropy, mean over classes.
+    """
+    if labels.ndim == 1:
+        total = F.cross_entropy(logits_BC, labels, ignore_index=-1, reduction="sum")
+        return total, (labels >= 0).sum().float()
+    labelled_B = labels.any(dim=1).float()
+    losses_B = F.binary_cross_entropy_with_logits(logits_BC, labels.float(), reduction="none").mean(dim=1)
+    return torch.dot(losses_B, labelled_B), labelled_B.sum()

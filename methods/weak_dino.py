@@ -1,0 +1,18 @@
+"""Weakly supervised DINO: DINO whose crops come from several images of one label (reference: jneyzaguirre1/dino_evaluation).
+
+Global crop 1 is of the anchor image; global crop 2 and every local crop are each of a further image with its label. Nothing
+else differs, so this is DINO with another recipe: ``--label_fraction`` says of how many images the labels may be used,
+``--paired_views`` which views come from other images.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from methods.base import METHODS
+from methods.dino import DINO
+
+
+@METHODS.register("weak_dino")
+class WeakDINO(DINO):
+    recipe: ClassVar[dict[str, Any]] = {**DINO.recipe, "pairing": "same_label"}
