@@ -37,8 +37,12 @@ class TrainConfig:
     """AdamW, SGD or LARS"""
     lr: float = 5e-4
     """learning rate for 256 images: it is multiplied by batch_size / 256"""
+    schedule: Literal["cosine", "poly"] = "cosine"
+    """of the learning rate after its warm-up; poly: (1 - t) ** 0.9"""
     min_lr: float = 1e-6
-    """learning rate at the end of the cosine, not multiplied"""
+    """learning rate at the end of its schedule, not multiplied by batch_size / 256"""
+    min_lr_scale: float = 0.0
+    """learning rate at the end of its schedule as a part of that after the warm-up, added to min_lr"""
     warmup_epochs: float | None = None
     """linear warm-up of the learning rate; default: 10, or a tenth of the epochs if that is less"""
     weight_decay: float = 0.04

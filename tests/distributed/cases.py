@@ -1,0 +1,119 @@
+"""What one process and two do alike. Run as a script by ``torchrun``, it does so as one of two and writes what came out; the
+test imports it and does it alone. No ``test_`` in its name: it is part of a test."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from unittest import mock
+
+import torch
+
+HERE = Path(__file__).resolve().parent
+CPU = torch.device("cpu")
+IMAGES = 8
+
+#: Case name: method, backbone, the method's own options.
+CASES = {
+    "dino-vit": ("dino", "small_vit", {}),
+    "dino-resnet": ("dino", "resnet18_cifar", {"use_bn_in_head": True}),
+    "dino-sinkhorn": ("dino", "small_vit", {"centering": "sinkhorn_knopp"}),
+    "dino-timm": ("dino", "timm:resnet10t", {}),
+    "weak_dino": ("weak_dino", "small_vit", {}),
+    "barlow_twins-vit": ("barlow_twins", "small_vit", {}),
+    "barlow_twins-resnet": ("barlow_twins", "resnet18_cifar", {}),
+    "barlow_twins-predictor": ("barlow_twins", "small_cnn", {"predictor": True, "loss": "cross_entropy"}),
+    "barlow_twins-covariance": ("barlow_twins", "small_cnn", {"normalization": "none"}),
+    "supervised-vit": ("supervised", "small_vit", {}),
+    "supervised-resnet": ("supervised", "resnet18_cifar", {}),
+    "supervised-several-labels": ("supervised", "small_cnn", {}),
+}
+
+
+def small():
+    """The module that describes small runs."""
+    spec = importlib.util.spec_from_file_location("small_runs", HERE.parent / "training" / "conftest.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def two_steps(name, accumulate=1, **further):
+    """Two optimiser steps on a fixed batch of which each process takes its share. In float64, in the places as well where
+    methods ask for float32: there small differences grow in normalisation layers, and a mistake could hide among them.
+
+    Returns:
+        ``losses`` (mean over processes), ``gradients`` of the first step and ``state`` after the second, by name.
+    """
+    from common.distributed import all_reduce_mean, rank, world_size
+    from methods.base import METHODS, Progress, ViewBatch
+    from training.batches import split
+    from training.resolve import resolve
+    from training.step import Stepper
+    from training.trainer import build_method
+
+    method_name, backbone, own = CASES[name]
+    runs = small()
+    if "drop_path" in {f.name for f in METHODS.get(method_name).Config.__dataclass_fields__.values()}:
+        own = {"drop_path": 0.0, **own}
+    config, method_config = runs.small_run(
+        Path("unused"),
+        Path("unused"),
+        method_name,
+        backbone=backbone,
+        batch_size=IMAGES,
+        accumulate=accumulate,
+        optimizer="sgd",
+        lr=3.2,
+        min_lr=0.0,
+        warmup_epochs=0,
+        clip_grad=0.0,
+        image_size=32,
+        **own,
+        **further,
+    )
+    config = resolve(config)
+    method = build_method(config, method_config, num_classes=3).double()
+    stepper = Stepper(method, config, CPU)
+    stepper.method.train()
+    generator = torch.Generator().manual_seed(1)
+    views = [
+        torch.randn(IMAGES, 3, view.size, view.size, generator=generator, dtype=torch.float64)
+        for view in METHODS.get(method_name).views(method_config, config.image_size)
+    ]
+    labels = torch.tensor([0, 1, 2, -1, 1, -1, -1, 0])  # the second half has fewer
+    if name == "supervised-several-labels":
+        labels = torch.nn.functional.one_hot(labels.clamp(min=0), 3).float() * (labels >= 0)[:, None]
+    share = IMAGES // world_size()
+    mine = slice(rank() * share, (rank() + 1) * share)
+    batch = ViewBatch([view[mine] for view in views], labels[mine])
+    losses, gradients = [], {}
+    for step in range(2):
+        with mock.patch.object(torch.Tensor, "float", torch.Tensor.double):
+            loss, _ = stepper.step(split(batch, accumulate), Progress(1 + step, 1, 10))
+        losses.append(all_reduce_mean(loss))
+        if step == 0:
+            gradients = {n: p.grad.clone() for n, p in stepper.method.named_parameters() if p.grad is not None}
+    return {"losses": torch.stack(losses), "gradients": gradients, "state": stepper.method.state_dict()}
+
+
+def whole_run(folder, out):
+    """A training of every kind of part: k-NN, diagnostics, checkpoints. Returns its run directory."""
+    from training.trainer import train
+
+    return train(
+        *small().small_run(
+            folder, out, "barlow_twins", backbone="small_cnn", accumulate=2, batch_size=16, epochs=2, lr=0.05, warmup_epochs=0
+        )
+    )
+
+
+if __name__ == "__main__":
+    from training.devices import process_group
+
+    torch.set_num_threads(1)
+    folder, out = Path(sys.argv[1]), Path(sys.argv[2])
+    with process_group("cpu"):
+        from common.distributed import rank
+
+        torch.save({name: two_steps(name) for name in CASES}, out / f"rank{rank()}.pt")
+    whole_run(folder, out / "run")

@@ -1,0 +1,113 @@
+"""Runs small enough to test with: noise images of two colours, a backbone of two thin blocks or layers."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+#: Options that make each method small.
+SMALL = {
+    "dino": {
+        "out_dim": 64,
+        "hidden_dim": 32,
+        "bottleneck_dim": 16,
+        "local_crops": 2,
+        "local_size": 16,
+        "drop_path": 0.1,
+    },
+    "barlow_twins": {"projector": "32-32-16"},
+    "supervised": {},
+    "random": {},
+}
+SMALL["weak_dino"] = SMALL["dino"]
+
+
+def register_small_backbones() -> None:
+    """``small_vit`` and ``small_cnn``. Functions of this name are what a plug-in does."""
+    from torch import nn
+
+    from backbones import BACKBONES
+    from backbones.base import Backbone
+    from backbones.vit import VisionTransformer
+
+    class SmallCNN(Backbone):
+        width = 16
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(
+                nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU()
+            )
+
+        def forward(self, images):
+            return self.layers(images).mean((2, 3))
+
+    if "small_vit" not in BACKBONES.names():
+        BACKBONES.register("small_vit")(
+            lambda image_size, **hints: VisionTransformer(
+                patch_size=8, width=24, depth=2, heads=2, drop_path_rate=hints.get("drop_path_rate", 0.0)
+            )
+        )
+        BACKBONES.register("small_cnn")(lambda image_size, **hints: SmallCNN())
+
+
+def make_folder(root: Path, images: int = 44) -> Path:
+    """``imagefolder`` data: as many training images as said, of two classes, each red or green noise; four to test with."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", images), ("val", 4)):
+        for number in range(count):
+            folder = root / split / ("red", "green")[number % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            pixels = rng.integers(0, 256, (6, 6, 3), np.uint8)
+            pixels[..., number % 2] //= 4
+            Image.fromarray(pixels).resize((36, 40)).save(folder / f"{number}.png")
+    return root
+
+
+def small_run(root: Path, out: Path, method: str = "dino", **options: Any):
+    """Options of a small run: (TrainConfig, the method's). Those of ``options`` that the method has are its."""
+    import dataclasses
+
+    from methods.base import METHODS
+    from training.config import TrainConfig
+
+    register_small_backbones()
+    kind = METHODS.get(method)
+    own = {field.name for field in dataclasses.fields(kind.Config)}
+    given = {
+        "backbone": "small_vit",
+        "data": "imagefolder",
+        "data_root": str(root),
+        "out": str(out),
+        "image_size": 16,
+        "batch_size": 8,
+        "epochs": 3,
+        "knn_every": 1,
+        "log_every": 2,
+        "device": "cpu",
+        "precision": "fp32",
+        **SMALL[method],
+        **options,
+    }
+    train = {**kind.recipe, **{k: v for k, v in given.items() if k not in own}}
+    return TrainConfig(method=method, **train), kind.Config(**{k: v for k, v in given.items() if k in own})
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the user's cache."""
+    monkeypatch.setenv("SSL_COMPARE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def small(folder: Path) -> Callable[..., Any]:
+    """``small(out, method, **options)``: as ``small_run`` on ``folder``."""
+    return lambda out, method="dino", **options: small_run(folder, out, method, **options)

@@ -1,0 +1,154 @@
+"""Batches as a function of the step: which images, which partners, which crops. Nothing of it is state, so a run continues
+anywhere, and N processes draw what one would."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.distributed import rank, world_size
+from common.errors import UserError
+from data.pairing import labelled, make_pairing
+from data.store import ImageBatch, ImageStore
+from data.views import View, ViewMaker, ViewParams
+from methods.base import ViewBatch
+from training.config import TrainConfig
+
+# What a random stream is for; part of its seed, so that no two streams are alike.
+ORDER, PAIRING, CROPS, MODEL, STEP = range(5)
+#: Batches gathered ahead of the one in use.
+AHEAD = 2
+
+
+def seed_of(purpose: int, *numbers: int) -> int:
+    """A seed for torch, below 2**63, that differs for different numbers."""
+    return int(np.random.SeedSequence([purpose, *numbers]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def short_side_for(image_size: int) -> int:
+    """Short side in pixels at which training images are stored. With twice the crop size, a crop of DINO's (from 5% of the
+    area) is hardly ever made from fewer pixels than it has, and the store stays small."""
+    return 2 * image_size
+
+
+@dataclass
+class HostBatch:
+    """What a step needs before its crops are made.
+
+    Attributes:
+        images: each source image once.
+        sources: int64 ``[V, b]``: rows of ``images``, of this rank's anchors.
+        params: random numbers of this rank's crops.
+        labels: as ``ViewBatch.labels``.
+    """
+
+    images: ImageBatch
+    sources: Tensor
+    params: ViewParams
+    labels: Tensor
+
+
+class BatchSource(Protocol):
+    """What the trainer takes its batches from.
+
+    Attributes:
+        steps_per_epoch: whole batches of one pass over the images.
+        left_out: images that an epoch leaves out, since they would be a smaller batch.
+    """
+
+    steps_per_epoch: int
+    left_out: int
+
+    def stream(self, first: int, end: int) -> Iterator[ViewBatch]:
+        """The batches of the steps from ``first`` to before ``end``, each a function of its step; this rank's part."""
+
+
+class Batches:
+    """The batches of a run.
+
+    Args:
+        store: the images to train on.
+        views: of the method.
+        config: resolved options.
+        device: where crops are made.
+
+    Raises:
+        UserError: fewer images than a batch has.
+    """
+
+    def __init__(self, store: ImageStore, views: list[View], config: TrainConfig, device: torch.device):
+        if len(store) < config.batch_size:
+            raise UserError(
+                f"{store.name} has {len(store)} images to train on, fewer than one batch; give --batch_size {len(store)} or less"
+            )
+        self.store = store
+        self.config = config
+        self.device = device
+        self.steps_per_epoch = len(store) // config.batch_size
+        self.left_out = len(store) - self.steps_per_epoch * config.batch_size
+        self._maker = ViewMaker(views)
+        self._pairing = make_pairing(
+            config.pairing,
+            store.labels,
+            store.label_sets,
+            len(views),
+            config.paired_views,
+            config.label_fraction,
+            config.seed,
+        )
+        usable = labelled(store.labels, store.label_sets, config.label_fraction, config.seed)
+        if store.label_sets is None:
+            self._labels = torch.from_numpy(np.where(usable, store.labels, -1))
+        else:
+            self._labels = torch.from_numpy((store.label_sets & usable[:, None]).astype(np.float32))
+        self._epoch, self._order = -1, np.empty(0, np.int64)
+
+    def gather(self, step: int) -> HostBatch:
+        """This rank's part of the batch of ``step``. Draws for the whole global batch and keeps a slice."""
+        config, size = self.config, self.config.batch_size
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            self._order = np.random.default_rng([ORDER, config.seed, epoch]).permutation(len(self.store))
+            self._epoch = epoch
+        anchors = self._order[place * size : (place + 1) * size]
+        sources = self._pairing.sources(anchors, np.random.default_rng([PAIRING, config.seed, step]))
+        params = self._maker.sample(size, torch.Generator().manual_seed(seed_of(CROPS, config.seed, step)))
+        share = size // world_size()
+        mine = slice(rank() * share, (rank() + 1) * share)
+        images, rows = np.unique(sources[:, mine], return_inverse=True)
+        batch = self.store.batch(images)
+        if self.device.type == "cuda":
+            batch = ImageBatch(batch.pixels.pin_memory(), batch.sizes.pin_memory())
+        rows = torch.from_numpy(rows.reshape(len(sources), share))
+        return HostBatch(batch, rows, params[:, mine], self._labels[anchors[mine]])
+
+    def make(self, host: HostBatch) -> ViewBatch:
+        """Crops, on the device."""
+        images = host.images.to(self.device, non_blocking=True)
+        views = self._maker.make(images, host.sources.to(self.device, non_blocking=True), host.params)
+        return ViewBatch(views, host.labels.to(self.device, non_blocking=True))
+
+    def stream(self, first: int, end: int) -> Iterator[ViewBatch]:
+        """The batches of the steps from ``first`` to before ``end``; a thread gathers ahead while the caller trains."""
+        with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
+            pending = deque(pool.submit(self.gather, step) for step in range(first, min(first + AHEAD, end)))
+            for step in range(first, end):
+                host = pending.popleft().result()
+                if step + AHEAD < end:
+                    pending.append(pool.submit(self.gather, step + AHEAD))
+                yield self.make(host)
+
+
+def split(batch: ViewBatch, parts: int) -> list[ViewBatch]:
+    """Equal parts of a batch's rows, in order."""
+    if parts == 1:
+        return [batch]
+    views = zip(*(view.chunk(parts) for view in batch.views), strict=True)
+    return [ViewBatch(list(v), labels) for v, labels in zip(views, batch.labels.chunk(parts), strict=True)]

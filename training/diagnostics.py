@@ -1,0 +1,140 @@
+"""Signs of collapse, and what features look like: effective rank, spread, alignment, uniformity, cross-correlation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+#: Rows that per-step diagnostics look at, at most.
+ROWS = 256
+#: Step records in a row that have to agree before a warning is given.
+PATIENCE = 5
+#: A loss within this part of ln(out_dim) is that of outputs which say the same of every image.
+FLAT = 0.005
+#: Effective rank of the batch's projections, as a part of what it can be at most, below which they are said to collapse.
+COLLAPSED_RANK = 0.05
+#: Nats that a teacher's outputs tell of which image they are of, below which they are said to collapse. (Seen in tiny runs: 0.2
+#: to 1 with centring, below 0.001 within tens of steps without it.)
+COLLAPSED_INFORMATION = 0.01
+
+
+@torch.no_grad()
+def effective_rank(features_ND: Tensor) -> float:
+    """exp of the entropy of the normalised singular values (RankMe, Garrido et al. 2023, arXiv 2210.02885), of centred
+    features: between 0 (all rows equal) and min(N - 1, D)."""
+    x = features_ND.float().cpu().double()
+    x = x - x.mean(0)
+    gram = x @ x.T if len(x) <= x.shape[1] else x.T @ x
+    singular = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
+    scale = features_ND.float().norm(dim=1).mean().item() * math.sqrt(len(x))
+    if singular.sum() <= 1e-6 * max(scale, 1e-12):
+        return 0.0
+    share = singular / singular.sum()
+    return float(torch.special.entr(share).sum().exp())
+
+
+@torch.no_grad()
+def feature_std(features_ND: Tensor) -> float:
+    """Mean over features of the standard deviation of unit-length rows, times √D: 0 where all rows are equal, 1 where they
+    are spread evenly over the sphere (Chen & He 2021, SimSiam, figure 2)."""
+    unit = F.normalize(features_ND.float(), dim=1)
+    return float(unit.std(0).mean() * math.sqrt(unit.shape[1]))
+
+
+@torch.no_grad()
+def alignment(first_ND: Tensor, second_ND: Tensor) -> float:
+    """Mean squared distance of the two unit-length features of an image; 0 at best (Wang & Isola 2020, arXiv 2005.10242)."""
+    return float((F.normalize(first_ND.float(), dim=1) - F.normalize(second_ND.float(), dim=1)).square().sum(1).mean())
+
+
+@torch.no_grad()
+def uniformity(features_ND: Tensor) -> float:
+    """ln of the mean of exp(-2 · squared distance) over pairs of unit-length rows: 0 where all are equal, -4 at best
+    (Wang & Isola 2020)."""
+    return float(torch.pdist(F.normalize(features_ND.float(), dim=1)).square().mul(-2).exp().mean().log())
+
+
+@torch.no_grad()
+def cross_correlation(first_ND: Tensor, second_ND: Tensor) -> Tensor:
+    """Cross-correlation ``[D, D]`` of two views' features over N images, entries in [-1, 1]; 0 for a constant feature."""
+    first, second = (
+        (z - z.mean(0)) / z.std(0, unbiased=False).clamp(min=1e-12) for z in (first_ND.double(), second_ND.double())
+    )
+    return (first.T @ second / len(first)).float()
+
+
+def summarize_correlation(matrix_DD: Tensor, side: int = 256) -> tuple[np.ndarray, float, float]:
+    """A picture-sized part of a cross-correlation matrix, and what it says in two numbers.
+
+    Returns:
+        entries of evenly spaced features, at most ``side`` × ``side`` (the true entries: pooled ones would drown the
+        diagonal in the rest); mean of the diagonal; root mean square of the rest (0 where there is none).
+    """
+    size = len(matrix_DD)
+    kept = np.unique(np.linspace(0, size - 1, min(size, side)).round().astype(np.int64))
+    diagonal = matrix_DD.diagonal()
+    rest = matrix_DD.square().sum() - diagonal.square().sum()
+    off = math.sqrt(max(float(rest), 0.0) / (size * (size - 1))) if size > 1 else 0.0
+    return matrix_DD[kept][:, kept].cpu().numpy(), float(diagonal.mean()), off
+
+
+class CollapseWatch:
+    """Looks at the step records of a run as they are logged, and says once what is wrong.
+
+    It reads ``loss``; ``effective_rank`` of the batch's projections and ``rank_limit``, what it can be at most; and, of methods
+    that log it, ``teacher_information``.
+
+    Args:
+        out_dim: number of outputs whose uniform distribution the loss would be ln(out_dim) of; None: the method has no such.
+        warmup_steps: of the learning rate; before its end a flat loss is no sign.
+    """
+
+    HELP = {
+        "flat_loss": "a lower teacher temperature, a higher learning rate or longer training, a smaller out_dim",
+        "collapse": "for DINO, centring and a teacher temperature between 0.04 and 0.07; a lower learning rate; more warm-up "
+        "epochs; a larger batch",
+    }
+
+    def __init__(self, out_dim: int | None, warmup_steps: int):
+        self._flat = None if out_dim is None else math.log(out_dim)
+        self._warmup_steps = warmup_steps
+        self._in_a_row = {"flat": 0, "rank": 0, "information": 0}
+        self._told: set[str] = set()
+
+    def replay(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Take in the log of the steps before a resumed run's first."""
+        for record in records:
+            if record.get("kind") == "warning":
+                self._told.add(record.get("name", ""))
+            elif record.get("kind") == "step":
+                self.look(record)
+
+    def look(self, record: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """Take in a step record. Returns new warnings: (``flat_loss`` or ``collapse``, message)."""
+        loss, rank, limit = record["loss"], record.get("effective_rank"), record.get("rank_limit")
+        information = record.get("teacher_information")
+        warm = record["step"] > self._warmup_steps
+        signs = {
+            "flat": warm and self._flat is not None and abs(loss - self._flat) < FLAT * self._flat,
+            "rank": rank is not None and rank < max(COLLAPSED_RANK * limit, 1.5),
+            "information": information is not None and information < COLLAPSED_INFORMATION,
+        }
+        self._in_a_row = {sign: self._in_a_row[sign] + 1 if seen else 0 for sign, seen in signs.items()}
+        found = []
+        if self._in_a_row["flat"] >= PATIENCE:
+            found.append(("flat_loss", f"the loss stays at ln(out_dim) = {self._flat:.2f}: every image gets the same outputs"))
+        if self._in_a_row["rank"] >= PATIENCE:
+            found.append(("collapse", f"features collapse: their effective rank is {rank:.1f} of at most {limit}"))
+        if self._in_a_row["information"] >= PATIENCE:
+            found.append(
+                ("collapse", f"the outputs collapse: they tell {max(information, 0):.3f} nats of which image they are of")
+            )
+        new = [(name, f"{message}. What usually helps: {self.HELP[name]}") for name, message in found if name not in self._told]
+        self._told.update(name for name, _ in new)
+        return list(dict(reversed(new)).items())  # one of a kind, the first

@@ -1,0 +1,46 @@
+"""Stopping well: a signal sets a flag, and the loop stops after the step it is in, on all processes alike."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+
+import torch
+import torch.distributed as dist
+
+from common.distributed import is_distributed
+
+
+class Interruption:
+    """While this is entered, SIGINT and SIGTERM are remembered instead of killing the process. A second SIGINT raises
+    KeyboardInterrupt at once."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> Interruption:
+        if threading.current_thread() is threading.main_thread():  # Python lets no other thread handle signals
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._remember)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+
+    def agree(self, failed: bool) -> tuple[int, bool]:
+        """What the processes say together after a step: the signal that any of them got (0: none), and whether any has
+        failed. Costs a message of two numbers between CPUs where there are several processes."""
+        mine = (self.signal or 0, int(failed))
+        if not is_distributed():
+            return mine[0], failed
+        said = torch.tensor(mine)
+        dist.all_reduce(said, dist.ReduceOp.MAX)
+        return int(said[0]), bool(said[1])

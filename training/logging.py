@@ -1,0 +1,142 @@
+"""What a run tells: JSON lines always, a progress bar for who watches, TensorBoard and Weights & Biases by flag."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from common.distributed import is_main
+from common.errors import UserError
+from common.files import append_json_line, read_json_lines, write_text
+
+#: Seconds between the lines that stand for the progress bar where the output is no terminal.
+LINE_SECONDS = 15.0
+
+
+class RunLog:
+    """A run's log. Processes other than the first write and show nothing.
+
+    Args:
+        run: the run directory.
+        options: all options, for loggers that keep them.
+        total_steps: for the progress bar.
+        tensorboard, wandb: also log there.
+    """
+
+    def __init__(self, run: Path, options: Mapping[str, Any], total_steps: int, tensorboard: bool, wandb: bool):
+        self.path = run / "log.jsonl"
+        self.console = Console(stderr=True, quiet=not is_main(), highlight=False, soft_wrap=True)
+        self._total = total_steps
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}"),
+            TextColumn("{task.fields[state]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not (is_main() and self.console.is_terminal),
+        )
+        self._task = self._bar.add_task("training", total=total_steps, state="")
+        self._began, self._first, self._said = time.monotonic(), 0, 0.0
+        self._tensorboard = _tensorboard(run) if tensorboard and is_main() else None
+        self._wandb = _wandb(run, options) if wandb and is_main() else None
+
+    def __enter__(self) -> RunLog:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+    def rewind(self, step: int) -> list[dict[str, Any]]:
+        """Forget what was logged after ``step`` (steps taken), which a resumed run takes anew. Returns what remains."""
+        self._first = step
+        if not self.path.exists():
+            return []
+        try:
+            records = [r for r in read_json_lines(self.path) if r.get("step", 0) <= step and r.get("kind") != "end"]
+        except ValueError as error:
+            raise UserError(f"{error}; repair that line, or give another --out") from error
+        if is_main():
+            write_text(self.path, "".join(json.dumps(record) + "\n" for record in records))
+        return records
+
+    def write(self, kind: str, step: int, epoch: int, **values: Any) -> None:
+        """Add a record. Numbers that JSON has no form for become None."""
+        if not is_main():
+            return
+        values = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in values.items()
+        }
+        append_json_line(self.path, {"kind": kind, "step": step, "epoch": epoch, **values})
+        scalars = {f"{kind}/{k}": v for k, v in values.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+        if self._tensorboard is not None:
+            for name, value in scalars.items():
+                self._tensorboard.add_scalar(name, value, step)
+        if self._wandb is not None and scalars:
+            self._wandb.log({**scalars, "epoch": epoch}, step=step)
+
+    def advance(self, step: int, state: str | None = None) -> None:
+        """Show that ``step`` steps are taken; ``state``: a few words (loss, images/s)."""
+        fields = {} if state is None else {"state": state}
+        self._bar.update(self._task, completed=step, **fields)
+        now = time.monotonic()
+        if state and not self.console.is_terminal and (now - self._said >= LINE_SECONDS or step == self._total):
+            self._said = now
+            left = (now - self._began) / max(step - self._first, 1) * (self._total - step)
+            self.say(f"step {step}/{self._total}, {state}, {_duration(left)} left")
+
+    def say(self, message: str) -> None:
+        """Print a line, above the progress bar."""
+        self._bar.console.print(message, markup=False)
+
+    def warn(self, step: int, epoch: int, name: str, message: str) -> None:
+        """Log and print a warning. ``name``: a word that programs can look for."""
+        self.write("warning", step, epoch, name=name, message=message)
+        self.say(f"warning: {message}")
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"
+
+
+def _tensorboard(run: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UserError("--tensorboard needs the package tensorboard; pip install tensorboard") from error
+    return SummaryWriter(run / "tensorboard")
+
+
+def _wandb(run: Path, options: Mapping[str, Any]) -> Any:
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError("--wandb needs the package wandb; pip install wandb") from error
+    identity = run / "wandb-id.txt"
+    if not identity.exists():
+        write_text(identity, wandb.util.generate_id())
+    return wandb.init(
+        project="ssl-compare",
+        name=run.name,
+        id=identity.read_text().strip(),
+        resume="allow",
+        dir=run,
+        config=dict(options),
+    )

@@ -1,0 +1,117 @@
+"""Optimisers by name, their groups' schedules, and gradient clipping. Everything is batched over tensors and asks nothing
+back from the device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from common.errors import unknown_name
+
+
+class LARS(torch.optim.Optimizer):
+    """Layer-wise adaptive rate scaling, as the authors of both methods use it (barlowtwins/main.py, ``class LARS``;
+    dino/utils.py, the same; You et al. 2017, arXiv 1708.03888).
+
+    ``mu = momentum · mu + q · (grad + weight_decay · w)``, ``w -= lr · mu`` with ``q = eta · |w| / |grad + weight_decay · w|``
+    (1 where either norm is zero). 1-d tensors (biases, norms) have neither decay nor adaptation. A tensor without a gradient
+    is left alone, its ``mu`` too.
+
+    Args:
+        params: parameters or groups, as of any torch optimiser.
+        lr: learning rate.
+        weight_decay: in front of ``w``.
+        momentum: of ``mu``.
+        eta: trust coefficient.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 0.0,
+        weight_decay: float = 0.0,
+        momentum: float = 0.9,
+        eta: float = 0.001,
+    ):
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "eta": eta})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if not parameters:
+                continue
+            updates = [p.grad for p in parameters]
+            matrices = [i for i, p in enumerate(parameters) if p.ndim != 1]
+            if matrices:
+                weights = [parameters[i] for i in matrices]
+                decayed = torch._foreach_add([updates[i] for i in matrices], weights, alpha=group["weight_decay"])
+                norms = torch.stack(torch._foreach_norm(weights))
+                update_norms = torch.stack(torch._foreach_norm(decayed))
+                ratios = group["eta"] * norms / update_norms
+                ratios = torch.where((norms > 0) & (update_norms > 0), ratios, 1.0)
+                torch._foreach_mul_(decayed, list(ratios.unbind()))
+                for i, update in zip(matrices, decayed, strict=True):
+                    updates[i] = update
+            for p in parameters:
+                if "mu" not in self.state[p]:
+                    self.state[p]["mu"] = torch.zeros_like(p)
+            mus = [self.state[p]["mu"] for p in parameters]
+            torch._foreach_mul_(mus, group["momentum"])
+            torch._foreach_add_(mus, updates)
+            torch._foreach_add_(parameters, mus, alpha=-group["lr"])
+
+
+def build_optimizer(name: str, groups: list[dict[str, Any]], momentum: float) -> torch.optim.Optimizer:
+    """An optimiser for a method's parameter groups. Learning rate and decay are set by ``set_rates`` before each step.
+
+    Args:
+        name: adamw, sgd or lars.
+        groups: of ``Method.parameter_groups``: ``params`` and perhaps ``lr_scale``, ``weight_decay``.
+        momentum: of SGD and LARS (AdamW keeps torch's betas, 0.9 and 0.999, as the references do).
+
+    Raises:
+        UsageError: unknown name.
+    """
+    # A fixed decay is kept under a name of its own: torch fills in ``weight_decay`` where a group has none.
+    groups = [{"lr_scale": 1.0, "fixed_weight_decay": group.get("weight_decay"), **group} for group in groups]
+    if name == "adamw":
+        return torch.optim.AdamW(groups, lr=0.0, weight_decay=0.0)
+    if name == "sgd":
+        return torch.optim.SGD(groups, lr=0.0, weight_decay=0.0, momentum=momentum)
+    if name == "lars":
+        return LARS(groups, momentum=momentum)
+    raise unknown_name("optimizer", name, ["adamw", "sgd", "lars"])
+
+
+def set_rates(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) -> None:
+    """Give every group its learning rate (times its ``lr_scale``) and its weight decay (its own where it is fixed)."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]
+        fixed = group["fixed_weight_decay"]
+        group["weight_decay"] = weight_decay if fixed is None else fixed
+
+
+@torch.no_grad()
+def clip_gradients(parameters: Iterable[Tensor], max_norm: float, mode: Literal["tensor", "global"]) -> None:
+    """Scale gradients in place by ``max_norm / (norm + 1e-6)`` where that is below 1.
+
+    Args:
+        parameters: those without a gradient are skipped.
+        max_norm: largest 2-norm; 0: no clipping.
+        mode: ``tensor``: the norm is that of each tensor by itself (dino/utils.py, ``clip_gradients``); ``global``: of all
+            together (``torch.nn.utils.clip_grad_norm_``).
+    """
+    if not max_norm:
+        return
+    parameters = [p for p in parameters if p.grad is not None]
+    if mode == "global":
+        torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+        return
+    gradients = [p.grad for p in parameters]
+    if gradients:
+        norms = torch.stack(torch._foreach_norm(gradients))
+        torch._foreach_mul_(gradients, list((max_norm / (norms + 1e-6)).clamp(max=1.0).unbind()))

@@ -1,0 +1,120 @@
+"""What a run would do and cost, without doing it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from backbones.cost import count
+from data.views import View
+from methods.base import Method, Progress, ViewBatch
+from training.config import TrainConfig
+from training.devices import autocast
+
+#: Copies of each trained parameter that an optimiser keeps.
+OPTIMIZER_STATE = {"adamw": 2, "sgd": 1, "lars": 1}
+
+
+def cost_of(
+    build: Callable[[], Method], views: list[View], config: TrainConfig, num_labels: int | None
+) -> dict[str, Any]:
+    """Count what training costs, on tensors without contents, so that nothing is computed.
+
+    Args:
+        build: makes the method.
+        views: of the method.
+        config: resolved options.
+        num_labels: columns of multi-hot labels; None where an image has one label.
+
+    Returns:
+        ``parameters`` (of the evaluated backbone), ``trained_parameters``, ``flops`` (of one forward pass of the backbone for
+        one image), ``training_flops`` (forward and backward passes of all views of one image), and ``memory_gib``, an
+        estimate: weights, gradients and optimiser state, and the tensors that autograd keeps for the backward pass of
+        ``batch_size / accumulate`` images. None where the method's forward pass depends on values. A multiply-add counts as two operations.
+    """
+    with torch.device("meta"):
+        method = build()
+    parameters, flops = count(method.backbone, config.image_size)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        method.to_empty(device="cpu")
+        trained = [p for p in method.parameters() if p.requires_grad]
+        weights = sum(t.nbytes for t in (*method.parameters(), *method.buffers()))
+        state = (1 + OPTIMIZER_STATE[config.optimizer]) * sum(p.nbytes for p in trained)
+        training_flops = activations = None
+        if method.trains:
+            try:
+                training_flops, activations = _training_pass(method, views, config, num_labels)
+            except (RuntimeError, NotImplementedError):
+                pass  # the method looks at values, and there are none: these two costs are not known
+    return {
+        "parameters": parameters,
+        "trained_parameters": sum(p.numel() for p in trained),
+        "flops": flops,
+        "training_flops": training_flops,
+        "memory_gib": {
+            "weights": weights / 2**30,
+            "gradients_and_optimizer": state / 2**30,
+            "activations": None if activations is None else activations / 2**30,
+        },
+    }
+
+
+def _training_pass(method: Method, views: list[View], config: TrainConfig, num_labels: int | None) -> tuple[int, int]:
+    """Operations of a forward and backward pass, per image, and bytes kept between the two."""
+    rows = config.batch_size // config.accumulate
+    labels = torch.zeros(rows, dtype=torch.int64) if num_labels is None else torch.zeros(rows, num_labels)
+    batch = ViewBatch([torch.empty(rows, 3, view.size, view.size) for view in views], labels)
+    own = {p.untyped_storage()._cdata for p in method.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()._cdata
+        if storage not in own:
+            kept[storage] = tensor
+        return tensor
+
+    method.before_step(Progress(0, 1, config.epochs))
+    # What counts is the size of the numbers, so bf16 stands for fp16, too.
+    with FlopCounterMode(display=False) as counter:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            with autocast(torch.device("cpu"), "fp32" if config.precision == "fp32" else "bf16"):
+                loss = method(batch).loss
+        activations = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+        loss.backward()
+    return round(counter.get_total_flops() / rows), activations
+
+
+def print_plan(plan: dict[str, Any]) -> None:
+    """Print what ``trainer.plan`` returns, as YAML with a line for every number that needs a unit."""
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(yaml.safe_dump({"options": plan["options"]}, sort_keys=False, allow_unicode=True), markup=False)
+    memory = {name: value for name, value in plan["memory_gib"].items() if value is not None}
+    lines = {
+        "training images": f"{plan['images']:,} ({plan['held_out']:,} more held out for the online k-NN)",
+        "left out each epoch": f"{plan['left_out']:,} images, others each time (the last, partial batch)",
+        "steps": f"{plan['steps_per_epoch']:,} an epoch, {plan['total_steps']:,} in all",
+        "images seen": f"{plan['images_seen']:,}",
+        "device": f"{plan['device']}, {plan['options']['precision']}",
+        "parameters": f"{plan['parameters']:,} of the backbone, {plan['trained_parameters']:,} trained",
+        "FLOPs an image": f"{_si(plan['flops'])} of the backbone at {plan['options']['image_size']} pixels",
+        "FLOPs an image, training": f"{_si(plan['training_flops'])} forward and backward of all views",
+        "memory, estimated": ", ".join(f"{name.replace('_', ' ')} {value:.2f} GiB" for name, value in memory.items()),
+    }
+    if plan["training_flops"] is None:
+        del lines["FLOPs an image, training"]
+    for name, line in lines.items():
+        console.print(f"{name}: {line}", markup=False)
+
+
+def _si(value: float | None) -> str:
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
+        if value and value >= size:
+            return f"{value / size:.2f} {unit}FLOP"
+    return f"{value} FLOP"

@@ -1,0 +1,104 @@
+"""From the options given to the options of a run: defaults that depend on others, checks, and the file that keeps them."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from common.distributed import world_size
+from common.errors import UsageError, UserError
+from common.files import write_text
+from data.datasets import default_image_size
+from methods.base import MethodConfig
+from training.config import TrainConfig
+from training.devices import pick_device, pick_precision
+
+#: Options that may differ between a run and its continuation: they change neither what is trained nor how.
+INCIDENTAL = ("out", "data_root", "device", "checkpoint_every", "log_every", "evals", "tensorboard", "wandb")
+
+
+def resolve(config: TrainConfig) -> TrainConfig:
+    """A copy with every default filled in that depends on other options, the data set or the machine. All checks of single
+    options are here, too.
+
+    Raises:
+        UsageError: an option out of its range, or options that contradict each other.
+    """
+    _check(config)
+    warmup = min(10.0, config.epochs / 10) if config.warmup_epochs is None else config.warmup_epochs
+    name = re.sub(r"[^A-Za-z0-9_.=+-]", "_", f"{config.method}-{config.backbone}-{config.data}-{config.seed}")
+    decay_end = config.weight_decay if config.weight_decay_end is None else config.weight_decay_end
+    return dataclasses.replace(
+        config,
+        out=config.out or f"runs/{name}",
+        image_size=config.image_size or default_image_size(config.data),
+        warmup_epochs=warmup,
+        weight_decay_end=decay_end,
+        precision=pick_precision(config.precision, pick_device(config.device)),
+    )
+
+
+def _check(config: TrainConfig) -> None:
+    def require(holds: bool, option: str, what: str) -> None:
+        if not holds:
+            raise UsageError(f"--{option} {getattr(config, option)}: {what}")
+
+    for option in ("epochs", "batch_size", "accumulate", "checkpoint_every", "log_every"):
+        require(getattr(config, option) >= 1, option, "give at least 1")
+    for option in ("lr", "min_lr", "min_lr_scale", "weight_decay", "clip_grad", "knn_every", "seed"):
+        require(getattr(config, option) >= 0, option, "give 0 or more")
+    require(config.image_size is None or config.image_size >= 8, "image_size", "give at least 8 pixels")
+    require(config.weight_decay_end is None or config.weight_decay_end >= 0, "weight_decay_end", "give 0 or more")
+    require(0 <= config.momentum < 1, "momentum", "give 0 or more and less than 1")
+    warmup = config.warmup_epochs
+    require(warmup is None or 0 <= warmup <= config.epochs, "warmup_epochs", f"give 0 to --epochs, {config.epochs}")
+    parts = config.accumulate * world_size()
+    if config.batch_size % parts:
+        raise UsageError(
+            f"--batch_size {config.batch_size} cannot be split into {config.accumulate} accumulation steps on each of "
+            f"{world_size()} processes; give a multiple of {parts}"
+        )
+    if config.paired_views is not None and config.pairing == "same_image":
+        raise UsageError("--paired_views says which views --pairing same_label draws from other images; add that option")
+
+
+def options_of(config: TrainConfig, method_config: MethodConfig, evaluations: Mapping[str, Any]) -> dict[str, Any]:
+    """All options of a run, as the command line names them: plain values and lists."""
+    options = {**dataclasses.asdict(config), **dataclasses.asdict(method_config)}
+    for name, evaluation in evaluations.items():
+        options |= {f"{name}_{option}": value for option, value in dataclasses.asdict(evaluation).items()}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
+
+
+def require_same_run(run: Path, config: TrainConfig, method_config: MethodConfig) -> None:
+    """See that a run directory is free, or holds this very run.
+
+    Raises:
+        UserError: it holds a run with other options, which are named, or one of unknown options.
+    """
+    file = run / "config.yaml"
+    if not file.exists():
+        if (run / "log.jsonl").exists():
+            raise UserError(f"{run} holds a log but no config.yaml, so what was trained is unknown; give another --out")
+        return
+    try:
+        there = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{file}: cannot be read ({str(error).splitlines()[0]}); give another --out") from error
+    if not isinstance(there, dict):
+        raise UserError(f"{file}: holds no mapping of options to values; give another --out")
+    now = options_of(config, method_config, {})
+    differing = [name for name in now if name not in INCIDENTAL and there.get(name) != now[name]]
+    if differing:
+        what = "; ".join(f"{name} was {there.get(name)}, now {now[name]}" for name in differing)
+        raise UserError(f"{run} holds a run with other options ({what}); give another --out, or those options")
+
+
+def write_config(run: Path, options: Mapping[str, Any]) -> None:
+    """Write ``config.yaml``, which ``--config`` reads."""
+    write_text(run / "config.yaml", yaml.safe_dump(dict(options), sort_keys=False, allow_unicode=True))

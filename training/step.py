@@ -1,0 +1,92 @@
+"""One optimiser step of any method: the order of operations that the reference implementations have."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from common.distributed import is_distributed
+from common.schedules import cosine, poly
+from methods.base import Method, Progress, StepOutput, ViewBatch
+from training.batchnorm import use_global_batchnorm
+from training.config import TrainConfig
+from training.devices import autocast
+from training.optimizers import build_optimizer, clip_gradients, set_rates
+
+
+class Stepper:
+    """A method on a device, its optimiser, and how one becomes better by the other.
+
+    Args:
+        method: on the CPU or the device; BatchNorm is made global where there are several processes.
+        config: resolved options.
+        device: to compute on.
+
+    Attributes:
+        method: the method.
+        optimizer, scaler: as torch has them; the scaler does something in fp16 only.
+    """
+
+    def __init__(self, method: Method, config: TrainConfig, device: torch.device):
+        self.config = config
+        self.device = device
+        self.method = method.to(device)
+        self.network: nn.Module = self.method
+        if is_distributed():
+            self.method = use_global_batchnorm(self.method, device)
+            # Buffers (centres, running statistics) are computed from global batches, so they are equal without a broadcast.
+            # (torch has given the option another name.)
+            known = inspect.signature(DistributedDataParallel).parameters
+            broadcast = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+            devices = [device.index] if device.type == "cuda" else None
+            self.network = DistributedDataParallel(self.method, device_ids=devices, **{broadcast: False})
+        self.optimizer = build_optimizer(config.optimizer, self.method.parameter_groups(), config.momentum)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
+
+    def rates(self, progress: Progress) -> tuple[float, float]:
+        """Learning rate (of groups without ``lr_scale``) and weight decay at a step (references:
+        dino/utils.py, ``cosine_scheduler``; barlowtwins/main.py, ``adjust_learning_rate``)."""
+        config = self.config
+        peak = config.lr * config.batch_size / 256
+        end = config.min_lr + config.min_lr_scale * peak
+        warmup_steps = round(config.warmup_epochs * progress.steps_per_epoch)
+        endpoint = self.method.warmup_endpoint
+        schedule = {"cosine": cosine, "poly": poly}[config.schedule]
+        lr = schedule(peak, end, progress.step, progress.total_steps, warmup_steps, endpoint)
+        decay = cosine(config.weight_decay, config.weight_decay_end, progress.step, progress.total_steps)
+        return lr, decay
+
+    def step(self, batches: Sequence[ViewBatch], progress: Progress) -> tuple[Tensor, StepOutput]:
+        """Forward and backward passes of all parts of a batch, then one optimiser step.
+
+        Args:
+            batches: the batch, in ``accumulate`` equal parts.
+            progress: where training is.
+
+        Returns:
+            the mean loss over the parts (detached, of this rank), and what the method returned for the last of them.
+        """
+        set_rates(self.optimizer, *self.rates(progress))
+        self.method.before_step(progress)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = torch.zeros((), device=self.device)
+        for part, batch in enumerate(batches, 1):
+            last = part == len(batches)
+            # Gradients are averaged over processes with the last part only.
+            with nullcontext() if last or not is_distributed() else self.network.no_sync():
+                with autocast(self.device, self.config.precision):
+                    output = self.network(batch)
+                self.scaler.scale(output.loss / len(batches)).backward()
+            loss += output.loss.detach() / len(batches)
+        self.scaler.unscale_(self.optimizer)
+        clip_gradients(self.method.parameters(), self.config.clip_grad, self.config.clip_mode)
+        self.method.after_backward(progress)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.method.after_step(progress)
+        return loss, output
