@@ -21,6 +21,7 @@ HINTS = {
     "vit": {"drop_path_rate"},
     "resnet": {"zero_init_residual", "output_stride"},
     "timm_models": {"drop_path_rate", "output_stride"},
+    "pixels": set(),
 }
 
 
@@ -36,6 +37,7 @@ for _name in ("vit_nano", "vit_t16", "vit_s16", "vit_s8", "vit_b16", "vit_b8"):
     BACKBONES.register(_name)(_family("vit", _name))
 for _name in ("resnet18", "resnet18_cifar", "resnet50"):
     BACKBONES.register(_name)(_family("resnet", _name))
+BACKBONES.register("pixels")(_family("pixels", "pixels"))
 
 
 def names() -> list[str]:

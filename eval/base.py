@@ -10,7 +10,31 @@ from common.registry import Registry
 if TYPE_CHECKING:
     from eval.context import EvalContext
 
-EVALUATIONS: Registry[type[Evaluation]] = Registry("evaluation", "eval", helpers=("base", "context", "features", "results", "bootstrap"))
+#: Modules of this package that are no evaluations.
+_HELPERS = (
+    "attention_masks",
+    "average_precision",
+    "base",
+    "bootstrap",
+    "command",
+    "cache",
+    "config",
+    "confusion",
+    "context",
+    "dense",
+    "features",
+    "maps",
+    "neighbours",
+    "probe",
+    "progress",
+    "results",
+    "retrieval_map",
+    "scoring",
+    "segment_command",
+    "segmentation_examples",
+)
+
+EVALUATIONS: Registry[type[Evaluation]] = Registry("evaluation", "eval", helpers=_HELPERS)
 
 
 @dataclass(frozen=True)
@@ -26,6 +50,9 @@ class Measurement:
         protocol: everything that fixes the number (k, temperature, input size, resize, …), JSON-able.
         data: name, train and test split, fingerprints, counts.
         predictions: file under the run's ``predictions/`` with the per-sample outcomes, or None.
+        interval: how the interval was made.
+        weights, request: digests of the weights that were measured, and of everything that was asked for (weights, data,
+            options), which tell whether a measurement still holds; ``run_evaluations`` fills them in.
     """
 
     evaluation: str
@@ -38,6 +65,8 @@ class Measurement:
     data: dict[str, Any]
     predictions: str | None = None
     interval: str = "95% percentile bootstrap over test images"
+    weights: str = ""
+    request: str = ""
 
 
 @dataclass(kw_only=True)
@@ -52,6 +81,11 @@ class Evaluation:
 
     def __init__(self, config: EvaluationConfig):
         self.config = config
+
+    def feature_kinds(self, context: EvalContext) -> list[str]:
+        """The kinds of cached features (``eval.features``) that ``run`` will read, so that those of all evaluations can be
+        extracted together."""
+        return []
 
     def run(self, context: EvalContext) -> list[Measurement]:
         """Measure. Nothing may be chosen by looking at ``context.test``. Raises UserError where the backbone or the data

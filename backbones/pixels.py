@@ -1,0 +1,44 @@
+"""Raw pixels as features: the honest reference that learned features have to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from backbones.base import Backbone
+from common.errors import UserError
+
+#: Larger images are averaged down to this side.
+LARGEST_SIDE = 32
+
+
+class Pixels(Backbone):
+    """No network: the image, averaged down to at most 32 × 32 cells, as one vector ``[B, 3 · side²]``. It has no parameters, and
+    as its only state its side, by which a checkpoint for another image size is known.
+
+    Args:
+        image_size: side in pixels of the square images it will see.
+    """
+
+    depth = 1
+
+    def __init__(self, image_size: int):
+        super().__init__()
+        side = min(LARGEST_SIDE, image_size)
+        self.register_buffer("side", torch.tensor([side]))
+        self._side = side
+        self.width = 3 * side**2
+        self.stride = max(1, image_size // side)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.adaptive_avg_pool2d(images, self._side).flatten(1)
+
+    def maps(self, images: Tensor, blocks: Sequence[int] = (-1,)) -> list[Tensor]:
+        raise UserError("pixels has no feature maps; choose another backbone")
+
+
+def build(name: str, image_size: int) -> Pixels:
+    return Pixels(image_size)

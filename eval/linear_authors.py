@@ -1,0 +1,192 @@
+"""The authors' linear evaluation: a classifier trained on augmented images in front of the frozen backbone
+(references: dino/eval_linear.py for ViTs, barlowtwins/evaluate.py for ResNets)."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.files import atomic_file
+from data.views import View, ViewMaker
+from eval.base import EVALUATIONS, Evaluation, EvaluationConfig, Measurement
+from eval.features import compute_features
+from eval.linear import (
+    HELD_OUT,
+    best_head,
+    check_options,
+    measure_scores,
+    probe_features,
+    split_held_out,
+    targets_of,
+)
+from eval.probe import Heads, head_scores
+from eval.progress import progress_bar
+from eval.results import digest_of
+from training.devices import autocast
+
+if TYPE_CHECKING:
+    from eval.context import EvalContext
+
+#: Learning rates for 256 images, around the published one (0.001 for ViTs, 0.3 for ResNets), and weight decay.
+VIT_RATES, VIT_DECAY = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2], 0.0
+RESNET_RATES, RESNET_DECAY = [0.03, 0.1, 0.3, 1.0], 1e-6
+#: Seconds of work that an interruption may cost (an epoch, where that is longer).
+SAVE_EVERY = 60.0
+
+
+@dataclass(kw_only=True)
+class LinearAuthorsConfig(EvaluationConfig):
+    """Options of the authors' linear evaluation (defaults: theirs)."""
+
+    lrs: list[float] | None = None
+    """learning rates tried, for 256 images: they are multiplied by the batch size / 256; default: around the published one"""
+    epochs: int = 100
+    """passes over the augmented training images"""
+    batch_size: int = 256
+    """images per step"""
+
+
+@EVALUATIONS.register("linear_authors")
+class LinearAuthors(Evaluation):
+    """Top-1 (and top-5) of a linear classifier trained by SGD on random resized crops and flips, the learning rate falling once an
+    epoch along half a cosine, or mean average precision where images have several labels.
+
+    All learning rates are trained at once on the same passes through the backbone, each by two classifiers: one that never sees a
+    held-out tenth of the training images, by which the learning rate is chosen, and one that sees all, whose last state is
+    measured. (The references report the best epoch on the test images; nothing is chosen by them here.) Crops are resized
+    bicubically.
+    """
+
+    Config = LinearAuthorsConfig
+    config: LinearAuthorsConfig
+
+    def __init__(self, config: LinearAuthorsConfig):
+        super().__init__(config)
+        check_options("linear_authors", config.lrs or VIT_RATES, config.epochs, config.batch_size)
+
+    def feature_kinds(self, context: EvalContext) -> list[str]:
+        return [probe_features(context.backbone)]
+
+    def run(self, context: EvalContext) -> list[Measurement]:
+        config = self.config
+        vit = context.backbone.has_tokens
+        rates = sorted(config.lrs or (VIT_RATES if vit else RESNET_RATES))
+        decay = VIT_DECAY if vit else RESNET_DECAY
+        kind = probe_features(context.backbone)
+        rows = context.labelled("train")
+        targets = targets_of(context, rows)
+        out = split_held_out("linear_authors", targets, context.seed)
+        central = context.features("train", kind)
+        heads = Heads(
+            central.shape[1],
+            context.train.num_classes,
+            [rate * config.batch_size / 256 for rate in rates] * 2,
+            context.device,
+            weight_decay=decay,
+            multi_label=context.train.label_sets is not None,
+            seed=context.seed,
+        )
+        self._train(context, heads, rows, targets, out, kind)
+        chosen, held = best_head("linear_authors", heads, central[rows[out.numpy()]], targets[out], rates)
+        test = context.features("test", kind)[context.labelled("test")]
+        protocol = {
+            "probe": "linear classifier on random resized crops (scale 0.08 to 1) and flips",
+            "features": kind,
+            "optimizer": f"SGD, momentum 0.9, weight decay {decay:g}, cosine per epoch to 0",
+            "lrs": rates,
+            "epochs": config.epochs,
+            "batch_size": config.batch_size,
+            "selection": f"learning rate by {HELD_OUT:.0%} of the training images; trained on all; last epoch",
+            "chosen_lr": rates[chosen],
+            "chosen_quality": held,
+        }
+        scores = head_scores(heads, test, len(rates) + chosen)
+        return measure_scores(context, "linear_authors", scores, protocol)
+
+    def _train(
+        self, context: EvalContext, heads: Heads, rows: np.ndarray, targets: Tensor, out: Tensor, kind: str
+    ) -> None:
+        """All epochs, from the first or from where an interruption left them."""
+        config, device = self.config, context.device
+        view = View(
+            name="crop",
+            size=context.image_size,
+            scale=(0.08, 1.0),
+            flip=0.5,
+            jitter_p=0.0,
+            grayscale_p=0.0,
+            blur_p=0.0,
+            solarize_p=0.0,
+        )
+        maker = ViewMaker([view])
+        half = len(heads.rates_M) // 2
+        sees_held_out = (torch.arange(2 * half) >= half).to(device)
+        checkpoint = _Checkpoint(context, config, rows)
+        start = checkpoint.load(heads)
+        steps = math.ceil(len(rows) / config.batch_size)
+        with progress_bar() as bar:
+            task = bar.add_task("linear_authors", total=config.epochs * steps, completed=start * steps)
+            for epoch in range(start, config.epochs):
+                factor = 0.5 * (1 + math.cos(math.pi * epoch / config.epochs))
+                # Order and crops are functions of the seed and the epoch, so that an interrupted training continues alike.
+                generator = torch.Generator().manual_seed((context.seed << 32) + epoch)
+                order = torch.randperm(len(rows), generator=generator)
+                for part, images in _gathered(context, rows, order.split(config.batch_size)):
+                    params = maker.sample(len(part), generator)
+                    sources = torch.arange(len(part))[None]
+                    with torch.inference_mode(), autocast(device, context.precision):
+                        crops = maker.make(images.to(device), sources.to(device), params)[0]
+                        features = compute_features(context.backbone, crops, [kind])[kind]
+                    used = ~out[part].to(device)[:, None] | sees_held_out
+                    heads.step(features, targets[part].to(device), factor, used)
+                    bar.advance(task)
+                checkpoint.save(heads, epoch + 1, last=epoch + 1 == config.epochs)
+
+
+def _gathered(context: EvalContext, rows: np.ndarray, parts: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, Any]]:
+    """Batches of images, the next one gathered while the current one is used."""
+    with ThreadPoolExecutor(1, thread_name_prefix="gather") as pool:
+        waiting = pool.submit(context.train.batch, rows[parts[0].numpy()])
+        for number, part in enumerate(parts, 1):
+            images = waiting.result()
+            if number < len(parts):
+                waiting = pool.submit(context.train.batch, rows[parts[number].numpy()])
+            yield part, images
+
+
+class _Checkpoint:
+    """The classifiers after an epoch, under the run's ``features/``, for a continuation with the same options."""
+
+    def __init__(self, context: EvalContext, config: LinearAuthorsConfig, rows: np.ndarray):
+        about = [context.weights_hash, context.train.fingerprint, context.image_size, context.precision, context.seed]
+        self.digest = digest_of([about, config.lrs, config.epochs, config.batch_size, len(rows)])
+        self.path: Path = context.run_dir / "features" / f"linear_authors-{context.train.name}.pt"
+        self._saved = time.monotonic()
+
+    def load(self, heads: Heads) -> int:
+        """Restore the classifiers; the number of epochs they have had (0: nothing to continue)."""
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+            if state["digest"] != self.digest:
+                return 0
+            heads.load_state_dict(state["heads"])
+            return int(state["epochs"])
+        except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError):
+            return 0
+
+    def save(self, heads: Heads, epochs: int, last: bool) -> None:
+        if not last and time.monotonic() - self._saved < SAVE_EVERY:
+            return
+        with atomic_file(self.path) as file:
+            torch.save({"digest": self.digest, "heads": heads.state_dict(), "epochs": epochs}, file)
+        self._saved = time.monotonic()

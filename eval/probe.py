@@ -1,0 +1,185 @@
+"""Linear classifiers on frozen features, many learning rates at once. Shapes: B samples, D features, M heads, C classes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from eval.average_precision import mean_average_precision
+from eval.progress import track
+
+MOMENTUM = 0.9
+
+
+class Heads:
+    """M linear classifiers that see the same batches and differ in their learning rate. All their logits are one matrix product,
+    and so are all their gradients: M heads cost little more than one.
+
+    SGD with momentum, as ``torch.optim.SGD`` has it. Weights start from one draw of N(0, 0.01), biases at 0, as in both
+    references (dino/eval_linear.py, barlowtwins/evaluate.py).
+
+    Args:
+        width: D.
+        classes: C.
+        rates: the M peak learning rates.
+        weight_decay: of weights and biases.
+        multi_label: binary cross-entropy of each class (mean over classes) in place of cross-entropy.
+        seed: of the initial weights.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        classes: int,
+        rates: Sequence[float],
+        device: torch.device,
+        weight_decay: float = 0.0,
+        multi_label: bool = False,
+        seed: int = 0,
+    ):
+        draw = torch.randn(width, classes, generator=torch.Generator().manual_seed(seed)) * 0.01
+        self.weight_DMC = draw[:, None].repeat(1, len(rates), 1).to(device)
+        self.bias_MC = torch.zeros(len(rates), classes, device=device)
+        self.rates_M = torch.tensor(rates, dtype=torch.float32, device=device)
+        self.velocities = [torch.zeros_like(self.weight_DMC), torch.zeros_like(self.bias_MC)]
+        self.weight_decay = weight_decay
+        self.multi_label = multi_label
+
+    def logits(self, features_BD: Tensor) -> Tensor:
+        """``[B, M, C]``."""
+        product = features_BD @ self.weight_DMC.flatten(1)
+        return product.unflatten(1, self.bias_MC.shape) + self.bias_MC
+
+    @torch.no_grad()
+    def step(self, features_BD: Tensor, targets: Tensor, factor: float, used_BM: Tensor | None = None) -> Tensor:
+        """One step of SGD at ``factor`` times the peak learning rates.
+
+        Args:
+            targets: int64 ``[B]``, or multi-hot ``[B, C]`` with ``multi_label``.
+            used_BM: bool: which samples each head may learn from; default: all.
+
+        Returns:
+            each head's loss before the step, ``[M]``.
+        """
+        logits_BMC = self.logits(features_BD)
+        # The gradient of (binary) cross-entropy in the logits is probability minus target, so no graph is needed.
+        if self.multi_label:
+            targets_B1C = targets[:, None].float()
+            losses_BM = F.binary_cross_entropy_with_logits(
+                logits_BMC, targets_B1C.expand_as(logits_BMC), reduction="none"
+            ).mean(2)
+            grad_BMC = (logits_BMC.sigmoid() - targets_B1C) / logits_BMC.shape[2]
+        else:
+            index_BM1 = targets[:, None, None].expand(-1, logits_BMC.shape[1], 1)
+            grad_BMC = logits_BMC.log_softmax(2)
+            losses_BM = -grad_BMC.gather(2, index_BM1).squeeze(2)
+            grad_BMC.exp_().scatter_add_(2, index_BM1, torch.full_like(index_BM1, -1, dtype=grad_BMC.dtype))
+        if used_BM is None:
+            share_BM = torch.full_like(losses_BM, 1 / len(losses_BM))
+        else:
+            share_BM = used_BM.float() / used_BM.sum(0).clamp(min=1)
+        grad_BMC *= share_BM[:, :, None]
+        gradients = [(features_BD.T @ grad_BMC.flatten(1)).view_as(self.weight_DMC), grad_BMC.sum(0)]
+        rates_M1 = (factor * self.rates_M)[:, None]
+        for values, velocity, gradient in zip([self.weight_DMC, self.bias_MC], self.velocities, gradients, strict=True):
+            if self.weight_decay:
+                gradient = gradient.add(values, alpha=self.weight_decay)
+            velocity.mul_(MOMENTUM).add_(gradient)
+            values.sub_(rates_M1 * velocity)
+        return (losses_BM * share_BM).sum(0)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {
+            "weight": self.weight_DMC,
+            "bias": self.bias_MC,
+            "weight_velocity": self.velocities[0],
+            "bias_velocity": self.velocities[1],
+        }
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        for name, tensor in self.state_dict().items():
+            tensor.copy_(state[name])
+
+
+def train_heads(
+    heads: Heads, features: Tensor, targets: Tensor, epochs: int, batch_size: int, seed: int, title: str
+) -> None:
+    """Train on features ``[N, D]`` for ``epochs`` passes in random order, learning rates falling to 0 along half a cosine over all
+    steps, under a progress bar. A last smaller batch of an epoch counts by its own mean.
+
+    Args:
+        targets: int64 ``[N]`` or multi-hot ``[N, C]``.
+        seed: of the order.
+    """
+    device = heads.bias_MC.device
+    features, targets = _near(features, device), targets.to(device)
+    generator = torch.Generator().manual_seed(seed)
+    steps, step = epochs * math.ceil(len(features) / batch_size), 0
+    for _ in track(range(epochs), title, epochs):
+        for rows in torch.randperm(len(features), generator=generator).split(batch_size):
+            factor = 0.5 * (1 + math.cos(math.pi * step / steps))
+            batch = features[rows.to(features.device)].to(device, non_blocking=True)
+            heads.step(batch, targets[rows.to(device)], factor)
+            step += 1
+
+
+def _near(features: Tensor, device: torch.device) -> Tensor:
+    """The features on the device, where they take less than half of its free memory, else as they are."""
+    if device.type == "cuda" and features.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
+        return features
+    return features.to(device)
+
+
+@torch.no_grad()
+def head_scores(heads: Heads, features: Tensor, head: int) -> Tensor:
+    """Logits of one head for features ``[N, D]``: ``[N, C]`` on the CPU, in bounded memory."""
+    weight, bias = heads.weight_DMC[:, head], heads.bias_MC[head]
+    return torch.cat([(part.to(bias.device) @ weight + bias).cpu() for part in features.split(4096)])
+
+
+def quality(scores: Tensor, targets: Tensor) -> float:
+    """What a learning rate is chosen by, in [0, 1]: accuracy, or mean average precision of multi-hot targets; -1 for scores that
+    are not finite, so that a diverged head is never chosen."""
+    if not scores.isfinite().all():
+        return -1.0
+    if targets.ndim == 1:
+        return float((scores.argmax(1) == targets).float().mean())
+    statistic = mean_average_precision(scores.numpy(), targets.numpy().astype(bool))
+    return float(statistic(np.ones((1, len(targets))))[0])
+
+
+def held_out(targets: Tensor, part: float, seed: int) -> np.ndarray:
+    """Which training samples the learning rate is chosen on: bool ``[N]``, about ``part`` of every class.
+
+    Args:
+        targets: int64 ``[N]``, or multi-hot ``[N, C]`` (drawn without regard to class).
+        part: in (0, 1).
+    """
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(targets))
+    if targets.ndim == 1:
+        order = order[np.argsort(targets.numpy()[order], kind="stable")]
+    # Every so many-th of the samples sorted by class (shuffled within one) is a stratified draw.
+    step = 1 / part
+    places = np.floor(np.arange(rng.random() * step, len(targets), step)).astype(np.int64)
+    chosen = np.zeros(len(targets), bool)
+    chosen[order[places]] = True
+    return chosen
+
+
+def scaler(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each feature, ``[D]`` (1 where it is constant), in bounded memory."""
+    total = torch.zeros(features.shape[1], dtype=torch.float64)
+    for part in features.split(65536):
+        total += part.double().sum(0)
+    mean = total / len(features)
+    total.zero_()
+    for part in features.split(65536):
+        total += (part.double() - mean).square().sum(0)
+    std = (total / len(features)).sqrt()
+    return mean.float(), torch.where(std > 1e-6 * (1 + mean.abs()), std, 1.0).float()

@@ -1,0 +1,32 @@
+"""Progress bars of the evaluations: on standard error, and only where somebody can see them move."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+
+
+def progress_bar(*columns: TextColumn, show: bool = True) -> Progress:
+    """A bar with description, count, the given columns and the time left; it disappears at the end."""
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        *columns,
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not (show and console.is_terminal),
+    )
+
+
+def track(items: Iterable[T], title: str, total: int, show: bool = True) -> Iterator[T]:
+    """Pass the items on under a bar."""
+    with progress_bar(show=show) as bar:
+        yield from bar.track(items, total=total, description=title)

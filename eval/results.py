@@ -1,0 +1,85 @@
+"""What evaluations leave in a run directory: ``results/EVALUATION.json`` and ``predictions/*.npz``. Imports no torch.
+
+A results file is a JSON list with one ``Measurement`` a line. A predictions file holds ``names_hash`` (of the test images'
+names, in order) and per-sample outcomes: a metric that is a mean over images as a vector ``[n]`` under the metric's own name
+(so that two runs' vectors can be paired), mean average precision as ``scores`` and ``label_sets`` ``[n, classes]``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from common.errors import UserError
+from common.files import atomic_file, write_text
+from eval.base import Measurement
+
+
+def results_file(run_dir: Path, evaluation: str) -> Path:
+    return run_dir / "results" / f"{evaluation}.json"
+
+
+def write_results(path: Path, measurements: Sequence[Measurement]) -> None:
+    """Replace a results file, atomically. NaN is refused with ValueError: it is never a result."""
+    lines = [json.dumps(dataclasses.asdict(m), allow_nan=False) for m in measurements]
+    write_text(path, "[\n" + ",\n".join(lines) + "\n]\n")
+
+
+def read_results(path: Path) -> list[Measurement]:
+    """The measurements of a results file; none where there is no file. Raises UserError where it is damaged."""
+    if not path.exists():
+        return []
+    try:
+        return [Measurement(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, UnicodeDecodeError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: no list of measurements ({error}); delete the file and evaluate again") from error
+
+
+def save_predictions(run_dir: Path, name: str, test_names: Sequence[str], **outcomes: np.ndarray) -> str:
+    """Write ``predictions/NAME.npz`` and return its path relative to the run directory, for ``Measurement.predictions``.
+
+    Args:
+        test_names: of the samples, in the order of the arrays.
+        outcomes: arrays whose first axis is the samples.
+    """
+    lengths = {key: len(value) for key, value in outcomes.items()}
+    if set(lengths.values()) != {len(test_names)}:
+        raise ValueError(f"outcomes of {lengths} for {len(test_names)} samples")
+    path = run_dir / "predictions" / f"{name}.npz"
+    with atomic_file(path) as file:
+        np.savez_compressed(file, names_hash=np.array(names_hash(test_names)), **outcomes)
+    return f"predictions/{path.name}"
+
+
+def names_hash(names: Sequence[str]) -> str:
+    """Hash of sample names in their order: outcomes may be paired where it is equal."""
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
+
+
+def digest_of(value: Any) -> str:
+    """16 hexadecimal digits that differ for different JSON-able values."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def print_measurements(measurements: Sequence[Measurement], run_dir: Path) -> None:
+    """Show measurements of one data set as a table on standard output."""
+    table = Table(title=f"test images of {measurements[0].data['name']}", title_justify="left")
+    for column in ("evaluation", "metric"):
+        table.add_column(column)
+    for column in ("value", "95% interval", "n"):
+        table.add_column(column, justify="right")
+    for m in measurements:
+        setting = f" (k = {m.protocol['k']})" if "k" in m.protocol else ""
+        interval = "–" if m.low is None else f"{m.low:.2f} to {m.high:.2f}"
+        table.add_row(m.evaluation + setting, m.metric, f"{m.value:.2f}", interval, str(m.n))
+    console = Console()
+    console.print(table)
+    console.print(f"results: {run_dir / 'results'}", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,76 @@
+"""Mean average precision of image retrieval as revisited Oxford and Paris define it (Radenović et al. 2018, arXiv
+1803.11285; reference: dino/utils.py, ``compute_map``). Imports numpy only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class RetrievalScores:
+    """Of Q queries and K cut-offs.
+
+    Attributes:
+        map: mean of ``aps`` over the queries that have positives, in [0, 1].
+        aps: average precision of each query, ``[Q]``; NaN for a query without positives.
+        precisions: precision at each cut-off, ``[Q, K]``; NaN for a query without positives.
+        mean_precisions: ``[K]``, means over the same queries as ``map``.
+    """
+
+    map: float
+    aps: np.ndarray
+    precisions: np.ndarray
+    mean_precisions: np.ndarray
+
+
+def retrieval_map(
+    ranks: np.ndarray, ok: Sequence[np.ndarray], junk: Sequence[np.ndarray], cutoffs: Sequence[int] = (1, 5, 10)
+) -> RetrievalScores:
+    """Score rankings. Junk images are removed from a ranking before it is scored. Average precision is the area under the
+    precision-recall curve by trapezoids. A cut-off beyond the last positive is lowered to the last positive's place, as in
+    the reference.
+
+    Args:
+        ranks: int ``[database, Q]``: column q lists database images from best to worst for query q.
+        ok: for each query its positives (any order).
+        junk: for each query the images that count neither way.
+        cutoffs: ranks, from 1, at which to take the precision.
+
+    Raises:
+        ValueError: lists of other lengths than Q; a positive that a ranking lacks; no query with positives.
+    """
+    queries = ranks.shape[1]
+    if len(ok) != queries or len(junk) != queries:
+        raise ValueError(f"{queries} rankings, but positives of {len(ok)} and junk of {len(junk)} queries")
+    aps = np.full(queries, np.nan)
+    precisions = np.full((queries, len(cutoffs)), np.nan)
+    for query in range(queries):
+        positives = np.unique(np.asarray(ok[query], np.int64))
+        if len(positives) == 0:
+            continue
+        is_positive = np.isin(ranks[:, query], positives)
+        is_junk = np.isin(ranks[:, query], np.asarray(junk[query], np.int64))
+        if is_positive.sum() != len(positives):
+            raise ValueError(f"the ranking of query {query} has {is_positive.sum()} of its {len(positives)} positives")
+        # Places from 0, counted without the junk before them.
+        places = np.flatnonzero(is_positive)
+        places = places - np.cumsum(is_junk)[places] + is_junk[places]
+        aps[query] = _average_precision(places)
+        for column, cutoff in enumerate(cutoffs):
+            at = min(places[-1] + 1, cutoff)
+            precisions[query, column] = (places < at).sum() / at
+    scored = ~np.isnan(aps)
+    if not scored.any():
+        raise ValueError("no query has positives")
+    return RetrievalScores(float(aps[scored].mean()), aps, precisions, precisions[scored].mean(axis=0))
+
+
+def _average_precision(places: np.ndarray) -> float:
+    """Of positives at these places (from 0, rising)."""
+    found = np.arange(len(places))
+    before = np.where(places == 0, 1.0, found / np.maximum(places, 1))
+    after = (found + 1) / (places + 1)
+    return float((before + after).sum() / (2 * len(places)))

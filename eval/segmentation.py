@@ -1,0 +1,363 @@
+"""Segmentation: heads trained on the training masks by the common trainer, on a frozen backbone or together with it; mIoU at the
+original resolution."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from backbones import build_backbone
+from backbones.base import Backbone
+from common.distributed import is_main
+from common.errors import UsageError, UserError
+from data.datasets import open_dataset
+from data.segmentation import SegmentationAugmentation
+from data.store import ImageStore
+from eval.base import EVALUATIONS, Evaluation, EvaluationConfig, Measurement
+from eval.confusion import bootstrap_scores, class_scores, confusion_matrix, scores
+from eval.dense import View, predict
+from eval.maps import cached_maps, map_shapes
+from eval.progress import track
+from eval.results import digest_of, save_predictions
+from eval.segmentation_examples import Examples
+from heads.segmentation.base import SEGMENTATION_HEADS
+from training.checkpoint import last_checkpoint, load_checkpoint
+from training.config import TrainConfig
+from training.resolve import INCIDENTAL, resolve
+from training.segmentation import SegmentationBatches, SegmentationTask, TaskConfig, image_samples, map_samples
+from training.trainer import end_of, train_task
+
+if TYPE_CHECKING:
+    from eval.context import EvalContext
+
+#: Published: DeepLabV3 (arXiv 1706.05587, section 4.1) fine-tunes with SGD, 0.007. AdamW's 0.001 is ours, for heads on frozen
+#: features of any scale.
+RECIPES = {True: ("sgd", 7e-3), False: ("adamw", 1e-3)}
+
+
+@dataclass(kw_only=True)
+class SegmentationConfig(EvaluationConfig):
+    """Options of segmentation."""
+
+    heads: list[str] = field(default_factory=lambda: ["linear"])
+    """linear, linear_pixels, setr_naive, setr_pup, setr_mla, deeplabv3; each is trained and measured by itself"""
+    finetune: bool = False
+    """train the backbone, too; without it, it stays frozen"""
+    crop_size: int | None = None
+    """side in pixels of training crops and of the square that whole images are fitted into; default: the image size"""
+    scale: list[float] = field(default_factory=lambda: [1.0, 1.0])
+    """range of the random scale in training (published: 0.5 2); 1 1: whole images, whose frozen features are computed once"""
+    distort: bool = False
+    """photometric distortion in training"""
+    loss: list[str] = field(default_factory=lambda: ["cross_entropy"])
+    """cross_entropy, dice, focal, jaccard; sums by weight as in: cross_entropy dice=0.5"""
+    auxiliary: float = 0.0
+    """weight of auxiliary heads' losses (SETR: 0.4); 0: none"""
+    epochs: int = 30
+    """passes over the training images"""
+    batch_size: int = 16
+    """images per optimiser step"""
+    optimizer: str | None = None
+    """adamw, sgd or lars; default: adamw on a frozen backbone, sgd where it is trained"""
+    lr: float | None = None
+    """learning rate as it is, whatever the batch; default: 0.001 with a frozen backbone, 0.007 where it is trained"""
+    weight_decay: float = 1e-4
+    """biases and norms have none"""
+    schedule: Literal["poly", "cosine"] = "poly"
+    """of the learning rate; poly: (1 - t) ** 0.9"""
+    backbone_lr_scale: float = 0.1
+    """learning rate of the backbone as a part of the heads'"""
+    layer_decay: float = 1.0
+    """each layer of the backbone learns at so much of the next one's rate"""
+    output_stride: int | None = None
+    """input pixels per cell of a ResNet's last map: 8 or 16 dilate its last stages; default: 8 for resnet50, else its own"""
+    train_list: Literal["train", "train_aug"] = "train"
+    """images to train on; train_aug: VOC's 10,582 with SBD's masks"""
+    test_mode: Literal["whole", "slide"] = "whole"
+    """look at test images as a whole, or through sliding windows"""
+    test_scales: list[float] = field(default_factory=lambda: [1.0])
+    """scales of test images, averaged"""
+    test_flip: bool = False
+    """average over test images and their mirror images"""
+
+
+@EVALUATIONS.register("segmentation")
+class Segmentation(Evaluation):
+    """mIoU first, pixel accuracy, mean accuracy, precision, recall and F1 (``eval.confusion``) of each head, as the evaluation
+    ``segmentation_HEAD``. Background is a class, void (255) counts nowhere. The weights are those after the last step: nothing
+    is chosen by looking at test images.
+
+    Each head's training is a run directory of its own, ``segmentation/HEAD-DATA-DIGEST`` in the run, so that an interrupted one
+    continues, and one that has ended is not trained again.
+    """
+
+    Config = SegmentationConfig
+    config: SegmentationConfig
+
+    def run(self, context: EvalContext) -> list[Measurement]:
+        runs = self.train(context)
+        backbone = self._backbone(context)
+        view = self._view(context, backbone)
+        tasks = {head: self._load(context, run) for head, run in runs.items()}
+        # On a frozen backbone all heads share its one pass.
+        groups = [list(tasks)] if not self.config.finetune else [[head] for head in tasks]
+        matrices = {head: [] for head in tasks}
+        examples = Examples(context.test)
+        for heads in groups:
+            network = tasks[heads[0]].backbone.to(context.device).eval()
+            readers = {head: (tasks[head].head.to(context.device).eval(), tasks[head].head_blocks) for head in heads}
+            found = predict(network, readers, context.test, view, context.device, context.precision)
+            for image, predicted in track(found, f"segmenting {context.test.name}", len(context.test)):
+                for head, classes in predicted.items():
+                    mask = context.test.mask(image)
+                    matrix = confusion_matrix(classes.numpy(), mask, len(context.test.mask_classes))
+                    matrices[head].append(matrix)
+                    examples.offer(head, image, classes.numpy(), matrix)
+        examples.save(context.run_dir / "figures" / f"segmentation-{context.test.name}.npz")
+        stacked = {head: np.stack(of_images).astype(np.int32) for head, of_images in matrices.items()}
+        Console(stderr=True).print(summary(stacked, context.test.mask_classes))
+        return [m for head in tasks for m in self._measure(context, head, stacked[head], view, backbone)]
+
+    def train(self, context: EvalContext) -> dict[str, Path]:
+        """Train each head, unless that has been done. Of several processes all call this together.
+
+        Returns:
+            by head, the run directory of its training.
+        """
+        config = self.config
+        self._check(context)
+        store = self._images(context)
+        plans = {head: self._plan(context, head, store) for head in dict.fromkeys(config.heads)}
+        due = [head for head, (task, train) in plans.items() if not _ended(Path(train.out))]
+        maps, files = {}, []
+        if due and self._precomputes():
+            blocks = sorted({block for head in due for block in self._task(context, plans[head][0], True).blocks})
+            backbone = self._backbone(context).to(context.device).eval()
+            maps, files = cached_maps(
+                backbone,
+                store,
+                blocks,
+                self._size(context),
+                context.device,
+                context.precision,
+                context.run_dir / "features",
+                {"weights": context.weights_hash, "output_stride": backbone.stride},
+            )
+        augmentation = SegmentationAugmentation(
+            crop_size=self._size(context), scale=tuple(config.scale), distort_p=0.5 if config.distort else 0.0
+        )
+        for head in due:
+            task_config, train_config = plans[head]
+            torch.manual_seed(context.seed)
+            task = self._task(context, task_config, bool(maps))
+            sample = map_samples(store, maps, task.blocks, augmentation) if maps else image_samples(store, augmentation)
+            batches = SegmentationBatches(store, sample, train_config, context.device)
+            if is_main():
+                Console(stderr=True).print(
+                    f"segmentation: training {head} on {len(store)} images of {store.name}", style="dim"
+                )
+            about = {"images": len(store), "fingerprint": store.fingerprint}
+            train_task(train_config, self._options(context, task_config, train_config), task, batches, **about)
+        for file in files if is_main() else ():
+            file.unlink(missing_ok=True)  # the heads are trained; nothing reads the maps again
+        return {head: Path(train.out) for head, (_, train) in plans.items()}
+
+    def _check(self, context: EvalContext) -> None:
+        config = self.config
+        for store in (context.train, context.test):
+            if not store.has_masks:
+                raise UserError(f"{store.name} has no masks to learn segmentation from; voc2012 and demo have")
+        for head in config.heads:
+            SEGMENTATION_HEADS.get(head)
+        if not config.heads:
+            raise UsageError("segmentation needs at least one of the heads: " + " ".join(SEGMENTATION_HEADS.names()))
+        if len(config.scale) != 2 or not 0 < config.scale[0] <= config.scale[1]:
+            raise UsageError(f"the random scale {config.scale} is no range; give its ends, such as: 0.5 2")
+        if not config.test_scales or min(config.test_scales) <= 0:
+            raise UsageError(f"test scales {config.test_scales}: give factors above 0, such as: 0.75 1 1.25")
+        for name in ("epochs", "batch_size"):
+            if getattr(config, name) < 1:
+                raise UsageError(f"segmentation {name} {getattr(config, name)}: give at least 1")
+        if not 0 < config.layer_decay <= 1:
+            raise UsageError(f"layer_decay {config.layer_decay}: give more than 0 and at most 1")
+        if config.auxiliary < 0 or config.backbone_lr_scale < 0 or (config.lr is not None and config.lr <= 0):
+            raise UsageError("segmentation: auxiliary and backbone_lr_scale are 0 or more, and lr is above 0")
+        map_shapes(self._backbone(context).cpu().eval(), [-1], self._size(context), torch.device("cpu"))
+
+    def _precomputes(self) -> bool:
+        config = self.config
+        return not config.finetune and not config.distort and tuple(config.scale) == (1.0, 1.0)
+
+    def _size(self, context: EvalContext) -> int:
+        return self.config.crop_size or context.image_size
+
+    def _images(self, context: EvalContext) -> ImageStore:
+        if self.config.train_list == "train":
+            return context.train
+        return open_dataset(context.train.name, self.config.train_list, context.train.root, context.train.short_side)
+
+    def _backbone(self, context: EvalContext) -> Backbone:
+        """A copy of the context's backbone with its weights, dilated as the options say."""
+        stride = self.config.output_stride or (8 if context.backbone_name == "resnet50" else None)
+        hints = {} if stride is None else {"output_stride": stride}
+        backbone = build_backbone(context.backbone_name, self._size(context), **hints)
+        backbone.load_state_dict(context.backbone.state_dict())
+        return backbone
+
+    def _view(self, context: EvalContext, backbone: Backbone) -> View:
+        config = self.config
+        multiple = backbone.stride if backbone.has_tokens else 1
+        return View(
+            size=self._size(context),
+            mode=config.test_mode,
+            scales=tuple(config.test_scales),
+            flip=config.test_flip,
+            multiple=multiple,
+        )
+
+    def _plan(self, context: EvalContext, head: str, store: ImageStore) -> tuple[TaskConfig, TrainConfig]:
+        """The options of one head's training."""
+        config = self.config
+        optimizer, lr = RECIPES[config.finetune]
+        task = TaskConfig(
+            head=head,
+            finetune=config.finetune,
+            loss=list(config.loss),
+            auxiliary=config.auxiliary,
+            backbone_lr_scale=config.backbone_lr_scale,
+            layer_decay=config.layer_decay,
+        )
+        train = resolve(
+            TrainConfig(
+                method="segmentation",
+                backbone=context.backbone_name,
+                data=store.name,
+                image_size=self._size(context),
+                epochs=config.epochs,
+                batch_size=config.batch_size,
+                optimizer=config.optimizer or optimizer,
+                # The trainer's learning rate is for 256 images.
+                lr=(config.lr or lr) * 256 / config.batch_size,
+                min_lr=0.0,
+                warmup_epochs=0.0,
+                schedule=config.schedule,
+                weight_decay=config.weight_decay,
+                seed=context.seed,
+                device=str(context.device),
+                precision=context.precision,
+                knn_every=0,
+                checkpoint_every=max(1, config.epochs // 10),
+            )
+        )
+        out = f"{head}-{store.name}-{digest_of(self._options(context, task, train))[:8]}"
+        return task, dataclasses.replace(train, out=str(context.run_dir / "segmentation" / out))
+
+    def _options(self, context: EvalContext, task: TaskConfig, train: TrainConfig) -> dict[str, Any]:
+        """Everything that the training of a head depends on."""
+        config = self.config
+        options = {**dataclasses.asdict(train), **dataclasses.asdict(task)}
+        options |= {
+            "scale": list(config.scale),
+            "distort": config.distort,
+            "output_stride": config.output_stride,
+            "train_list": config.train_list,
+            "train_data": context.train.fingerprint,
+            "weights": context.weights_hash,
+        }
+        return {name: value for name, value in options.items() if name not in INCIDENTAL}
+
+    def _task(self, context: EvalContext, task: TaskConfig, precomputed: bool) -> SegmentationTask:
+        return SegmentationTask(task, lambda: self._backbone(context), len(context.test.mask_classes), precomputed)
+
+    def _load(self, context: EvalContext, run: Path) -> SegmentationTask:
+        """The task that a run has trained."""
+        state = load_checkpoint(last_checkpoint(run))
+        names = {f.name for f in dataclasses.fields(TaskConfig)}
+        task = self._task(context, TaskConfig(**{k: v for k, v in state["config"].items() if k in names}), False)
+        task.load_state_dict(state["method"])
+        return task
+
+    def _measure(
+        self, context: EvalContext, head: str, matrices: np.ndarray, view: View, backbone: Backbone
+    ) -> list[Measurement]:
+        """Measurements of a head from its per-image confusion matrices ``[n, C, C]``."""
+        evaluation = f"segmentation_{head}"
+        test = context.test
+        file = save_predictions(context.run_dir, f"{evaluation}-{test.name}", test.names, confusion=matrices)
+        resampled = bootstrap_scores(matrices)
+        masks = matrices.sum((0, 2))
+        data = context.data()
+        data["test"] |= {"absent_from_masks": [test.mask_classes[c] for c in np.flatnonzero(masks == 0)]}
+        config, (optimizer, lr) = self.config, RECIPES[self.config.finetune]
+        protocol = {
+            "head": head,
+            "backbone": "fine-tuned" if config.finetune else "frozen",
+            "output_stride": backbone.stride,
+            "classes": len(test.mask_classes),
+            "void": "counts nowhere",
+            "test_view": view.words,
+            "test_scales": list(view.scales),
+            "test_flip": view.flip,
+            "resolution": "original",
+            "train_list": config.train_list,
+            "train_view": f"crop {view.size}, scale {config.scale[0]:g} to {config.scale[1]:g}, flip"
+            + (", distortion" if config.distort else ""),
+            "loss": " + ".join(config.loss),
+            "auxiliary": config.auxiliary,
+            "epochs": config.epochs,
+            "batch_size": config.batch_size,
+            "optimizer": config.optimizer or optimizer,
+            "lr": config.lr or lr,
+            "schedule": config.schedule,
+            "weight_decay": config.weight_decay,
+            "precision": context.precision,
+            "selection": "weights after the last step",
+        }
+        if config.finetune:
+            protocol |= {"backbone_lr_scale": config.backbone_lr_scale, "layer_decay": config.layer_decay}
+        measurements = []
+        for metric, value in scores(matrices.sum(0)).items():
+            low, high = np.quantile(resampled[metric], [0.025, 0.975])
+            measurements.append(
+                Measurement(
+                    evaluation=evaluation,
+                    metric=metric,
+                    value=float(value),
+                    low=float(low),
+                    high=float(high),
+                    n=len(matrices),
+                    protocol=protocol,
+                    data=data,
+                    predictions=file,
+                )
+            )
+        return measurements
+
+
+def summary(matrices: dict[str, np.ndarray], classes: Sequence[str]) -> Table:
+    """Per-class IoU of each head, in percent. A class that is in no mask and was never predicted is absent: a dash."""
+    table = Table(title="IoU in percent", title_justify="left")
+    table.add_column("")
+    for head in matrices:
+        table.add_column(head, justify="right")
+    totals = {head: of_images.sum(0) for head, of_images in matrices.items()}
+    ious = {head: class_scores(total)["iou"] for head, total in totals.items()}
+    for place, name in enumerate(classes):
+        values = [iou[place] for iou in ious.values()]
+        table.add_row(name, *("–" if np.isnan(value) else f"{100 * value:.1f}" for value in values))
+    table.add_section()
+    table.add_row("mean", *(f"{scores(total)['miou']:.1f}" for total in totals.values()))
+    return table
+
+
+def _ended(run: Path) -> bool:
+    """Whether a training has taken all of its steps."""
+    return run.is_dir() and end_of(run) is not None

@@ -1,0 +1,164 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from backbones import build_backbone
+from common.errors import UserError
+from eval import cache, features
+from eval.features import compute_features
+
+
+def calls_of(monkeypatch, context):
+    """Counts the images that pass through the backbone."""
+    seen = []
+    original = features.compute_features
+
+    def counted(backbone, images, kinds):
+        seen.append(len(images))
+        return original(backbone, images, kinds)
+
+    monkeypatch.setattr(features, "compute_features", counted)
+    return seen
+
+
+def test_kinds():
+    torch.manual_seed(0)
+    backbone = build_backbone("vit_nano", 16).eval()
+    images = torch.randn(3, 3, 16, 16)
+    found = compute_features(backbone, images, ["pooled", "last4", "cls+mean"])
+    tokens = backbone.tokens(images, [0, 1, 2, 3])
+    torch.testing.assert_close(found["last4"], torch.cat([t[:, 0] for t in tokens], 1))
+    torch.testing.assert_close(found["cls+mean"], torch.cat([tokens[-1][:, 0], tokens[-1][:, 1:].mean(1)], 1))
+    # Taken from the tokens where these are at hand; the backbone's own output else.
+    torch.testing.assert_close(found["pooled"], compute_features(backbone, images, ["pooled"])["pooled"])
+    with pytest.raises(UserError, match="choose a ViT"):
+        compute_features(build_backbone("resnet18", 32), images, ["last4"])
+
+
+def test_extracted_once_and_equal_to_a_direct_pass(make_test_context, monkeypatch):
+    context = make_test_context()
+    seen = calls_of(monkeypatch, context)
+    context.prepare("train", ["pooled", "last4"])
+    assert sum(seen) == len(context.train)
+    train = context.features("train", "pooled")
+    assert sum(seen) == len(context.train)
+    again = make_test_context()
+    assert (again.features("train", "pooled") == train).all()
+    assert (again.features("train", "last4")[:, -128:] == train).all()
+    assert sum(seen) == len(context.train)
+
+    from data.views import eval_images
+
+    with torch.no_grad():
+        direct = context.backbone(eval_images(context.train.batch(np.arange(5)), 16))
+    torch.testing.assert_close(train[:5], direct)
+
+
+def test_other_weights_data_or_sizes_have_other_files(make_test_context, monkeypatch):
+    context, other = make_test_context(), make_test_context(seed=1)
+    seen = calls_of(monkeypatch, context)
+    first, second = context.features("test"), other.features("test")
+    assert not torch.equal(first, second)
+    larger = make_test_context()
+    larger.image_size = 20
+    assert not torch.equal(larger.features("test"), first)
+    assert sum(seen) == 3 * len(context.test)
+
+
+@pytest.mark.parametrize("damage", ["cut short", "a bit flipped", "no checksum", "other rows"])
+def test_damaged_files_are_rebuilt(make_test_context, monkeypatch, damage):
+    context = make_test_context()
+    whole = context.features("test").clone()
+    (file,) = (context.run_dir / "features").glob("*.npy")
+    content = bytearray(file.read_bytes())
+    if damage == "cut short":
+        file.write_bytes(content[:-100])
+    elif damage == "a bit flipped":
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    elif damage == "no checksum":
+        file.with_suffix(".json").unlink()
+    else:
+        np.save(file, whole.numpy()[:-1])
+        file.with_suffix(".json").write_text(json.dumps({"crc32": __import__("zlib").crc32(file.read_bytes())}))
+    again = make_test_context()
+    seen = calls_of(monkeypatch, again)
+    assert (again.features("test") == whole).all()
+    assert sum(seen) == len(context.test)
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("damage", [None, "lost bytes", "other bytes"])
+def test_an_interrupted_extraction_continues(make_test_context, monkeypatch, damage):
+    whole = make_test_context(out="whole")
+    expected = whole.features("train", "last4").clone()
+
+    monkeypatch.setattr(cache, "COMMIT_EVERY", 0)
+    monkeypatch.setattr(features, "COMMIT_EVERY", 0)
+    monkeypatch.setattr(features, "_batches", _small_batches)
+    context = make_test_context()
+    original = features.compute_features
+    done = []
+
+    def stops(backbone, images, kinds):
+        if sum(done) >= 48:
+            raise Stop
+        done.append(len(images))
+        return original(backbone, images, kinds)
+
+    monkeypatch.setattr(features, "compute_features", stops)
+    with pytest.raises(Stop):
+        context.features("train", "last4")
+    (part,) = (context.run_dir / "features").glob("*.part")
+    content = bytearray(part.read_bytes())
+    if damage == "lost bytes":
+        part.write_bytes(content[:-10])
+    elif damage == "other bytes":
+        content[-10] ^= 1
+        part.write_bytes(content)
+    elif damage is None:
+        part.write_bytes(content + b"not committed")
+
+    monkeypatch.setattr(features, "compute_features", original)
+    again = make_test_context()
+    seen = calls_of(monkeypatch, again)
+    torch.testing.assert_close(again.features("train", "last4"), expected)
+    assert sum(seen) == len(context.train) - (48 if damage is None else 0)
+    assert {path.suffix for path in (context.run_dir / "features").iterdir()} == {".npy", ".json"}
+    assert len(list((context.run_dir / "features").iterdir())) == 2
+
+
+def _small_batches(store, start, batch_size):
+    for low in range(start, len(store), 16):
+        yield store.batch(np.arange(low, min(low + 16, len(store))))
+
+
+def test_features_that_are_not_finite_are_refused(make_test_context):
+    context = make_test_context()
+    with torch.no_grad():
+        context.backbone.norm.bias[3] = float("nan")
+    with pytest.raises(UserError, match="not finite"):
+        context.features("test")
+
+
+def test_weights_hash_tells_weights_apart(make_test_context):
+    one, same, other = make_test_context(), make_test_context(), make_test_context(seed=1)
+    assert one.weights_hash == same.weights_hash != other.weights_hash
+    with torch.no_grad():
+        same.backbone.cls_token[0, 0, 0] += 1e-6
+    del same.weights_hash
+    assert one.weights_hash != same.weights_hash
+
+
+def test_bf16_is_near_fp32(make_test_context):
+    context, half = make_test_context(), make_test_context()
+    half.precision = "bf16"
+    exact, rounded = context.features("test"), half.features("test")
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(exact, rounded)
+    assert torch.cosine_similarity(exact, rounded).min() > 0.999

@@ -1,0 +1,134 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from common.errors import UserError
+from eval import neighbours
+from eval.knn import best_classes, knn_classify, knn_label_scores
+from eval.neighbours import nearest_neighbours
+
+
+def features(rows, width, seed):
+    return torch.randn(rows, width, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("tile", [(3, 50), (4, 33), (64, 1000)])
+@pytest.mark.parametrize("k", [1, 7, 40, 257])
+def test_nearest_neighbours_equal_a_full_sort(monkeypatch, tile, k):
+    monkeypatch.setitem(neighbours._TILE, "cpu", tile)
+    bank, queries = features(257, 5, 0), features(10, 5, 1)
+    found = list(nearest_neighbours(bank, queries, k))
+    values, places = (torch.cat(parts) for parts in zip(*found, strict=True))
+    expected = (queries.double() @ bank.double().T).sort(dim=1, descending=True)
+    torch.testing.assert_close(values, expected.values[:, :k].float())
+    assert (places == expected.indices[:, :k]).all()
+
+
+def test_grouped_search_equals_topk():
+    values = features(6, 5003, 2)
+    for k in (1, 20, 300):
+        best, places = neighbours._top(values, k)
+        torch.testing.assert_close(best.sort(dim=1, descending=True).values, values.topk(k).values, rtol=0, atol=0)
+        assert (values.gather(1, places) == best).all()
+
+
+def test_memory_is_bounded_by_the_tile(monkeypatch):
+    monkeypatch.setitem(neighbours._TILE, "cpu", (8, 100))
+    largest = 0
+    top = neighbours._top
+
+    def watched(values, k):
+        nonlocal largest
+        largest = max(largest, values.numel())
+        return top(values, k)
+
+    monkeypatch.setattr(neighbours, "_top", watched)
+    assert sum(len(v) for v, _ in nearest_neighbours(features(1050, 4, 0), features(50, 4, 1), 10)) == 50
+    assert largest == 800
+
+
+def vote_by_hand(bank, labels, query, k, temperature):
+    """The definition, one neighbour at a time."""
+    similar = sorted(((F.cosine_similarity(row, query, dim=0).item(), y) for row, y in zip(bank, labels, strict=True)))
+    votes = {}
+    for similarity, label in similar[-k:]:
+        for one in np.atleast_1d(label):
+            votes[int(one)] = votes.get(int(one), 0.0) + math.exp(similarity / temperature)
+    return votes
+
+
+def test_votes_equal_their_definition():
+    bank, queries = features(90, 6, 0) * 3, features(12, 6, 1) * 0.1  # not normalised
+    labels = torch.arange(90) % 11
+    guesses = knn_classify(bank, labels, queries, [1, 4, 30], 0.07, 11)
+    for k, found in guesses.items():
+        for query, guess in zip(queries, found, strict=True):
+            votes = vote_by_hand(bank, labels.tolist(), query, k, 0.07)
+            best = sorted(votes, key=votes.get, reverse=True)[:5]
+            assert guess.tolist()[: len(best)] == best
+            assert len(set(guess.tolist())) == 5
+
+
+def test_label_scores_equal_their_definition():
+    bank, queries = features(50, 6, 0), features(7, 6, 1)
+    truth = features(50, 4, 2) > 0.5
+    scores = knn_label_scores(bank, truth, queries, [3, 20], 0.1)
+    sets = [np.flatnonzero(row.numpy()) for row in truth]
+    for k, found in scores.items():
+        assert found.min() >= 0 and found.max() <= 1 + 1e-6
+        for query, score in zip(queries, found, strict=True):
+            similar = (F.normalize(bank, dim=1) @ F.normalize(query, dim=0)).sort(descending=True)
+            weights = (similar.values[:k].double() / 0.1).exp()
+            expected = torch.zeros(4, dtype=torch.float64)
+            for weight, place in zip(weights, similar.indices[:k], strict=True):
+                expected[sets[place]] += weight
+            torch.testing.assert_close(score.double(), expected / weights.sum(), rtol=1e-4, atol=1e-6)
+
+
+def test_one_search_for_several_k_equals_several_searches():
+    bank, queries, labels = features(300, 8, 0), features(40, 8, 1), torch.arange(300) % 7
+    together = knn_classify(bank, labels, queries, [200, 5, 20], 0.07, 7)
+    for k, guesses in together.items():
+        assert (knn_classify(bank, labels, queries, [k], 0.07, 7)[k] == guesses).all()
+
+
+def test_any_number_of_classes_and_images():
+    bank, labels = features(5, 3, 0), torch.tensor([0, 1, 1, 0, 1])
+    assert knn_classify(bank, labels, bank[:1], [5], 0.07, 2)[5].shape == (1, 2)
+    assert (knn_classify(bank, labels, bank, [1], 0.07, 2)[1][:, 0] == labels).all()
+    labels = torch.tensor([0, 70_000, 3, 69_999, 5])
+    assert (knn_classify(bank, labels, bank, [1], 0.07, 70_001)[1][:, 0] == labels).all()
+
+
+def test_small_temperatures_do_not_overflow():
+    bank, labels = features(30, 4, 0), torch.arange(30) % 3
+    for temperature in (1e-4, 1e-8):
+        guesses = knn_classify(bank, labels, bank, [10], temperature, 3)[10]
+        assert (guesses[:, 0] == labels).all()  # the nearest (itself) outvotes all others
+
+
+def test_ties_are_ranked_as_the_reference_ranks_them():
+    scores = torch.tensor([[0.0, 2.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0], [1.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 0.0]])
+    assert best_classes(scores).tolist() == scores.sort(1, True).indices[:, :5].tolist()
+
+
+@pytest.mark.parametrize(
+    "ks, temperature, message",
+    [
+        ([6], 0.07, "k = 6, but the bank has only 5"),
+        ([0], 0.07, "at least 1"),
+        ([], 0.07, "none"),
+        ([1], 0.0, "above 0"),
+    ],
+)
+def test_wrong_options(ks, temperature, message):
+    with pytest.raises(UserError, match=message):
+        knn_classify(features(5, 3, 0), torch.zeros(5, dtype=torch.int64), features(2, 3, 1), ks, temperature, 1)
+
+
+def test_unlabelled_images_in_the_bank_are_refused():
+    with pytest.raises(UserError, match="labels from -1 to 1"):
+        knn_classify(features(3, 3, 0), torch.tensor([-1, 0, 1]), features(2, 3, 1), [1], 0.07, 2)
