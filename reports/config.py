@@ -1,0 +1,19 @@
+"""Options of the command ``run.py report``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from simple_parsing import field
+
+
+@dataclass(kw_only=True)
+class ReportCommand:
+    """Make the report from run directories alone."""
+
+    runs: list[str] = field(positional=True, metavar="RUN")  # noqa: RUF009
+    """run directories, or folders of them"""
+    out: str = "report"
+    """folder for index.html, tables and figures"""
+    title: str = "Comparison"
+    """heading of the page"""

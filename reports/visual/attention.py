@@ -1,0 +1,147 @@
+"""Attention of the CLS token to the patches: every head's map and the patches that hold most of its mass (DINO, arXiv 2104.14294,
+figures 1, 3 and 4), on images and over videos."""
+
+from __future__ import annotations
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+
+from reports.style import COLOURS, style
+from reports.visual.paper import grid, headed, show
+
+#: Heads side by side.
+COLUMNS = 6
+#: Dark to light, even for all readers.
+COLOUR_MAP = "inferno"
+
+
+def head_colours(heads: int) -> np.ndarray:
+    """uint8 ``[heads, 3]``; they repeat after the palette's eight."""
+    return np.array([[round(255 * c) for c in to_rgb(COLOURS[head % len(COLOURS)])] for head in range(heads)], np.uint8)
+
+
+def enlarged(cells: np.ndarray, patch: int) -> np.ndarray:
+    """``[…, h, w]`` as ``[…, h · patch, w · patch]``: every pixel has its patch's value."""
+    return cells.repeat(patch, axis=-2).repeat(patch, axis=-1)
+
+
+def faded(image: np.ndarray, kept: np.ndarray, colour: np.ndarray | None = None) -> np.ndarray:
+    """The image, white towards where ``kept`` (bool ``[H, W]``) is False; with a tint of ``colour`` where it is True."""
+    pixels = image.astype(np.float32)
+    pale = 0.18 * pixels.mean(axis=2, keepdims=True) + 0.82 * 255
+    inside = pixels if colour is None else 0.6 * pixels + 0.4 * colour
+    return np.where(kept[..., None], inside, pale).round().astype(np.uint8)
+
+
+def coloured(image: np.ndarray, attention: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """All heads' masks on one picture: a pixel has the colour of the head that, of those whose mask holds it, looks there with the
+    greatest part of its attention; pale where it is in no mask.
+
+    Args:
+        image: uint8 ``[H, W, 3]``.
+        attention, masks: ``[heads, h, w]``; H and W are the same multiple of h and w.
+    """
+    share = attention / attention.sum(axis=(1, 2), keepdims=True)
+    winner = np.where(masks, share, -1).argmax(axis=0)
+    patch = len(image) // len(winner)
+    tints = head_colours(len(masks))[enlarged(winner, patch)]
+    kept = enlarged(masks.any(axis=0), patch)
+    pixels = image.astype(np.float32)
+    grey = pixels.mean(axis=2, keepdims=True)
+    inside = 0.4 * grey + 0.6 * tints
+    return np.where(kept[..., None], inside, 0.18 * grey + 0.82 * 255).round().astype(np.uint8)
+
+
+def attention_maps(image: np.ndarray, attention: np.ndarray, masks: np.ndarray, mass: float, title: str) -> Figure:
+    """The image and all heads' masks on the left; each head's map and mask beside them.
+
+    Args:
+        image: uint8 ``[H, W, 3]``.
+        attention: ``[heads, h, w]``, CLS to patches; H and W are the same multiple of h and w.
+        masks: bool ``[heads, h, w]``.
+        mass: part of the attention in each mask.
+        title: what, of which weights, on which image.
+    """
+    heads = len(attention)
+    patch = len(image) // attention.shape[1]
+    columns = min(heads, COLUMNS)
+    blocks = -(-heads // columns)
+    width = 1.45
+    height = width * np.clip(len(image) / image.shape[1], 0.3, 3)
+    colours = head_colours(heads) / 255
+    with style():
+        figure, axes = grid(2 * blocks, columns + 1, width, height + 0.1)
+        for axis in axes.ravel():
+            show(axis, None)
+        for axis, picture, name in (
+            (axes[0, 0], image, f"{image.shape[1]} × {len(image)} pixels"),
+            (axes[1, 0], coloured(image, attention, masks), "masks of all heads"),
+        ):
+            axis.set_axis_on()
+            show(axis, picture, name)
+        for head in range(heads):
+            line, column = divmod(head, columns)
+            upper, lower = axes[2 * line : 2 * line + 2, column + 1]
+            upper.set_axis_on()
+            lower.set_axis_on()
+            show(upper, attention[head], f"head {head + 1}", tuple(colours[head]), 1.6, cmap=COLOUR_MAP, vmin=0)
+            show(lower, faded(image, enlarged(masks[head], patch)), "", tuple(colours[head]), 1.6)
+        return headed(
+            figure,
+            title,
+            f"Attention of the last block's CLS token to {attention.shape[1]} × {attention.shape[2]} patches (rows × columns), "
+            f"light where it is high, each head scaled to its own maximum. Below each map: the patches that hold "
+            f"{100 * mass:.0f}% of the head's attention.",
+        )
+
+
+class VideoTiles:
+    """Frames beside their attention, as pictures of one size.
+
+    Args:
+        scale: ``[heads]``: the attention that is drawn lightest, the same in all frames, so that maps do not flicker.
+        size: (height, width) of the input frames in pixels, multiples of the patch.
+        title: in the line above the tiles.
+        widest: pixels that a picture is wide, at most (about).
+    """
+
+    LABEL = 16
+
+    def __init__(self, scale: np.ndarray, size: tuple[int, int], title: str, widest: int = 1280):
+        self.scale = np.maximum(scale, 1e-12)
+        count = len(scale) + 2
+        self.columns = min(count, 4) if count <= 8 else 5
+        self.lines = -(-count // self.columns)
+        tile = min(widest // self.columns, max(size[1], 160))
+        self.tile = (max(1, round(tile * size[0] / size[1])), tile)
+        self.title = title
+        self.map = mpl.colormaps[COLOUR_MAP]
+        self.font = ImageFont.load_default(11)
+        height = self.lines * (self.tile[0] + self.LABEL) + self.LABEL
+        # Video codecs want even sides.
+        self.size = (height + height % 2, self.columns * tile + (self.columns * tile) % 2)
+
+    def draw(self, image: np.ndarray, attention: np.ndarray, masks: np.ndarray) -> np.ndarray:
+        """uint8 ``[*size, 3]``: the frame, all heads' masks on it, and every head's map."""
+        page = Image.new("RGB", self.size[::-1], "white")
+        draw = ImageDraw.Draw(page)
+        draw.text((4, 1), self.title, fill="black", font=self.font)
+        maps = self.map(np.clip(attention / self.scale[:, None, None], 0, 1), bytes=True)[..., :3]
+        tiles = [(image, "frame"), (coloured(image, attention, masks), "masks of all heads")]
+        tiles += [(pixels, f"head {head + 1}") for head, pixels in enumerate(maps)]
+        colours = head_colours(len(attention))
+        for place, (pixels, name) in enumerate(tiles):
+            line, column = divmod(place, self.columns)
+            top = self.LABEL + line * (self.tile[0] + self.LABEL)
+            left = column * self.tile[1]
+            resample = Image.Resampling.NEAREST if place > 1 else Image.Resampling.BILINEAR
+            page.paste(Image.fromarray(pixels).resize(self.tile[::-1], resample), (left, top + self.LABEL))
+            text = left + 4
+            if place > 1:
+                draw.rectangle((left + 4, top + 4, left + 12, top + 12), fill=tuple(colours[place - 2].tolist()))
+                text += 12
+            draw.text((text, top + 1), name, fill="black", font=self.font)
+        return np.asarray(page)

@@ -1,0 +1,65 @@
+"""Signs of collapse over a training, from its log."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from common.errors import UserError
+from reports.figures import DIAGNOSTICS
+from reports.runs import Run
+from reports.style import COLOURS, DASHES, style
+from reports.visual.paper import grid, headed
+
+COLUMNS = 4
+
+
+def series(run: Run, key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images seen (thousands) and values of one diagnostic, from the records of the evaluated backbone's features where it is
+    there, else from those of the steps."""
+    features = [record for record in run.diagnostics if record.get("kind") == "diagnostics" and key in record]
+    batch = run.config.get("batch_size", 1)
+    kept = [r for r in features or run.steps if isinstance(r.get(key), (int, float)) and isinstance(r.get("step"), int)]
+    return np.array([r["step"] * batch / 1000 for r in kept]), np.array([float(r[key]) for r in kept])
+
+
+def diagnostics(runs: Sequence[Run], names: Sequence[str]) -> Figure:
+    """A panel for each diagnostic that any run has logged at least twice, a line for each run.
+
+    Raises:
+        UserError: there is none.
+    """
+    keys = [key for key in DIAGNOSTICS if any(len(series(run, key)[0]) > 1 for run in runs)]
+    if not keys:
+        raise UserError(f"{runs[0].path}: its log.jsonl holds no diagnostics at two or more times; train for longer")
+    columns = min(COLUMNS, len(keys))
+    with style():
+        figure, axes = grid(-(-len(keys) // columns), columns, 2.25, 1.9)
+        handles = {}
+        for axis in axes.ravel()[len(keys) :]:
+            axis.set_axis_off()
+        for axis, key in zip(axes.ravel(), keys, strict=False):
+            for number, (run, name) in enumerate(zip(runs, names, strict=True)):
+                x, y = series(run, key)
+                if len(x) < 2:
+                    continue
+                dash = DASHES[number // len(COLOURS) % len(DASHES)]
+                look = {"color": COLOURS[number % len(COLOURS)], "ls": (0, dash) if dash else "-"}
+                (handles[name],) = axis.plot(x, y, lw=1.4, **look)
+                outputs = run.config.get("out_dim")
+                if key == "teacher_entropy" and outputs:
+                    axis.axhline(math.log(outputs), lw=0.9, ls=":", color=look["color"])
+            axis.set_title(DIAGNOSTICS[key][0], fontsize=8.5)
+        figure.legend(
+            handles.values(), handles.keys(), loc="outside upper right", ncols=min(4, len(handles)), fontsize=7.5
+        )
+        told = " ".join(f"{DIAGNOSTICS[key][0].capitalize()}: {DIAGNOSTICS[key][1]}." for key in keys)
+        if "teacher_entropy" in keys:
+            told += " Dotted: ln K."
+        warned = [f"{name}: {run.warnings[0]}" for run, name in zip(runs, names, strict=True) if run.warnings]
+        if warned:
+            told += " The runs warned: " + " ".join(warned)
+        return headed(figure, "Signs of collapse over training", f"Against thousands of images seen. {told}")

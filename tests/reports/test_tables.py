@@ -1,0 +1,76 @@
+"""Tables as files: what they hold, what is escaped, and that LaTeX reads it."""
+
+import csv
+import io
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from reports.tables import Entry, Heading, Table, latex, markdown, number, text, to_csv, to_latex, to_markdown
+
+NASTY = (
+    r"""a_b & 50% #1 $x^2$ ~{y} \end{tabular} | "q" <script>alert('x')</script> `c` -- [z] – ± ≠ é 中 """ + "\x07\n!`?`"
+)
+
+
+@pytest.fixture
+def table() -> Table:
+    headings = [Heading("Name"), Heading("top-1", numeric=True, mark="≠", group="k-NN"), Heading("n", numeric=True)]
+    rows = [
+        [
+            text("[plain]"),
+            Entry("71.3 ± 0.4", 71.3, note="[70.3, 72.3]", bold=True, mark="≠", numbers={"": 71.3, "std": 0.4}),
+            number(1200, str),
+        ],
+        [text(NASTY), Entry("–"), number(None, str)],
+    ]
+    return Table("results", "Results: " + NASTY, "Caption, " + NASTY, headings, rows, frozenset({1}))
+
+
+def test_csv_holds_full_numbers(table):
+    rows = list(csv.reader(io.StringIO(to_csv(table))))
+    assert rows[0] == ["Name", "k-NN top-1", "k-NN top-1 std", "n"]
+    assert rows[1] == ["[plain]", "71.3", "0.4", "1200"]
+    assert rows[2] == [NASTY, "", "", ""]
+
+
+def test_markdown_keeps_its_columns(table):
+    lines = [line for line in to_markdown(table).splitlines() if line.startswith("|")]
+    assert len(lines) == 4
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {4}
+    assert "**71.3 ± 0.4** ≠ \\[70.3, 72.3\\]" in lines[2]
+    assert "\\<script\\>" in lines[3]
+    assert markdown("a|b*c") == r"a\|b\*c"
+
+
+def test_latex_escapes(table):
+    assert latex("50% & a_b #1 {x}") == r"50\% \& a\_b \#1 \{x\}"
+    assert latex("–") == "--"
+    assert latex("a--b") == "a-{}-b"
+    assert latex("中") == "[U+4E2D]"
+    written = to_latex(table)
+    assert r"\textbf{71.3 $\pm$ 0.4}$\neq$" in written
+    assert r"\cmidrule(lr){2-2}" in written
+    assert written.count(r"\midrule") == 2
+
+
+def compile_latex(folder, *tables: str) -> None:
+    """Compile tables as a document; skips without a TeX engine."""
+    engine = shutil.which("pdflatex") or shutil.which("tectonic")
+    if engine is None:
+        pytest.skip("no pdflatex or tectonic on the PATH: apt-get install texlive-latex-recommended")
+    for number_, table in enumerate(tables):
+        (folder / f"table{number_}.tex").write_text(table)
+    inputs = "\n".join(rf"\input{{table{number_}.tex}}\clearpage" for number_ in range(len(tables)))
+    document = rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}{inputs}\end{{document}}"
+    (folder / "document.tex").write_text(document)
+    words = [engine, *(["-interaction=nonstopmode", "-halt-on-error"] if "pdflatex" in engine else []), "document.tex"]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, errors="replace", timeout=120)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (folder / "document.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_latex_compiles(table, tmp_path):
+    compile_latex(tmp_path, to_latex(table))
