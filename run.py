@@ -9,9 +9,11 @@ from collections.abc import Sequence
 COMMANDS = {
     "train": "pre-train a backbone with a method, then evaluate it (the default command)",
     "evaluate": "evaluate any weights: k-NN, linear probe, …",
+    "segment": "train segmentation heads on any weights, frozen or fine-tuned, and measure their mIoU",
     "compare": "run a grid of trainings, continue what was interrupted, and report",
     "report": "make the report from run directories, without torch",
     "data": "build, check and describe a data set",
+    "visualize": "look inside: attention, receptive fields, cross-correlation, features, crops, collapse",
 }
 
 USAGE = """usage: run.py [COMMAND] --option value …
@@ -86,6 +88,25 @@ def evaluate(words: Sequence[str]) -> int:
     return 0
 
 
+def segment(words: Sequence[str]) -> int:
+    from common.cli import make_parser, parse, value_of
+    from common.registry import load_plugin
+    from eval.config import SegmentCommand
+    from eval.segmentation import SegmentationConfig
+
+    for plugin in value_of(words, "plugin") or []:
+        load_plugin(plugin)
+    parser = make_parser("segment", COMMANDS["segment"])
+    parser.add_arguments(SegmentCommand, dest="command")
+    parser.add_arguments(SegmentationConfig, dest="segmentation")
+    options = parse(parser, words)
+
+    from eval.segment_command import segment_weights
+
+    segment_weights(options.command, options.segmentation)
+    return 0
+
+
 def data(words: Sequence[str]) -> int:
     from common.cli import make_parser, parse
     from data.config import DataCommand
@@ -98,6 +119,10 @@ def data(words: Sequence[str]) -> int:
 
     from data.describe import describe
 
+    if command.download:
+        from data.datasets import fetch
+
+        fetch(command.name, command.data_root and Path(command.data_root))
     describe(command.name, command.data_root and Path(command.data_root), command.short_side)
     return 0
 
@@ -127,6 +152,34 @@ def compare(words: Sequence[str]) -> int:
     from training.compare import compare as run_grid
 
     return run_grid(options.command, further_options(further))
+
+
+def visualize(words: Sequence[str]) -> int:
+    from common.cli import make_parser, parse, value_of
+    from common.errors import UsageError, unknown_name
+    from common.registry import load_plugin
+    from eval.visual.config import VISUALIZATIONS
+
+    known = "\n".join(f"  {name:<18} {kind.__doc__.splitlines()[0]}" for name, kind in VISUALIZATIONS.items())
+    if not words:
+        raise UsageError(f"visualize: what? Give one of {', '.join(VISUALIZATIONS)}")
+    what, *words = words
+    if what in ("-h", "--help"):
+        print(f"usage: run.py visualize WHAT --option value …\n\n{known}\n\n  python run.py visualize WHAT --help")
+        return 0
+    if what not in VISUALIZATIONS:
+        raise unknown_name("picture", what, VISUALIZATIONS)
+    parser = make_parser(f"visualize {what}", VISUALIZATIONS[what].__doc__)
+    parser.add_arguments(VISUALIZATIONS[what], dest="command")
+    command = parse(parser, words).command
+    for plugin in value_of(words, "plugin") or []:
+        load_plugin(plugin)
+
+    from eval.visual import visualize as draw
+
+    for path in draw(what, command):
+        print(path)
+    return 0
 
 
 def main(words: Sequence[str]) -> int:

@@ -59,6 +59,26 @@ class Block(nn.Module):
         return tokens_BND + self.drop_path(self.mlp(self.norm2(tokens_BND)))
 
 
+class ConvolutionalStem(nn.Sequential):
+    """Patches of 4 pixels embedded by small convolutions (Xiao et al. 2021, arXiv 2106.14881): images ``[B, 3, H, W]`` →
+    tokens ``[B, H/4 · W/4, D]``. Transformers learn from few images and steps with it, as those of the demo are."""
+
+    def __init__(self, width: int):
+        def stage(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
+            convolution = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+            return [convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+
+        super().__init__(
+            *stage(3, width // 3, 2),
+            *stage(width // 3, 2 * width // 3, 1),
+            *stage(2 * width // 3, width, 2),
+            nn.Conv2d(width, width, 1),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images.contiguous(memory_format=torch.channels_last)).flatten(2).mT
+
+
 class VisionTransformer(Backbone):
     """A ViT with a CLS token and learned positions, for images of any size that the patch divides, square or not.
 
@@ -68,12 +88,22 @@ class VisionTransformer(Backbone):
         position_size: side in pixels of the square image whose grid the position embeddings have. It belongs to the
             architecture, not to the training size: weights are then interchangeable between input sizes.
         drop_path_rate: stochastic depth of the last block; it rises linearly from 0 at the first.
+        convolutional_stem: embed patches (of 4 pixels) with a few small convolutions instead of a single large one.
+        init_std: of the linear layers' truncated normal.
     """
 
     has_tokens = True
 
     def __init__(
-        self, patch_size: int, width: int, depth: int, heads: int, position_size: int = 224, drop_path_rate: float = 0.0
+        self,
+        patch_size: int,
+        width: int,
+        depth: int,
+        heads: int,
+        position_size: int = 224,
+        drop_path_rate: float = 0.0,
+        convolutional_stem: bool = False,
+        init_std: float = 0.02,
     ):
         super().__init__()
         self.patch_size = self.stride = patch_size
@@ -81,22 +111,25 @@ class VisionTransformer(Backbone):
         self.depth = depth
         self.grid = position_size // patch_size
 
-        self.patch_embed = PatchEmbed(img_size=None, patch_size=patch_size, embed_dim=width)
+        if convolutional_stem:
+            self.patch_embed: nn.Module = ConvolutionalStem(width)
+        else:
+            self.patch_embed = PatchEmbed(img_size=None, patch_size=patch_size, embed_dim=width)
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + self.grid**2, width))
         rates = torch.linspace(0, drop_path_rate, depth, device="cpu").tolist()
         self.blocks = nn.ModuleList(Block(width, heads, rate) for rate in rates)
         self.norm = nn.LayerNorm(width, eps=1e-6)
-        self._initialise()
+        self._initialise(init_std)
 
-    def _initialise(self) -> None:
-        """As the authors: truncated normal 0.02 for linear layers, CLS and positions; PyTorch's own for the patch convolution
+    def _initialise(self, std: float) -> None:
+        """As the authors: truncated normal (0.02) for linear layers, CLS and positions; PyTorch's own for the patch convolution
         (reference: ``_init_weights``)."""
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.trunc_normal_(module.weight, std=std)
                 nn.init.zeros_(module.bias)
 
     def _positions(self, rows: int, columns: int) -> Tensor:
@@ -168,8 +201,19 @@ def check_divisible(size: Sequence[int], patch_size: int) -> tuple[int, int]:
 
 
 #: The authors' models (reference: ``vit_tiny``, ``vit_small``, ``vit_base``), and a nano one for the demo's 32-pixel images.
+#: Its stem, depth and initialisation are what learned within a minute on two CPU cores: with labels, 200 steps of 64 demo
+#: scenes took it to 91% k-NN accuracy, and 375 steps a plain one of 4 blocks to 56% (experiments/demo.yaml).
 ARCHITECTURES = {
-    "vit_nano": partial(VisionTransformer, patch_size=4, width=128, depth=4, heads=4, position_size=32),
+    "vit_nano": partial(
+        VisionTransformer,
+        patch_size=4,
+        width=96,
+        depth=2,
+        heads=3,
+        position_size=32,
+        convolutional_stem=True,
+        init_std=0.1,
+    ),
     "vit_t16": partial(VisionTransformer, patch_size=16, width=192, depth=12, heads=3),
     "vit_s16": partial(VisionTransformer, patch_size=16, width=384, depth=12, heads=6),
     "vit_s8": partial(VisionTransformer, patch_size=8, width=384, depth=12, heads=6),

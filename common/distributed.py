@@ -7,6 +7,9 @@ rank's own samples therefore needs nothing more. A loss of global statistics is 
 averaged gradient equals the one-process gradient.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -26,6 +29,16 @@ def rank() -> int:
 
 def is_main() -> bool:
     return rank() == 0
+
+
+@contextmanager
+def main_first() -> Iterator[None]:
+    """The first process goes through the block before the others do: it fills a cache that they then read."""
+    if is_distributed() and not is_main():
+        dist.barrier()
+    yield
+    if is_distributed() and is_main():
+        dist.barrier()
 
 
 class _AllReduceSum(torch.autograd.Function):

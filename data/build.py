@@ -25,7 +25,7 @@ from common.errors import UserError
 from common.files import append_json_line, atomic_file, read_json_lines, write_text
 from data.decode import DamagedImage, WrongData
 from data.listing import Listing
-from data.lock import owned_lock
+from common.lock import owned_lock
 from data.store import RECORD, ImageStore, cache_root
 
 #: Part of every store's key: raise it when what a store holds for the same source changes.

@@ -17,3 +17,5 @@ class DataCommand:
     """folder of the data set; demo needs none"""
     short_side: int | None = None
     """largest short side of the stored images, in pixels; default: as they are"""
+    download: bool = False
+    """fetch what is missing (voc2012: images, masks, and SBD's masks of train_aug), with checksums; continues when repeated"""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from common.errors import UserError
+from common.errors import UsageError, UserError
 from common.registry import Registry
 from data.cifar import list_cifar10
 from data.folders import list_folder, list_imagenet
@@ -69,10 +69,22 @@ def open_dataset(
     return open_store(lister(name, split, require_folder(name, root)), short_side, cache, progress)
 
 
+def fetch(name: str, root: Path | None) -> None:
+    """Fetch what a data set lacks into its folder. Raises UsageError for one that cannot be fetched, or without a folder."""
+    DATASETS.get(name)
+    if name != "voc2012":
+        raise UsageError(f"--download fetches voc2012 only; {name} " + ("needs no files" if name == "demo" else "comes from elsewhere"))
+    if root is None:
+        raise UsageError("--download needs the folder to put the data set into: --data_root DIR")
+    from data.voc_download import fetch_voc2012
+
+    fetch_voc2012(Path(root).expanduser())
+
+
 def demo_folder(cache: Path | None = None) -> Path:
     """The folder of the built-in data set, generated on first use, and anew where its generator has changed."""
     from data import demo
-    from data.lock import owned_lock
+    from common.lock import owned_lock
     from data.store import cache_root
 
     version = hashlib.sha256(Path(demo.__file__).read_bytes()).hexdigest()[:12]

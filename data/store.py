@@ -118,6 +118,11 @@ class ImageStore:
         return digest.hexdigest()[:16]
 
     @property
+    def root(self) -> Path:
+        """The data set's folder, which ``names`` are relative to."""
+        return self._listing.root
+
+    @property
     def has_masks(self) -> bool:
         return self._listing.masks is not None
 

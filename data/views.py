@@ -2,22 +2,26 @@
 
 The order of operations is the references' (dino/main_dino.py, ``DataAugmentationDINO``; barlowtwins/main.py, ``Transform``):
 crop and resize, flip, colour jitter, greyscale, blur, solarise, normalise. Each equals PIL's / torchvision's for the same
-parameters: the crop within 1 grey level, colour operations within 1, the blur within 2.
+parameters: the crop within 1 grey level (for large crops on a CPU see ``data.resample.Source.crop``), colour operations within 1,
+the blur within 2.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from common.errors import UsageError
 from data import colour
-from data.resample import crop_resize, gaussian_blur
+from data.colour import Scratch
+from data.resample import GaussianBlur, Source, bicubic_weights, down_first
 from data.store import ImageBatch
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -38,8 +42,19 @@ ViewParams = Tensor
 
 #: Pixels of the crops that pass through the operations together, for each thread: a few planes of them stay in the cache of a
 #: core. An accelerator takes as many as memory is worth.
-CPU_CHUNK = 32_768
+CPU_CHUNK = 65_536
 DEVICE_CHUNK = 2**24
+
+
+def _in_float32(function: Callable) -> Callable:
+    """Pixels are computed as written here also where the caller's forward pass is under autocast."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **keywords: Any) -> Any:
+        with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
+            return function(*args, **keywords)
+
+    return wrapped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +77,7 @@ class View:
         solarize_threshold: level (0 to 255) from which it inverts.
 
     Raises:
-        ValueError: an option is out of its range.
+        UsageError: an option is out of its range.
     """
 
     name: str
@@ -80,6 +95,24 @@ class View:
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     solarize_p: float = 0.0
     solarize_threshold: float = 128
+
+    def __post_init__(self):
+        for name in ("flip", "jitter_p", "grayscale_p", "blur_p", "solarize_p"):
+            self._check(name, 0 <= getattr(self, name) <= 1, "a probability, 0 to 1")
+        for name in ("brightness", "contrast", "saturation"):
+            self._check(name, getattr(self, name) >= 0, "0 or more")
+        self._check("size", self.size >= 1, "1 pixel or more")
+        self._check(
+            "scale", 0 < self.scale[0] <= self.scale[1] <= 1, "two rising parts of the area, above 0 and up to 1"
+        )
+        self._check("ratio", 0 < self.ratio[0] <= self.ratio[1], "two rising numbers above 0")
+        self._check("hue", 0 <= self.hue <= 0.5, "a part of a turn, 0 to 0.5")
+        self._check("blur_sigma", 0 < self.blur_sigma[0] <= self.blur_sigma[1], "two rising numbers of pixels above 0")
+        self._check("solarize_threshold", 0 <= self.solarize_threshold <= 255, "a level, 0 to 255")
+
+    def _check(self, name: str, fine: bool, allowed: str) -> None:
+        if not fine:
+            raise UsageError(f"view {self.name}: {name} is {getattr(self, name)}; give {allowed}")
 
 
 def dino_views(
@@ -100,11 +133,25 @@ def dino_views(
     """
     options = {"jitter_p": 0.8, "grayscale_p": 0.2, **options}
     views = [
-        View(name=f"global{i + 1}", size=global_size, scale=global_scale, blur_p=blur_p[i], solarize_p=solarize_p[i], **options)
+        View(
+            name=f"global{i + 1}",
+            size=global_size,
+            scale=global_scale,
+            blur_p=blur_p[i],
+            solarize_p=solarize_p[i],
+            **options,
+        )
         for i in range(2)
     ]
     return views + [
-        View(name=f"local{i + 1}", size=local_size, scale=local_scale, blur_p=blur_p[2], solarize_p=solarize_p[2], **options)
+        View(
+            name=f"local{i + 1}",
+            size=local_size,
+            scale=local_scale,
+            blur_p=blur_p[2],
+            solarize_p=solarize_p[2],
+            **options,
+        )
         for i in range(local_crops)
     ]
 
@@ -119,7 +166,8 @@ def barlow_twins_views(
     """Barlow Twins' two views (barlowtwins/main.py, ``Transform``). ``options`` as for ``dino_views``."""
     options = {"jitter_p": 0.8, "grayscale_p": 0.2, **options}
     return [
-        View(name=f"view{i + 1}", size=size, scale=scale, blur_p=blur_p[i], solarize_p=solarize_p[i], **options) for i in range(2)
+        View(name=f"view{i + 1}", size=size, scale=scale, blur_p=blur_p[i], solarize_p=solarize_p[i], **options)
+        for i in range(2)
     ]
 
 
@@ -145,8 +193,12 @@ def crop_boxes(sizes: Tensor, view: View, randoms: Tensor) -> Tensor:
     first = (fits * torch.arange(ATTEMPTS, 0, -1)).argmax(dim=1, keepdim=True)
     found = fits.any(dim=1)
     central = W / H
-    h = torch.where(found, height.gather(1, first)[:, 0], torch.where(central < view.ratio[0], (W / view.ratio[0]).round(), H))
-    w = torch.where(found, width.gather(1, first)[:, 0], torch.where(central > view.ratio[1], (H * view.ratio[1]).round(), W))
+    h = torch.where(
+        found, height.gather(1, first)[:, 0], torch.where(central < view.ratio[0], (W / view.ratio[0]).round(), H)
+    )
+    w = torch.where(
+        found, width.gather(1, first)[:, 0], torch.where(central > view.ratio[1], (H * view.ratio[1]).round(), W)
+    )
     h, w = h.clamp(min=1), w.clamp(min=1)
     top = torch.where(found, (randoms[:, TOP] * (H - h + 1)).floor(), ((H - h) / 2).floor())
     left = torch.where(found, (randoms[:, LEFT] * (W - w + 1)).floor(), ((W - w) / 2).floor())
@@ -214,6 +266,7 @@ class ViewMaker:
         return torch.rand(len(self.views), batch, RANDOMS, generator=generator)
 
     @torch.no_grad()
+    @_in_float32
     def make(self, images: ImageBatch, sources: Tensor, params: ViewParams) -> list[Tensor]:
         """The views, a function of the arguments only.
 
@@ -237,68 +290,85 @@ class ViewMaker:
         sources, params, sizes = sources.cpu(), params.cpu(), images.sizes.cpu()
         if sources.numel() and not 0 <= int(sources.min()) <= int(sources.max()) < len(sizes):
             raise ValueError(f"sources from {sources.min()} to {sources.max()}; the batch has {len(sizes)} images")
+        source, scratch = Source(images.pixels), Scratch(images.pixels.device)
         out: list[Tensor] = [torch.empty(0)] * V
         for size in dict.fromkeys(view.size for view in self.views):
             members = [v for v, view in enumerate(self.views) if view.size == size]
             plans = [_plan(self.views[v], sources[v], sizes[sources[v]], params[v]) for v in members]
-            crops = _Crops(*(np.concatenate([getattr(plan, name) for plan in plans]) for name in _Crops.__dataclass_fields__))
-            for v, view in zip(members, self._make(images.pixels, crops, size).split(b), strict=True):
+            crops = _Crops(
+                *(np.concatenate([getattr(plan, name) for plan in plans]) for name in _Crops.__dataclass_fields__)
+            )
+            for v, view in zip(
+                members, self._make(source, crops, size, scratch).unflatten(0, (len(members), b)), strict=True
+            ):
                 out[v] = view
         return out
 
-    def _make(self, pixels: Tensor, crops: _Crops, size: int) -> Tensor:
-        """``[n, 3, size, size]``."""
-        n = len(crops.rows)
-        out = torch.empty(n, 3, size, size, device=pixels.device)
-        mean = torch.tensor(self.mean, device=pixels.device).view(3, 1, 1) * 255
-        std = torch.tensor(self.std, device=pixels.device).view(3, 1, 1) * 255
-        for chunk in _chunks(crops, size, pixels.device):
-            x = crop_resize(pixels, crops.rows[chunk].tolist(), crops.boxes[chunk].tolist(), crops.flips[chunk].tolist(), size)
-            _jitter(x, crops.order[chunk], crops.factors[chunk])
-            _on(x, crops.grey[chunk], colour.to_grey)
-            _on(x, crops.sigmas[chunk] > 0, gaussian_blur, crops.sigmas[chunk])
-            for threshold in np.unique(crops.solarize[chunk]):
-                if threshold < np.inf:
-                    _on(x, crops.solarize[chunk] == threshold, lambda y, t=float(threshold): colour.solarize(y, t))
-            out[torch.from_numpy(chunk).to(out.device)] = x.sub_(mean).div_(std)
+    def _make(self, source: Source, crops: _Crops, size: int, scratch: Scratch) -> Tensor:
+        """The crops, ``[n, 3, size, size]``."""
+        out = _empty((len(crops.rows), 3, size, size), source.pixels.device)
+        blurred = crops.sigmas > 0
+        blur = GaussianBlur(crops.sigmas[blurred].tolist(), size, out.device)
+        places = torch.from_numpy(blurred.cumsum() - 1)  # of the crops among the blurred
+        for chunk in _chunks(crops, size, source.pixels):
+            rows, boxes, flips = (values[chunk].tolist() for values in (crops.rows, crops.boxes, crops.flips))
+            x = source.crop(rows, boxes, flips, size)
+            _jitter(x, crops.order[chunk], crops.factors[chunk], scratch)
+            _on(x, crops.grey[chunk], lambda y, _: colour.to_grey(y, scratch))
+            _on(x, blurred[chunk], lambda y, at, c=chunk: blur(y, places[c[at]].to(y.device)))
+            for threshold in np.unique(crops.solarize[chunk][crops.solarize[chunk] < np.inf]).tolist():
+                chosen = crops.solarize[chunk] == threshold
+                _on(x, chosen, lambda y, _, t=threshold: colour.solarize(y, t, scratch))
+            out.index_copy_(0, torch.from_numpy(chunk).to(out.device), normalize(x, self.mean, self.std))
         return out
 
 
-def _chunks(crops: _Crops, size: int, device: torch.device) -> list[np.ndarray]:
-    """Indices of crops to process together: alike in when the hue is shifted, if at all."""
-    limit = CPU_CHUNK * torch.get_num_threads() if device.type == "cpu" else DEVICE_CHUNK
-    count = max(1, limit // size**2)
+def _chunks(crops: _Crops, size: int, pixels: Tensor) -> list[np.ndarray]:
+    """Indices of crops to process together. Their hue is shifted at the same place of the order, or not at all."""
+    if pixels.device.type == "cpu":
+        count = max(1, CPU_CHUNK * torch.get_num_threads() // size**2)
+    else:
+        count = max(1, DEVICE_CHUNK // max(size**2, pixels[0, 0].numel() // 4))
     is_hue = crops.order == colour.HUE
-    when = np.where(is_hue.any(axis=1), is_hue.argmax(axis=1), np.where((crops.order < 0).all(axis=1), -1, 4))
-    ranking = np.lexsort((*crops.order.T[::-1], when))
+    when = np.where(is_hue.any(axis=1), is_hue.argmax(axis=1), -1)
+    ranking = np.lexsort((*crops.order.T[::-1], when))  # like operations together, where that is possible
     bounds = np.flatnonzero(np.diff(when[ranking])) + 1
     return [part[i : i + count] for part in np.split(ranking, bounds) for i in range(0, len(part), count)]
 
 
-def _jitter(x: Tensor, order: np.ndarray, factors: np.ndarray) -> None:
-    """ColorJitter; the images have their hue shifted at the same place of the order, or none has."""
+def _jitter(x: Tensor, order: np.ndarray, factors: np.ndarray, scratch: Scratch) -> None:
+    """ColorJitter, on images of one chunk."""
     for kinds in order.T:
-        chosen = np.take_along_axis(factors, np.maximum(kinds, 0)[:, None], axis=1)[:, 0]
+        chosen = np.take_along_axis(factors, kinds[:, None], axis=1)[:, 0]  # -1, no operation, takes any
         if kinds[0] == colour.HUE:
-            colour.shift_hue(x, chosen.tolist())
-        elif (kinds >= 0).all():
-            colour.blend(x, kinds.tolist(), chosen.tolist())
-        elif (kinds >= 0).any():
-            _on(x, kinds >= 0, colour.blend, kinds, chosen)
+            colour.shift_hue(x, chosen.tolist(), scratch)
+        else:
+            _on(
+                x, kinds >= 0, lambda y, at, k=kinds, c=chosen: colour.blend(y, k[at].tolist(), c[at].tolist(), scratch)
+            )
 
 
-def _on(x: Tensor, chosen: np.ndarray, operation, *parameters: np.ndarray) -> None:
-    """Apply an in-place operation to some of the images."""
-    if chosen.all():
-        operation(x, *(p.tolist() for p in parameters))
-    elif chosen.any():
-        index = torch.from_numpy(np.flatnonzero(chosen)).to(x.device)
-        part = x[index]
-        operation(part, *(p[chosen].tolist() for p in parameters))
-        x[index] = part
+def _on(x: Tensor, chosen: np.ndarray, operation: Callable[[Tensor, np.ndarray], None]) -> None:
+    """Apply an in-place operation, which gets images and their indices, to some of the images."""
+    at = np.flatnonzero(chosen)
+    if len(at) == len(chosen):
+        operation(x, at)
+    elif len(at):
+        index = torch.from_numpy(at).to(x.device)
+        part = x.index_select(0, index)
+        operation(part, at)
+        x.index_copy_(0, index, part)
+
+
+def _empty(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    if device.type == "cpu":
+        # numpy asks the system for huge pages, torch does not: fewer page faults on the first write.
+        return torch.from_numpy(np.empty(shape, np.float32))
+    return torch.empty(shape, device=device)
 
 
 @torch.no_grad()
+@_in_float32
 def eval_images(
     images: ImageBatch,
     size: int,
@@ -306,28 +376,46 @@ def eval_images(
     mean: tuple[float, float, float] = IMAGENET_MEAN,
     std: tuple[float, float, float] = IMAGENET_STD,
 ) -> Tensor:
-    """Images as the evaluations see them: the short side resized (bicubic, antialiased), the centre cut out, normalised.
-
-    Follows dino/eval_knn.py: torchvision's ``Resize(256, interpolation=3)`` and ``CenterCrop(224)`` on PIL images.
+    """Images as the evaluations see them: the short side resized (bicubic, antialiased), the centre cut out, normalised. Within 1
+    grey level of torchvision's ``Resize(256, interpolation=3)`` and ``CenterCrop(224)`` on PIL images (dino/eval_knn.py).
 
     Args:
         size: side of the result in pixels.
-        resize: short side after the resize; by default ``round(size · 256 / 224)``.
+        resize: short side after the resize, at least ``size``; by default ``round(size · 256 / 224)``.
 
     Returns:
         float32 ``[B, 3, size, size]`` on the device of the images.
+
+    Raises:
+        ValueError: ``resize`` is less than ``size``.
     """
     resize = round(size * 256 / 224) if resize is None else resize
+    if resize < size:
+        raise ValueError(f"the short side is resized to {resize} pixels, too few to cut out {size}")
     out = torch.empty(len(images.sizes), 3, size, size, device=images.pixels.device)
-    for target, pixels, (height, width) in zip(out, images.pixels, images.sizes.tolist(), strict=True):
-        short, long = min(height, width), max(height, width)
-        long = int(resize * long / short)
-        new = (resize, long) if height <= width else (long, resize)
-        resized = F.interpolate(pixels[None, :, :height, :width], new, mode="bicubic", antialias=True)[0]
-        pad = [max(size - side, 0) for side in new]
-        if any(pad):  # torchvision pads with black
-            resized = F.pad(resized, (pad[1] // 2, (pad[1] + 1) // 2, pad[0] // 2, (pad[0] + 1) // 2))
-        top, left = (round((side - size) / 2) for side in resized.shape[1:])
-        target.copy_(resized[:, top : top + size, left : left + size])
-    device = out.device
-    return out.div_(255).sub_(torch.tensor(mean, device=device).view(3, 1, 1)).div_(torch.tensor(std, device=device).view(3, 1, 1))
+    sizes = images.sizes.cpu()
+    for height, width in sizes.unique(dim=0).tolist():
+        at = (sizes == torch.tensor([height, width])).all(dim=1).nonzero()[:, 0].to(out.device)
+        pixels = images.pixels[:, :, :height, :width][at].float()
+        # torchvision truncates the long side and rounds the corner half to even.
+        new = [int(resize * side / min(height, width)) for side in (height, width)]
+        y, x = (_centre_weights(old, side, size, out.device) for old, side in zip((height, width), new, strict=True))
+        if down_first(height, width, *new):
+            out[at] = (y @ pixels).clamp_(0, 255) @ x.mT
+        else:
+            out[at] = y @ (pixels @ x.mT).clamp_(0, 255)
+    return normalize(out.round_().clamp_(0, 255), mean, std)
+
+
+def _centre_weights(old: int, new: int, size: int, device: torch.device) -> Tensor:
+    """``[size, old]``: the central ``size`` pixels of ``old`` ones resized to ``new``."""
+    first = round((new - size) / 2)
+    weights = bicubic_weights(torch.tensor([0], device=device), torch.tensor([old], device=device), new, old)
+    return weights[0, first : first + size]
+
+
+def normalize(levels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """``(levels / 255 - mean) / std`` of each channel of ``[n, 3, H, W]``, in place."""
+    shift = 255 * torch.tensor(mean, device=levels.device).view(3, 1, 1)
+    scale = 1 / (255 * torch.tensor(std, device=levels.device).view(3, 1, 1))
+    return levels.sub_(shift).mul_(scale)

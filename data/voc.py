@@ -31,12 +31,23 @@ CLASSES = (
     "train",
     "tvmonitor",
 )
-#: Which list is which split. trainval holds both.
-LISTS = {"train": "train", "test": "val", "trainval": "trainval"}
+#: Which list is which split. trainval holds both; train_aug is train with SBD's further images (``data.voc_download``).
+LISTS = {"train": "train", "test": "val", "trainval": "trainval", "train_aug": "train_aug"}
+#: Where the masks of train_aug lie that are not VOC's own.
+AUG_MASKS = "SegmentationClassAug"
+
+
+def palette() -> np.ndarray:
+    """VOC's colours of mask values, uint8 ``[256, 3]`` (VOC2012 development kit, ``VOClabelcolormap.m``): bit i of red, green and
+    blue, counted from the highest, is bit 3·i, 3·i + 1 and 3·i + 2 of the value."""
+    values = np.arange(256)[:, None]
+    channels = np.arange(3)[None]
+    return sum(((values >> (3 * i + channels)) & 1) << (7 - i) for i in range(8)).astype(np.uint8)
 
 
 def list_voc(data: str, split: str, root: Path) -> Listing:
-    """The images of ``ImageSets/Segmentation``: train, or val as the test split. (``trainval`` is known too.)
+    """The images of ``ImageSets/Segmentation``: train, or val as the test split. (``trainval`` and ``train_aug`` are
+    known too.)
 
     An image has several labels: the objects of its XML file in ``Annotations`` that are not difficult, or where there is no
     such folder the classes in its mask. ``root`` is the folder that holds ``VOCdevkit``, that folder, or ``VOC2012`` itself.
@@ -47,17 +58,22 @@ def list_voc(data: str, split: str, root: Path) -> Listing:
 
 
 def list_demo(data: str, split: str, root: Path) -> Listing:
-    """The generated set: VOC's layout, with one label an image in ``labels.csv`` (name, label) and ``classes.txt``."""
+    """The generated set: VOC's layout, with one label an image in ``labels.csv`` (name, label: a class, or its place from 0 in
+    ``classes.txt``)."""
     folder = _voc_folder(data, root)
     classes = tuple(_side_file(root, folder, "classes.txt").read_text(encoding="utf-8").split())
     path = _side_file(root, folder, "labels.csv")
     with path.open(encoding="utf-8", newline="") as file:
         labels = {Path(row["name"]).stem: row["label"] for row in csv.DictReader(file)}
+    numbers = dict(zip(map(str, range(len(classes))), classes, strict=True))
+    labels = {name: numbers.get(label, label) for name, label in labels.items()}
     return _list(data, split, folder, classes, labels)
 
 
 def _list(data: str, split: str, folder: Path, classes: tuple[str, ...], labels: dict[str, str] | None) -> Listing:
     path = folder / "ImageSets" / "Segmentation" / f"{of_split(LISTS, split)}.txt"
+    if not path.is_file() and split == "train_aug":
+        raise UserError(f"{path}: missing; python run.py data voc2012 --data_root DIR --download makes it, with its masks")
     if not path.is_file():
         raise UserError(f"{path}: the list of the {split} images is missing; is this {data} in torchvision's layout?")
     ids = path.read_text(encoding="utf-8").split()
@@ -66,6 +82,8 @@ def _list(data: str, split: str, folder: Path, classes: tuple[str, ...], labels:
         raise UserError(f"{path}: {repeated} of its names stand there twice")
     names = [f"JPEGImages/{name}.jpg" for name in ids]
     masks = [f"SegmentationClass/{name}.png" for name in ids]
+    if split == "train_aug":
+        masks = [own if (folder / own).is_file() else f"{AUG_MASKS}/{Path(own).name}" for own in masks]
     annotations = [f"Annotations/{name}.xml" for name in ids] if (folder / "Annotations").is_dir() else None
     if labels is not None:
         annotations = None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from eval.bootstrap import RESAMPLES, resample_counts
+
 VOID = 255
 
 
@@ -71,7 +73,7 @@ def scores(matrices: np.ndarray) -> dict[str, np.ndarray]:
     return {name: 100 * value for name, value in result.items()}
 
 
-def bootstrap_scores(matrices: np.ndarray, resamples: int = 1000, seed: int = 0) -> dict[str, np.ndarray]:
+def bootstrap_scores(matrices: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, np.ndarray]:
     """``scores`` of bootstrap resamples of the images: ``[resamples]`` each.
 
     Args:
@@ -81,6 +83,7 @@ def bootstrap_scores(matrices: np.ndarray, resamples: int = 1000, seed: int = 0)
     ``[resamples, n] · [n, C²]``.
     """
     n, num_classes, _ = matrices.shape
-    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
-    resampled = counts.astype(np.float64) @ matrices.reshape(n, -1).astype(np.float64)
+    flat = matrices.reshape(n, -1).astype(np.float64)
+    # Draws are those of the report's paired tests, so that intervals there and here are the same.
+    resampled = np.concatenate([counts @ flat for counts in resample_counts(n, resamples, seed)])
     return scores(resampled.reshape(resamples, num_classes, num_classes))

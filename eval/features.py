@@ -112,8 +112,9 @@ def _extract(
             began, first = time.monotonic(), done
             committed = began
             for images in _batches(store, done, batch_size):
+                pixels = eval_images(images.to(device), image_size)
                 with torch.inference_mode(), autocast(device, precision):
-                    found = compute_features(backbone, eval_images(images.to(device), image_size), kinds)
+                    found = compute_features(backbone, pixels, kinds)
                 for kind, values in found.items():
                     rows = values.cpu().numpy()
                     if not np.isfinite(rows).all():

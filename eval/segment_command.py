@@ -25,7 +25,9 @@ def segment_weights(command: SegmentCommand, config: SegmentationConfig) -> list
         UserError: options, weights or data are wrong.
     """
     if command.out and len(command.weights or ()) > 1:
-        raise UsageError("--out is one directory, and there are several --weights; leave it out, or give them one by one")
+        raise UsageError(
+            "--out is one directory, and there are several --weights; leave it out, or give them one by one"
+        )
     shared = {f.name: getattr(command, f.name) for f in dataclasses.fields(WeightsCommand)}
     measurements: list[Measurement] = []
     with process_group(command.device):
@@ -34,6 +36,6 @@ def segment_weights(command: SegmentCommand, config: SegmentationConfig) -> list
             if is_main():
                 measurements += evaluate_weights(one, {"segmentation": config})
                 continue
-            names = "weights backbone data data_root image_size device precision out seed key".split()
+            names = ("weights", "backbone", "data", "data_root", "image_size", "device", "precision", "out", "seed", "key")
             Segmentation(config).train(make_context(*(getattr(one, name) for name in names)))
     return measurements

@@ -4,6 +4,7 @@ original resolution."""
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +17,8 @@ from rich.table import Table
 
 from backbones import build_backbone
 from backbones.base import Backbone
-from common.distributed import is_main
-from common.errors import UsageError, UserError
+from common.distributed import is_main, main_first
+from common.errors import UsageError, UserError, unknown_name
 from data.datasets import open_dataset
 from data.segmentation import SegmentationAugmentation
 from data.store import ImageStore
@@ -29,6 +30,7 @@ from eval.progress import track
 from eval.results import digest_of, save_predictions
 from eval.segmentation_examples import Examples
 from heads.segmentation.base import SEGMENTATION_HEADS
+from heads.segmentation.losses import make_loss
 from training.checkpoint import last_checkpoint, load_checkpoint
 from training.config import TrainConfig
 from training.resolve import INCIDENTAL, resolve
@@ -88,6 +90,31 @@ class SegmentationConfig(EvaluationConfig):
     test_flip: bool = False
     """average over test images and their mirror images"""
 
+    def __post_init__(self) -> None:
+        """Raises UsageError for what is wrong by itself, before anything has been decoded or trained."""
+        known = SEGMENTATION_HEADS.names()
+        for head in self.heads:
+            if head not in known:
+                raise unknown_name("head", head, known)
+        if not self.heads:
+            raise UsageError("segmentation needs at least one of the heads: " + " ".join(known))
+        make_loss(self.loss)
+        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
+            raise UsageError(f"the random scale {self.scale} is no range; give its ends, such as: 0.5 2")
+        if not self.test_scales or min(self.test_scales) <= 0:
+            raise UsageError(f"test scales {self.test_scales}: give factors above 0, such as: 0.75 1 1.25")
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"segmentation {name} {getattr(self, name)}: give at least 1")
+        if not 0 < self.layer_decay <= 1:
+            raise UsageError(f"layer_decay {self.layer_decay}: give more than 0 and at most 1")
+        if self.auxiliary < 0 or self.backbone_lr_scale < 0 or self.weight_decay < 0:
+            raise UsageError("segmentation: auxiliary, backbone_lr_scale and weight_decay are 0 or more")
+        if self.lr is not None and self.lr <= 0:
+            raise UsageError(f"segmentation lr {self.lr}: give more than 0")
+        if self.optimizer not in (None, "adamw", "sgd", "lars"):
+            raise unknown_name("optimizer", self.optimizer, ["adamw", "sgd", "lars"])
+
 
 @EVALUATIONS.register("segmentation")
 class Segmentation(Evaluation):
@@ -141,16 +168,17 @@ class Segmentation(Evaluation):
         if due and self._precomputes():
             blocks = sorted({block for head in due for block in self._task(context, plans[head][0], True).blocks})
             backbone = self._backbone(context).to(context.device).eval()
-            maps, files = cached_maps(
-                backbone,
-                store,
-                blocks,
-                self._size(context),
-                context.device,
-                context.precision,
-                context.run_dir / "features",
-                {"weights": context.weights_hash, "output_stride": backbone.stride},
-            )
+            with main_first():
+                maps, files = cached_maps(
+                    backbone,
+                    store,
+                    blocks,
+                    self._size(context),
+                    context.device,
+                    context.precision,
+                    context.run_dir / "features",
+                    {"weights": context.weights_hash, "output_stride": backbone.stride},
+                )
         augmentation = SegmentationAugmentation(
             crop_size=self._size(context), scale=tuple(config.scale), distort_p=0.5 if config.distort else 0.0
         )
@@ -159,7 +187,8 @@ class Segmentation(Evaluation):
             torch.manual_seed(context.seed)
             task = self._task(context, task_config, bool(maps))
             sample = map_samples(store, maps, task.blocks, augmentation) if maps else image_samples(store, augmentation)
-            batches = SegmentationBatches(store, sample, train_config, context.device)
+            workers = 1 if maps else min(8, os.cpu_count() or 1)
+            batches = SegmentationBatches(store, sample, train_config, context.device, workers)
             if is_main():
                 Console(stderr=True).print(
                     f"segmentation: training {head} on {len(store)} images of {store.name}", style="dim"
@@ -171,25 +200,9 @@ class Segmentation(Evaluation):
         return {head: Path(train.out) for head, (_, train) in plans.items()}
 
     def _check(self, context: EvalContext) -> None:
-        config = self.config
         for store in (context.train, context.test):
             if not store.has_masks:
                 raise UserError(f"{store.name} has no masks to learn segmentation from; voc2012 and demo have")
-        for head in config.heads:
-            SEGMENTATION_HEADS.get(head)
-        if not config.heads:
-            raise UsageError("segmentation needs at least one of the heads: " + " ".join(SEGMENTATION_HEADS.names()))
-        if len(config.scale) != 2 or not 0 < config.scale[0] <= config.scale[1]:
-            raise UsageError(f"the random scale {config.scale} is no range; give its ends, such as: 0.5 2")
-        if not config.test_scales or min(config.test_scales) <= 0:
-            raise UsageError(f"test scales {config.test_scales}: give factors above 0, such as: 0.75 1 1.25")
-        for name in ("epochs", "batch_size"):
-            if getattr(config, name) < 1:
-                raise UsageError(f"segmentation {name} {getattr(config, name)}: give at least 1")
-        if not 0 < config.layer_decay <= 1:
-            raise UsageError(f"layer_decay {config.layer_decay}: give more than 0 and at most 1")
-        if config.auxiliary < 0 or config.backbone_lr_scale < 0 or (config.lr is not None and config.lr <= 0):
-            raise UsageError("segmentation: auxiliary and backbone_lr_scale are 0 or more, and lr is above 0")
         map_shapes(self._backbone(context).cpu().eval(), [-1], self._size(context), torch.device("cpu"))
 
     def _precomputes(self) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.errors import UsageError
-from data.views import View
+from data.views import View, barlow_twins_views
 from methods.base import MethodConfig
 
 
@@ -61,3 +61,15 @@ def checked_views(make: Callable[..., list[View]], config: AugmentationConfig, *
         return make(**options, **{name: getattr(config, name) for name in SHARED})
     except ValueError as error:
         raise UsageError(f"augmentation: {error}") from error
+
+
+def two_views(config: AugmentationConfig, image_size: int) -> list[View]:
+    """Two full-size views, as of all methods without small crops; raises UsageError as ``checked_views`` does."""
+    return checked_views(
+        barlow_twins_views,
+        config,
+        size=image_size,
+        scale=config.global_scale,
+        blur_p=config.blur_p,
+        solarize_p=config.solarize_p,
+    )

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from backbones.base import Backbone
 from common.distributed import all_reduce_mean, world_size
 from common.errors import UsageError, UserError
-from data.views import View, barlow_twins_views
+from data.views import View
 from heads.barlow import BarlowProjector
-from methods.augmentation import AugmentationConfig, checked_views
+from methods.augmentation import AugmentationConfig, two_views
 from methods.base import METHODS, Method, StepOutput, ViewBatch
 
 
@@ -92,14 +92,7 @@ class BarlowTwins(Method):
 
     @classmethod
     def views(cls, config: BarlowTwinsConfig, image_size: int) -> list[View]:
-        return checked_views(
-            barlow_twins_views,
-            config,
-            size=image_size,
-            scale=config.global_scale,
-            blur_p=config.blur_p,
-            solarize_p=config.solarize_p,
-        )
+        return two_views(config, image_size)
 
     def forward(self, batch: ViewBatch) -> StepOutput:
         # One crop after the other, as the reference has it: BatchNorm's statistics are those of one crop.

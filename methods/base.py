@@ -14,7 +14,7 @@ from common.errors import UsageError
 from common.registry import Registry
 from data.views import View
 
-METHODS: Registry[type[Method]] = Registry("method", "methods", helpers=("base", "augmentation"))
+METHODS: Registry[type[Method]] = Registry("method", "methods", helpers=("base", "augmentation", "multi_crop", "twin"))
 
 
 @dataclass(frozen=True)

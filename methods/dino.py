@@ -17,13 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.base import Backbone
-from common.distributed import all_gather_rows, all_reduce_mean
+from common.distributed import all_reduce_mean
 from common.errors import UsageError
 from common.schedules import cosine, linear
 from data.views import View, dino_views
 from heads.dino import DINOHead
 from methods.augmentation import AugmentationConfig, checked_views
 from methods.base import METHODS, Method, Progress, StepOutput, ViewBatch, ema_update
+from methods.multi_crop import agreement, backbone_features, sinkhorn_knopp
 
 #: Alternating normalisations of the teacher's outputs: SwAV and DINOv2 make three; one is the paper's "softmax (batch)".
 SINKHORN_ITERATIONS = {"softmax": 1, "sinkhorn_knopp": 3}
@@ -117,15 +118,8 @@ class DINONetwork(nn.Module):
         self.predictor = make_predictor(config) if predictor else None
 
     def features(self, views: Sequence[Tensor]) -> Tensor:
-        """Pooled features ``[V, B, width]``. Neighbouring views of one size pass the backbone as one batch (reference:
-        ``MultiCropWrapper``), so that BatchNorm sees them together."""
-        features: list[Tensor] = []
-        first = 0
-        for last in range(1, len(views) + 1):
-            if last == len(views) or views[last].shape != views[first].shape:
-                features.append(self.backbone(torch.cat(list(views[first:last]))))
-                first = last
-        return torch.cat(features).unflatten(0, (len(views), -1))
+        """Pooled features ``[V, B, width]``."""
+        return backbone_features(self.backbone, views)
 
     def project(self, features_VBD: Tensor) -> Tensor:
         """Features ``[V, B, width]`` to logits ``[V, B, K]``: all views pass the head as one batch."""
@@ -148,36 +142,6 @@ def make_predictor(config: DINOConfig) -> nn.Module:
         nn.GELU(),
         nn.Linear(config.hidden_dim, config.bottleneck_dim),
     )
-
-
-def agreement(targets_TBK: Tensor, outputs_VBK: Tensor) -> Tensor:
-    """Mean inner product over the batch and over all pairs of a teacher view and another student view, the first T of the V
-    student views being the teacher's. Equal to, in plain loops::
-
-        pairs = [(t, v) for t in range(T) for v in range(V) if t != v]
-        sum((targets[t] * outputs[v]).sum(-1).mean() for t, v in pairs) / len(pairs)
-
-    but linear in both, so that the views can be summed first: no pair is ever formed.
-    """
-    count, views = len(targets_TBK), len(outputs_VBK)
-    every = (targets_TBK.sum(0) * outputs_VBK.sum(0)).sum(-1)
-    same = (targets_TBK * outputs_VBK[:count]).sum(-1).sum(0)
-    return (every - same).mean() / (count * (views - 1))
-
-
-def sinkhorn_knopp(logits_NK: Tensor, iterations: int) -> Tensor:
-    """Assign N samples (of all ranks together) to K outputs in equal shares, as far as ``iterations`` alternations of
-    normalising outputs and samples get; rows end up with a sum of 1. One iteration is the paper's "softmax (batch)".
-    Source: the paper's appendix, "relation to SwAV"; here in the logarithm, so that no temperature overflows.
-
-    Args:
-        logits_NK: already divided by the temperature, this rank's samples.
-    """
-    for _ in range(iterations):
-        shares = torch.logsumexp(logits_NK, dim=0, keepdim=True)
-        logits_NK = logits_NK - torch.logsumexp(all_gather_rows(shares), dim=0, keepdim=True)
-        logits_NK = logits_NK - torch.logsumexp(logits_NK, dim=1, keepdim=True)
-    return logits_NK.exp()
 
 
 class DINOLoss(nn.Module):

@@ -31,11 +31,13 @@ LISTED_PAIRS = 2000
 
 EVALUATION_NAMES = {
     "knn": "k-NN",
-    "linear": "Linear",
-    "segmentation": "Segmentation",
-    "retrieval": "Retrieval",
-    "attention": "Attention",
-    "pixels": "Raw pixels",
+    "linear_authors": "Linear (authors’)",
+    "attention_jaccard": "Attention",
+    "segmentation_linear_pixels": "Segmentation linear, pixels",
+    "segmentation_setr_naive": "Segmentation SETR-naive",
+    "segmentation_setr_pup": "Segmentation SETR-PUP",
+    "segmentation_setr_mla": "Segmentation SETR-MLA",
+    "segmentation_deeplabv3": "Segmentation DeepLabV3",
 }
 METRIC_NAMES = {
     "top1": "top-1",
@@ -61,7 +63,8 @@ class Column:
 
     @property
     def evaluation_name(self) -> str:
-        return EVALUATION_NAMES.get(self.evaluation, self.evaluation)
+        words = self.evaluation.replace("_", " ")
+        return EVALUATION_NAMES.get(self.evaluation, words[:1].upper() + words[1:])
 
     @property
     def metric_name(self) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
-from reports.comparison import ALPHA, LISTED_PAIRS, Cell, Comparison, conditions_of, unequal_settings
+from reports.comparison import ALPHA, LISTED_PAIRS, METRIC_NAMES, Cell, Comparison, conditions_of, unequal_settings
 from reports.rows import SETTINGS, Row, differing_options, plain, short_count
 from reports.statistics import RESAMPLES
 from reports.tables import Entry, Heading, Table, number, text
@@ -114,6 +113,8 @@ def results_caption(comparison: Comparison) -> str:
     parts = []
     if several:
         parts.append("Mean ± standard deviation over seeds; below, the 95% t interval of the mean over seeds.")
+    if any(cell.over_seeds.std == 0 for cell in cells):
+        parts.append("Where all seeds gave the same value (± 0), the interval is the bootstrap’s over test images.")
     if single:
         of = " Rows with one seed:" if several else "One training a row:"
         parts.append(f"{of.strip()} the value, and below it the 95% bootstrap interval over test images.")
@@ -198,7 +199,7 @@ def tests(comparison: Comparison, name: str) -> Table:
         )
     listed = ""
     if comparison.tested > len(rows):
-        listed = f" Of {comparison.tested} tested pairs (more than {LISTED_PAIRS}), those with the best row of a backbone are listed."
+        listed = f" Of {comparison.tested} tested pairs (over {LISTED_PAIRS}), those with the best row of a backbone are listed."
     untested = ""
     if comparison.untested:
         reasons = list(comparison.untested)
@@ -303,7 +304,8 @@ def costs(rows: Sequence[Row]) -> Table:
 
 
 def options(rows: Sequence[Row]) -> Table | None:
-    """The options in which rows differ: each value, and the rows that have it."""
+    """The options in which trained rows differ: each value, and the rows that have it."""
+    rows = [row for row in rows if row.trained]
     if len(rows) < 2:
         return None
     configs = [row.runs[0].trained_options for row in rows]
@@ -349,36 +351,42 @@ def _rows_words(rows: Sequence[Row], positions: list[int], having: list[int]) ->
 
 
 def protocols(comparisons: Sequence[Comparison]) -> Table | None:
-    """Under what each number was measured."""
+    """Under what each evaluation was made."""
     lines = []
-    for comparison, (position, column) in itertools.chain.from_iterable(
-        zip(itertools.repeat(comparison), enumerate(comparison.columns)) for comparison in comparisons
-    ):
-        cells = [
-            comparison.cells[row, position]
-            for row in range(len(comparison.rows))
-            if (row, position) in comparison.cells
-        ]
-        conditions = [conditions_of(result) for cell in cells for result in cell.results]
-        names = dict.fromkeys(itertools.chain.from_iterable(conditions))
-        told = []
-        for name in names:
-            values = list(dict.fromkeys(each.get(name, "–") for each in conditions))
-            told.append(f"{name} {values[0]}" if len(values) == 1 else f"{name} {UNEQUAL} ({', '.join(values[:4])})")
-        lines.append(
-            [
-                text(comparison.data),
-                text(column.evaluation_name),
-                text(column.metric_name),
-                text("; ".join(told) or "not told"),
+    for comparison in comparisons:
+        for evaluation in dict.fromkeys(column.evaluation for column in comparison.columns):
+            columns = [i for i, column in enumerate(comparison.columns) if column.evaluation == evaluation]
+            unequal = {name for column in columns for name in comparison.unequal_protocols.get(column, [])}
+            values: dict[str, dict[str, None]] = {}
+            for (_, column), cell in comparison.cells.items():
+                if column in columns:
+                    for result in cell.results:
+                        for name, value in conditions_of(result).items():
+                            # What the data are stands with the provenance; here only where it is not the same for all.
+                            if not name.startswith("data ") or name in unequal:
+                                values.setdefault(name, {})[value] = None
+            told = [
+                f"{name} {', '.join(list(found)[:6])}{', …' if len(found) > 6 else ''}{f' {UNEQUAL}' if name in unequal else ''}"
+                for name, found in values.items()
             ]
-        )
+            metrics = dict.fromkeys(
+                METRIC_NAMES.get(comparison.columns[c].metric, comparison.columns[c].metric) for c in columns
+            )
+            lines.append(
+                [
+                    text(comparison.data),
+                    text(comparison.columns[columns[0]].evaluation_name),
+                    text(", ".join(metrics)),
+                    text("; ".join(told) or "not told"),
+                ]
+            )
     if not lines:
         return None
     return Table(
         "protocols",
         "Protocols",
-        f"What fixes each number, as the evaluation recorded it; {UNEQUAL}: not the same in all rows.",
-        [Heading("Data"), Heading("Evaluation"), Heading("Metric"), Heading("Protocol")],
+        f"What fixes the numbers, as the evaluations recorded it. Several values: several measurements of each row; "
+        f"{UNEQUAL}: not the same in all rows.",
+        [Heading("Data"), Heading("Evaluation"), Heading("Metrics"), Heading("Protocol")],
         lines,
     )

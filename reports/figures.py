@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.lines import Line2D
@@ -25,15 +26,19 @@ WIDTH = 8.4
 
 
 def palette(name: str) -> Colormap:
-    """Colours of cross-correlations from -1 to 1: ``diverging`` (white at 0), or ``cyan_red`` as in the study of Apavou and
-    Zucker (cyan at 0, red at 1; below 0 it fades to white)."""
+    """Colours of cross-correlations from -1 to 1: ``diverging`` (ColorBrewer's blue, white at 0, red), or ``cyan_red`` as in
+    the study of Apavou and Zucker (cyan at 0, red at 1; below 0 it fades to white)."""
     if name == "cyan_red":
         return LinearSegmentedColormap.from_list("cyan_red", [(0, "#ffffff"), (0.5, "#00ffff"), (1, "#ff0000")])
     if name != "diverging":
         raise unknown_name("palette", name, ["diverging", "cyan_red"])
-    import seaborn  # takes a second, and most reports of many runs have no matrices
+    return mpl.colormaps["RdBu_r"]
 
-    return seaborn.color_palette("vlag", as_cmap=True)
+
+def short(name: str, most: int = 40) -> str:
+    """A name that fits beside a drawing. Dollars are no formulas there."""
+    name = name if len(name) <= most else f"{name[: most - 1]}…"
+    return name.replace("$", r"\$")
 
 
 class Look:
@@ -88,7 +93,7 @@ def intervals(comparison: Comparison, look: Look, name: str) -> Picture | None:
             for block in comparison.blocks[1:]:
                 if block[0] < len(shown):
                     axis.axhline(block[0] - 0.5, color=RULE, lw=0.8)
-        axes[0].set_yticks(range(len(shown)), [row.label for row in shown])
+        axes[0].set_yticks(range(len(shown)), [short(row.label) for row in shown])
         axes[0].set_ylim(len(shown) - 0.4, -0.6)
         for axis in axes:
             axis.tick_params(axis="y", length=0)
@@ -167,16 +172,16 @@ def _panels(
                     ls=look.dash(row),
                     alpha=1 if len(found) == 1 else 0.75,
                     lw=1.5 if len(found) == 1 else 1.1,
-                    label=name_of(row) if number == 0 else None,
+                    label=short(name_of(row)) if number == 0 else None,
                 )
         if log([y for _, found in entries for _, y in found]):
             axis.set_yscale("log")
-        axis.set_title(title)
+        axis.set_title(short(title, 34))
+        axis.set_xlabel("epoch")
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if 1 < len({name_of(row) for row, _ in entries}) <= MOST_NAMES:
             axis.legend(handlelength=1.6, labelspacing=0.3, borderaxespad=0.2)
-    figure.supxlabel("epoch", fontsize=8.5, color=INK)
-    figure.supylabel(ylabel, fontsize=8.5, color=INK)
+    axes[0].set_ylabel(ylabel)
     return figure, list(curves), dropped
 
 
@@ -212,7 +217,7 @@ def training_curves(rows: Sequence[Row], look: Look) -> Picture | None:
 
 def _tell_backbones_apart(figure: Any, rows: Sequence[Row]) -> None:
     """Within a panel of one method the colour is the same: dash by backbone instead."""
-    order = list(dict.fromkeys(", ".join(filter(None, (row.backbone, row.variant))) for row in rows))
+    order = list(dict.fromkeys(short(", ".join(filter(None, (row.backbone, row.variant)))) for row in rows))
     for axis in figure.axes:
         label = None
         for line in axis.lines:
@@ -312,14 +317,14 @@ def _legend(figure: Any, rows: Sequence[Row], look: Look, lines: bool | None) ->
     handles: list[Line2D] = []
     methods = {row.method: row for row in reversed(rows)}
     for row in reversed(methods.values()):
-        handles.append(Line2D([], [], color=look.colour(row), lw=2.4, label=row.method_name))
+        handles.append(Line2D([], [], color=look.colour(row), lw=2.4, label=short(row.method_name)))
     backbones = list(dict.fromkeys(row.backbone for row in rows))
     if len(backbones) > 1 and lines is not None:
         for position, backbone in enumerate(backbones):
             row = next(row for row in rows if row.backbone == backbone)
             dash = DASHES[position % len(DASHES)]
             more = {"ls": (0, dash) if dash else "-"} if lines else {"ls": "", "marker": look.marker(row), "ms": 5}
-            handles.append(Line2D([], [], color=FAINT, lw=1.3, label=backbone, **more))
+            handles.append(Line2D([], [], color=FAINT, lw=1.3, label=short(backbone), **more))
     figure.legend(
         handles=handles, loc="outside lower center", ncols=min(len(handles), 5), handlelength=2, columnspacing=1.4
     )
@@ -393,7 +398,7 @@ def cross_correlation(rows: Sequence[Row], problems: list[Problem], colours: Col
             len(strips) * frames, frames, 1.75 + frames * side, side + 0.24, subplot_kw={"box_aspect": 1}
         )
         image = None
-        titles: dict[int, str] = {}
+        same = len({tuple(epochs) for _, epochs, _ in strips}) == 1
         for line, (row, epochs, matrices) in enumerate(strips):
             shown = np.unique(np.linspace(0, len(epochs) - 1, frames).round().astype(int))
             for frame in range(frames):
@@ -409,12 +414,11 @@ def cross_correlation(rows: Sequence[Row], problems: list[Problem], colours: Col
                 image = axis.imshow(
                     _pooled(matrices[shown[frame]]), cmap=colours, vmin=-1, vmax=1, interpolation="nearest"
                 )
-                title = f"epoch {epochs[shown[frame]]}"
-                if titles.get(frame) != title:  # said once where all lines have the same epochs
+                if line == 0 or not same:
+                    title = f"epoch {epochs[shown[frame]]}"
                     axis.set_title(title, fontsize=8, fontweight="normal", color=INK, pad=3)
-                titles[frame] = title
                 if frame == 0:
-                    name = "\n".join(filter(None, (row.method_name, row.backbone, row.variant)))
+                    name = "\n".join(short(part, 24) for part in (row.method_name, row.backbone, row.variant) if part)
                     axis.set_ylabel(name, rotation=0, ha="right", va="center", labelpad=6)
         bar = figure.colorbar(image, ax=axes, shrink=min(0.9, 1.6 / len(strips)), pad=0.02, aspect=14)
         bar.set_ticks([-1, 0, 1])

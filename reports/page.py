@@ -6,14 +6,14 @@ import base64
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import jinja2
 
 from common.errors import UserError
 from common.files import atomic_file, write_text
-from reports import contents, figures, summary
+from reports import contents, figures, segmentation, summary
 from reports.comparison import Comparison, compare
 from reports.provenance import commands, provenance
 from reports.rows import rows_of
@@ -53,7 +53,8 @@ def write_report(directories: Sequence[Path], out: Path, title: str, generated: 
         Problem(str(run.path), f"warning during training: {warning}") for run in runs for warning in run.warnings
     ]
     rows = rows_of(runs)
-    measured = rows_of([run for run in runs if run.finished])
+    # The same rows, so that their names are the same everywhere on the page.
+    measured = [replace(row, runs=finished) for row in rows if (finished := [run for run in row.runs if run.finished])]
     comparisons, more = compare(measured)
     problems += more
 
@@ -71,6 +72,7 @@ def write_report(directories: Sequence[Path], out: Path, title: str, generated: 
         made = (
             figures.intervals(comparison, look, f"intervals{suffix}"),
             figures.cost_and_accuracy(comparison, look, f"cost-and-accuracy{suffix}"),
+            *segmentation.pictures(comparison, suffix, problems),
         )
         part.pictures = [picture for picture in made if picture]
         parts.append(part)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from reports.runs import Run
+from reports.runs import UNTRAINED, Run
 
 #: What must be equal for a comparison to be about the method: heading of each setting.
 SETTINGS = {"patch": "Patch", "input": "Input", "data": "Data", "budget": "Images seen", "labels": "Labels"}
@@ -30,8 +30,10 @@ METHOD_NAMES = {
     "swav": "SwAV",
 }
 
-#: Methods without any training, and reference rows that every row is compared with.
-UNTRAINED, REFERENCES = ("random", "pixels"), ("pixels",)
+#: Reference rows that every row is compared with.
+REFERENCES = ("pixels",)
+#: Options that a row's name spells out; rows that differ in more are lettered.
+MOST_SPELT = 2
 #: Methods whose loss reads labels.
 SUPERVISED = ("supervised", "supcon")
 #: Patch sizes that names do not tell.
@@ -45,7 +47,8 @@ class Row:
     Attributes:
         runs: one a seed, by seed.
         method, backbone: their names as options have them; for weights from elsewhere the method is their file's name.
-        variant: the options in which this row differs from others of its method, backbone, data and label use ("" if none).
+        variant: the options in which this row differs from others of its method, backbone, data and label use ("" if none); a
+            letter where these are more than ``MOST_SPELT`` (the table of options tells them).
         settings: what a comparison has to hold equal, by the keys of ``SETTINGS``; text.
         cost: means over seeds (peak memory: the largest), None where the runs do not say: images_seen, minutes,
             images_per_second, peak_memory_gib, parameters, flops (one image, forward), training_flops (the whole training).
@@ -59,7 +62,6 @@ class Row:
     cost: dict[str, float | None]
     device: str
     variant: str = ""
-    varied: dict[str, Any] = field(default_factory=dict)
 
     @property
     def trained(self) -> bool:
@@ -121,7 +123,7 @@ def _mean(runs: Sequence[Run], *names: str) -> float | None:
 
 def _row(runs: list[Run]) -> Row:
     first = runs[0]
-    method = str(first.config.get("method") or PurePath(str(first.config.get("weights") or "unknown weights")).name)
+    method = str(first.config.get("method") or _weights(first))
     backbone = str(first.config.get("backbone") or "unknown backbone")
     seen = 0.0 if method in UNTRAINED else _mean(runs, "images_seen")
     memory = [value for run in runs if (value := _number(told(run, "peak_memory_gib"))) is not None]
@@ -152,6 +154,13 @@ def _row(runs: list[Run]) -> Row:
         },
         device=str(first.environment.get("device") or "?"),
     )
+
+
+def _weights(run: Run) -> str:
+    """A name for weights that no training of ours made."""
+    name = PurePath(str(run.config.get("weights") or "of unknown origin")).name
+    key = run.config.get("key")
+    return f"Weights {name}{f' ({key})' if key else ''}"
 
 
 def _patch(run: Run, backbone: str) -> str:
@@ -186,10 +195,15 @@ def _name_variants(rows: list[Row]) -> None:
         if len(group) == 1:
             continue
         differing = differing_options(group)
-        for row in group:
+        for number, row in enumerate(group):
             config = row.runs[0].config
-            row.varied = {key: config.get(key) for key in differing}
-            row.variant = ", ".join(f"{key} {plain(value)}" for key, value in row.varied.items())
+            spelt = ", ".join(f"{key} {plain(config.get(key))}" for key in differing)
+            row.variant = spelt if len(differing) <= MOST_SPELT else f"variant {letters(number)}"
+
+
+def letters(number: int) -> str:
+    """A, B, …, Z, AA, AB, …"""
+    return (letters(number // 26 - 1) if number >= 26 else "") + chr(ord("A") + number % 26)
 
 
 def differing_options(rows: Sequence[Row]) -> list[str]:

@@ -14,6 +14,8 @@ import yaml
 
 #: Options that change where and how a training runs, not what is trained. Runs that differ only in them are one row.
 INCIDENTAL = frozenset({"out", "data_root", "device", "evals", "tensorboard", "wandb", "log_every", "checkpoint_every"})
+#: Methods without any training.
+UNTRAINED = ("random", "pixels")
 #: Step records read of a log, at most; longer logs are read at even distances (the last record always).
 STEP_RECORDS = 400
 
@@ -99,7 +101,11 @@ class Run:
 
     @property
     def trained_options(self) -> dict[str, Any]:
-        """The options that say what was trained: no seed, nothing incidental, nothing of evaluations."""
+        """The options that say what was trained: no seed, nothing incidental, nothing of evaluations, and where nothing was
+        trained, nothing of training."""
+        if self.config.get("method") in UNTRAINED:
+            kept = ("method", "backbone", "data", "image_size")
+            return {key: self.config[key] for key in kept if key in self.config}
         names = {*(self.config.get("evals") or []), *(result.evaluation for result in self.results)}
         evaluations = tuple(f"{name}_" for name in names)
         return {

@@ -16,7 +16,8 @@ LEVEL = 0.95
 @dataclass(frozen=True)
 class Summary:
     """Values over seeds: mean, standard deviation (n - 1 in the denominator) and t interval of the mean. With one value,
-    ``std``, ``low`` and ``high`` are None: nothing is known of the spread."""
+    ``std``, ``low`` and ``high`` are None: nothing is known of the spread. With several equal values ``low`` and ``high`` are
+    None: an interval of no width would claim a certainty that so few values cannot give."""
 
     n: int
     mean: float
@@ -34,6 +35,8 @@ def over_seeds(values: Sequence[float]) -> Summary:
     if n == 1:
         return Summary(1, mean, None, None, None)
     std = float(array.std(ddof=1))
+    if std < 1e-9 * max(1.0, abs(mean)):
+        return Summary(n, mean, 0.0, None, None)
     half = float(special.stdtrit(n - 1, (1 + LEVEL) / 2)) * std / np.sqrt(n)
     return Summary(n, mean, std, mean - half, mean + half)
 

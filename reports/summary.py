@@ -146,6 +146,9 @@ def _against(comparison: Comparison, method: str, name: str, within_block: bool)
         return ""
     if len(above) == total:
         return f"Every trained row is better than {name} in every evaluation, and each of these differences holds."
+    if not above and not below:
+        which = "The only difference" if total == 1 else f"None of the {total} differences"
+        return f"{which} between a trained row and {name} {'does not hold' if total == 1 else 'holds'}."
     parts = [f"In {len(above)} of {total} comparisons with {name} the trained row is better and the difference holds"]
     if below:
         parts.append(f"worse, and the difference holds: {_list(below[:4], len(below))}")

@@ -134,7 +134,9 @@ def to_latex(table: Table) -> str:
         r"\toprule",
     ]
     if spans:
-        lines.append(" & ".join(rf"\multicolumn{{{n}}}{{c}}{{{latex(group)}}}" for group, n in spans) + r" \\")
+        lines.append(
+            " & ".join(rf"\multicolumn{{{n}}}{{c}}{{{latex(group)}}}" if group else "" for group, n in spans) + r" \\"
+        )
         start = 1
         rules = []
         for group, n in spans:
@@ -173,7 +175,8 @@ _LATEX = {
     "<": r"$<$",
     ">": r"$>$",
     "|": r"$|$",
-    '"': r"\textquotedbl{}",
+    '"': "''",
+    "`": "{`}",  # ?` and !` would become other letters
     "±": r"$\pm$",
     "≠": r"$\neq$",
     "≥": r"$\geq$",

@@ -13,7 +13,7 @@ from rich.table import Table
 from common.registry import load_plugin
 from reports import build_report
 from training.config import CompareCommand
-from training.grid import cells_of, grid_of, options_of_methods
+from training.grid import cells_of, fix_backbones, grid_of, options_of_methods
 from training.launch import is_done, run_cells, tail_of
 
 
@@ -31,7 +31,8 @@ def compare(command: CompareCommand, further: Mapping[str, Any]) -> int:
     for plugin in plugins:
         load_plugin(plugin)
     grid = grid_of(command, further)
-    cells = cells_of(grid, options_of_methods(list(grid.methods)))
+    fix_backbones(grid)
+    cells = cells_of(grid, options_of_methods([*grid.methods, *grid.file_methods]))
     out = Path(command.out)
     console = Console()
     if command.dry_run:

@@ -27,13 +27,14 @@ COLLAPSED_INFORMATION = 0.01
 @torch.no_grad()
 def effective_rank(features_ND: Tensor) -> float:
     """exp of the entropy of the normalised singular values (RankMe, Garrido et al. 2023, arXiv 2210.02885), of centred
-    features: between 0 (all rows equal) and min(N - 1, D)."""
-    x = features_ND.float().cpu().double()
-    x = x - x.mean(0)
+    features: between 0 (all rows equal) and min(N - 1, D). NaN for features that are not finite."""
+    features = features_ND.float().cpu().double()
+    if not features.isfinite().all():
+        return math.nan
+    x = features - features.mean(0)
     gram = x @ x.T if len(x) <= x.shape[1] else x.T @ x
     singular = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
-    scale = features_ND.float().norm(dim=1).mean().item() * math.sqrt(len(x))
-    if singular.sum() <= 1e-6 * max(scale, 1e-12):
+    if singular.sum() <= 1e-6 * features.norm():  # what rounding leaves of equal rows
         return 0.0
     share = singular / singular.sum()
     return float(torch.special.entr(share).sum().exp())
@@ -128,13 +129,22 @@ class CollapseWatch:
         self._in_a_row = {sign: self._in_a_row[sign] + 1 if seen else 0 for sign, seen in signs.items()}
         found = []
         if self._in_a_row["flat"] >= PATIENCE:
-            found.append(("flat_loss", f"the loss stays at ln(out_dim) = {self._flat:.2f}: every image gets the same outputs"))
+            found.append(
+                ("flat_loss", f"the loss stays at ln(out_dim) = {self._flat:.2f}: every image gets the same outputs")
+            )
         if self._in_a_row["rank"] >= PATIENCE:
             found.append(("collapse", f"features collapse: their effective rank is {rank:.1f} of at most {limit}"))
         if self._in_a_row["information"] >= PATIENCE:
             found.append(
-                ("collapse", f"the outputs collapse: they tell {max(information, 0):.3f} nats of which image they are of")
+                (
+                    "collapse",
+                    f"the outputs collapse: they tell {max(information, 0):.3f} nats of which image they are of",
+                )
             )
-        new = [(name, f"{message}. What usually helps: {self.HELP[name]}") for name, message in found if name not in self._told]
+        new = [
+            (name, f"{message}. What usually helps: {self.HELP[name]}")
+            for name, message in found
+            if name not in self._told
+        ]
         self._told.update(name for name, _ in new)
         return list(dict(reversed(new)).items())  # one of a kind, the first

@@ -48,6 +48,8 @@ class Grid:
     variants: dict[str, dict[str, Any]] = field(default_factory=lambda: {"": {}})
     vary: dict[str, list[Any]] = field(default_factory=dict)
     vary_mode: str = "product"
+    #: methods whose options ``base`` may name: those of the file, also where the command line asks for others.
+    file_methods: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ def read_grid(path: str | Path) -> Grid:
 def grid_of(command: CompareCommand, further: Mapping[str, Any]) -> Grid:
     """The grid that a command asks for: its file's, overridden by its own options and by ``further`` training options."""
     grid = read_grid(command.grid) if command.grid else Grid()
+    grid.file_methods = list(grid.methods)
     if command.methods:
         grid.methods = {name: grid.methods.get(name, {}) for name in command.methods}
     if command.backbones:
@@ -122,12 +125,21 @@ def options_of_methods(methods: Sequence[str]) -> dict[str, set[str]]:
     return {name: common | {f.name for f in dataclasses.fields(METHODS.get(name).Config)} for name in methods}
 
 
+def fix_backbones(grid: Grid) -> None:
+    """Give methods that have one backbone only (raw pixels) that one, whatever the grid's backbones are."""
+    from methods.base import METHODS
+
+    for name, options in grid.methods.items():
+        if backbone := METHODS.get(name).recipe.get("backbone"):
+            options.setdefault("backbone", backbone)
+
+
 def cells_of(grid: Grid, known: Mapping[str, set[str]]) -> list[Cell]:
     """The cells of a grid, in the order of methods, backbones, varied values, seeds.
 
     Args:
         grid: the grid.
-        known: for each method its options (``options_of_methods``). ``base`` and ``vary`` reach only the methods that have
+        known: for each method of the grid, or of its file, its options (``options_of_methods``). ``base`` and ``vary`` reach only the methods that have
             the option; an option that no method has is an error, as is one that a method's own mapping names wrongly.
     """
     every = set().union(*known.values())
@@ -158,8 +170,9 @@ def cells_of(grid: Grid, known: Mapping[str, set[str]]) -> list[Cell]:
             for name, values in grid.vary.items()
             if name.rpartition(".")[0] in ("", method) and name.rpartition(".")[2] in known[method]
         }
+        backbones = {own["backbone"]: {}} if "backbone" in own else grid.backbones
         for (backbone, backbone_options), (variant, changes), varied, seed in itertools.product(
-            grid.backbones.items(), grid.variants.items(), _variations(applicable, grid.vary_mode), grid.seeds
+            backbones.items(), grid.variants.items(), _variations(applicable, grid.vary_mode), grid.seeds
         ):
             common = {k: v for k, v in grid.base.items() if k in known[method] or evaluation_option.match(k)}
             options = {"method": method, "backbone": backbone, **common, **backbone_options, **own, **changes, **varied}

@@ -3,6 +3,7 @@ others; what is done already is not done again."""
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -63,6 +64,8 @@ def run_cells(cells: Sequence[Cell], out: Path, jobs: int, plugins: Sequence[str
     for state in states:
         if is_done(state.directory, state.cell.options.get("evals") or []):
             state.status = "done"
+    # A SIGTERM ends this process as Ctrl-C does: by way of the cells, which write their checkpoints first.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
     if console.is_terminal:
@@ -97,6 +100,13 @@ def _run(states: list[CellState], jobs: int, plugins: Sequence[str], environment
                 state.process.wait()
 
 
+def _end_with_parent() -> None:
+    """In a cell's process, before it starts: ask Linux to stop it when the grid's process is killed, so that a grid started
+    again never finds the old one's cells still writing. Other systems have no such request."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
 def _start(state: CellState, plugins: Sequence[str], environment: Mapping[str, str]) -> None:
     words = words_of({**state.cell.options, "out": str(state.directory)})
     for plugin in plugins:
@@ -107,6 +117,7 @@ def _start(state: CellState, plugins: Sequence[str], environment: Mapping[str, s
             stdout=log,
             stderr=subprocess.STDOUT,
             env=environment,
+            preexec_fn=_end_with_parent,
         )
     state.status, state.started = "running", time.monotonic()
 

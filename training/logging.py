@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import secrets
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -83,7 +84,9 @@ class RunLog:
             for name, value in values.items()
         }
         append_json_line(self.path, {"kind": kind, "step": step, "epoch": epoch, **values})
-        scalars = {f"{kind}/{k}": v for k, v in values.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+        scalars = {
+            f"{kind}/{k}": v for k, v in values.items() if isinstance(v, (int, float)) and not isinstance(v, bool)
+        }
         if self._tensorboard is not None:
             for name, value in scalars.items():
                 self._tensorboard.add_scalar(name, value, step)
@@ -131,7 +134,7 @@ def _wandb(run: Path, options: Mapping[str, Any]) -> Any:
         raise UserError("--wandb needs the package wandb; pip install wandb") from error
     identity = run / "wandb-id.txt"
     if not identity.exists():
-        write_text(identity, wandb.util.generate_id())
+        write_text(identity, secrets.token_hex(6))
     return wandb.init(
         project="ssl-compare",
         name=run.name,

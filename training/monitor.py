@@ -103,8 +103,9 @@ class Monitor:
         parts = []
         for start in range(0, share, BATCH):
             batch = store.batch(mine[start : start + BATCH]).to(self.device)
+            pictures = eval_images(batch, self.config.image_size)
             with autocast(self.device, self.config.precision):
-                parts.append(self.method.backbone(eval_images(batch, self.config.image_size)).float())
+                parts.append(self.method.backbone(pictures).float())
         return all_gather_rows(torch.cat(parts))[: len(images)]
 
     @torch.no_grad()

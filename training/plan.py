@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -37,7 +38,8 @@ def cost_of(
         ``parameters`` (of the evaluated backbone), ``trained_parameters``, ``flops`` (of one forward pass of the backbone for
         one image), ``training_flops`` (forward and backward passes of all views of one image), and ``memory_gib``, an
         estimate: weights, gradients and optimiser state, and the tensors that autograd keeps for the backward pass of
-        ``batch_size / accumulate`` images. None where the method's forward pass depends on values. A multiply-add counts as two operations.
+        ``batch_size / accumulate`` images. None where the method's forward pass depends on values. A multiply-add counts as
+        two operations.
     """
     with torch.device("meta"):
         method = build()
@@ -49,10 +51,9 @@ def cost_of(
         state = (1 + OPTIMIZER_STATE[config.optimizer]) * sum(p.nbytes for p in trained)
         training_flops = activations = None
         if method.trains:
-            try:
+            # A method that looks at values finds none: these two costs are then not known.
+            with suppress(RuntimeError, NotImplementedError):
                 training_flops, activations = _training_pass(method, views, config, num_labels)
-            except (RuntimeError, NotImplementedError):
-                pass  # the method looks at values, and there are none: these two costs are not known
     return {
         "parameters": parameters,
         "trained_parameters": sum(p.numel() for p in trained),
@@ -82,10 +83,11 @@ def _training_pass(method: Method, views: list[View], config: TrainConfig, num_l
 
     method.before_step(Progress(0, 1, config.epochs))
     # What counts is the size of the numbers, so bf16 stands for fp16, too.
+    precision = "fp32" if config.precision == "fp32" else "bf16"
+    saved = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     with FlopCounterMode(display=False) as counter:
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            with autocast(torch.device("cpu"), "fp32" if config.precision == "fp32" else "bf16"):
-                loss = method(batch).loss
+        with saved, autocast(torch.device("cpu"), precision):
+            loss = method(batch).loss
         activations = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
         loss.backward()
     return round(counter.get_total_flops() / rows), activations

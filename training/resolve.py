@@ -64,7 +64,9 @@ def _check(config: TrainConfig) -> None:
             f"{world_size()} processes; give a multiple of {parts}"
         )
     if config.paired_views is not None and config.pairing == "same_image":
-        raise UsageError("--paired_views says which views --pairing same_label draws from other images; add that option")
+        raise UsageError(
+            "--paired_views says which views --pairing same_label draws from other images; add that option"
+        )
 
 
 def options_of(config: TrainConfig, method_config: MethodConfig, evaluations: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from backbones.base import Backbone
 from common.distributed import rank, world_size
 from common.errors import UserError
 from data.decode import DamagedImage
-from data.segmentation import VOID, SegmentationAugmentation, fit_mask
+from data.segmentation import SegmentationAugmentation, fit_mask
 from data.store import ImageStore
 from heads.segmentation.base import SEGMENTATION_HEADS, SegmentationHead
 from heads.segmentation.losses import make_loss
@@ -98,10 +98,7 @@ class SegmentationTask(Method):
         loss = self._loss(logits, masks)
         for block, head in zip(self.auxiliary_blocks, self.auxiliary, strict=True):
             loss = loss + self.config.auxiliary * self._loss(head([by_block[block]], size), masks)
-        with torch.no_grad():
-            known = masks != VOID
-            right = ((logits.argmax(1) == masks) & known).sum() / known.sum().clamp(min=1)
-        return StepOutput(loss, {"pixel_accuracy": 100 * right})
+        return StepOutput(loss)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Biases and 1-d tensors have no weight decay. Heads have the whole learning rate; layer l of a backbone of L layers
@@ -140,7 +137,10 @@ def backbone_layers(backbone: Backbone, required: bool) -> dict[str, int]:
     found: dict[str, int | None] = {}
     for name in names:
         # ResNets count their layers from 1; blocks and stages are counted from 0.
-        stage, block = re.search(r"(?:^|\.)layer(\d+)\.", name), re.search(r"(?:^|\.)(?:blocks|stages|layers)\.(\d+)\.", name)
+        stage, block = (
+            re.search(r"(?:^|\.)layer(\d+)\.", name),
+            re.search(r"(?:^|\.)(?:blocks|stages|layers)\.(\d+)\.", name),
+        )
         found[name] = int(stage[1]) if stage else int(block[1]) + 1 if block else None
     numbered = [layer for layer in found.values() if layer is not None]
     if not numbered:
@@ -166,18 +166,19 @@ class SegmentationBatches:
         sample: makes a sample.
         config: resolved options of the training.
         device: where batches go.
+        workers: threads that make samples, where that takes long.
 
     Raises:
         UserError: fewer images than a batch has.
     """
 
-    def __init__(self, store: ImageStore, sample: Sample, config: TrainConfig, device: torch.device):
+    def __init__(self, store: ImageStore, sample: Sample, config: TrainConfig, device: torch.device, workers: int = 1):
         if len(store) < config.batch_size:
             raise UserError(
                 f"{store.name} has {len(store)} images to train on, fewer than one batch; give --batch_size {len(store)} or less"
             )
         self.config, self.device = config, device
-        self._images, self._sample = len(store), sample
+        self._images, self._sample, self._workers = len(store), sample, workers
         self.steps_per_epoch = len(store) // config.batch_size
         self.left_out = len(store) - self.steps_per_epoch * config.batch_size
 
@@ -185,7 +186,9 @@ class SegmentationBatches:
         """This rank's part of the batch of ``step``."""
         size, seed = self.config.batch_size, self.config.seed
         epoch, place = divmod(step, self.steps_per_epoch)
-        images = np.random.default_rng([ORDER, seed, epoch]).permutation(self._images)[place * size : (place + 1) * size]
+        images = np.random.default_rng([ORDER, seed, epoch]).permutation(self._images)[
+            place * size : (place + 1) * size
+        ]
         share = size // world_size()
         mine = range(rank() * share, (rank() + 1) * share)
         seeds = [seed_of(CROPS, seed, step, row) for row in mine]
@@ -195,7 +198,7 @@ class SegmentationBatches:
 
     def stream(self, first: int, end: int) -> Iterator[ViewBatch]:
         """The batches of the steps from ``first`` to before ``end``, made ahead of the training by threads."""
-        with ThreadPoolExecutor(4, "samples") as pool, ThreadPoolExecutor(1, "batches") as ahead:
+        with ThreadPoolExecutor(self._workers, "samples") as pool, ThreadPoolExecutor(1, "batches") as ahead:
             pending = deque(ahead.submit(self._gather, step, pool) for step in range(first, min(first + AHEAD, end)))
             for step in range(first, end):
                 batch = pending.popleft().result()

@@ -24,5 +24,5 @@ def visualize(what: str, options: VisualOptions) -> list[Path]:
     """
     try:
         return import_module(f"eval.visual.{what}").draw(options)
-    except PermissionError as error:
-        raise UserError(f"{error.filename}: no permission to write there; give another --out") from error
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        raise UserError(f"{error.filename}: {error.strerror.lower()}; give another --out") from error

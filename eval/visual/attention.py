@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from backbones.base import Backbone
-from common.errors import UsageError
+from common.errors import UsageError, UserError
 from eval.attention_masks import keep_mass
 from eval.progress import track
 from eval.visual.config import AttentionOptions
@@ -48,9 +48,8 @@ def draw(options: AttentionOptions) -> list[Path]:
         raise UsageError(f"--mass {options.mass}: give a number above 0 and at most 1")
     if options.video is not None and options.images is not None:
         raise UsageError("--video and --images exclude each other; give one of them")
-    network = load_network(
-        options.weights, options.backbone, options.key, options.image_size, options.device, options.seed
-    )
+    # Built for its own size: images of other sizes, square or not, only have to divide into patches.
+    network = load_network(options.weights, options.backbone, options.key, None, options.device, options.seed)
     if not network.backbone.has_tokens:
         network.backbone.cls_attention(torch.empty(0))  # raises, and says why
     side, how = fitting(network, options.image_size)
@@ -88,8 +87,11 @@ def _video(options: AttentionOptions, network: Network, side: int, how: str, fol
         image = fit(pixels, number)
         size = image.shape[:2]
         maps.append(cls_attention(network.backbone, image))
+    if not maps:
+        raise UserError(f"{options.video}: holds no frames; give a video file, an animated GIF or a folder of frames")
     scale = np.quantile(np.stack(maps), 0.999, axis=(0, 2, 3))
-    title = f"Attention of {network.name}, {network.weights}; {Path(options.video).name}, {how}; masks hold {100 * options.mass:.0f}%"
+    held = f"masks hold {100 * options.mass:.0f}% of the attention"
+    title = f"Attention of {network.name}, {network.weights}; {Path(options.video).name}, {how}; {held}"
     tiles = VideoTiles(scale, size, title, widest=1280 if frames.is_video else 800)
     path = folder / f"attention-{file_stem(Path(options.video).stem)}{'.mp4' if frames.is_video else '.gif'}"
     with video_writer(path, options.fps or frames.fps, tiles.size) as write:

@@ -8,6 +8,7 @@ from common.errors import UserError
 from eval.visual.config import CollapseOptions
 from reports.runs import read_runs
 from reports.visual.collapse import diagnostics
+from reports.visual.correlation import run_words
 from reports.visual.paper import save_figure
 
 
@@ -24,5 +25,6 @@ def draw(options: CollapseOptions) -> list[Path]:
     names = [run.name for run in runs]
     if len(set(names)) < len(names):
         names = [str(run.path) for run in runs]
+    about = " ".join(f"{name}: {run_words(run.config)}." for run, name in zip(runs, names, strict=True))
     out = Path(options.out) if options.out else runs[0].path / "figures" if len(runs) == 1 else Path("pictures")
-    return save_figure(diagnostics(runs, names), out, "collapse", vector=True)
+    return save_figure(diagnostics(runs, names, about), out, "collapse", vector=True)

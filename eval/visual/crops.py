@@ -15,6 +15,7 @@ from data.views import IMAGENET_MEAN, IMAGENET_STD, ViewMaker, crop_boxes
 from eval.visual.config import CropsOptions
 from eval.visual.neighbours import class_names
 from eval.visual.network import folder_of
+from eval.visual.pictures import data_title
 from eval.visual.runs import configs_of, read_options, train_images
 from methods.base import METHODS, MethodConfig
 from reports.visual.crops import Crop
@@ -60,7 +61,9 @@ def first_samples(store: ImageStore, config: TrainConfig, method_config: MethodC
             source = int(sources[number, place])
             pixels = ((made[number][place] * std + mean).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
             other = source != anchors[place]
-            sample.append(Crop(view.name, pixels, store.image(source), tuple(boxes[place]), class_names(store, source), other))
+            sample.append(
+                Crop(view.name, pixels, store.image(source), tuple(boxes[place]), class_names(store, source), other)
+            )
     return samples
 
 
@@ -96,9 +99,14 @@ def draw(options: CropsOptions) -> list[Path]:
         else "all views from the same image"
     )
     whose = f"run {Path(options.run).resolve().name}" if options.run else "the method's defaults"
-    title = f"What {config.method} sees\n{config.data}, training images; {config.image_size} pixels; {paired}; {whose}, seed {config.seed}."
+    title = (
+        f"What {config.method} sees in its first step\n"
+        f"Training images of {data_title(store)}; {config.image_size} pixels; {paired}; {whose}, seed {config.seed}."
+    )
     caption = (
         "Upper lines: the crops as the network gets them, but for the normalisation, in proportion to their size. Lower lines: "
         "the image that each is cut from, and where (blue: the anchor, orange: another image); crops may be mirrored."
     )
-    return save_figure(drawing(samples, title, caption), folder_of(options.out, options.run), f"crops-{file_stem(config.method)}")
+    return save_figure(
+        drawing(samples, title, caption), folder_of(options.out, options.run), f"crops-{file_stem(config.method)}"
+    )

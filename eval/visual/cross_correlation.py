@@ -12,13 +12,14 @@ from data.views import ViewMaker
 from eval.progress import track
 from eval.visual.config import CrossCorrelationOptions
 from eval.visual.network import folder_of, run_title
-from eval.visual.runs import configs_of, names_of, train_images
+from eval.visual.runs import configs_of, names_of, read_options, train_images
 from methods.base import METHODS, ViewBatch
-from reports.visual.correlation import Matrix, animation, curves, film_strip, heatmaps, read_evolution
+from reports.visual.correlation import Matrix, animation, curves, film_strip, heatmaps, read_evolution, run_words
 from reports.visual.paper import save_figure, save_gif
 from training.checkpoint import last_checkpoint, load_checkpoint
 from training.devices import autocast, pick_device
 from training.diagnostics import cross_correlation
+from training.monitor import hold_out
 from training.trainer import build_method
 
 
@@ -44,12 +45,15 @@ def projections_of(run: Path, count: int, device: torch.device) -> tuple[torch.T
     state = load_checkpoint(file)
     config, method_config = configs_of({**state["config"], "image_size": state["image_size"]})
     store = train_images(config)
+    store = store.subset(hold_out(len(store), config.knn_every)[0])
     method = build_method(config, method_config, store.num_classes)
     method.load_state_dict(state["method"])
     method.to(device).train()
     views = list(METHODS.get(config.method).views(method_config, config.image_size))
     if len(views) < 2:
-        raise UserError(f"{run}: {config.method} sees one view of an image, so there is nothing to correlate; give another run")
+        raise UserError(
+            f"{run}: {config.method} sees one view of an image, so there is nothing to correlate; give another run"
+        )
     rows = min(config.batch_size // config.accumulate, count, len(store))
     order = np.random.default_rng(0).permutation(len(store))[: min(count, len(store)) // rows * rows]
     params = ViewMaker(views).sample(len(order), torch.Generator().manual_seed(0))
@@ -85,16 +89,26 @@ def draw(options: CrossCorrelationOptions) -> list[Path]:
             matrices.append(Matrix(name, values, what))
         figure = heatmaps(matrices, options.palette, "Cross-correlation of two views' projections")
         return save_figure(figure, folder, "cross_correlation-recomputed")
-    evolutions = [read_evolution(run, name) for run, name in zip(runs, names, strict=True)]
+    evolutions = [
+        read_evolution(run, name, run_words(read_options(run))) for run, name in zip(runs, names, strict=True)
+    ]
     matrices = [
-        Matrix(e.name, e.matrices[-1], f"epoch {e.epochs[-1]}, {e.matrices.shape[-1]} evenly spaced features (or all)")
+        Matrix(
+            e.name,
+            e.matrices[-1],
+            f"{e.about}, epoch {e.epochs[-1]}, {e.matrices.shape[-1]} evenly spaced features (or all)",
+        )
         for e in evolutions
     ]
-    written = save_figure(heatmaps(matrices, options.palette, "Cross-correlation of two views' projections"), folder, "cross_correlation")
+    written = save_figure(
+        heatmaps(matrices, options.palette, "Cross-correlation of two views' projections"), folder, "cross_correlation"
+    )
     if max(len(e.epochs) for e in evolutions) > 1:
         written += save_figure(film_strip(evolutions, options.palette), folder, "cross_correlation-strip")
         written += save_figure(curves(evolutions), folder, "cross_correlation-curves", vector=True)
         frames = list(animation(evolutions, options.palette))
         path = folder / "cross_correlation.gif"
-        written.append(save_gif([*frames, *frames[-1:] * round(options.fps)], path, 1 / options.fps))  # rests at the end
+        written.append(
+            save_gif([*frames, *frames[-1:] * round(options.fps)], path, 1 / options.fps)
+        )  # rests at the end
     return written

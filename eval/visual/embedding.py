@@ -11,6 +11,7 @@ from sklearn.preprocessing import normalize
 from common.errors import UsageError, UserError, unknown_name
 from eval.visual.config import EmbeddingOptions
 from eval.visual.network import context_of, folder_of
+from eval.visual.pictures import data_title
 from reports.visual.features import MOST_CLASSES
 from reports.visual.features import embedding as drawing
 from reports.visual.paper import file_stem, save_figure
@@ -26,7 +27,9 @@ def embed(features: np.ndarray, perplexity: float, seed: int) -> np.ndarray:
     if perplexity <= 0:
         raise UsageError(f"--perplexity {perplexity:g}: give a number above 0")
     if len(features) < 3 or perplexity >= len(features):
-        raise UserError(f"--perplexity {perplexity:g} is too much for {len(features)} images; give less, or more images")
+        raise UserError(
+            f"--perplexity {perplexity:g} is too much for {len(features)} images; give less, or more images"
+        )
     return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(normalize(features))
 
 
@@ -39,14 +42,19 @@ def draw(options: EmbeddingOptions) -> list[Path]:
     places = embed(features, options.perplexity, options.seed)
     title = (
         f"t-SNE of the features of {context.backbone_name}, {weights}\n"
-        f"{len(rows)} of {len(store)} test images of {store.name}; {context.image_size} pixels.{left_out}"
+        f"{len(rows)} of {len(store)} test images of {data_title(store)}; {context.image_size} pixels.{left_out}"
     )
     caption = (
         f"Perplexity {options.perplexity:g}, on features of unit length. Neighbours are kept near; distances between groups and "
         "their sizes mean nothing."
     )
     stem = f"embedding-{file_stem(context.backbone_name)}"
-    return save_figure(drawing(places, store.labels[rows], store.classes, title, caption), folder_of(options.out, options.weights), stem, vector=True)
+    return save_figure(
+        drawing(places, store.labels[rows], store.classes, title, caption),
+        folder_of(options.out, options.weights),
+        stem,
+        vector=True,
+    )
 
 
 def _chosen(labels: np.ndarray, classes: tuple[str, ...], options: EmbeddingOptions) -> tuple[np.ndarray, str]:

@@ -16,7 +16,7 @@ from eval.context import EvalContext
 from eval.neighbours import nearest_neighbours as search
 from eval.visual.config import NeighboursOptions
 from eval.visual.network import context_of, folder_of
-from eval.visual.pictures import choose, files_of, read_image
+from eval.visual.pictures import choose, data_title, files_of, read_image
 from reports.visual import features as drawing
 from reports.visual.paper import file_stem, save_figure
 
@@ -63,7 +63,8 @@ def draw(options: NeighboursOptions) -> list[Path]:
     ]
     title = (
         f"Nearest neighbours in the features of {context.backbone_name}, {weights}\n"
-        f"Queries: {which}; neighbours: {len(context.train)} training images of {context.train.name}; {context.image_size} pixels."
+        f"Queries: {which}; neighbours: {len(context.train)} training images of {data_title(context.train)}; "
+        f"{context.image_size} pixels."
     )
     stem = f"neighbours-{file_stem(context.backbone_name)}"
     return save_figure(drawing.nearest_neighbours(found, title), folder_of(options.out, options.weights), stem)

@@ -58,7 +58,9 @@ def load_network(
     run = about_run(weights)
     name = backbone or run.get("backbone_name")
     if name is None:
-        raise UsageError(f"--backbone is needed, since {f'{weights} does not name its own' if weights else 'no --weights are given'}")
+        raise UsageError(
+            f"--backbone is needed, since {f'{weights} does not name its own' if weights else 'no --weights are given'}"
+        )
     options = run.get("config", {})
     torch.manual_seed(seed)
     network = build_backbone(name, image_size or run.get("image_size") or DEFAULT_SIZE)
@@ -81,7 +83,9 @@ def run_title(run: str | Path, options: dict[str, Any]) -> str:
     """A run in a few words: ``dino on imagefolder, 100 epochs (run NAME)``."""
     path = Path(run)
     name = path.name if path.is_dir() else path.resolve().parent.parent.name
-    return f"{options.get('method', '?')} on {options.get('data', '?')}, {options.get('epochs', '?')} epochs (run {name})"
+    return (
+        f"{options.get('method', '?')} on {options.get('data', '?')}, {options.get('epochs', '?')} epochs (run {name})"
+    )
 
 
 def context_of(options: NeighboursOptions | EmbeddingOptions) -> tuple[EvalContext, str]:

@@ -42,7 +42,9 @@ def components(maps: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray
     """
     cells = np.concatenate([m.reshape(-1, m.shape[-1]) for m in maps])
     if len(cells) < 4 or np.ptp(cells, axis=0).max() == 0:
-        raise UserError(f"{len(cells)} cells of the map are too few or all equal, so they have no components; give larger or more images")
+        raise UserError(
+            f"{len(cells)} cells of the map are too few or all equal, so they have no components; give larger or more images"
+        )
     pca = PCA(3, svd_solver="full" if cells.shape[1] <= 2048 else "randomized", random_state=0).fit(cells)
     scores = pca.transform(cells)
     bounds = np.cumsum([m.shape[0] * m.shape[1] for m in maps])[:-1]
@@ -52,15 +54,16 @@ def components(maps: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray
 
 def draw(options: PCAOptions) -> list[Path]:
     """One picture, a line for each image."""
-    network = load_network(
-        options.weights, options.backbone, options.key, options.image_size, options.device, options.seed
-    )
+    # Built for its own size: images of other sizes, square or not, only have to divide into patches.
+    network = load_network(options.weights, options.backbone, options.key, None, options.device, options.seed)
     side, how = fitting(network, options.image_size)
     pictures, which = pictures_of(
         options.images, options.count, network, options.data, options.data_root, options.image_size, options.seed
     )
     images = [fitted(picture, network.backbone.stride, side) for picture in pictures]
-    scores, explained = components([last_map(network.backbone, image) for image in track(images, "features", len(images))])
+    scores, explained = components(
+        [last_map(network.backbone, image) for image in track(images, "features", len(images))]
+    )
     title = f"Principal components of {network.name}, {network.weights}\n{which}; {how}."
     figure = principal_components(images, [picture.name for picture in pictures], scores, explained, title)
     return save_figure(figure, folder_of(options.out, options.weights), f"pca-{file_stem(network.name)}")

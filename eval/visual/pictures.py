@@ -89,15 +89,26 @@ def test_images(data: str | None, data_root: str | None, options: dict, image_si
 
 
 def pictures_of(
-    images: Sequence[str] | None, count: int, network: Network, data: str | None, data_root: str | None, size: int | None, seed: int
+    images: Sequence[str] | None,
+    count: int,
+    network: Network,
+    data: str | None,
+    data_root: str | None,
+    size: int | None,
+    seed: int,
 ) -> tuple[list[Picture], str]:
     """The images that the options ask for, at full resolution, and in words which."""
     if images is not None:
         files = files_of(images)
-        return [read_image(file) for file in files], f"{len(files)} image{'s' * (len(files) > 1)} given"
+        return [read_image(file) for file in files], "Images given" if len(files) > 1 else "The image given"
     store = test_images(data, data_root, network.options, size or network.image_size or DEFAULT_SIZE)
     chosen = choose(store, count, seed)
-    return [Picture(store.names[i], store.original_image(i)) for i in chosen], f"test images of {store.name}"
+    return [Picture(store.names[i], store.original_image(i)) for i in chosen], f"Test images of {data_title(store)}"
+
+
+def data_title(store: ImageStore) -> str:
+    """A data set's name; for one that the user has put together, with its folder's."""
+    return f"{store.name} ({store.root.name})" if store.name == "imagefolder" else store.name
 
 
 def fitted(picture: Picture, multiple: int, short_side: int) -> np.ndarray:
@@ -135,7 +146,9 @@ def fitting(network: Network, size: int | None) -> tuple[int, str]:
     multiple = network.backbone.stride
     side = size if size is not None else network.image_size or DEFAULT_SIZE
     if side < 0 or 0 < side < multiple:
-        raise UsageError(f"--image_size {side}: give at least one patch, {multiple} pixels, or 0 to leave images as they are")
+        raise UsageError(
+            f"--image_size {side}: give at least one patch, {multiple} pixels, or 0 to leave images as they are"
+        )
     resized = f"short side resized to {side} pixels, then" if side else "not resized,"
     return side, f"{resized} sides cut to multiples of {multiple}"
 

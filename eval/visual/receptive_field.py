@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from backbones.base import Backbone
+from backbones.resnet import ResNet
 from common.errors import UsageError, UserError, unknown_name
 from eval.progress import track
 from eval.visual.config import ReceptiveFieldOptions
 from eval.visual.network import DEFAULT_SIZE, Network, folder_of, load_network
-from eval.visual.pictures import choose, files_of, normalised, read_image, test_images
+from eval.visual.pictures import choose, data_title, files_of, normalised, read_image, test_images
 from reports.visual.paper import even, file_stem, save_figure
-from reports.visual.receptive_field import Fields, receptive_fields
+from reports.visual.receptive_field import Fields, Unit, receptive_fields
 
 #: Layers drawn by default.
 LAYERS = 7
@@ -38,7 +39,9 @@ def layer_maps(backbone: Backbone, images: Tensor, layers: Sequence[str]) -> lis
     if all(isinstance(modules.get(name), (BasicBlock, Bottleneck)) for name in layers):
         seen: dict[str, Tensor] = {}
         handles = [
-            modules[name].register_forward_hook(lambda module, inputs, output, name=name: seen.__setitem__(name, output))
+            modules[name].register_forward_hook(
+                lambda module, inputs, output, name=name: seen.__setitem__(name, output)
+            )
             for name in layers
         ]
         try:
@@ -52,7 +55,7 @@ def layer_maps(backbone: Backbone, images: Tensor, layers: Sequence[str]) -> lis
 
 def effective_receptive_fields(
     backbone: Backbone, images: Tensor, layers: Sequence[str], seed: int = 0
-) -> tuple[np.ndarray, list[tuple[float, float, float, float]]]:
+) -> tuple[np.ndarray, list[Unit | None]]:
     """Mean absolute gradient, over images, of each layer's centre unit with respect to the input's pixels, summed over the three
     colours (Luo et al. 2016, arXiv 1701.04128, section 3).
 
@@ -67,14 +70,14 @@ def effective_receptive_fields(
         seed: of the signs.
 
     Returns:
-        float64 ``[layers, H, W]``, and the cell (top, left, height, width; pixels) of each layer's centre unit: where a map has
-        an even number of rows or columns, that just after the middle.
+        float64 ``[layers, H, W]``, and the cell of each layer's centre unit (None where that is not known). Where a map has an
+        even number of rows or columns, the unit just after the middle is taken.
     """
     device = next(backbone.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     height, width = images.shape[-2:]
     fields = np.zeros((len(layers), height, width))
-    units: list[tuple[float, float, float, float]] = []
+    units: list[Unit | None] = []
     parts = images.split(BATCH)
     for part in track(parts, "gradients", len(parts)):
         part = part.to(device).requires_grad_(True)
@@ -82,7 +85,7 @@ def effective_receptive_fields(
         units = []
         for number, map_BChw in enumerate(maps):
             rows, columns = map_BChw.shape[-2:]
-            units.append((rows // 2 * height / rows, columns // 2 * width / columns, height / rows, width / columns))
+            units.append(_unit(backbone, (rows, columns), (height, width)))
             centre_BC = map_BChw[:, :, rows // 2, columns // 2]
             signs = torch.randint(0, 2, centre_BC.shape, generator=generator).to(device) * 2 - 1
             (gradient,) = torch.autograd.grad((centre_BC * signs).sum(), part, retain_graph=number + 1 < len(maps))
@@ -90,11 +93,26 @@ def effective_receptive_fields(
     return fields / len(images), units
 
 
+def _unit(backbone: Backbone, grid: tuple[int, int], size: tuple[int, int]) -> Unit | None:
+    """Where the centre unit of a map lies: a patch is the pixels it was made from; a ResNet's convolutions, padded on both sides,
+    centre unit i on pixel i · stride."""
+    (rows, columns), (height, width) = grid, size
+    cell = height / rows, width / columns
+    top, left = rows // 2 * cell[0], columns // 2 * cell[1]
+    if backbone.has_tokens:
+        return top, left, *cell
+    if isinstance(backbone, ResNet):
+        return top - (cell[0] - 1) / 2, left - (cell[1] - 1) / 2, *cell
+    return None
+
+
 def draw(options: ReceptiveFieldOptions) -> list[Path]:
     """One picture: a line for each network."""
     names, weights = options.backbone or [], options.weights or []
     if weights and names and len(names) != len(weights):
-        raise UsageError(f"--backbone names {len(names)} and --weights {len(weights)}; give one backbone for each of the weights")
+        raise UsageError(
+            f"--backbone names {len(names)} and --weights {len(weights)}; give one backbone for each of the weights"
+        )
     if not weights and not names:
         raise UsageError("--weights or --backbone is needed: what to look at")
     trained = [
@@ -111,7 +129,9 @@ def draw(options: ReceptiveFieldOptions) -> list[Path]:
         rows.append(_fields(network, images, options))
     if not trained:
         rows = [_fields(_untrained(name, size, options), images, options) for name in dict.fromkeys(names)]
-    networks = "; ".join(dict.fromkeys(f"{network.name}: {network.weights}" for network in trained)) or "untrained networks"
+    networks = (
+        "; ".join(dict.fromkeys(f"{network.name}: {network.weights}" for network in trained)) or "Untrained networks"
+    )
     title = f"Effective receptive fields\n{networks}. {len(images)} {which}, {size} × {size} pixels."
     stem = "-".join(["receptive_field", *dict.fromkeys(row.name.partition("\n")[0] for row in rows)])
     return save_figure(receptive_fields(rows, title), folder_of(options.out, _only(weights)), file_stem(stem))
@@ -147,7 +167,7 @@ def _inputs(options: ReceptiveFieldOptions, first: Network | None, size: int) ->
     else:
         store = test_images(options.data, options.data_root, first.options if first else {}, size)
         pixels = [store.original_image(i) for i in choose(store, options.count, options.seed)]
-        which = f"test images of {store.name}"
+        which = f"test images of {data_title(store)}"
     return normalised(np.stack([_square(image, size) for image in pixels]), torch.device("cpu")), which
 
 

@@ -89,11 +89,14 @@ class VideoFrames(Frames):
         try:
             with self._av.open(str(self.path)) as container:
                 if not container.streams.video:
-                    raise UserError(f"{self.path}: holds no video; give a video file, an animated GIF or a folder of frames")
+                    raise UserError(
+                        f"{self.path}: holds no video; give a video file, an animated GIF or a folder of frames"
+                    )
                 yield container
         except self._av.FFmpegError as error:
             raise UserError(
-                f"{self.path}: cannot be read as a video ({error.strerror}); give a video file, an animated GIF or a folder of frames"
+                f"{self.path}: cannot be read as a video ({error.strerror}); "
+                "give a video file, an animated GIF or a folder of frames"
             ) from error
 
     def read(self) -> Iterator[np.ndarray]:
@@ -107,7 +110,7 @@ def _import_av(path: Path) -> Any:
         import av
     except ImportError as error:
         raise UserError(
-            f"{path}: video files need PyAV; pip install 'ssl-compare[video]' (or av), or give an animated GIF or a folder of frames"
+            f'{path}: video files need PyAV, the extra "video" (pip install av); or give an animated GIF or a folder of frames'
         ) from error
     return av
 

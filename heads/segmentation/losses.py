@@ -66,7 +66,9 @@ def make_loss(terms: list[str]) -> Callable[[Tensor, Tensor], Tensor]:
     """The weighted sum of losses, such as ``["cross_entropy", "dice=0.5"]``, as a function of logits ``[B, C, H, W]`` and
     masks ``[B, H, W]``. A batch whose every pixel is void gives a loss of zero, with zero gradients.
 
-    Raises UsageError for an unknown loss or a weight that is no positive number."""
+    Raises UsageError for no or an unknown loss, or a weight that is no positive number."""
+    if not terms:
+        raise UsageError("no loss is given; give one or more of " + ", ".join(LOSSES))
     weighted = []
     for term in terms:
         name, equals, weight = term.partition("=")

@@ -27,7 +27,7 @@ class SETRMLA(SegmentationHead):
 
     @staticmethod
     def blocks(depth: int) -> tuple[int, ...]:
-        return tuple((i + 1) * depth // STREAMS - 1 for i in range(STREAMS))
+        return tuple(-(-(i + 1) * depth // STREAMS) - 1 for i in range(STREAMS))
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], num_classes: int):
         super().__init__(channels, strides, num_classes)

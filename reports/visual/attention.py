@@ -3,6 +3,8 @@ figures 1, 3 and 4), on images and over videos."""
 
 from __future__ import annotations
 
+import textwrap
+
 import matplotlib as mpl
 import numpy as np
 from matplotlib.colors import to_rgb
@@ -104,23 +106,24 @@ class VideoTiles:
     Args:
         scale: ``[heads]``: the attention that is drawn lightest, the same in all frames, so that maps do not flicker.
         size: (height, width) of the input frames in pixels, multiples of the patch.
-        title: in the line above the tiles.
+        title: above the tiles.
         widest: pixels that a picture is wide, at most (about).
     """
 
-    LABEL = 16
+    LABEL, GAP = 16, 4
 
     def __init__(self, scale: np.ndarray, size: tuple[int, int], title: str, widest: int = 1280):
         self.scale = np.maximum(scale, 1e-12)
         count = len(scale) + 2
-        self.columns = min(count, 4) if count <= 8 else 5
-        self.lines = -(-count // self.columns)
+        self.lines = -(-count // 5)
+        self.columns = -(-count // self.lines)
         tile = min(widest // self.columns, max(size[1], 160))
         self.tile = (max(1, round(tile * size[0] / size[1])), tile)
-        self.title = title
         self.map = mpl.colormaps[COLOUR_MAP]
         self.font = ImageFont.load_default(11)
-        height = self.lines * (self.tile[0] + self.LABEL) + self.LABEL
+        self.title = textwrap.wrap(title, self.columns * tile // 7)
+        self.head = self.LABEL * len(self.title)
+        height = self.lines * (self.tile[0] + self.LABEL) + self.head
         # Video codecs want even sides.
         self.size = (height + height % 2, self.columns * tile + (self.columns * tile) % 2)
 
@@ -128,17 +131,21 @@ class VideoTiles:
         """uint8 ``[*size, 3]``: the frame, all heads' masks on it, and every head's map."""
         page = Image.new("RGB", self.size[::-1], "white")
         draw = ImageDraw.Draw(page)
-        draw.text((4, 1), self.title, fill="black", font=self.font)
+        for number, text in enumerate(self.title):
+            draw.text((4, self.LABEL * number + 1), text, fill="black", font=self.font)
         maps = self.map(np.clip(attention / self.scale[:, None, None], 0, 1), bytes=True)[..., :3]
         tiles = [(image, "frame"), (coloured(image, attention, masks), "masks of all heads")]
         tiles += [(pixels, f"head {head + 1}") for head, pixels in enumerate(maps)]
         colours = head_colours(len(attention))
         for place, (pixels, name) in enumerate(tiles):
             line, column = divmod(place, self.columns)
-            top = self.LABEL + line * (self.tile[0] + self.LABEL)
+            top = self.head + line * (self.tile[0] + self.LABEL)
             left = column * self.tile[1]
             resample = Image.Resampling.NEAREST if place > 1 else Image.Resampling.BILINEAR
-            page.paste(Image.fromarray(pixels).resize(self.tile[::-1], resample), (left, top + self.LABEL))
+            page.paste(
+                Image.fromarray(pixels).resize((self.tile[1] - self.GAP, self.tile[0]), resample),
+                (left, top + self.LABEL),
+            )
             text = left + 4
             if place > 1:
                 draw.rectangle((left + 4, top + 4, left + 12, top + 12), fill=tuple(colours[place - 2].tolist()))

@@ -12,7 +12,7 @@ from common.errors import UserError
 from reports.figures import DIAGNOSTICS
 from reports.runs import Run
 from reports.style import COLOURS, DASHES, style
-from reports.visual.paper import grid, headed
+from reports.visual.paper import grid, headed, sentence
 
 COLUMNS = 4
 
@@ -26,8 +26,12 @@ def series(run: Run, key: str) -> tuple[np.ndarray, np.ndarray]:
     return np.array([r["step"] * batch / 1000 for r in kept]), np.array([float(r[key]) for r in kept])
 
 
-def diagnostics(runs: Sequence[Run], names: Sequence[str]) -> Figure:
+def diagnostics(runs: Sequence[Run], names: Sequence[str], about: str) -> Figure:
     """A panel for each diagnostic that any run has logged at least twice, a line for each run.
+
+    Args:
+        names: of the runs, for the legend.
+        about: what they are, for the caption.
 
     Raises:
         UserError: there is none.
@@ -35,7 +39,7 @@ def diagnostics(runs: Sequence[Run], names: Sequence[str]) -> Figure:
     keys = [key for key in DIAGNOSTICS if any(len(series(run, key)[0]) > 1 for run in runs)]
     if not keys:
         raise UserError(f"{runs[0].path}: its log.jsonl holds no diagnostics at two or more times; train for longer")
-    columns = min(COLUMNS, len(keys))
+    columns = 3 if len(keys) in (5, 6, 9) else min(COLUMNS, len(keys))
     with style():
         figure, axes = grid(-(-len(keys) // columns), columns, 2.25, 1.9)
         handles = {}
@@ -48,18 +52,20 @@ def diagnostics(runs: Sequence[Run], names: Sequence[str]) -> Figure:
                     continue
                 dash = DASHES[number // len(COLOURS) % len(DASHES)]
                 look = {"color": COLOURS[number % len(COLOURS)], "ls": (0, dash) if dash else "-"}
-                (handles[name],) = axis.plot(x, y, lw=1.4, **look)
+                (handles[name],) = axis.plot(x, y, lw=1.4, marker="o" if len(x) < 12 else None, ms=2.6, **look)
                 outputs = run.config.get("out_dim")
                 if key == "teacher_entropy" and outputs:
                     axis.axhline(math.log(outputs), lw=0.9, ls=":", color=look["color"])
             axis.set_title(DIAGNOSTICS[key][0], fontsize=8.5)
+        for axis in axes[-1]:
+            axis.set_xlabel("thousand images seen", fontsize=7.5)
         figure.legend(
             handles.values(), handles.keys(), loc="outside upper right", ncols=min(4, len(handles)), fontsize=7.5
         )
-        told = " ".join(f"{DIAGNOSTICS[key][0].capitalize()}: {DIAGNOSTICS[key][1]}." for key in keys)
+        told = " ".join(f"{sentence(DIAGNOSTICS[key][0])}: {DIAGNOSTICS[key][1]}." for key in keys)
         if "teacher_entropy" in keys:
             told += " Dotted: ln K."
         warned = [f"{name}: {run.warnings[0]}" for run, name in zip(runs, names, strict=True) if run.warnings]
         if warned:
             told += " The runs warned: " + " ".join(warned)
-        return headed(figure, "Signs of collapse over training", f"Against thousands of images seen. {told}")
+        return headed(figure, f"Signs of collapse over training\n{about}", told)

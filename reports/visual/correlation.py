@@ -6,9 +6,10 @@ Entry (i, j) is the correlation, over images, of feature i of one view with feat
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -50,17 +51,24 @@ class Evolution:
         name: of the run.
         epochs: int ``[E]``.
         matrices: ``[E, d, d]`` of evenly spaced features.
+        about: which method, backbone and data it is of, in words.
         on_diagonal, off_diagonal: ``[E]``: mean of the diagonal, root mean square of the rest, of all features.
     """
 
     name: str
+    about: str
     epochs: np.ndarray
     matrices: np.ndarray
     on_diagonal: np.ndarray
     off_diagonal: np.ndarray
 
 
-def read_evolution(run: Path, name: str) -> Evolution:
+def run_words(options: Mapping[str, Any]) -> str:
+    """Method, backbone and data of a run, from its options."""
+    return f"{options.get('method', '?')}, {options.get('backbone', '?')}, on {options.get('data', '?')}"
+
+
+def read_evolution(run: Path, name: str, about: str) -> Evolution:
     """Read ``figures/cross_correlation.npz`` of a run directory. Raises UserError where it is missing or damaged."""
     file = run / "figures" / "cross_correlation.npz"
     if not file.is_file():
@@ -72,6 +80,7 @@ def read_evolution(run: Path, name: str) -> Evolution:
         with np.load(file, allow_pickle=False) as arrays:
             found = Evolution(
                 name,
+                about,
                 arrays["epochs"],
                 arrays["matrices"].astype(np.float32),
                 arrays["on_diagonal"],
@@ -135,7 +144,7 @@ def heatmaps(matrices: Sequence[Matrix], colours: str = "diverging", title: str 
             matrix = matrices[position]
             cells, n = pool(matrix.values)
             diagonal, rest = np.diagonal(matrix.values), off_diagonal(matrix.values)
-            image = show(upper, cells, cmap=palette(PALETTES[colours]), vmin=-1, vmax=1)
+            image = show(upper, cells, cmap=palette(PALETTES[colours]), vmin=-1, vmax=1, interpolation="auto")
             rms = float(np.sqrt(np.mean(np.square(rest, dtype=np.float64)))) if len(rest) else 0.0
             upper.set_title(matrix.name, fontsize=8.5)
             upper.set_xlabel(
@@ -202,12 +211,17 @@ def film_strip(evolutions: Sequence[Evolution], colours: str = "diverging", fram
                     cmap=palette(PALETTES[colours]),
                     vmin=-1,
                     vmax=1,
+                    interpolation="auto",
                 )
             axes[line, 0].set_ylabel(evolution.name, fontsize=8)
         bar = figure.colorbar(image, ax=axes.ravel().tolist(), shrink=0.85, aspect=16, pad=0.02)
         bar.set_ticks([-1, 0, 1])
         bar.outline.set_visible(False)
-        return headed(figure, "Cross-correlation over training", _kept_features(evolutions))
+        return headed(figure, f"Cross-correlation over training\n{_abouts(evolutions)}", _kept_features(evolutions))
+
+
+def _abouts(evolutions: Sequence[Evolution]) -> str:
+    return " ".join(f"{e.name}: {e.about}." for e in evolutions)
 
 
 def _kept_features(evolutions: Sequence[Evolution]) -> str:
@@ -240,7 +254,7 @@ def curves(evolutions: Sequence[Evolution]) -> Figure:
         figure.legend(loc="outside right upper", fontsize=8)
         return headed(
             figure,
-            "Cross-correlation over training",
+            f"Cross-correlation over training\n{_abouts(evolutions)}",
             "Of all features of the projections. Barlow Twins drives the diagonal to 1 (dotted) and the rest to 0.",
         )
 
@@ -252,17 +266,17 @@ def animation(evolutions: Sequence[Evolution], colours: str = "diverging") -> It
     columns = min(COLUMNS, len(evolutions))
     with style():
         figure, axes = grid(-(-len(evolutions) // columns), columns, 2.6, 2.8)
-        images = []
+        images, cmap = [], palette(PALETTES[colours])
         for axis in axes.ravel()[len(evolutions) :]:
             show(axis, None)
         for axis, evolution in zip(axes.ravel(), evolutions, strict=False):
             blank = np.full_like(evolution.matrices[0], np.nan)
-            images.append(show(axis, blank, evolution.name, cmap=palette(PALETTES[colours]), vmin=-1, vmax=1))
+            images.append(show(axis, blank, evolution.name, cmap=cmap, vmin=-1, vmax=1, interpolation="auto"))
             axis.set_xlabel(" \n", fontsize=7.5)
         bar = figure.colorbar(images[0], ax=axes.ravel().tolist(), shrink=0.85, aspect=18, pad=0.02)
         bar.set_ticks([-1, 0, 1])
         bar.outline.set_visible(False)
-        headed(figure, "Cross-correlation, epoch 0", "")
+        headed(figure, f"Cross-correlation, epoch 0\n{_abouts(evolutions)}", "")
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
         for epoch in epochs:

@@ -137,7 +137,8 @@ def embedding(places: np.ndarray, labels: np.ndarray, classes: Sequence[str], ti
     present = [label for label in range(len(classes)) if (labels == label).any()]
     colours = [*COLOURS, *sns.color_palette("dark", 8)]
     with style():
-        figure, axes = grid(1, 1, 5.6, 4.4)
+        height, width = np.ptp(places, axis=0)[::-1]
+        figure, axes = grid(1, 1, 6.2, float(np.clip(4.9 * height / width, 2.4, 5.2)))
         axis = axes[0, 0]
         axis.scatter(*places[labels < 0].T, s=8, color=FAINT, alpha=0.5, lw=0)
         for number, label in enumerate(present):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,9 @@ def headed(figure: Figure, title: str, caption: str) -> Figure:
     """Put a title (first line bold: what; the rest: of which weights and data) above, and a caption below."""
     width = figure.get_figwidth()
     first, _, rest = title.partition("\n")
-    lines = textwrap.wrap(first, int(width * 11.5)) + ["" for _ in ()]
-    figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=10, fontweight="bold", color=INK)
+    figure.suptitle(
+        "\n".join(textwrap.wrap(first, int(width * 11))), x=0.01, ha="left", fontsize=10, fontweight="bold", color=INK
+    )
     below = "\n".join(
         line for part in (rest, caption) if part for line in textwrap.wrap(part, int(width * CHARACTERS_PER_INCH))
     )
@@ -93,7 +94,9 @@ def save_figure(figure: Figure, folder: Path, stem: str, vector: bool = False) -
 
 def save_gif(frames: Iterable[np.ndarray], path: Path, seconds: float) -> Path:
     """Write frames (uint8 ``[H, W, 3]``, of one size) as an animation that repeats; each is shown for ``seconds``."""
-    images = [Image.fromarray(frame).quantize(128, dither=Image.Dither.NONE) for frame in frames]
+    images = [
+        Image.fromarray(frame).quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE) for frame in frames
+    ]
     with atomic_file(path) as file:
         images[0].save(
             file, "GIF", save_all=True, append_images=images[1:], duration=max(20, round(1000 * seconds)), loop=0
@@ -114,6 +117,6 @@ def even(count: int, most: int) -> list[int]:
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
 
 
-def upright(values: Sequence[float]) -> str:
-    """Numbers for a caption."""
-    return ", ".join(f"{value:.3g}" for value in values)
+def sentence(words: str) -> str:
+    """Words with a capital first letter."""
+    return words[:1].upper() + words[1:]

@@ -14,8 +14,8 @@ IMAGES = 8
 
 #: Case name: method, backbone, the method's own options.
 CASES = {
-    "dino-vit": ("dino", "small_vit", {}),
-    "dino-resnet": ("dino", "resnet18_cifar", {"use_bn_in_head": True}),
+    "dino-vit": ("dino", "small_vit", {"local_size": 8}),
+    "dino-resnet": ("dino", "resnet18_cifar", {"use_bn_in_head": True, "local_size": 8}),
     "dino-sinkhorn": ("dino", "small_vit", {"centering": "sinkhorn_knopp"}),
     "dino-timm": ("dino", "timm:resnet10t", {}),
     "weak_dino": ("weak_dino", "small_vit", {}),
@@ -23,6 +23,14 @@ CASES = {
     "barlow_twins-resnet": ("barlow_twins", "resnet18_cifar", {}),
     "barlow_twins-predictor": ("barlow_twins", "small_cnn", {"predictor": True, "loss": "cross_entropy"}),
     "barlow_twins-covariance": ("barlow_twins", "small_cnn", {"normalization": "none"}),
+    "simclr": ("simclr", "small_cnn", {}),
+    "supcon": ("supcon", "small_cnn", {}),
+    "supcon-several-labels": ("supcon", "small_cnn", {}),
+    "byol": ("byol", "small_cnn", {}),
+    "mocov2": ("mocov2", "small_cnn", {"queue": 12}),
+    "mocov3": ("mocov3", "small_vit", {}),
+    "vicreg": ("vicreg", "small_cnn", {}),
+    "swav": ("swav", "small_cnn", {}),
     "supervised-vit": ("supervised", "small_vit", {}),
     "supervised-resnet": ("supervised", "resnet18_cifar", {}),
     "supervised-several-labels": ("supervised", "small_cnn", {}),
@@ -67,7 +75,7 @@ def two_steps(name, accumulate=1, **further):
         min_lr=0.0,
         warmup_epochs=0,
         clip_grad=0.0,
-        image_size=32,
+        image_size=16,
         **own,
         **further,
     )
@@ -81,7 +89,7 @@ def two_steps(name, accumulate=1, **further):
         for view in METHODS.get(method_name).views(method_config, config.image_size)
     ]
     labels = torch.tensor([0, 1, 2, -1, 1, -1, -1, 0])  # the second half has fewer
-    if name == "supervised-several-labels":
+    if name.endswith("several-labels"):
         labels = torch.nn.functional.one_hot(labels.clamp(min=0), 3).float() * (labels >= 0)[:, None]
     share = IMAGES // world_size()
     mine = slice(rank() * share, (rank() + 1) * share)
@@ -102,7 +110,15 @@ def whole_run(folder, out):
 
     return train(
         *small().small_run(
-            folder, out, "barlow_twins", backbone="small_cnn", accumulate=2, batch_size=16, epochs=2, lr=0.05, warmup_epochs=0
+            folder,
+            out,
+            "barlow_twins",
+            backbone="small_cnn",
+            accumulate=2,
+            batch_size=16,
+            epochs=2,
+            lr=0.05,
+            warmup_epochs=0,
         )
     )
 
@@ -116,4 +132,4 @@ if __name__ == "__main__":
         from common.distributed import rank
 
         torch.save({name: two_steps(name) for name in CASES}, out / f"rank{rank()}.pt")
-    whole_run(folder, out / "run")
+        whole_run(folder, out / "run")

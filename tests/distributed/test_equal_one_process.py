@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -33,17 +34,29 @@ def two_processes(tmp_path_factory):
     """Everything that needs two processes, done once: (folder with what they wrote, folder of images)."""
     out = tmp_path_factory.mktemp("two")
     folder = cases.small().make_folder(out / "images")
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
-            *(str(HERE / "cases.py"), str(folder), str(out)),
-        ],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "SSL_COMPARE_CACHE": str(out / "cache")},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "SSL_COMPARE_CACHE": str(out / "cache"),
+    }
+    with (
+        open(out / "said.txt", "w+") as said,
+        subprocess.Popen(
+            [*command, str(HERE / "cases.py"), str(folder), str(out)],
+            env=environment,
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        ) as launcher,
+    ):
+        try:
+            status = launcher.wait(timeout=400)
+        finally:
+            if launcher.poll() is None:
+                os.killpg(launcher.pid, signal.SIGKILL)  # the launcher's children as well
+    assert status == 0, (out / "said.txt").read_text()[:5000]
     return out, folder
 
 
@@ -53,7 +66,9 @@ def assert_close(ours, reference, what):
     scale = max(float(t.abs().max()) for t in reference.values() if t.is_floating_point())
     for name, value in reference.items():
         if value.is_floating_point():
-            torch.testing.assert_close(ours[name], value, rtol=1e-6, atol=1e-9 * scale, msg=lambda m, n=name: f"{what} {n}: {m}")
+            torch.testing.assert_close(
+                ours[name], value, rtol=1e-6, atol=1e-9 * scale, msg=lambda m, n=name: f"{what} {n}: {m}"
+            )
         else:
             assert torch.equal(ours[name], value), f"{what} {name}"
 

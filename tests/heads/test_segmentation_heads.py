@@ -67,6 +67,8 @@ def test_mla_reads_four_blocks_spread_over_the_depth():
     assert mla.blocks(24) == (5, 11, 17, 23)  # 6, 12, 18, 24 in the paper
     assert mla.blocks(12) == (2, 5, 8, 11)
     assert mla.blocks(4) == (0, 1, 2, 3)
+    assert mla.blocks(5) == (1, 2, 3, 4)  # timm's ResNets, which count their stem: the four stages
+    assert mla.blocks(2) == (0, 0, 1, 1)
 
 
 def test_pup_never_upsamples_by_more_than_two(monkeypatch):

@@ -17,6 +17,13 @@ from methods.base import METHODS, Method, Progress, StepOutput, ViewBatch
 SMALL = {
     "dino": {"out_dim": 64, "hidden_dim": 32, "bottleneck_dim": 16, "local_crops": 2},
     "barlow_twins": {"projector": "32-32-32"},
+    "simclr": {"projector": "32-16"},
+    "supcon": {"projector": "32-16"},
+    "byol": {"projector": "32-16", "predictor_dim": 32},
+    "mocov2": {"projector": "32-16", "queue": 32},
+    "mocov3": {"projector": "32-32-16", "predictor_dim": 32},
+    "vicreg": {"projector": "32-32-16"},
+    "swav": {"projector": "32-16", "prototypes": 12, "local_crops": 2, "freeze_prototypes": 1},
 }
 SMALL["weak_dino"] = SMALL["dino"]
 

@@ -8,7 +8,8 @@ import torch
 
 from common.errors import UsageError
 from methods.base import Progress
-from methods.dino import DINO, DINOConfig, DINOLoss, agreement, sinkhorn_knopp
+from methods.dino import DINO, DINOConfig, DINOLoss
+from methods.multi_crop import agreement, sinkhorn_knopp
 
 
 def logits(*shape, seed=0, scale=1.0):

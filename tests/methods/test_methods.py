@@ -10,7 +10,10 @@ from common.errors import UsageError
 from methods.base import METHODS, Progress
 from training.config import TrainConfig
 
-TRAINED = ["dino", "barlow_twins", "weak_dino", "supervised"]
+TRAINED = [
+    *("dino", "barlow_twins", "weak_dino", "supervised"),
+    *("simclr", "supcon", "byol", "mocov2", "mocov3", "vicreg", "swav"),
+]
 
 
 def test_names():
@@ -58,7 +61,7 @@ def test_evaluated_backbone(make_method):
         assert len(addresses) == len(set(addresses))
 
 
-@pytest.mark.parametrize("name", ["barlow_twins", "supervised"])
+@pytest.mark.parametrize("name", ["barlow_twins", "supervised", "vicreg", "byol"])
 def test_overfits_few_images(make_method, train, name):
     """(DINO's loss may well rise while it learns: see test_dino.py for what its outputs say.)"""
     losses = [output.loss.item() for output in train(make_method(name), steps=40, lr=1e-2)]
@@ -92,7 +95,7 @@ def test_options_survive_the_command_line(name):
 def test_trains():
     assert not METHODS.get("random").trains
     assert all(METHODS.get(name).trains for name in TRAINED)
-    assert [name for name in TRAINED if METHODS.get(name).uses_labels] == ["supervised"]
+    assert [name for name in TRAINED if METHODS.get(name).uses_labels] == ["supervised", "supcon"]
 
 
 def test_weak_dino_is_dino_with_pairing(make_method, make_batch):

@@ -1,6 +1,8 @@
 """Rows, columns, tests and bold."""
 
+import csv
 import json
+import re
 import shutil
 
 import numpy as np
@@ -9,6 +11,7 @@ from factory import NAMES_HASH, write_run
 from scipy import stats
 
 from eval.confusion import scores
+from reports import build_report
 from reports.comparison import compare
 from reports.rows import rows_of
 from reports.runs import read_runs
@@ -194,3 +197,21 @@ def test_mean_average_precision_from_scores(tmp_path):
     assert line["test"] == "paired, over images"
     assert line["holds"]
     assert comparison.cells[row_of(comparison, "dino"), column].bold
+
+
+def test_rows_that_differ_in_many_options_are_lettered(tmp_path):
+    for number, lr in enumerate((0.1, 0.2, 0.3)):
+        options = {"lr": lr, "out_dim": 64 * (number + 1), "momentum_teacher": 0.9 + 0.01 * number}
+        write_run(tmp_path / str(number), images=20, options=options, ended=number != 1)
+    page = build_report([tmp_path], tmp_path / "out")
+    names = re.findall(r"variant [A-Z]", (page.parent / "tables" / "results.csv").read_text())
+    assert names == ["variant A", "variant C"]  # B is not finished, and the others keep their names
+    lines = list(csv.reader((page.parent / "tables" / "options.csv").read_text().splitlines()))
+    assert ["lr", "0.3", "DINO, vit_s8, variant C"] in lines
+
+
+def test_options_of_training_do_not_split_untrained_rows(tmp_path):
+    write_run(tmp_path / "a", "random", images=20, options={"lr": 0.1})
+    write_run(tmp_path / "b", "random", images=20, seed=1, options={"lr": 0.2})
+    runs, _ = read_runs([tmp_path])
+    assert [row.seeds for row in rows_of(runs)] == [[0, 1]]

@@ -156,12 +156,12 @@ def test_damaged_matrices_are_listed(tmp_path):
 def test_nothing_to_report_is_an_error(tmp_path):
     with pytest.raises(UserError, match="no run directory was given"):
         build_report([], tmp_path / "out")
-    with pytest.raises(UserError, match="none of the 1 directories given is a readable run .*no such directory"):
+    with pytest.raises(UserError, match=r"none of the 1 directories given is a readable run .*no such directory"):
         build_report([tmp_path / "nothing"], tmp_path / "out")
     with pytest.raises(UsageError, match="unknown palette 'cyan'; did you mean cyan_red"):
         build_report([write_run(tmp_path / "run", images=20)], tmp_path / "out", colours="cyan")
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="--out .*cannot be written"):
+    with pytest.raises(UserError, match=r"--out .*cannot be written"):
         build_report([tmp_path / "run"], tmp_path / "file")
 
 

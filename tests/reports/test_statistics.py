@@ -38,6 +38,8 @@ def test_t_distribution_is_that_of_scipy_stats():
 def test_one_seed_says_nothing_of_the_spread():
     summary = over_seeds([70.0])
     assert (summary.n, summary.mean, summary.std, summary.low, summary.high) == (1, 70.0, None, None, None)
+    equal = over_seeds([70.1, 70.1, 70.1])
+    assert (equal.n, equal.mean, equal.std, equal.low, equal.high) == (3, pytest.approx(70.1), 0.0, None, None)
     with pytest.raises(ValueError, match="non-empty"):
         over_seeds([])
 

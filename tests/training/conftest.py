@@ -19,6 +19,13 @@ SMALL = {
         "drop_path": 0.1,
     },
     "barlow_twins": {"projector": "32-32-16"},
+    "simclr": {"projector": "32-16"},
+    "supcon": {"projector": "32-16"},
+    "byol": {"projector": "32-16", "predictor_dim": 32},
+    "mocov2": {"projector": "32-16", "queue": 32},
+    "mocov3": {"projector": "32-32-16", "predictor_dim": 32},
+    "vicreg": {"projector": "32-32-16"},
+    "swav": {"projector": "32-16", "prototypes": 12, "local_crops": 2, "local_size": 16, "freeze_prototypes": 1},
     "supervised": {},
     "random": {},
 }

@@ -4,7 +4,7 @@ import pytest
 
 from common.errors import UsageError
 from training.config import CompareCommand
-from training.grid import Grid, cells_of, grid_of, options_of_methods, read_grid
+from training.grid import Grid, cells_of, fix_backbones, grid_of, options_of_methods, read_grid
 
 KNOWN = {
     "dino": {"method", "backbone", "seed", "epochs", "lr", "out_dim", "teacher_temp"},
@@ -13,7 +13,9 @@ KNOWN = {
 
 
 def grid(**changes) -> Grid:
-    return Grid(**{"methods": {"dino": {}, "barlow_twins": {}}, "backbones": {"vit_nano": {}, "resnet18": {}}, **changes})
+    return Grid(
+        **{"methods": {"dino": {}, "barlow_twins": {}}, "backbones": {"vit_nano": {}, "resnet18": {}}, **changes}
+    )
 
 
 def test_a_cell_for_every_combination():
@@ -26,7 +28,9 @@ def test_a_cell_for_every_combination():
 
 
 def test_options_reach_the_methods_that_have_them():
-    cells = cells_of(grid(base={"epochs": 3, "out_dim": 64}, backbones={"vit_nano": {}}, vary={"lambd": [0.1, 0.2]}), KNOWN)
+    cells = cells_of(
+        grid(base={"epochs": 3, "out_dim": 64}, backbones={"vit_nano": {}}, vary={"lambd": [0.1, 0.2]}), KNOWN
+    )
     assert [c.name for c in cells] == [
         "dino-vit_nano-seed0",
         "barlow_twins-vit_nano-lambd=0.1-seed0",
@@ -49,7 +53,9 @@ def test_varies_as_a_product_or_one_at_a_time():
 
 def test_the_command_line_overrides_the_file(tmp_path):
     file = tmp_path / "grid.yaml"
-    file.write_text("title: A\nmethods: {dino: {lr: 0.1}, barlow_twins: null}\nbackbones: [vit_nano]\nvary: {out_dim: [1, 2]}\n")
+    file.write_text(
+        "title: A\nmethods: {dino: {lr: 0.1}, barlow_twins: null}\nbackbones: [vit_nano]\nvary: {out_dim: [1, 2]}\n"
+    )
     command = CompareCommand(grid=str(file), methods=["dino"], seeds=[4], vary=[["out_dim=64,128"]], evals=["knn"])
     result = grid_of(command, {"epochs": 2})
     assert result.methods == {"dino": {"lr": 0.1}}
@@ -102,7 +108,9 @@ def test_variants_are_rows_of_several_options():
         cells_of(grid(variants={"a": {"out_dim": 2}}), KNOWN)
 
 
-@pytest.mark.parametrize("file", sorted((Path(__file__).parents[2] / "experiments").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "file", sorted((Path(__file__).parents[2] / "experiments").glob("*.yaml")), ids=lambda path: path.stem
+)
 def test_every_experiment_can_be_planned(file):
     result = read_grid(file)
     assert result.title
@@ -110,3 +118,10 @@ def test_every_experiment_can_be_planned(file):
     for word in ("Cost", "Expected"):
         assert word in result.description
     assert cells_of(result, options_of_methods(list(result.methods)))
+
+
+def test_a_method_of_one_backbone_is_one_cell():
+    result = grid(methods={"dino": {}, "pixels": {}})
+    fix_backbones(result)
+    names = [c.name for c in cells_of(result, options_of_methods(["dino", "pixels"]))]
+    assert names == ["dino-vit_nano-seed0", "dino-resnet18-seed0", "pixels-pixels-seed0"]

@@ -77,7 +77,11 @@ def test_no_clipping_without_a_norm():
 @pytest.mark.parametrize("name", ["adamw", "sgd", "lars"])
 def test_groups_get_their_own_rates(name):
     a, b, c = parameters()[:3]
-    groups = [{"params": [a]}, {"params": [b], "weight_decay": 0.0}, {"params": [c], "lr_scale": 0.5, "weight_decay": 0.3}]
+    groups = [
+        {"params": [a]},
+        {"params": [b], "weight_decay": 0.0},
+        {"params": [c], "lr_scale": 0.5, "weight_decay": 0.3},
+    ]
     optimizer = build_optimizer(name, groups, momentum=0.9)
     set_rates(optimizer, lr=0.2, weight_decay=0.1)
     assert [g["lr"] for g in optimizer.param_groups] == [0.2, 0.2, 0.1]

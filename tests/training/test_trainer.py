@@ -61,9 +61,11 @@ class StopAt:
         monkeypatch.setattr(kind, "before_step", before_step)
 
 
-@pytest.mark.parametrize("method", ["dino", "barlow_twins"])
-def test_a_stopped_run_continues_exactly(method, small, tmp_path, monkeypatch):
-    options = {"backbone": "small_cnn" if method == "barlow_twins" else "small_vit", "accumulate": 2}
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("dino", {"accumulate": 2}), ("weak_dino", {"precision": "bf16"}), ("barlow_twins", {"backbone": "small_cnn"})],
+)
+def test_a_stopped_run_continues_exactly(method, options, small, tmp_path, monkeypatch):
     whole = train(*small(tmp_path / "whole", method, **options))
     with monkeypatch.context() as patch:
         StopAt(patch, method, step=6)  # in the middle of the second epoch
@@ -75,7 +77,10 @@ def test_a_stopped_run_continues_exactly(method, small, tmp_path, monkeypatch):
     assert_equal_states(load_checkpoint(last_checkpoint(whole)), load_checkpoint(last_checkpoint(parts)))
     assert untimed(records_of(whole)) == untimed(records_of(parts))
     assert json.loads((parts / "environment.json").read_text())["resumed"][0]["step"] == 7
-    with np.load(whole / "figures" / "cross_correlation.npz") as a, np.load(parts / "figures" / "cross_correlation.npz") as b:
+    with (
+        np.load(whole / "figures" / "cross_correlation.npz") as a,
+        np.load(parts / "figures" / "cross_correlation.npz") as b,
+    ):
         assert a["epochs"].tolist() == [0, 1, 2, 3]
         for name in a.files:
             assert np.array_equal(a[name], b[name])
@@ -107,7 +112,7 @@ def test_a_finished_run_says_so_and_stays(small, tmp_path, capsys):
 
 def test_another_configuration_is_refused_and_named(small, tmp_path):
     train(*small(tmp_path / "run", epochs=1))
-    with pytest.raises(UserError, match=r"epochs was 1, now 2; out_dim was 64, now 32"):
+    with pytest.raises(UserError, match=r"epochs was 1, now 2; .*out_dim was 64, now 32"):
         train(*small(tmp_path / "run", epochs=2, out_dim=32))
     train(*small(tmp_path / "run", epochs=1, log_every=1, checkpoint_every=5))  # these change no result
 
@@ -145,7 +150,7 @@ def test_the_checkpoint_says_where_the_backbone_is(small, tmp_path):
     method.load_state_dict(state["method"])
 
 
-@pytest.mark.parametrize("method", ["weak_dino", "supervised", "random"])
+@pytest.mark.parametrize("method", ["supervised", "random"])
 def test_every_method_trains(method, small, tmp_path):
     run = train(*small(tmp_path / method, method, epochs=1))
     assert records_of(run, "end")[0]["images_seen"] == (0 if method == "random" else 40)
@@ -153,7 +158,7 @@ def test_every_method_trains(method, small, tmp_path):
 
 
 def test_a_tiny_set_is_overfitted(small, tmp_path):
-    """Sixteen images: the supervised loss goes to nothing, Barlow Twins' correlations to the identity."""
+    """44 images: the supervised loss goes to nothing, Barlow Twins' correlations towards the identity."""
     run = train(
         *small(
             tmp_path / "supervised",
@@ -168,11 +173,17 @@ def test_a_tiny_set_is_overfitted(small, tmp_path):
     )
     losses = [r["loss"] for r in records_of(run, "step")]
     assert losses[0] > 0.5 and losses[-1] < 0.02
-    options = {"optimizer": "adamw", "lr": 0.02, "epochs": 60, "batch_size": 22, "knn_every": 0, "weight_decay": 0.0}
-    options |= {"global_scale": (0.95, 1.0), "jitter_p": 0.0, "grayscale_p": 0.0, "blur_p": (0, 0), "solarize_p": (0, 0)}
+    options = {"optimizer": "adamw", "lr": 0.1, "epochs": 60, "batch_size": 22, "knn_every": 0, "weight_decay": 0.0}
+    options |= {
+        "global_scale": (0.95, 1.0),
+        "jitter_p": 0.0,
+        "grayscale_p": 0.0,
+        "blur_p": (0, 0),
+        "solarize_p": (0, 0),
+    }
     run = train(*small(tmp_path / "barlow", "barlow_twins", backbone="small_cnn", flip=0.0, **options))
     steps = records_of(run, "step")
-    assert steps[-1]["loss"] < 0.25 * steps[0]["loss"]
+    assert steps[-1]["off_diag"] < 0.35 * steps[0]["off_diag"] and steps[-1]["on_diag"] < 1
 
 
 @pytest.mark.parametrize(("centering", "warned"), [("none", True), ("center", False)])
@@ -207,7 +218,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(small, tmp_path, monkeypatch):
         return original(this, batches, progress)
 
     monkeypatch.setattr(Stepper, "step", step)
-    with pytest.raises(UserError, match=r"the loss is not finite any more after step 8 .* is from before, after step 5\."):
+    with pytest.raises(
+        UserError, match=r"the loss is not finite any more after step 8 .* is from before, after step 5\."
+    ):
         train(*small(tmp_path / "run", knn_every=0))
     state = load_checkpoint(last_checkpoint(tmp_path / "run"))
     assert state["step"] == 5

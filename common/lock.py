@@ -41,7 +41,7 @@ def owned_lock(path: Path, waiting: Callable[[str], None], poll: float = 0.2) ->
                 time.sleep(poll)
             except OSError as error:
                 raise UserError(
-                    f"{path}: cannot be locked ({error.strerror}); set SSL_COMPARE_CACHE to a folder on a local disk"
+                    f"{path}: cannot be locked ({error.strerror}); choose a folder on a disk with locks (--out, SSL_COMPARE_CACHE)"
                 ) from error
         file.truncate(0)
         file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))

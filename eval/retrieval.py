@@ -1,0 +1,168 @@
+"""Retrieval on frozen features: precision at 1, R-precision and MAP@R (Musgrave et al. 2020, arXiv 2003.08505, section 3.2),
+computed by pytorch-metric-learning's ``AccuracyCalculator`` on our exact nearest neighbours.
+
+Queries are the labelled test images; what they are to find are the training images with their label.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from common.errors import UserError
+from eval.base import EVALUATIONS, Evaluation, Measurement
+from eval.bootstrap import mean_interval
+from eval.neighbours import nearest_neighbours
+from eval.progress import track
+from eval.results import save_predictions
+
+if TYPE_CHECKING:
+    from eval.context import EvalContext
+
+#: Our names of the metrics, and the library's.
+METRICS = {
+    "precision_at_1": "precision_at_1",
+    "r_precision": "r_precision",
+    "map_at_r": "mean_average_precision_at_r",
+}
+#: Queries in one call of the library, which compares the labels of all their neighbours at once.
+_CHUNK = 256
+
+
+def retrieval_scores(
+    gallery: Tensor, gallery_labels: Tensor, queries: Tensor, query_labels: Tensor, progress: bool = False
+) -> dict[str, np.ndarray]:
+    """Scores of each query, from a ranking of the gallery by cosine similarity. A gallery image is relevant if it shares a label
+    with the query; R is the number of relevant ones.
+
+    Args:
+        gallery: ``[N, D]``, any float type, on the device to search on.
+        gallery_labels: int64 ``[N]``, or bool ``[N, C]`` where images have several labels.
+        queries: ``[Q, D]``; each with at least one relevant image in the gallery, and not in it itself.
+        query_labels: ``[Q]`` or ``[Q, C]``.
+        progress: show a progress bar.
+
+    Returns:
+        for each of ``METRICS`` float64 ``[Q]`` in [0, 1]: whether the nearest is relevant; the share of relevant images among
+        the R nearest; the mean over the R first ranks of the precision there, counting irrelevant ranks as 0.
+
+    Raises:
+        UserError: features that are not finite.
+        ValueError: a query without relevant images.
+    """
+    # Imported here, because this takes a second and `--help` shows this file's options.
+    from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
+
+    if not (gallery.isfinite().all() and queries.isfinite().all()):
+        raise UserError("retrieval: features are not finite; the training has diverged, or the weights are damaged")
+    if not has_relevant(gallery_labels, query_labels).all():
+        raise ValueError("each query needs a relevant image in the gallery")
+    gallery, queries = F.normalize(gallery.float(), dim=1), F.normalize(queries.float(), dim=1)
+    device = gallery.device
+
+    def neighbours(query: Tensor, k: int, reference: Tensor, ref_includes_query: bool) -> tuple[Tensor, Tensor]:
+        chunks = list(nearest_neighbours(gallery, query.to(device), k))
+        return torch.cat([found[0] for found in chunks]).cpu(), torch.cat([found[1] for found in chunks]).cpu()
+
+    # The library returns means over queries, or over each distinct label. With its query's number in front of every label,
+    # labels are all distinct and the means are the queries' own; only what is behind the number is compared.
+    calculator = AccuracyCalculator(
+        include=tuple(METRICS.values()),
+        return_per_class=True,
+        k="max_bin_count",
+        label_comparison_fn=_same_label if gallery_labels.ndim == 1 else _shared_label,
+        device=torch.device("cpu"),  # float64, which not every accelerator has
+        knn_func=neighbours,
+    )
+    numbered_gallery = _numbered(gallery_labels.cpu(), torch.full((len(gallery),), -1))
+    parts: dict[str, list[Any]] = {metric: [] for metric in METRICS}
+    on_cpu = gallery.cpu()
+    starts = range(0, len(queries), _CHUNK)
+    for start in track(starts, "retrieval", len(starts), show=progress):
+        chunk = queries[start : start + _CHUNK]
+        numbered = _numbered(query_labels[start : start + _CHUNK].cpu(), torch.arange(len(chunk)))
+        found = calculator.get_accuracy(chunk.cpu(), numbered, on_cpu, numbered_gallery)
+        for metric, theirs in METRICS.items():
+            parts[metric] += found[theirs]
+    return {metric: np.asarray(values, np.float64) for metric, values in parts.items()}
+
+
+def has_relevant(gallery_labels: Tensor, query_labels: Tensor) -> Tensor:
+    """Which queries share a label with some gallery image: bool ``[Q]``. Labels as in ``retrieval_scores``."""
+    if gallery_labels.ndim == 1:
+        return torch.isin(query_labels, gallery_labels)
+    return (query_labels.bool() & gallery_labels.bool().any(dim=0)).any(dim=1)
+
+
+def _numbered(labels: Tensor, numbers: Tensor) -> Tensor:
+    return torch.cat([numbers[:, None], labels.view(len(labels), -1).to(numbers.dtype)], dim=1)
+
+
+def _same_label(first: Tensor, second: Tensor) -> Tensor:
+    return first[..., 1] == second[..., 1]
+
+
+def _shared_label(first: Tensor, second: Tensor) -> Tensor:
+    return ((first[..., 1:] > 0) & (second[..., 1:] > 0)).any(dim=-1)
+
+
+@EVALUATIONS.register("retrieval")
+class Retrieval(Evaluation):
+    """Percentages, means over the queries. The gallery is the training split, so that queries are independent of each other and
+    can be resampled. Test images whose labels no training image has can find nothing; they are no queries, and the protocol
+    says how many they are."""
+
+    def feature_kinds(self, context: EvalContext) -> list[str]:
+        return ["pooled"]
+
+    def run(self, context: EvalContext) -> list[Measurement]:
+        train_rows, test_rows = context.labelled("train"), context.labelled("test")
+        gallery_labels, query_labels = (
+            torch.from_numpy(np.asarray(store.labels if store.label_sets is None else store.label_sets)[rows])
+            for store, rows in ((context.train, train_rows), (context.test, test_rows))
+        )
+        kept = has_relevant(gallery_labels, query_labels)
+        if not kept.any():
+            raise UserError(
+                f"{context.test.name}: no training image has a label of any test image, so nothing can be retrieved"
+            )
+        query_rows = test_rows[kept.numpy()]
+        scores = retrieval_scores(
+            context.features("train", "pooled")[train_rows].to(context.device),
+            gallery_labels,
+            context.features("test", "pooled")[query_rows].to(context.device),
+            query_labels[kept],
+            progress=True,
+        )
+        names = [context.test.names[row] for row in query_rows]
+        file = save_predictions(context.run_dir, f"retrieval-{context.test.name}", names, **scores)
+        protocol = {
+            "gallery": "training split",
+            "features": "pooled, L2-normalised",
+            "left_out": len(test_rows) - len(query_rows),
+            **context.protocol(),
+        }
+        if context.test.label_sets is not None:
+            protocol["relevant"] = "shares a label"
+        measurements = []
+        for metric, values in scores.items():
+            low, high = mean_interval(values)
+            measurements.append(
+                Measurement(
+                    evaluation="retrieval",
+                    metric=metric,
+                    value=100 * float(values.mean()),
+                    low=100 * low,
+                    high=100 * high,
+                    n=len(values),
+                    protocol=protocol,
+                    data=context.data(),
+                    predictions=file,
+                    interval="95% percentile bootstrap over queries (test images)",
+                )
+            )
+        return measurements

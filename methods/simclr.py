@@ -1,0 +1,128 @@
+"""SimCLR: contrast of two views (Chen et al. 2020, arXiv 2002.05709; reference: google-research/simclr).
+
+Two crops of an image are drawn together and away from both crops of every other image of the batch.
+
+Shapes: B images of this rank, N = 2B views of them, M views of all ranks, D features of the projector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from pytorch_metric_learning.losses import SupConLoss
+from pytorch_metric_learning.reducers import MeanReducer
+from torch import Tensor
+
+from backbones.base import Backbone
+from common.distributed import all_gather_rows, rank, world_size
+from common.errors import UserError
+from data.views import View
+from heads.barlow import BarlowProjector
+from methods.augmentation import AugmentationConfig, two_views
+from methods.barlow_twins import parse_widths
+from methods.base import METHODS, Method, StepOutput, ViewBatch
+
+
+@dataclass(kw_only=True)
+class SimCLRConfig(AugmentationConfig):
+    """SimCLR's options. Defaults: the paper's section 2 and appendix A (colours at strength 1, blur of half the crops)."""
+
+    global_scale: tuple[float, float] = (0.08, 1.0)
+    """area of a crop, as a part of the image's, drawn uniformly"""
+    brightness: float = 0.8
+    """of the colour jitter: factor within 1 ± this"""
+    contrast: float = 0.8
+    """of the colour jitter: factor within 1 ± this"""
+    saturation: float = 0.8
+    """of the colour jitter: factor within 1 ± this"""
+    hue: float = 0.2
+    """of the colour jitter: shift within ± this part of the colour circle (at most 0.5)"""
+    blur_p: tuple[float, float] = (0.5, 0.5)
+    """probability of a Gaussian blur, for the first and the second crop (the paper's CIFAR-10 runs have none)"""
+    solarize_p: tuple[float, float] = (0.0, 0.0)
+    """probability of solarisation, for the first and the second crop"""
+
+    projector: str = "2048-128"
+    """widths of the projector's layers"""
+    temperature: float = 0.1
+    """of the softmax over similarities (the paper's best on ImageNet; 0.5 on CIFAR-10, appendix B.9)"""
+
+    def __post_init__(self) -> None:
+        self.require(lambda value: value > 0, "a temperature must be above 0", "temperature")
+        parse_widths(self.projector)
+
+
+@METHODS.register("simclr")
+class SimCLR(Method):
+    """The loss is pytorch-metric-learning's ``SupConLoss``, with each image a class of its own: where a view has one positive
+    this is NT-Xent, in M² memory. (The library's ``NTXentLoss`` is the same number, but compares every positive pair with
+    every negative one, in M³.)"""
+
+    Config = SimCLRConfig
+    #: The paper's section 2.2 and appendix B: LARS, 0.3 × batch / 256, cosine to 0, 10 epochs of warm-up.
+    recipe: ClassVar[dict[str, Any]] = {
+        "optimizer": "lars",
+        "lr": 0.3,
+        "min_lr": 0.0,
+        "weight_decay": 1e-6,
+        "batch_size": 4096,
+        "epochs": 1000,
+    }
+    warmup_endpoint: ClassVar[bool] = False
+
+    config: SimCLRConfig
+
+    def __init__(self, config: SimCLRConfig, make_backbone: Callable[..., Backbone], num_classes: int):
+        super().__init__(config, make_backbone, num_classes)
+        self.backbone = make_backbone()
+        self.projector = BarlowProjector(self.backbone.width, parse_widths(config.projector))
+        # The library's own default leaves losses of 0 out of the mean.
+        self.loss = SupConLoss(config.temperature, reducer=MeanReducer())
+
+    @classmethod
+    def views(cls, config: SimCLRConfig, image_size: int) -> list[View]:
+        return two_views(config, image_size)
+
+    def forward(self, batch: ViewBatch) -> StepOutput:
+        # Both views as one batch, as the reference has it: BatchNorm's statistics are those of both.
+        z_ND = self.projector(self.backbone(torch.cat(batch.views)))
+        with torch.autocast(z_ND.device.type, enabled=False):
+            loss = self.contrast(z_ND.float(), batch.labels)
+        z1, z2 = z_ND.detach().chunk(2)
+        return StepOutput(loss, projections=(z1, z2))
+
+    def contrast(self, z_ND: Tensor, labels: Tensor) -> Tensor:
+        """Mean over this rank's views of the loss against the views of all ranks. Equal to, in plain loops over i and j ≠ i
+        with s the cosine similarities::
+
+            own = [s[i, j] / temperature for j in positives(i)]
+            every = [s[i, j] / temperature for j in range(M) if j != i]
+            loss[i] = logsumexp(every) - mean(own)
+
+        Args:
+            z_ND: first views of all images, then second views.
+            labels: of the images.
+        """
+        rows, count = len(z_ND), len(z_ND) // 2
+        if rows * world_size() < 4:
+            raise UserError("a contrast needs at least 2 images in a batch; raise --batch_size (or lower --accumulate)")
+        # Ranks follow each other in what is gathered: each has its first views, then its second.
+        every_M = torch.arange(rows * world_size(), device=z_ND.device)
+        image_M = every_M // rows * count + every_M % count
+        own = slice(rank() * rows, (rank() + 1) * rows)
+        positive_NM = self.positives(image_M, labels)[own]
+        itself_NM = every_M[own, None] == every_M
+        pairs = (*torch.where(positive_NM & ~itself_NM), *torch.where(~positive_NM))
+        return self.loss(z_ND, indices_tuple=pairs, ref_emb=all_gather_rows(z_ND))
+
+    def positives(self, image_M: Tensor, labels: Tensor) -> Tensor:
+        """Which views belong together: bool ``[M, M]``, true for a view with itself.
+
+        Args:
+            image_M: number of each view's image.
+            labels: this rank's.
+        """
+        return image_M[:, None] == image_M

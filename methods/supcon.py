@@ -1,0 +1,50 @@
+"""SupCon: supervised contrast (Khosla et al. 2020, arXiv 2004.11362; reference: HobbitLong/SupContrast).
+
+SimCLR whose positives are all views of all images with the same label: the paper's equation 2 (sum outside the logarithm).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from backbones.base import Backbone
+from common.distributed import all_gather_rows
+from common.errors import UsageError
+from methods.base import METHODS
+from methods.simclr import SimCLR, SimCLRConfig
+
+
+@dataclass(kw_only=True)
+class SupConConfig(SimCLRConfig):
+    """SupCon's options: SimCLR's. Temperature 0.1 and projector 2048-128 are the paper's as well (sections 3 and 4)."""
+
+
+@METHODS.register("supcon")
+class SupCon(SimCLR):
+    """An image without a label has its own two views as positives only, as in SimCLR. Where images have several labels, those
+    that share at least one are positives. Either way all other views of the batch are negatives; a batch without any (all
+    images of one label) has nothing to contrast, and a loss of 0."""
+
+    Config = SupConConfig
+    #: The paper's section 4: LARS for ImageNet, batch 6144, 700 epochs. It names no learning rate: SimCLR's.
+    recipe: ClassVar[dict[str, Any]] = {**SimCLR.recipe, "batch_size": 6144, "epochs": 700}
+    uses_labels: ClassVar[bool] = True
+
+    def __init__(self, config: SupConConfig, make_backbone: Callable[..., Backbone], num_classes: int):
+        if num_classes < 1:
+            raise UsageError(
+                "method supcon needs labels, and this data set has none; choose simclr, or another data set"
+            )
+        super().__init__(config, make_backbone, num_classes)
+
+    def positives(self, image_M: Tensor, labels: Tensor) -> Tensor:
+        labels_M = all_gather_rows(labels)[image_M]
+        if labels_M.ndim == 1:
+            alike_MM = (labels_M[:, None] == labels_M) & (labels_M >= 0)
+        else:
+            alike_MM = labels_M.float() @ labels_M.float().T > 0
+        return alike_MM | super().positives(image_M, labels)

@@ -1,0 +1,116 @@
+"""VICReg: variance, invariance, covariance (Bardes et al. 2022, arXiv 2105.04906; reference: facebookresearch/vicreg).
+
+Projections of two crops are drawn together, while each feature keeps a standard deviation over the batch and no two features
+of a crop vary together.
+
+Shapes: B images, D features of the projector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from backbones.base import Backbone
+from common.distributed import all_gather_rows
+from common.errors import UserError
+from data.views import View
+from heads.barlow import BarlowProjector
+from methods.augmentation import AugmentationConfig, two_views
+from methods.barlow_twins import parse_widths
+from methods.base import METHODS, Method, StepOutput, ViewBatch
+
+
+@dataclass(kw_only=True)
+class VICRegConfig(AugmentationConfig):
+    """VICReg's options. Defaults: main_vicreg.py and augmentations.py."""
+
+    global_scale: tuple[float, float] = (0.08, 1.0)
+    """area of a crop, as a part of the image's, drawn uniformly"""
+
+    projector: str = "8192-8192-8192"
+    """widths of the projector's layers (the paper's expander)"""
+    sim_coeff: float = 25.0
+    """weight of invariance: the mean squared distance of the two projections"""
+    std_coeff: float = 25.0
+    """weight of variance: how much standard deviations lack to 1"""
+    cov_coeff: float = 1.0
+    """weight of covariance: squared covariances of different features"""
+
+    def __post_init__(self) -> None:
+        self.require(lambda value: value >= 0, "give 0 or more", "sim_coeff", "std_coeff", "cov_coeff")
+        parse_widths(self.projector)
+
+
+@METHODS.register("vicreg")
+class VICReg(Method):
+    """The loss's statistics are of the batch of all ranks together."""
+
+    Config = VICRegConfig
+    #: main_vicreg.py; the paper's section 4.2 (1000 epochs).
+    recipe: ClassVar[dict[str, Any]] = {
+        "optimizer": "lars",
+        "lr": 0.2,
+        "min_lr": 0.0,
+        "min_lr_scale": 0.001,
+        "weight_decay": 1e-6,
+        "batch_size": 2048,
+        "epochs": 1000,
+    }
+    warmup_endpoint: ClassVar[bool] = False
+
+    config: VICRegConfig
+
+    def __init__(self, config: VICRegConfig, make_backbone: Callable[..., Backbone], num_classes: int):
+        super().__init__(config, make_backbone, num_classes)
+        self.backbone = make_backbone(zero_init_residual=True)
+        self.projector = BarlowProjector(self.backbone.width, parse_widths(config.projector))
+
+    @classmethod
+    def views(cls, config: VICRegConfig, image_size: int) -> list[View]:
+        return two_views(config, image_size)
+
+    def forward(self, batch: ViewBatch) -> StepOutput:
+        z1, z2 = (self.projector(self.backbone(view)) for view in batch.views)
+        # Squares of D × D entries: half precision has no room for them.
+        with torch.autocast(z1.device.type, enabled=False):
+            loss, metrics = self.loss(all_gather_rows(z1.float()), all_gather_rows(z2.float()))
+        return StepOutput(loss, metrics, (z1.detach(), z2.detach()))
+
+    def loss(self, z1_BD: Tensor, z2_BD: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of the global batch, and its three terms. With C the covariance matrix of one crop's projections (divisor
+        B - 1)::
+
+            invariance = ((z1 - z2) ** 2).mean()
+            variance = mean over the two crops of mean(max(0, 1 - sqrt(C[i, i] + 1e-4)) for i in range(D))
+            covariance = sum over the two crops of sum(C[i, j] ** 2 for i != j) / D
+
+        (Half the sum for the variance and the whole sum for the covariance is what the reference does.)
+        """
+        if len(z1_BD) < 2:
+            raise UserError("vicreg needs at least 2 images in a batch; raise --batch_size")
+        invariance = F.mse_loss(z1_BD, z2_BD)
+        variance, covariance = torch.zeros_like(invariance), torch.zeros_like(invariance)
+        for z_BD in (z1_BD, z2_BD):
+            centred_BD = z_BD - z_BD.mean(0)
+            variances_D = centred_BD.square().sum(0) / (len(z_BD) - 1)
+            variance = variance + F.relu(1 - (variances_D + 1e-4).sqrt()).mean() / 2
+            covariance_DD = centred_BD.T @ centred_BD / (len(z_BD) - 1)
+            covariance = covariance + _off_diagonal_square(covariance_DD) / z_BD.shape[1]
+        config = self.config
+        total = config.sim_coeff * invariance + config.std_coeff * variance + config.cov_coeff * covariance
+        terms = {"invariance": invariance, "variance": variance, "covariance": covariance}
+        return total, {name: term.detach() for name, term in terms.items()}
+
+
+def _off_diagonal_square(matrix_DD: Tensor) -> Tensor:
+    # All but the last entry, in rows of D + 1, have the diagonal as their first column.
+    size = len(matrix_DD)
+    if size == 1:
+        return matrix_DD.new_zeros(())
+    return matrix_DD.flatten()[:-1].view(size - 1, size + 1)[:, 1:].square().sum()

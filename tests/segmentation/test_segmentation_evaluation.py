@@ -1,0 +1,160 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from common.errors import UserError
+from data.segmentation import fit_image
+from eval import run_evaluations
+from eval.confusion import confusion_matrix, scores
+from eval.segmentation import Segmentation, SegmentationConfig
+from reports.outcomes import outcomes_of
+from reports.runs import _result
+
+
+def config(**options) -> SegmentationConfig:
+    return SegmentationConfig(**{"epochs": 2, "batch_size": 4, **options})
+
+
+def measure(context, again=False, **options):
+    return run_evaluations(["segmentation"], {"segmentation": config(**options)}, context, again)
+
+
+def test_measures_what_the_heads_predict(make_context):
+    context = make_context()
+    found = measure(context, heads=["linear", "setr_mla"], lr=5e-3)
+    assert [m.evaluation for m in found[::6]] == ["segmentation_linear", "segmentation_setr_mla"]
+    assert [m.metric for m in found[:6]] == ["miou", "pixel_accuracy", "mean_accuracy", "precision", "recall", "f1"]
+    # The same by hand, from the trained head in its own run directory.
+    (run,) = (context.run_dir / "segmentation").glob("linear-*")
+    state = torch.load(run / "checkpoints" / "last.pt", weights_only=True)["method"]
+    weight, bias = state["head.classifier.weight"], state["head.classifier.bias"]
+    total = np.zeros((21, 21), np.int64)
+    for image in range(len(context.test)):
+        pixels = torch.tensor(context.test.original_image(image)).permute(2, 0, 1)
+        fitted, (height, width) = fit_image(pixels, 32)
+        with torch.no_grad():
+            logits = torch.nn.functional.conv2d(context.backbone.maps(fitted[None])[0], weight, bias)
+        logits = torch.nn.functional.interpolate(logits, (32, 32), mode="bilinear")[:, :, :height, :width]
+        logits = torch.nn.functional.interpolate(logits, pixels.shape[1:], mode="bilinear")
+        total += confusion_matrix(logits[0].argmax(0).numpy(), context.test.mask(image), 21)
+    for m in found[:6]:
+        assert m.value == pytest.approx(float(scores(total)[m.metric]), abs=1e-4)
+        assert m.low <= m.high and m.n == 5
+    assert found[0].protocol["backbone"] == "frozen" and found[0].protocol["head"] == "linear"
+    assert (
+        "person" not in found[0].data["test"]["absent_from_masks"]
+        and "boat" in found[0].data["test"]["absent_from_masks"]
+    )
+    stored = np.load(context.run_dir / found[0].predictions)
+    assert (stored["confusion"].sum(0) == total).all()
+
+
+def test_the_report_can_pair_the_outcomes(make_context):
+    context = make_context()
+    for m in measure(context):
+        outcomes = outcomes_of(_result(dataclasses.asdict(m), context.run_dir))
+        assert outcomes.matrices is not None and outcomes.n == 5
+
+
+def test_nothing_is_trained_or_measured_twice(make_context, monkeypatch):
+    context = make_context()
+    first = measure(context)
+    monkeypatch.setattr(Segmentation, "run", lambda *arguments: pytest.fail("measured again"))
+    assert measure(context) == first
+    monkeypatch.undo()
+    monkeypatch.setattr("eval.segmentation.train_task", lambda *arguments, **about: pytest.fail("trained again"))
+    assert measure(context, again=True) == first
+    assert not list((context.run_dir / "features").glob("*map*"))
+
+
+def test_other_options_train_anew(make_context):
+    context = make_context()
+    measure(context)
+    measure(context, loss=["cross_entropy", "dice=0.5"])
+    measure(context, finetune=True, scale=[0.5, 2.0], distort=True, auxiliary=0.4, layer_decay=0.8)
+    runs = list((context.run_dir / "segmentation").glob("linear-*"))
+    assert len(runs) == 3 and all((run / "checkpoints" / "last.pt").is_file() for run in runs)
+
+
+def test_the_context_backbone_is_never_changed(make_context):
+    context = make_context("resnet18")
+    before = {name: value.clone() for name, value in context.backbone.state_dict().items()}
+    for finetune in (False, True):
+        measure(context, finetune=finetune)
+    assert all(torch.equal(value, before[name]) for name, value in context.backbone.state_dict().items())
+    assert not context.backbone.training
+
+
+def test_test_images_through_windows_at_several_scales_and_flipped(make_context):
+    context = make_context()
+    (miou, *_) = measure(context, test_mode="slide", test_scales=[0.75, 1.0], test_flip=True)
+    assert miou.protocol["test_view"].startswith("windows of 32") and miou.protocol["test_scales"] == [0.75, 1.0]
+
+
+def test_a_dilated_resnet_keeps_its_weights(make_context):
+    context = make_context("resnet50")
+    evaluation = Segmentation(config())
+    backbone = evaluation._backbone(context)
+    assert backbone.stride == 8 and context.backbone.stride == 32
+    assert all(torch.equal(v, backbone.state_dict()[n]) for n, v in context.backbone.state_dict().items())
+
+
+def test_examples_are_kept_for_the_report(make_context):
+    context = make_context()
+    measure(context)
+    kept = np.load(context.run_dir / "figures" / "segmentation-voc2012.npz")
+    assert len(kept["images"]) == len(kept["names"]) == 5 and kept["classes"][15] == "person"
+    ious = kept["iou_linear"]
+    assert kept["worst_linear"][0] == np.argmin(ious) and kept["best_linear"][0] == np.argmax(ious)
+    sizes = dict(zip(kept["names"], kept["sizes"].tolist(), strict=True))
+    assert sizes["JPEGImages/s10.jpg"] == [120, 192]  # 40 × 64
+    place = list(kept["names"]).index("JPEGImages/s8.jpg")
+    assert set(np.unique(kept["truth"][place])) == set(np.unique(context.test.mask(0)))
+
+
+def test_a_head_s_run_says_how_it_was_trained(make_context):
+    context = make_context()
+    measure(context)
+    (run,) = (context.run_dir / "segmentation").glob("linear-*")
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert log[0]["images"] == 8 and log[-1]["kind"] == "end"
+    rates = [record["lr"] for record in log if record["kind"] == "step"]
+    assert rates[0] == pytest.approx(1e-3) and rates[-1] == pytest.approx(1e-3 * (1 / 4) ** 0.9)
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"heads": ["setr_pop"]}, "did you mean setr_pup"),
+        ({"heads": []}, "at least one"),
+        ({"loss": ["dise"]}, "did you mean dice"),
+        ({"loss": []}, "no loss is given"),
+        ({"optimizer": "adam"}, "did you mean adamw"),
+        ({"scale": [2.0, 0.5]}, "no range"),
+        ({"test_scales": [0.0]}, "above 0"),
+        ({"crop_size": 30}, "30×30 pixels do not divide into patches of 4"),
+        ({"batch_size": 16}, "fewer than one batch"),
+        ({"layer_decay": 0.0}, "layer_decay"),
+        ({"output_stride": 8}, "cannot be given 8"),
+        ({"train_list": "train_aug"}, "--download makes it"),
+    ],
+)
+def test_wrong_options_are_one_sentence(make_context, options, words):
+    with pytest.raises(UserError, match=words) as error:
+        measure(make_context(), **options)
+    assert "\n" not in str(error.value)
+
+
+def test_deeplab_refuses_batches_of_one(make_context):
+    with pytest.raises(UserError, match="batch of one image"):
+        measure(make_context(), heads=["deeplabv3"], batch_size=1)
+
+
+def test_data_without_masks(make_context, monkeypatch):
+    context = make_context()
+    monkeypatch.setattr(type(context.test), "has_masks", False)
+    with pytest.raises(UserError, match="has no masks"):
+        measure(context)

@@ -1,0 +1,270 @@
+"""The one loop of every training: read ``Session.steps`` from top to bottom."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from signal import Signals
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.distributed import all_reduce_mean, is_main, rank
+from common.errors import UserError
+from common.files import read_json_lines, write_json
+from methods.base import Progress, StepOutput
+from training.batches import STEP, BatchSource, seed_of, split
+from training.checkpoint import is_finite, last_checkpoint, load_checkpoint, save_checkpoint
+from training.config import TrainConfig
+from training.devices import peak_memory_gib, synchronize
+from training.diagnostics import ROWS, CollapseWatch, effective_rank
+from training.environment import describe_environment
+from training.interrupt import Interruption
+from training.logging import RunLog
+from training.monitor import Monitor, save_correlation
+from training.step import Stepper
+
+
+@dataclass
+class Session:
+    """A training in a run directory: begun, continued, or stopped.
+
+    Attributes:
+        directory: of the run.
+        config: resolved options.
+        options: everything that the run depends on, for its checkpoints and loggers.
+        stepper: the method and its optimiser.
+        batches: what it is trained on; None for a method without any training.
+        watch: for signs of collapse.
+        monitor: k-NN and diagnostics, or None.
+        about, costs: what the log's first record says beside; of them ``costs`` the last one, too.
+    """
+
+    directory: Path
+    config: TrainConfig
+    options: dict[str, Any]
+    stepper: Stepper
+    batches: BatchSource | None
+    watch: CollapseWatch
+    monitor: Monitor | None = None
+    about: dict[str, Any] = field(default_factory=dict)
+    costs: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.checkpoint = last_checkpoint(self.directory)
+        self.per_epoch = self.batches.steps_per_epoch if self.batches else 0
+        self.total = self.per_epoch * self.config.epochs
+
+    def run(self) -> None:
+        """Go on from the last checkpoint, or begin; train; tell what it took."""
+        config = self.config
+        with RunLog(self.directory, self.options, self.total, config.tensorboard, config.wandb) as self.log:
+            start, seconds = self._restore() if self.checkpoint.exists() else self._begin()
+            seconds = self.steps(start, seconds)
+            images = self.total * config.batch_size
+            epochs = config.epochs if self.total else 0
+            self.log.write(
+                "end",
+                self.total,
+                epochs,
+                minutes=seconds / 60,
+                images_seen=images,
+                images_per_second=images / seconds if seconds else None,
+                peak_memory_gib=peak_memory_gib(self.stepper.device),
+                finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                **self.costs,
+            )
+            self.log.say(f"{self.directory}: trained {epochs} epochs in {seconds / 60:.1f} minutes; {self.checkpoint}")
+
+    def steps(self, start: int, seconds: float) -> float:
+        """Take the steps from ``start`` to the last.
+
+        Args:
+            start: steps taken so far.
+            seconds: of training so far.
+
+        Returns:
+            seconds of training in all; what looks at the run from outside or saves it is not in them.
+        """
+        config, stepper, batches = self.config, self.stepper, self.batches
+        device = stepper.device
+        finite = torch.ones((), dtype=torch.bool, device=device)
+        stepper.method.train()
+        synchronize(device)
+        clock = _Clock(seconds, start)
+
+        with Interruption() as interruption:
+            for step, batch in enumerate(batches.stream(start, self.total) if batches else (), start):
+                torch.manual_seed(seed_of(STEP, config.seed, step, rank()))  # stochastic depth and the like
+                progress = Progress(step, self.per_epoch, config.epochs)
+                loss, output = stepper.step(split(batch, config.accumulate), progress)
+                finite &= loss.isfinite()
+
+                done = step + 1
+                epoch, within = divmod(done, self.per_epoch)
+                last, epoch_ends = done == self.total, within == 0
+                record = done % config.log_every == 0 or done == 1 or last
+                save = last or (epoch_ends and epoch % config.checkpoint_every == 0)
+                knn = bool(config.knn_every and epoch_ends and (last or epoch % config.knn_every == 0))
+
+                # On an accelerator, reading anything back stops the flow of work: the loss is looked at where it is logged.
+                failed = (device.type == "cpu" or record or save) and not finite.item()
+                stopped, failed = interruption.agree(failed)
+                if failed:
+                    raise self._not_finite("the loss", done)
+                if record:
+                    self._log_step(progress, loss, output, clock)
+                self.log.advance(done)
+                if knn or save or stopped:
+                    synchronize(device)
+                    clock.pause()
+                    if not is_finite(stepper.method):
+                        raise self._not_finite("a weight", done)
+                    if knn or last:
+                        self._look(done, knn)
+                    self._save(done, clock.seconds)
+                    if stopped and not last:
+                        self.log.say(
+                            f"stopped by {Signals(stopped).name} after step {done} of {self.total}; "
+                            f"the same command continues there ({self.checkpoint})"
+                        )
+                        raise SystemExit(128 + stopped)
+                    clock.go_on(done)
+        return clock.seconds
+
+    def _begin(self) -> tuple[int, float]:
+        self.log.rewind(-1)
+        self._write_environment(0)
+        left_out = self.batches.left_out if self.batches else 0
+        plan = {"steps_per_epoch": self.per_epoch, "left_out_each_epoch": left_out}
+        self.log.write("start", 0, 0, **self.about, **plan, **self.costs)
+        if left_out:
+            self.log.say(
+                f"{left_out} of {left_out + self.per_epoch * self.config.batch_size} images are left out each epoch, "
+                f"others each time: the last batch would be smaller than {self.config.batch_size}"
+            )
+        self._look(0, knn=True)
+        self._save(0, 0.0)
+        return 0, 0.0
+
+    def _restore(self) -> tuple[int, float]:
+        state = load_checkpoint(self.checkpoint)
+        self.stepper.method.load_state_dict(state["method"])
+        self.stepper.optimizer.load_state_dict(state["optimizer"])
+        self.stepper.scaler.load_state_dict(state["scaler"])
+        self.watch.replay(self.log.rewind(state["step"]))
+        self._write_environment(state["step"])
+        self.log.say(f"{self.directory}: continuing after step {state['step']} of {self.total}")
+        return state["step"], state["seconds"]
+
+    def _save(self, done: int, seconds: float) -> None:
+        if is_main():
+            save_checkpoint(
+                self.checkpoint,
+                self.stepper.method,
+                self.stepper.optimizer,
+                backbone_name=self.config.backbone,
+                image_size=self.config.image_size,
+                scaler=self.stepper.scaler.state_dict(),
+                step=done,
+                seconds=seconds,
+                config=self.options,
+            )
+
+    def _log_step(self, progress: Progress, loss: Tensor, output: StepOutput, clock: _Clock) -> None:
+        """A record of the step just taken, and warnings if it gives reason."""
+        done, size = progress.step + 1, self.config.batch_size
+        values = _means({"loss": loss, **output.metrics})
+        steps, seconds = clock.lap(done)  # after the line above, which waits for the device
+        speed = steps * size / max(seconds, 1e-9)
+        values["lr"], values["weight_decay"] = self.stepper.rates(progress)
+        values |= {"images_seen": done * size, "seconds": clock.seconds, "images_per_second": speed}
+        if output.projections is not None:
+            seen = output.projections[0][:ROWS]
+            values |= {"effective_rank": effective_rank(seen), "rank_limit": min(len(seen) - 1, seen.shape[1])}
+        self.log.write("step", done, progress.epoch, **values)
+        for name, message in self.watch.look({"step": done, **values}):
+            self.log.warn(done, progress.epoch, name, message)
+        epoch = f"epoch {progress.epoch + 1}/{self.config.epochs}"
+        self.log.advance(done, f"{epoch}, loss {values['loss']:.4f}, {speed:.0f} images/s")
+
+    def _look(self, done: int, knn: bool) -> None:
+        """Online k-NN and diagnostics, into the log and ``figures/``."""
+        if self.monitor is None:
+            return
+        epoch = done // self.per_epoch if self.per_epoch else 0
+        if knn and (found := self.monitor.knn()) is not None:
+            self.log.write("knn", done, epoch, **found)
+            self.log.say(f"epoch {epoch}: k-NN top-1 {found['top1']:.1f}% on {found['n']} held-out training images")
+        found, matrix = self.monitor.diagnose()
+        if found:
+            self.log.write("diagnostics", done, epoch, **found)
+        if matrix is not None:
+            save_correlation(self.directory, epoch, matrix, found)
+
+    def _not_finite(self, what: str, done: int) -> UserError:
+        before = load_checkpoint(self.checkpoint)["step"]
+        return UserError(
+            f"{what} is not finite any more after step {done} (epoch {done // self.per_epoch}); {self.checkpoint} is from "
+            f"before, after step {before}. Give another --out and a lower --lr, more --warmup_epochs, --clip_grad 1 or "
+            "--precision fp32"
+        )
+
+    def _write_environment(self, start: int) -> None:
+        """``environment.json``: of the first start; under ``resumed``, of each later one with the step it began after."""
+        if not is_main():
+            return
+        path = self.directory / "environment.json"
+        here = describe_environment(self.stepper.device, self.config.precision)
+        if start and path.exists():
+            first = json.loads(path.read_text(encoding="utf-8"))
+            first.setdefault("resumed", []).append({"step": start, **here})
+            here = first
+        write_json(path, here)
+
+
+class _Clock:
+    """Seconds of training, without the pauses."""
+
+    def __init__(self, seconds: float, done: int):
+        self.seconds = seconds
+        self.go_on(done)
+
+    def go_on(self, done: int) -> None:
+        """Training goes on after a pause, ``done`` steps being taken."""
+        self._mark = time.perf_counter()
+        self._lap = (done, self.seconds)
+
+    def pause(self) -> None:
+        """Count the time up to now."""
+        now = time.perf_counter()
+        self.seconds, self._mark = self.seconds + now - self._mark, now
+
+    def lap(self, done: int) -> tuple[int, float]:
+        """Steps and seconds since the last lap or pause."""
+        self.pause()
+        steps, seconds = done - self._lap[0], self.seconds - self._lap[1]
+        self._lap = (done, self.seconds)
+        return steps, seconds
+
+
+def _means(values: Mapping[str, Tensor | float]) -> dict[str, float]:
+    """Means over processes, as numbers: one message, and one look at the device."""
+    device = values["loss"].device
+    with torch.no_grad():
+        tensors = [torch.as_tensor(value, dtype=torch.float32, device=device) for value in values.values()]
+        return dict(zip(values, all_reduce_mean(torch.stack(tensors)).tolist(), strict=True))
+
+
+def end_of(run: Path) -> dict[str, Any] | None:
+    """The last record of a finished run; None of one that is not."""
+    try:
+        records = read_json_lines(run / "log.jsonl")
+    except (OSError, ValueError):
+        return None
+    return next((record for record in records if record.get("kind") == "end"), None)
