@@ -17,12 +17,12 @@ setup: .venv/ready
 	@touch $@
 
 demo: setup
-	@$(BIN)/python run.py compare --grid experiments/demo.yaml --out demo
+	@$(BIN)/python run.py compare --grid experiments/demo.yaml --jobs 2 --out demo
 
 test: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 clean:
 	rm -rf .venv demo
