@@ -23,9 +23,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from common.distributed import is_main
 from common.errors import UserError
 from common.files import append_json_line, atomic_file, read_json_lines, write_text
+from common.lock import owned_lock
 from data.decode import DamagedImage, WrongData
 from data.listing import Listing
-from common.lock import owned_lock
 from data.store import RECORD, ImageStore, cache_root
 
 #: Part of every store's key: raise it when what a store holds for the same source changes.

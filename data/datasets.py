@@ -73,7 +73,8 @@ def fetch(name: str, root: Path | None) -> None:
     """Fetch what a data set lacks into its folder. Raises UsageError for one that cannot be fetched, or without a folder."""
     DATASETS.get(name)
     if name != "voc2012":
-        raise UsageError(f"--download fetches voc2012 only; {name} " + ("needs no files" if name == "demo" else "comes from elsewhere"))
+        here = "needs no files" if name == "demo" else "comes from elsewhere"
+        raise UsageError(f"--download fetches voc2012 only; {name} {here}")
     if root is None:
         raise UsageError("--download needs the folder to put the data set into: --data_root DIR")
     from data.voc_download import fetch_voc2012
@@ -83,8 +84,8 @@ def fetch(name: str, root: Path | None) -> None:
 
 def demo_folder(cache: Path | None = None) -> Path:
     """The folder of the built-in data set, generated on first use, and anew where its generator has changed."""
-    from data import demo
     from common.lock import owned_lock
+    from data import demo
     from data.store import cache_root
 
     version = hashlib.sha256(Path(demo.__file__).read_bytes()).hexdigest()[:12]

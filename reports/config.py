@@ -11,7 +11,7 @@ from simple_parsing import field
 class ReportCommand:
     """Make the report from run directories alone."""
 
-    runs: list[str] = field(positional=True, metavar="RUN")  # noqa: RUF009
+    runs: list[str] = field(positional=True, metavar="RUN")
     """run directories, or folders of them"""
     out: str = "report"
     """folder for index.html, tables and figures"""

@@ -139,8 +139,9 @@ def cells_of(grid: Grid, known: Mapping[str, set[str]]) -> list[Cell]:
 
     Args:
         grid: the grid.
-        known: for each method of the grid, or of its file, its options (``options_of_methods``). ``base`` and ``vary`` reach only the methods that have
-            the option; an option that no method has is an error, as is one that a method's own mapping names wrongly.
+        known: for each method of the grid, or of its file, its options (``options_of_methods``). ``base`` and ``vary``
+            reach only the methods that have the option; an option that no method has is an error, as is one that a
+            method's own mapping names wrongly.
     """
     every = set().union(*known.values())
     evaluation_option = re.compile("|".join(re.escape(f"{name}_") for name in grid.evals) or r"(?!)")
