@@ -45,6 +45,12 @@ def names() -> list[str]:
     return BACKBONES.names()
 
 
+def check_name(name: str) -> None:
+    """Raises UsageError, naming the nearest known one, where ``build_backbone`` does not know ``name``."""
+    if not name.startswith("timm:") and name not in names():
+        raise unknown_name("backbone", name, [*names(), "timm:NAME"])
+
+
 def build_backbone(name: str, image_size: int = 224, **hints: Any) -> Backbone:
     """A freshly initialised backbone.
 
@@ -60,12 +66,9 @@ def build_backbone(name: str, image_size: int = 224, **hints: Any) -> Backbone:
     """
     if unknown := hints.keys() - set().union(*HINTS.values()):
         raise TypeError(f"unknown backbone hints: {', '.join(sorted(unknown))}")
-    if name.startswith("timm:"):
-        backbone = _family("timm_models", name)(image_size, **hints)
-    elif name in names():
-        backbone = BACKBONES.get(name)(image_size, **hints)
-    else:
-        raise unknown_name("backbone", name, [*names(), "timm:NAME"])
+    check_name(name)
+    build = _family("timm_models", name) if name.startswith("timm:") else BACKBONES.get(name)
+    backbone = build(image_size, **hints)
     stride = hints.get("output_stride")
     if stride is not None and backbone.stride != stride:
         raise UsageError(f"{name} has an output stride of {backbone.stride} and cannot be given {stride}")

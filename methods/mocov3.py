@@ -44,7 +44,7 @@ class MoCoV3Config(AugmentationConfig):
     temperature: float = 0.2
     """of the softmax over similarities (published for ResNets: 1.0)"""
     freeze_patch_embedding: bool = True
-    """keep a ViT's patch embedding as it was drawn, for stability (the paper's section 4.1)"""
+    """keep a ViT's patch embedding as it was drawn, for stability (the paper's section 4)"""
 
     def __post_init__(self) -> None:
         self.require(lambda value: value >= 1, "give at least 1", "predictor_dim")

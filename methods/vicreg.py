@@ -52,7 +52,7 @@ class VICReg(Method):
     """The loss's statistics are of the batch of all ranks together."""
 
     Config = VICRegConfig
-    #: main_vicreg.py; the paper's section 4.2 (1000 epochs).
+    #: main_vicreg.py; 1000 epochs are the paper's.
     recipe: ClassVar[dict[str, Any]] = {
         "optimizer": "lars",
         "lr": 0.2,

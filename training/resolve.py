@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from backbones import check_name
 from common.distributed import world_size
 from common.errors import UsageError, UserError
 from common.files import write_text
@@ -48,6 +49,7 @@ def _check(config: TrainConfig) -> None:
         if not holds:
             raise UsageError(f"--{option} {getattr(config, option)}: {what}")
 
+    check_name(config.backbone)
     for option in ("epochs", "batch_size", "accumulate", "checkpoint_every", "log_every"):
         require(getattr(config, option) >= 1, option, "give at least 1")
     for option in ("lr", "min_lr", "min_lr_scale", "weight_decay", "clip_grad", "knn_every", "seed"):

@@ -8,12 +8,19 @@ import pytest
 import torch
 from PIL import Image
 
-from backbones import build_backbone
+from backbones import BACKBONES, build_backbone
+from backbones.vit import VisionTransformer
 from data.datasets import open_dataset
 from eval.context import EvalContext
 
 #: Mask values of VOC that occur, and their colours.
 COLOURS = {0: (90, 90, 90), 3: (220, 40, 40), 8: (40, 220, 40), 15: (40, 40, 220)}
+
+
+@BACKBONES.register("vit_plain")
+def vit_plain(image_size: int, **hints: object) -> VisionTransformer:
+    """A tiny ViT whose patches see nothing of each other before the first block, as those of the published ViTs."""
+    return VisionTransformer(patch_size=4, width=128, depth=4, heads=4, position_size=32)
 
 
 @pytest.fixture(autouse=True)

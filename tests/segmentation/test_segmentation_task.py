@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 WHOLE = SegmentationAugmentation(crop_size=32, scale=(1, 1), flip_p=0.0, distort_p=0.0)
 
 
-def make_task(backbone: str = "vit_nano", precomputed: bool = False, **options) -> SegmentationTask:
+def make_task(backbone: str = "vit_plain", precomputed: bool = False, **options) -> SegmentationTask:
     torch.manual_seed(0)
     return SegmentationTask(TaskConfig(**options), lambda: build_backbone(backbone, 32), 21, precomputed)
 
@@ -31,7 +31,7 @@ def make_config(out, **options) -> TrainConfig:
     defaults = {"batch_size": 4, "epochs": 3, "lr": 1e-3 * 64, "min_lr": 0.0, "warmup_epochs": 0.0, "weight_decay": 0.0}
     defaults |= {"schedule": "poly", "device": "cpu", "precision": "fp32", "knn_every": 0, "log_every": 1}
     return resolve(
-        TrainConfig(backbone="vit_nano", data="voc2012", image_size=32, out=str(out), **{**defaults, **options})
+        TrainConfig(backbone="vit_plain", data="voc2012", image_size=32, out=str(out), **{**defaults, **options})
     )
 
 
@@ -64,7 +64,7 @@ def test_overfits_four_images(head, stores, tmp_path):
     assert scores(total)["miou"] > 95
 
 
-@pytest.mark.parametrize("backbone", ["vit_nano", "resnet18"])
+@pytest.mark.parametrize("backbone", ["vit_plain", "resnet18"])
 def test_a_frozen_backbone_stays_as_it_is(backbone, stores, tmp_path):
     task = make_task(backbone, head="setr_naive", auxiliary=0.4)
     before, head = state(task.backbone), state(task.head)
@@ -73,7 +73,7 @@ def test_a_frozen_backbone_stays_as_it_is(backbone, stores, tmp_path):
     assert not equal(head, task.head.state_dict())
 
 
-@pytest.mark.parametrize("backbone", ["vit_nano", "resnet18"])
+@pytest.mark.parametrize("backbone", ["vit_plain", "resnet18"])
 def test_gradients_reach_the_backbone_only_when_it_is_fine_tuned(backbone, stores):
     (pixels,), mask = image_samples(stores[0], WHOLE)(0, 0)
     batch = ViewBatch([torch.stack([pixels, pixels])], torch.stack([mask, mask]))
@@ -141,7 +141,7 @@ def test_maps_computed_once_train_as_images_do(stores, tmp_path):
 
 
 def test_maps_continue_where_they_were_interrupted(stores, tmp_path, monkeypatch):
-    backbone = build_backbone("vit_nano", 32).eval()
+    backbone = build_backbone("vit_plain", 32).eval()
     arguments = (stores[0], [1, 3], 32, CPU, "fp32")
     whole, _ = cached_maps(backbone, *arguments, tmp_path / "a", {})
     monkeypatch.setattr("eval.maps.PIXELS", 3 * 32**2)  # batches of three images
@@ -166,7 +166,7 @@ def test_maps_continue_where_they_were_interrupted(stores, tmp_path, monkeypatch
 def test_maps_that_do_not_fit_the_disk_are_refused(stores, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 1000}))
     with pytest.raises(UserError, match="GiB"):
-        cached_maps(build_backbone("vit_nano", 32).eval(), stores[0], [3], 32, CPU, "fp32", tmp_path, {})
+        cached_maps(build_backbone("vit_plain", 32).eval(), stores[0], [3], 32, CPU, "fp32", tmp_path, {})
 
 
 def test_learning_rates_by_layer():
