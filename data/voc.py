@@ -73,7 +73,9 @@ def list_demo(data: str, split: str, root: Path) -> Listing:
 def _list(data: str, split: str, folder: Path, classes: tuple[str, ...], labels: dict[str, str] | None) -> Listing:
     path = folder / "ImageSets" / "Segmentation" / f"{of_split(LISTS, split)}.txt"
     if not path.is_file() and split == "train_aug":
-        raise UserError(f"{path}: missing; python run.py data voc2012 --data_root DIR --download makes it, with its masks")
+        raise UserError(
+            f"{path}: missing; python run.py data voc2012 --data_root DIR --download makes it, with its masks"
+        )
     if not path.is_file():
         raise UserError(f"{path}: the list of the {split} images is missing; is this {data} in torchvision's layout?")
     ids = path.read_text(encoding="utf-8").split()

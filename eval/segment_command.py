@@ -36,6 +36,17 @@ def segment_weights(command: SegmentCommand, config: SegmentationConfig) -> list
             if is_main():
                 measurements += evaluate_weights(one, {"segmentation": config})
                 continue
-            names = ("weights", "backbone", "data", "data_root", "image_size", "device", "precision", "out", "seed", "key")
+            names = (
+                "weights",
+                "backbone",
+                "data",
+                "data_root",
+                "image_size",
+                "device",
+                "precision",
+                "out",
+                "seed",
+                "key",
+            )
             Segmentation(config).train(make_context(*(getattr(one, name) for name in names)))
     return measurements
