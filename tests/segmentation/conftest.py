@@ -17,7 +17,6 @@ from eval.context import EvalContext
 COLOURS = {0: (90, 90, 90), 3: (220, 40, 40), 8: (40, 220, 40), 15: (40, 40, 220)}
 
 
-@BACKBONES.register("vit_plain")
 def vit_plain(image_size: int, **hints: object) -> VisionTransformer:
     """A tiny ViT whose patches see nothing of each other before the first block, as those of the published ViTs."""
     return VisionTransformer(patch_size=4, width=128, depth=4, heads=4, position_size=32)
@@ -25,7 +24,8 @@ def vit_plain(image_size: int, **hints: object) -> VisionTransformer:
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test reads or writes the user's cache; those of this folder share one."""
+    """No test reads or writes the user's cache; those of this folder share one, and a backbone of their own."""
+    monkeypatch.setitem(BACKBONES._items, "vit_plain", vit_plain)
     base = tmp_path_factory.getbasetemp() / "segmentation-cache"
     monkeypatch.setenv("SSL_COMPARE_CACHE", str(base))
 
