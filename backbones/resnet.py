@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torchvision.models import resnet as torchvision_resnet
 
@@ -45,6 +46,8 @@ class ResNet(torchvision_resnet.ResNet, Backbone):
             nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
             self.maxpool = nn.Identity()
         first = 1 if cifar_stem else 4
+        # Convolutions are faster with channels innermost, on CPUs and on GPUs; the weights' values and shapes are the same.
+        self.to(memory_format=torch.channels_last)
         self._strides = [min(first * 2**stage, output_stride) for stage in range(4)]
         self._channels = [64 * 2**stage * block.expansion for stage in range(4)]
         self.width = self._channels[-1]
@@ -57,6 +60,7 @@ class ResNet(torchvision_resnet.ResNet, Backbone):
     def maps(self, images: Tensor, blocks: Sequence[int] = (-1,)) -> list[Tensor]:
         wanted = named_blocks(blocks, self.depth)
         outputs = {}
+        images = images.contiguous(memory_format=torch.channels_last)
         features = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         for index, stage in enumerate(STAGES[: max(wanted) + 1]):
             features = outputs[index] = getattr(self, stage)(features)

@@ -23,16 +23,16 @@ class Progress:
 
     Attributes:
         step: optimiser steps taken so far, 0 at the first.
-        steps_per_epoch, epochs: of the whole run.
+        steps_per_epoch, epochs: of the whole run; the last epoch may be a part of one.
     """
 
     step: int
     steps_per_epoch: int
-    epochs: int
+    epochs: float
 
     @property
     def total_steps(self) -> int:
-        return self.steps_per_epoch * self.epochs
+        return steps_of(self.epochs, self.steps_per_epoch)
 
     @property
     def epoch(self) -> int:
@@ -43,6 +43,11 @@ class Progress:
     def fraction(self) -> float:
         """In [0, 1)."""
         return self.step / self.total_steps
+
+
+def steps_of(epochs: float, steps_per_epoch: int) -> int:
+    """Optimiser steps of a run: whole ones, and one at least."""
+    return max(1, round(epochs * steps_per_epoch))
 
 
 @dataclass

@@ -26,8 +26,10 @@ class TrainConfig:
 
     image_size: int | None = None
     """side of full-size crops and of evaluation images, in pixels; default: the data set's own (224, demo and cifar10: 32)"""
-    epochs: int = 100
-    """passes over the training images"""
+    epochs: float = 100
+    """passes over the training images; may have a part of one"""
+    budget: str | None = None
+    """instead of epochs: images=5e6, minutes=30 or flops=1e18 (or epochs=100), the same for every method it is given to"""
     batch_size: int = 64
     """images per optimiser step, over all devices and accumulation steps together"""
     accumulate: int = 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from torch import Tensor
 from common.distributed import all_reduce_mean, is_main, rank
 from common.errors import UserError
 from common.files import read_json_lines, write_json
-from methods.base import Progress, StepOutput
+from methods.base import Progress, StepOutput, steps_of
 from training.batches import STEP, BatchSource, seed_of, split
 from training.checkpoint import is_finite, last_checkpoint, load_checkpoint, save_checkpoint
 from training.config import TrainConfig
@@ -58,7 +59,7 @@ class Session:
     def __post_init__(self) -> None:
         self.checkpoint = last_checkpoint(self.directory)
         self.per_epoch = self.batches.steps_per_epoch if self.batches else 0
-        self.total = self.per_epoch * self.config.epochs
+        self.total = steps_of(self.config.epochs, self.per_epoch) if self.batches else 0
 
     def run(self) -> None:
         """Go on from the last checkpoint, or begin; train; tell what it took."""
@@ -79,7 +80,9 @@ class Session:
                 finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                 **self.costs,
             )
-            self.log.say(f"{self.directory}: trained {epochs} epochs in {seconds / 60:.1f} minutes; {self.checkpoint}")
+            self.log.say(
+                f"{self.directory}: trained {epochs:g} epochs in {seconds / 60:.1f} minutes; {self.checkpoint}"
+            )
 
     def steps(self, start: int, seconds: float) -> float:
         """Take the steps from ``start`` to the last.
@@ -110,7 +113,7 @@ class Session:
                 last, epoch_ends = done == self.total, within == 0
                 record = done % config.log_every == 0 or done == 1 or last
                 save = last or (epoch_ends and epoch % config.checkpoint_every == 0)
-                knn = bool(config.knn_every and epoch_ends and (last or epoch % config.knn_every == 0))
+                knn = bool(config.knn_every and (last or (epoch_ends and epoch % config.knn_every == 0)))
 
                 # On an accelerator, reading anything back stops the flow of work: the loss is looked at where it is logged.
                 failed = (device.type == "cpu" or record or save) and not finite.item()
@@ -190,7 +193,7 @@ class Session:
         self.log.write("step", done, progress.epoch, **values)
         for name, message in self.watch.look({"step": done, **values}):
             self.log.warn(done, progress.epoch, name, message)
-        epoch = f"epoch {progress.epoch + 1}/{self.config.epochs}"
+        epoch = f"epoch {progress.epoch + 1}/{math.ceil(self.config.epochs)}"
         self.log.advance(done, f"{epoch}, loss {values['loss']:.4f}, {speed:.0f} images/s")
 
     def _look(self, done: int, knn: bool) -> None:

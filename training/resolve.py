@@ -50,7 +50,8 @@ def _check(config: TrainConfig) -> None:
             raise UsageError(f"--{option} {getattr(config, option)}: {what}")
 
     check_name(config.backbone)
-    for option in ("epochs", "batch_size", "accumulate", "checkpoint_every", "log_every"):
+    require(config.epochs > 0, "epochs", "give more than 0")
+    for option in ("batch_size", "accumulate", "checkpoint_every", "log_every"):
         require(getattr(config, option) >= 1, option, "give at least 1")
     for option in ("lr", "min_lr", "min_lr_scale", "weight_decay", "clip_grad", "knn_every", "seed"):
         require(getattr(config, option) >= 0, option, "give 0 or more")

@@ -7,27 +7,24 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 
-from backbones import build_backbone
 from common.distributed import is_distributed, is_main
-from common.errors import UserError
-from data.datasets import open_dataset
-from data.store import ImageStore
 from eval import run_evaluations
 from eval.base import EvaluationConfig
 from eval.context import make_context
-from methods.base import METHODS, Method, MethodConfig
-from training.batches import MODEL, Batches, BatchSource, seed_of, short_side_for
+from methods.base import METHODS, Method, MethodConfig, steps_of
+from training.batches import Batches, BatchSource
+from training.budget import within_budget
 from training.checkpoint import last_checkpoint, remove_unfinished
 from training.config import TrainConfig
 from training.devices import pick_device, process_group
 from training.diagnostics import CollapseWatch
 from training.loop import Session, end_of
-from training.monitor import Monitor, hold_out
-from training.plan import cost_of, print_plan
-from training.resolve import options_of, require_same_run, resolve, write_config
+from training.monitor import Monitor
+from training.plan import print_plan
+from training.resolve import options_of, require_same_run, write_config
+from training.setup import build_method, costs_of, images_of
 from training.step import Stepper
 
 __all__ = ["end_of", "plan", "print_plan", "train", "train_task"]
@@ -52,7 +49,7 @@ def train(
     """
     evaluations = evaluations or {}
     with process_group(config.device):
-        config = resolve(config)
+        config = within_budget(config, method_config)
         run = Path(config.out)
         require_same_run(run, config, method_config)
         if is_distributed():
@@ -102,10 +99,10 @@ def train_task(
 def _train(run: Path, config: TrainConfig, method_config: MethodConfig, options: dict[str, Any]) -> None:
     """Set a method's training up, and run it."""
     device = pick_device(config.device)
-    train_store, held_out = _images(config)
+    train_store, held_out = images_of(config)
     method = build_method(config, method_config, train_store.num_classes)
     views = list(method.views(method_config, config.image_size))
-    costs = _costs(config, method_config, train_store)
+    costs = costs_of(config, method_config, train_store)
     stepper = Stepper(method, config, device)
     method = stepper.method
     batches = Batches(train_store, views, config, device) if method.trains else None
@@ -117,50 +114,23 @@ def _train(run: Path, config: TrainConfig, method_config: MethodConfig, options:
     Session(run, config, options, stepper, batches, watch, monitor, about, costs).run()
 
 
-def build_method(config: TrainConfig, method_config: MethodConfig, num_classes: int) -> Method:
-    """A freshly initialised method; its weights are a function of the seed."""
-    torch.manual_seed(seed_of(MODEL, config.seed))
-
-    def make_backbone(**hints: Any) -> Any:
-        return build_backbone(config.backbone, config.image_size, **hints)
-
-    return METHODS.get(config.method)(method_config, make_backbone, num_classes)
-
-
-def _images(config: TrainConfig) -> tuple[ImageStore, ImageStore]:
-    """The images to train on, and those held out for the online k-NN. Of several processes the first decodes them."""
-    root = None if config.data_root is None else Path(config.data_root)
-    store = open_dataset(config.data, "train", root, short_side_for(config.image_size))
-    if METHODS.get(config.method).uses_labels:
-        labelled = (store.labels >= 0).any() if store.label_sets is None else store.label_sets.any()
-        if not labelled:
-            raise UserError(f"--method {config.method} needs labels, and no training image of {config.data} has one")
-    trained, held_out = hold_out(len(store), config.knn_every)
-    return store.subset(trained), store.subset(held_out)
-
-
-def _costs(config: TrainConfig, method_config: MethodConfig, store: ImageStore) -> dict[str, Any]:
-    views = list(METHODS.get(config.method).views(method_config, config.image_size))
-    labels = None if store.label_sets is None else store.num_classes
-    return cost_of(lambda: build_method(config, method_config, store.num_classes), views, config, labels)
-
-
 def plan(config: TrainConfig, method_config: MethodConfig) -> dict[str, Any]:
     """What ``train`` would do: resolved ``options``, ``device``, ``images``, ``held_out``, ``steps_per_epoch``,
     ``total_steps``, ``left_out`` (images each epoch), ``images_seen``, and the costs of ``training.plan.cost_of``. Decodes the
     data set if that has not happened yet; trains nothing and writes no run directory."""
-    config = resolve(config)
-    store, held_out = _images(config)
-    costs = _costs(config, method_config, store)
+    config = within_budget(config, method_config)
+    store, held_out = images_of(config)
+    costs = costs_of(config, method_config, store)
     per_epoch = len(store) // config.batch_size if METHODS.get(config.method).trains else 0
+    total = steps_of(config.epochs, per_epoch) if per_epoch else 0
     return {
         "options": {**asdict(config), **asdict(method_config)},
         "device": str(pick_device(config.device)),
         "images": len(store),
         "held_out": len(held_out),
         "steps_per_epoch": per_epoch,
-        "total_steps": per_epoch * config.epochs,
+        "total_steps": total,
         "left_out": len(store) - per_epoch * config.batch_size if per_epoch else 0,
-        "images_seen": per_epoch * config.batch_size * config.epochs,
+        "images_seen": total * config.batch_size,
         **costs,
     }

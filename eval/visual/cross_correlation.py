@@ -20,7 +20,7 @@ from training.checkpoint import last_checkpoint, load_checkpoint
 from training.devices import autocast, pick_device
 from training.diagnostics import cross_correlation
 from training.monitor import hold_out
-from training.trainer import build_method
+from training.setup import build_method
 
 
 @torch.no_grad()

@@ -56,8 +56,8 @@ def two_steps(name, accumulate=1, **further):
     from methods.base import METHODS, Progress, ViewBatch
     from training.batches import split
     from training.resolve import resolve
+    from training.setup import build_method
     from training.step import Stepper
-    from training.trainer import build_method
 
     method_name, backbone, own = CASES[name]
     runs = small()

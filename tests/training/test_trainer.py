@@ -11,7 +11,8 @@ import yaml
 
 from common.errors import UsageError, UserError
 from training.checkpoint import backbone_prefix, last_checkpoint, load_checkpoint
-from training.trainer import build_method, plan, train
+from training.setup import build_method
+from training.trainer import plan, train
 
 
 def records_of(run, kind=None):
@@ -246,7 +247,7 @@ def test_a_plan_trains_nothing(small, tmp_path):
         ({"batch_size": 64}, "fewer than one batch"),
         ({"batch_size": 8, "accumulate": 3}, "multiple of 3"),
         ({"warmup_epochs": 9}, "warmup_epochs 9"),
-        ({"epochs": 0}, "epochs 0: give at least 1"),
+        ({"epochs": 0}, "epochs 0: give more than 0"),
         ({"lr": -1.0}, "lr -1.0"),
         ({"precision": "fp16"}, "needs a CUDA device"),
         ({"device": "gpu"}, "unknown device 'gpu'"),
