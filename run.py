@@ -35,35 +35,16 @@ examples:
 
 
 def train(words: Sequence[str]) -> int:
-    from common.cli import make_parser, parse, read_config, value_of, words_of
-    from common.registry import load_plugin
-    from training.config import TrainCommand, TrainConfig
+    from training.command import read_options
 
-    if file := value_of(words, "config"):
-        words = [*words_of(read_config(file)), *words]
-    for plugin in value_of(words, "plugin") or []:
-        load_plugin(plugin)
-    from eval.base import EVALUATIONS
-    from methods.base import METHODS
-
-    method = METHODS.get(value_of(words, "method") or TrainConfig.method)
-    parser = make_parser("train", COMMANDS["train"])
-    parser.add_arguments(TrainCommand, dest="command")
-    parser.add_arguments(TrainConfig, dest="train", default=TrainConfig(**method.recipe))
-    parser.add_arguments(method.Config, dest="method_options")
-    names = value_of(words, "evals", many=True) or []
-    for name in names:
-        parser.add_arguments(EVALUATIONS.get(name).Config, dest=f"eval_{name}", prefix=f"{name}_")
-    options = parse(parser, words)
-    evaluations = {name: getattr(options, f"eval_{name}") for name in names}
-
+    options = read_options(words, COMMANDS["train"])
     from training.trainer import plan, print_plan
     from training.trainer import train as run_training
 
     if options.command.dry_run:
-        print_plan(plan(options.train, options.method_options))
+        print_plan(plan(options.train, options.method))
         return 0
-    run_training(options.train, options.method_options, evaluations)
+    run_training(options.train, options.method, options.evaluations)
     return 0
 
 

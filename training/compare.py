@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from common.errors import UserError
 from common.registry import load_plugin
 from reports import build_report
 from training.config import CompareCommand
-from training.grid import cells_of, fix_backbones, grid_of, options_of_methods
+from training.estimate import TimeEstimate, in_words
+from training.grid import Cell, cells_of, fix_backbones, grid_of, options_of_methods
 from training.launch import is_done, run_cells, tail_of
+
+#: Options that a run's name tells.
+NAMED = ("method", "backbone", "seed")
 
 
 def compare(command: CompareCommand, further: Mapping[str, Any]) -> int:
@@ -36,14 +42,7 @@ def compare(command: CompareCommand, further: Mapping[str, Any]) -> int:
     out = Path(command.out)
     console = Console()
     if command.dry_run:
-        table = Table(title=f"{grid.title}: {len(cells)} runs in {out}", title_justify="left")
-        for column in ("run", "status", "options"):
-            table.add_column(column)
-        for cell in cells:
-            done = is_done(out / "runs" / cell.name, cell.options.get("evals") or [])
-            given = {k: v for k, v in cell.options.items() if v is not None and k not in ("method", "backbone", "seed")}
-            table.add_row(cell.name, "done" if done else "to run", " ".join(f"{k}={v}" for k, v in given.items()))
-        console.print(table)
+        print_plan(grid.title, cells, out, command.jobs, console)
         return 0
     states = run_cells(cells, out, command.jobs, plugins, console)
     failed = [state for state in states if state.status == "failed"]
@@ -54,3 +53,35 @@ def compare(command: CompareCommand, further: Mapping[str, Any]) -> int:
         page = build_report(runs, out / "report", title=grid.title)
         console.print(f"report: {page}", markup=False, highlight=False, soft_wrap=True)
     return 1 if failed else 0
+
+
+def print_plan(title: str, cells: Sequence[Cell], out: Path, jobs: int, console: Console) -> None:
+    """What a grid would run: each cell's options and estimated minutes of training, and those of all that is left."""
+    estimate = TimeEstimate([(cell.options, out / "runs" / cell.name) for cell in cells])
+    table = Table(title=f"{title}: {len(cells)} runs in {out}", title_justify="left")
+    for column in ("run", "status", "training", "options of its own"):
+        table.add_column(column)
+    given = [{k: v for k, v in cell.options.items() if v is not None and k not in NAMED} for cell in cells]
+    common = {name for name in given[0] if all(options.get(name) == given[0][name] for options in given)}
+    left, unknown = 0.0, 0
+    for cell, options in zip(cells, given, strict=True):
+        done = is_done(out / "runs" / cell.name, cell.options.get("evals") or [])
+        minutes, why = None, ""
+        try:
+            minutes = estimate.minutes(cell.options)
+        except UserError as error:  # such as data that are not on this machine; the rest of the plan stands
+            why = f"\n({error})"
+        left, unknown = left + (0.0 if done else minutes or 0.0), unknown + (not done and minutes is None)
+        words = " ".join(f"{k}={v}" for k, v in options.items() if k not in common)
+        table.add_row(cell.name, "done" if done else "to run", in_words(minutes), Text(words + why))
+    console.print(table)
+    words = " ".join(f"{k}={given[0][k]}" for k in given[0] if k in common)
+    console.print(f"all runs: {words}", markup=False, highlight=False, soft_wrap=True)
+    more = f", and {unknown} runs of unknown length" if unknown else ""
+    console.print(
+        f"training that is left: {in_words(left)} one after another{more}; {jobs} at a time share this machine. Evaluations "
+        f"come on top. Estimated {estimate.source}.",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )

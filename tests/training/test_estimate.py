@@ -1,0 +1,54 @@
+"""What ``compare --dry_run`` says of a grid's length."""
+
+import json
+
+import pytest
+from rich.console import Console
+
+from training.compare import print_plan
+from training.estimate import TimeEstimate, in_words
+from training.grid import Cell
+
+OPTIONS = {
+    "method": "barlow_twins",
+    "backbone": "vit_nano",
+    "data": "demo",
+    "epochs": 2,
+    "batch_size": 64,
+    "projector": "32-32",
+}
+
+
+def ended(directory, **end):
+    directory.mkdir(parents=True)
+    (directory / "log.jsonl").write_text(json.dumps({"kind": "end", **end}) + "\n")
+    return directory
+
+
+def test_time_follows_from_the_speed_of_runs_that_ended(tmp_path):
+    run = ended(tmp_path / "a", training_flops=2e9, images_per_second=10.0)
+    estimate = TimeEstimate([(OPTIONS, run)])
+    minutes = estimate.minutes(OPTIONS)
+    assert estimate.minutes({**OPTIONS, "epochs": 4, "seed": 1}) == pytest.approx(2 * minutes)
+    faster = TimeEstimate([(OPTIONS, ended(tmp_path / "b", training_flops=2e9, images_per_second=40.0))])
+    assert faster.minutes(OPTIONS) == pytest.approx(minutes / 4)
+    assert "runs that have ended" in estimate.source
+
+
+def test_an_untrained_backbone_takes_no_time():
+    assert TimeEstimate([]).minutes({"method": "random", "backbone": "vit_nano", "data": "demo"}) == 0
+
+
+def test_a_plan_without_data_still_lists_its_runs(tmp_path):
+    missing = {**OPTIONS, "data": "imagefolder", "data_root": str(tmp_path / "nowhere")}
+    console = Console(record=True, width=200)
+    print_plan("Plan", [Cell("one", OPTIONS), Cell("two", missing)], tmp_path, 1, console)
+    text = console.export_text()
+    assert "two" in text and "nowhere" in text and "1 runs of unknown length" in text and "unknown" in text
+
+
+@pytest.mark.parametrize(
+    ("minutes", "words"), [(0.5, "30 s"), (3, "3 min"), (150, "2.5 h"), (9000, "6.2 d"), (None, "unknown")]
+)
+def test_in_words(minutes, words):
+    assert in_words(minutes) == words

@@ -1,0 +1,44 @@
+"""The command ``run.py train``: from its words to the options of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from common.cli import make_parser, parse, read_config, value_of, words_of
+from common.registry import load_plugin
+from eval.base import EVALUATIONS, EvaluationConfig
+from methods.base import METHODS, MethodConfig
+from training.config import TrainCommand, TrainConfig
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What the words of ``run.py train`` say: of the command itself, of the run, of its method and of its evaluations."""
+
+    command: TrainCommand
+    train: TrainConfig
+    method: MethodConfig
+    evaluations: Mapping[str, EvaluationConfig]
+
+
+def read_options(words: Sequence[str], description: str = "") -> TrainOptions:
+    """Parse the words of ``run.py train``: a configuration file's first, then those given; plug-ins are loaded on the way.
+
+    Raises UsageError for an unknown option, method or evaluation (naming the nearest known one) or a value of another kind.
+    """
+    if file := value_of(words, "config"):
+        words = [*words_of(read_config(file)), *words]
+    for plugin in value_of(words, "plugin") or []:
+        load_plugin(plugin)
+    method = METHODS.get(value_of(words, "method") or TrainConfig.method)
+    parser = make_parser("train", description)
+    parser.add_arguments(TrainCommand, dest="command")
+    parser.add_arguments(TrainConfig, dest="train", default=TrainConfig(**method.recipe))
+    parser.add_arguments(method.Config, dest="method_options")
+    names = value_of(words, "evals", many=True) or []
+    for name in names:
+        parser.add_arguments(EVALUATIONS.get(name).Config, dest=f"eval_{name}", prefix=f"{name}_")
+    options = parse(parser, words)
+    evaluations = {name: getattr(options, f"eval_{name}") for name in names}
+    return TrainOptions(options.command, options.train, options.method_options, evaluations)
