@@ -15,6 +15,8 @@ from common.errors import UserError
 from common.files import atomic_file, write_text
 from reports import contents, figures, segmentation, summary
 from reports.comparison import Comparison, compare
+from reports.inside import KINDS
+from reports.inside import pictures as pictures_of_runs
 from reports.provenance import commands, provenance
 from reports.rows import rows_of
 from reports.runs import Problem, read_runs, without_duplicates
@@ -78,6 +80,7 @@ def write_report(directories: Sequence[Path], out: Path, title: str, generated: 
         parts.append(part)
     training = [p for p in (figures.training_curves(rows, look), figures.knn_curves(rows, look)) if p]
     inside = [p for p in (figures.cross_correlation(rows, problems, palette), figures.collapse(rows, look)) if p]
+    looked = pictures_of_runs(rows, problems)
     tables = {
         "cost": contents.costs(measured) if measured else None,
         "options": contents.options(rows),
@@ -87,7 +90,7 @@ def write_report(directories: Sequence[Path], out: Path, title: str, generated: 
     }
     every = [table for part in parts for table in (part.results, part.tests, part.measurements)]
     every += [table for table in tables.values() if table]
-    pictures = [picture for part in parts for picture in part.pictures] + training + inside
+    pictures = [picture for part in parts for picture in part.pictures] + training + inside + looked
     page = _render(
         title=title,
         date=generated if generated is not None else max((run.newest for run in runs), default="")[:10],
@@ -95,7 +98,7 @@ def write_report(directories: Sequence[Path], out: Path, title: str, generated: 
         limits=summary.limits(measured, comparisons, problems),
         parts=parts,
         training=training,
-        inside=inside,
+        inside=inside + looked,
         tables=tables,
         commands=[(row, commands(row)) for row in rows],
         problems=problems,
@@ -145,7 +148,8 @@ def _write_files(out: Path, tables: Sequence[Table], pictures: Sequence[Picture]
 def _is_ours(stem: str) -> bool:
     """A name that reports give; other files in the folder are left alone."""
     names = "results differences measurements cost options protocols provenance problems intervals cost-and-accuracy "
-    names += "training-loss knn-over-epochs cross-correlation collapse"
+    names += "training-loss knn-over-epochs cross-correlation collapse segmentation class-iou confusion "
+    names += " ".join(kind.replace("_", "-") for kind in KINDS)
     return any(stem == name or stem.startswith(f"{name}-") for name in names.split())
 
 

@@ -34,8 +34,6 @@ METHOD_NAMES = {
 REFERENCES = ("pixels",)
 #: Options that a row's name spells out; rows that differ in more are lettered.
 MOST_SPELT = 2
-#: Methods whose loss reads labels.
-SUPERVISED = ("supervised", "supcon")
 #: Patch sizes that names do not tell.
 PATCHES = {"vit_nano": 4}
 
@@ -141,7 +139,7 @@ def _row(runs: list[Run]) -> Row:
             "input": f"{size}" if size else "?",
             "data": str(first.config.get("data") or "?"),
             "budget": short_count(seen) if seen is not None else "?",
-            "labels": _labels(first, method),
+            "labels": _labels(first),
         },
         cost={
             "images_seen": seen,
@@ -171,14 +169,14 @@ def _patch(run: Run, backbone: str) -> str:
     return "–"
 
 
-def _labels(run: Run, method: str) -> str:
+def _labels(run: Run) -> str:
     """Which labels training used."""
     config = run.config
     if "method" not in config:
         return "?"
     fraction = _number(config.get("label_fraction"))
     share = "all" if fraction is None or fraction >= 1 else f"{100 * fraction:.3g}%"
-    if method in SUPERVISED:
+    if told(run, "uses_labels"):
         return share
     if config.get("pairing") == "same_label":
         return f"{share} (pairs)"

@@ -13,7 +13,19 @@ from typing import Any
 import yaml
 
 #: Options that change where and how a training runs, not what is trained. Runs that differ only in them are one row.
-INCIDENTAL = frozenset({"out", "data_root", "device", "evals", "tensorboard", "wandb", "log_every", "checkpoint_every"})
+INCIDENTAL = frozenset(
+    {
+        "out",
+        "data_root",
+        "device",
+        "evals",
+        "tensorboard",
+        "wandb",
+        "log_every",
+        "checkpoint_every",
+        "keep_checkpoints",
+    }
+)
 #: Methods without any training.
 UNTRAINED = ("random", "pixels")
 #: Step records read of a log, at most; longer logs are read at even distances (the last record always).
@@ -106,12 +118,15 @@ class Run:
         if self.config.get("method") in UNTRAINED:
             kept = ("method", "backbone", "data", "image_size")
             return {key: self.config[key] for key in kept if key in self.config}
+        # A budget of minutes is measured anew in each run: how many epochs it gave is a result.
+        measured = str(self.config.get("budget") or "").startswith("minutes=")
+        found = ("seed", "epochs", "warmup_epochs") if measured else ("seed",)
         names = {*(self.config.get("evals") or []), *(result.evaluation for result in self.results)}
         evaluations = tuple(f"{name}_" for name in names)
         return {
             key: value
             for key, value in self.config.items()
-            if key not in INCIDENTAL and key != "seed" and not (evaluations and key.startswith(evaluations))
+            if key not in INCIDENTAL and key not in found and not (evaluations and key.startswith(evaluations))
         }
 
     @property

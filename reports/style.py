@@ -71,7 +71,7 @@ class Picture:
         name: stem of its files.
         title, caption: plain text.
         alt: what it shows, in a sentence, for who cannot see it.
-        svg: an ``<svg>`` element for the page.
+        element: an ``<svg>`` or ``<img>`` for the page.
         png, pdf: files' bytes, on white.
     """
 
@@ -79,7 +79,7 @@ class Picture:
     title: str
     caption: str
     alt: str
-    svg: str
+    element: str
     png: bytes
     pdf: bytes
 

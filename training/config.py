@@ -76,6 +76,8 @@ class TrainConfig:
     """online k-NN on a held-out part of the training images every so many epochs; 0: never"""
     checkpoint_every: int = 1
     """epochs between checkpoints (one more is written at the end and when stopped)"""
+    keep_checkpoints: int = 2
+    """how many of them to keep, the last included; the best by the online k-NN is kept beside them"""
     log_every: int = 10
     """optimiser steps between records in log.jsonl"""
     evals: list[str] | None = None
@@ -112,6 +114,9 @@ class CompareCommand:
     """one training for each"""
     evals: list[str] | None = None
     """evaluations of each training"""
+    visualize: list[str] | None = None
+    """pictures of each row's first run for the report, such as: attention receptive_field pca neighbours embedding crops;
+    default: the grid's, else none"""
     vary: list[list[str]] = field(default_factory=list, action="append", type=str)
     """OPTION=VALUE,VALUE,… or METHOD.OPTION=VALUE,…: one training for each value; may be given several times"""
     vary_mode: str | None = None

@@ -9,11 +9,12 @@ A grid file is a mapping:
     backbones: [NAME] or {NAME: {OPTION: VALUE}}
     seeds: [0, 1, 2]
     evals: [knn, linear]
+    visualize: [attention, crops]  # pictures of each row's first run, for the report
     variants: {NAME: {OPTION: VALUE}}   # rows of a table that differ in several options at once
     vary: {OPTION: [VALUES], METHOD.OPTION: [VALUES]}
     vary_mode: product             # or one_at_a_time
 
-The command line's --methods, --backbones, --seeds, --evals, --vary override it; further options override ``base``.
+The command line's --methods, --backbones, --seeds, --evals, --visualize, --vary override it; further options override ``base``.
 """
 
 from __future__ import annotations
@@ -29,9 +30,22 @@ from typing import Any
 import yaml
 
 from common.errors import UsageError, unknown_name
+from reports.inside import KINDS as PICTURES
 from training.config import CompareCommand
 
-KEYS = ("title", "description", "base", "methods", "backbones", "seeds", "evals", "variants", "vary", "vary_mode")
+KEYS = (
+    "title",
+    "description",
+    "base",
+    "methods",
+    "backbones",
+    "seeds",
+    "evals",
+    "visualize",
+    "variants",
+    "vary",
+    "vary_mode",
+)
 
 
 @dataclass
@@ -45,6 +59,7 @@ class Grid:
     backbones: dict[str, dict[str, Any]] = field(default_factory=dict)
     seeds: list[int] = field(default_factory=lambda: [0])
     evals: list[str] = field(default_factory=list)
+    visualize: list[str] = field(default_factory=list)
     variants: dict[str, dict[str, Any]] = field(default_factory=lambda: {"": {}})
     vary: dict[str, list[Any]] = field(default_factory=dict)
     vary_mode: str = "product"
@@ -79,7 +94,14 @@ def read_grid(path: str | Path) -> Grid:
         if isinstance(content.get(key), list):
             content[key] = {str(name): {} for name in content[key]}
         content[key] = {name: options or {} for name, options in (content.get(key) or {}).items()}
-    for key, kind in (("base", dict), ("variants", dict), ("vary", dict), ("seeds", list), ("evals", list)):
+    for key, kind in (
+        ("base", dict),
+        ("variants", dict),
+        ("vary", dict),
+        ("seeds", list),
+        ("evals", list),
+        ("visualize", list),
+    ):
         if key in content and not isinstance(content[key], kind):
             raise UsageError(f"{path}: {key!r} must be a {'mapping' if kind is dict else 'list'}")
     content["variants"] = {str(name): options or {} for name, options in content.get("variants", {"": {}}).items()}
@@ -101,6 +123,11 @@ def grid_of(command: CompareCommand, further: Mapping[str, Any]) -> Grid:
         grid.seeds = command.seeds
     if command.evals:
         grid.evals = command.evals
+    if command.visualize:
+        grid.visualize = command.visualize
+    for what in grid.visualize:
+        if what not in PICTURES:
+            raise unknown_name("picture of a run", what, PICTURES)
     if command.vary_mode:
         grid.vary_mode = command.vary_mode
     for text in itertools.chain.from_iterable(command.vary):

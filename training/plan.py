@@ -35,7 +35,8 @@ def cost_of(
         num_labels: columns of multi-hot labels; None where an image has one label.
 
     Returns:
-        ``parameters`` (of the evaluated backbone), ``trained_parameters``, ``flops`` (of one forward pass of the backbone for
+        ``patch_size`` (None of a network without patches), ``uses_labels`` (whether the loss reads them), ``parameters`` (of
+        the evaluated backbone), ``trained_parameters``, ``flops`` (of one forward pass of the backbone for
         one image), ``training_flops`` (forward and backward passes of all views of one image), and ``memory_gib``, an
         estimate: weights, gradients and optimiser state, and the tensors that autograd keeps for the backward pass of
         ``batch_size / accumulate`` images. None where the method's forward pass depends on values. A multiply-add counts as
@@ -43,7 +44,8 @@ def cost_of(
     """
     with torch.device("meta"):
         method = build()
-    parameters, flops = count(method.backbone, config.image_size)
+    backbone = method.backbone
+    parameters, flops = count(backbone, config.image_size)
     with FakeTensorMode(allow_non_fake_inputs=True):
         method.to_empty(device="cpu")
         trained = [p for p in method.parameters() if p.requires_grad]
@@ -55,6 +57,8 @@ def cost_of(
             with suppress(RuntimeError, NotImplementedError):
                 training_flops, activations = _training_pass(method, views, config, num_labels)
     return {
+        "patch_size": backbone.stride if backbone.has_tokens else None,
+        "uses_labels": method.uses_labels,
         "parameters": parameters,
         "trained_parameters": sum(p.numel() for p in trained),
         "flops": flops,

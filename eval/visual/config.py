@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
@@ -189,3 +190,14 @@ VISUALIZATIONS: dict[str, type[VisualOptions]] = {
     "pca": PCAOptions,
     "receptive_field": ReceptiveFieldOptions,
 }
+
+
+def options_for_run(what: str, run: str) -> VisualOptions:
+    """The options by which one run is looked at, everything else by default."""
+    kind = VISUALIZATIONS[what]
+    known = {field.name for field in dataclasses.fields(kind)}
+    if "runs" in known:
+        return kind(runs=[run])
+    if "run" in known:
+        return kind(run=run)
+    return kind(weights=[run] if kind is ReceptiveFieldOptions else run)

@@ -135,6 +135,7 @@ def _write_log(directory, method, backbone, truth, epochs, steps_per_epoch, ende
                 "parameters": parameters,
                 "flops": flops,
                 "training_flops": 20 * flops,
+                "uses_labels": method in ("supervised", "supcon"),
                 "finished": "2026-01-05T10:00:00+00:00",
             }
         )
