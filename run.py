@@ -44,7 +44,7 @@ def train(words: Sequence[str]) -> int:
     if options.command.dry_run:
         print_plan(plan(options.train, options.method))
         return 0
-    run_training(options.train, options.method, options.evaluations)
+    run_training(options.train, options.method, options.evaluations, resume=options.command.resume == "auto")
     return 0
 
 
@@ -164,7 +164,7 @@ def visualize(words: Sequence[str]) -> int:
 
 
 def main(words: Sequence[str]) -> int:
-    from common.errors import UserError, unknown_name
+    from common.errors import UserError, explain, unknown_name
 
     if not words or words[0] in ("-h", "--help"):
         width = max(map(len, COMMANDS))
@@ -182,6 +182,11 @@ def main(words: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("stopped; the same command continues", file=sys.stderr)
         return 130
+    except Exception as error:
+        if (told := explain(error)) is None:
+            raise
+        print(f"error: {told}", file=sys.stderr)
+        return told.exit_status
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import pickle
 import re
 import sys
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from backbones.base import Backbone
 from backbones.timm_models import TimmBackbone
 from backbones.vit import VisionTransformer, interpolate_positions
 from common.errors import UserError
+from common.files import archive_damage
 
 #: Entries of a checkpoint that hold weights, in the order they are looked for: DINO's, Barlow Twins', timm's and others'.
 CONTAINERS = ("teacher", "model", "state_dict")
@@ -100,9 +102,13 @@ def _read(path: Path) -> Mapping[str, Any]:
         if path.suffix == ".safetensors":
             content = safetensors.torch.load_file(path)
         else:
+            if zipfile.is_zipfile(path) and (reason := archive_damage(path)):
+                raise UserError(f"{path}: damaged ({reason}); download or copy it again")
             with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch's remarks on odd pickles: such a file is refused below
                 content = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except PermissionError as error:
         raise UserError(f"{path}: no permission to read it") from error
     except Exception as error:  # whatever bytes may do to a reader, the file is at fault

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-
 from common.errors import UsageError, unknown_name
+from common.files import parse_yaml, read_yaml
 
 
 def make_parser(command: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
@@ -44,13 +43,20 @@ def further_options(words: Sequence[str]) -> dict[str, Any]:
     for word in words:
         if word.startswith("--"):
             name, equals, value = word[2:].partition("=")
-            values = [yaml.safe_load(value)] if equals else []
+            values = [_value(value)] if equals else []
             options[name] = values
         elif not options:
             raise UsageError(f"{word!r} belongs to no option")
         else:
-            values.append(yaml.safe_load(word))
+            values.append(_value(word))
     return {name: values[0] if len(values) == 1 else values or True for name, values in options.items()}
+
+
+def _value(word: str) -> Any:
+    try:
+        return parse_yaml(word)
+    except ValueError:
+        return word  # as it stands: the program that it is for says what is wrong with it
 
 
 def value_of(words: Sequence[str], option: str, many: bool = False) -> Any:
@@ -82,14 +88,18 @@ def words_of(options: Mapping[str, Any]) -> list[str]:
 def read_config(path: str | Path) -> dict[str, Any]:
     """Options from a YAML file, as a run writes them into its ``config.yaml``: a mapping of option names to values."""
     try:
-        options = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        options = read_yaml(Path(path))
     except OSError as error:
         raise UsageError(f"--config {path}: cannot be read ({error.strerror}); give a run's config.yaml") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {path}: not YAML ({str(error).splitlines()[0]})") from error
+    except ValueError as error:
+        raise UsageError(f"--config {path}: not YAML ({error})") from error
     if not isinstance(options, dict) or not all(isinstance(name, str) for name in options):
         raise UsageError(f"--config {path}: holds no mapping of options to values; give a run's config.yaml")
     for name, value in options.items():
-        if isinstance(value, dict):
-            raise UsageError(f"--config {path}: the option {name!r} holds a mapping; options are plain values or lists")
+        if isinstance(value, dict) or (
+            isinstance(value, list) and any(isinstance(item, (dict, list)) for item in value)
+        ):
+            raise UsageError(
+                f"--config {path}: the option {name!r} holds a mapping or lists; options are plain values or lists"
+            )
     return options

@@ -1,6 +1,7 @@
 """Errors that a user can act on. ``run.py`` prints their one sentence (what, where, what to do) and exits with their status."""
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -26,3 +27,32 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}? " if near else ""
     return UsageError(f"unknown {kind} {name!r}; {hint}(known: {', '.join(known)})")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for what Python, torch on a CPU and torch on another device raise where there is no memory left."""
+    allocator = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or allocator
+
+
+def explain(error: BaseException) -> UserError | None:
+    """What a user can do about an error of the machine: its disk, its memory. None for any other error, which is a fault of the
+    program.
+
+    >>> str(explain(OSError(28, "No space left on device", "runs/a/log.jsonl")))
+    'runs/a/log.jsonl: no space left on device; free some, and the same command continues: what was written before is intact'
+    """
+    if is_out_of_memory(error):
+        return UserError(
+            f"out of memory ({str(error).splitlines()[0] if str(error) else type(error).__name__}); give smaller batches or images"
+        )
+    if not isinstance(error, OSError) or error.errno is None:
+        return None
+    where = f"{error.filename}: " if error.filename is not None else ""
+    said = error.strerror[:1].lower() + error.strerror[1:]
+    intact = "the same command continues: what was written before is intact"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(f"{where}{said}; free some, and {intact}")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return UserError(f"{where}{said}; give a folder that may be written to, such as by --out")
+    return UserError(f"{where}{said}; once that is mended, {intact}")

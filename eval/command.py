@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from common.errors import UserError
-from common.files import write_json, write_text
+from common.files import read_yaml, write_json, write_text
+from common.lock import run_lock
 from eval import run_evaluations
 from eval.base import EvaluationConfig, Measurement
 from eval.config import EvaluateCommand
@@ -27,7 +28,7 @@ def evaluate_weights(command: EvaluateCommand, configs: Mapping[str, EvaluationC
         the measurements, which are also in the run directory's ``results/``.
 
     Raises:
-        UserError: options, weights or data are wrong.
+        UserError: options, weights or data are wrong, or another process writes into the run directory.
     """
     context = make_context(
         command.weights,
@@ -42,11 +43,13 @@ def evaluate_weights(command: EvaluateCommand, configs: Mapping[str, EvaluationC
         command.key,
     )
     options = _options_of(command, context)
-    if options is not None:
-        _claim(context.run_dir, options)
-        if not (context.run_dir / "environment.json").exists():
-            write_json(context.run_dir / "environment.json", describe_environment(context.device, context.precision))
-    return run_evaluations(list(configs), configs, context, command.again)
+    with run_lock(context.run_dir):
+        if options is not None:
+            _claim(context.run_dir, options)
+            if not (context.run_dir / "environment.json").exists():
+                here = describe_environment(context.device, context.precision)
+                write_json(context.run_dir / "environment.json", here)
+        return run_evaluations(list(configs), configs, context, command.again)
 
 
 def _options_of(command: EvaluateCommand, context: EvalContext) -> dict[str, Any] | None:
@@ -76,8 +79,8 @@ def _claim(directory: Path, options: dict[str, Any]) -> None:
         write_text(file, yaml.safe_dump(options, sort_keys=False, allow_unicode=True))
         return
     try:
-        there = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        there = read_yaml(file)
+    except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read ({str(error).splitlines()[0]}); give another --out") from error
     for name in ("weights", "key", "backbone", "seed"):
         known = there.get(name) if isinstance(there, dict) else None

@@ -35,7 +35,7 @@ from training.checkpoint import last_checkpoint, load_checkpoint
 from training.config import TrainConfig
 from training.resolve import INCIDENTAL, resolve
 from training.segmentation import SegmentationBatches, SegmentationTask, TaskConfig, image_samples, map_samples
-from training.trainer import end_of, train_task
+from training.trainer import train_task, whole_end_of
 
 if TYPE_CHECKING:
     from eval.context import EvalContext
@@ -373,4 +373,4 @@ def summary(matrices: dict[str, np.ndarray], classes: Sequence[str]) -> Table:
 
 def _ended(run: Path) -> bool:
     """Whether a training has taken all of its steps."""
-    return run.is_dir() and end_of(run) is not None
+    return run.is_dir() and whole_end_of(run) is not None

@@ -2,23 +2,34 @@
 
 The order of images, their pairing, crops and all random numbers of a step are functions of the seed and the step, so no
 random state has to be kept: a resumed run draws what the uninterrupted one would.
+
+A run's ``checkpoints/`` hold ``last.pt``, the ones before it as ``step-STEP.pt``, and the best by the online k-NN as ``best.pt``.
 """
 
 from __future__ import annotations
 
-import pickle
+import errno
+import os
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import nn
 
-from common.errors import UserError
-from common.files import atomic_file
+from common.errors import UserError, is_out_of_memory
+from common.files import archive_damage, atomic_file, name_also
 from methods.base import Method
 
 #: Raised when what a checkpoint holds changes.
 FORMAT = 1
+#: What every checkpoint holds, beside what else its writer adds.
+ENTRIES = ("method", "optimizer", "backbone_prefix")
+
+
+class DamagedCheckpoint(UserError):
+    """A file that is no whole checkpoint, whatever it was."""
 
 
 def last_checkpoint(run: Path) -> Path:
@@ -26,15 +37,33 @@ def last_checkpoint(run: Path) -> Path:
     return run / "checkpoints" / "last.pt"
 
 
-def save_checkpoint(path: Path, method: Method, optimizer: torch.optim.Optimizer | None, **about: Any) -> None:
-    """Write a checkpoint, atomically.
+def best_checkpoint(run: Path) -> Path:
+    """Where a run's checkpoint with the best online k-NN is, where that has been measured."""
+    return run / "checkpoints" / "best.pt"
+
+
+def earlier_checkpoints(run: Path) -> list[Path]:
+    """The checkpoints that are kept from before the last, the newest first."""
+    found = (run / "checkpoints").glob("step-*.pt")
+    numbered = [(int(file.stem[5:]), file) for file in found if file.stem[5:].isdecimal()]
+    return [file for _, file in sorted(numbered, reverse=True)]
+
+
+def save_checkpoint(
+    path: Path, method: Method, optimizer: torch.optim.Optimizer | None, keep: int = 1, **about: Any
+) -> None:
+    """Write a checkpoint, atomically, and read it back before it takes the place of the one before.
 
     Args:
         path: of the file.
         method: its state dict holds weights, teacher and loss centre.
         optimizer: None for a method that does not train.
+        keep: how many checkpoints there are afterwards, this one included: those before it are ``step-STEP.pt``.
         about: ``step``, ``config`` (all options, plain values), ``backbone_name``, ``image_size``, ``scaler`` (state),
             ``seconds`` (of training so far).
+
+    Raises:
+        OSError: the disk does not take it, or gives back something else; the checkpoint before stays.
     """
     state = {
         "format": FORMAT,
@@ -43,30 +72,101 @@ def save_checkpoint(path: Path, method: Method, optimizer: torch.optim.Optimizer
         "optimizer": None if optimizer is None else optimizer.state_dict(),
         **about,
     }
+    run = path.parent.parent
     with atomic_file(path) as file:
+        _write(state, file)
+        if reason := archive_damage(Path(file.name)):
+            raise OSError(errno.EIO, f"what was written cannot be read back: {reason}", str(path))
+        if keep > 1 and path.exists():
+            with suppress(Exception):  # one that has been damaged since is not worth keeping
+                step = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["step"]
+                name_also(path, path.with_name(f"step-{step}.pt"))
+    for file in earlier_checkpoints(run)[keep - 1 :]:
+        file.unlink()
+
+
+def _write(state: dict[str, Any], file: BinaryIO) -> None:
+    """As far as the disk itself: a later read does not come from the system's memory."""
+    try:
         torch.save(state, file)
+    except RuntimeError as error:
+        if isinstance(
+            error.__context__, OSError
+        ):  # torch says that it is at an unexpected position, not that the disk is full
+            raise error.__context__ from None
+        raise
+    file.flush()
+    os.fsync(file.fileno())
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU.
 
     Raises:
-        UserError: it is not one of ours, or damaged.
+        DamagedCheckpoint: it is not one of ours, or damaged.
+        UserError: it cannot be read at all.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = archive_damage(path)
+        if reason is None:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: cannot be read as a checkpoint ({reason}); give the run another --out") from error
+    if reason is not None:
+        raise DamagedCheckpoint(f"{path}: cannot be read as a checkpoint ({reason}); give the run another --out")
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         found = state.get("format") if isinstance(state, dict) else None
-        raise UserError(f"{path}: no checkpoint of format {FORMAT} (found {found}); give the run another --out")
+        raise DamagedCheckpoint(f"{path}: no checkpoint of format {FORMAT} (found {found}); give the run another --out")
+    if absent := [name for name in ENTRIES if name not in state]:
+        raise DamagedCheckpoint(f"{path}: a checkpoint without {', '.join(absent)}; give the run another --out")
     return state
 
 
-def remove_unfinished(path: Path) -> None:
-    """Delete what killed processes left of half-written versions of ``path``."""
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+def load_newest(run: Path, say: Callable[[str], None], repair: bool = True) -> dict[str, Any] | None:
+    """The newest checkpoint of a run that is whole.
+
+    Args:
+        say: told what is damaged, and what is taken in its place.
+        repair: set damaged ones aside as ``damaged.pt``, and make ``last.pt`` name the one that is returned. (One process of
+            several does that.)
+
+    Returns:
+        its content; None where the run has no checkpoint.
+
+    Raises:
+        UserError: none of them is whole, or they cannot be read at all.
+    """
+    last = last_checkpoint(run)
+    damaged: dict[Path, DamagedCheckpoint] = {}
+    for file in (last, *earlier_checkpoints(run), best_checkpoint(run)):
+        if not file.exists():
+            continue
+        try:
+            state = load_checkpoint(file)
+        except DamagedCheckpoint as error:
+            damaged[file] = error
+            continue
+        for other, error in damaged.items():
+            say(f"warning: {error}".partition("; give")[0] + f"; {file.name} is taken in its place")
+            if repair:
+                other.replace(last.with_name("damaged.pt"))
+        if repair and not last.exists():
+            name_also(file, last)
+        return state
+    if damaged:
+        raise next(iter(damaged.values()))
+    return None
+
+
+def remove_unfinished(run: Path) -> None:
+    """Delete what killed processes left of half-written files of a run; nobody else may be writing into it."""
+    for leftover in run.rglob(".*.tmp"):
         leftover.unlink(missing_ok=True)
 
 

@@ -96,6 +96,8 @@ class TrainCommand:
     """YAML file of options, as a run writes it into its config.yaml; the command line overrides it"""
     plugin: list[list[str]] = field(default_factory=list, action="append", type=str)
     """file or module that adds a method, backbone or evaluation; may be given several times"""
+    resume: Literal["auto", "never"] = "auto"
+    """auto: continue what the run directory holds; never: refuse a directory that holds a run"""
     dry_run: bool = False
     """print the resolved configuration, parameters, FLOPs, steps and memory; train nothing"""
 

@@ -13,8 +13,8 @@ from common.distributed import is_distributed
 
 
 class Interruption:
-    """While this is entered, SIGINT and SIGTERM are remembered instead of killing the process. A second SIGINT raises
-    KeyboardInterrupt at once."""
+    """While this is entered, SIGINT, SIGTERM and SIGUSR1 (which a cluster can be asked to send ahead of its time limit) are
+    remembered instead of killing the process. A second SIGINT raises KeyboardInterrupt at once."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -22,7 +22,7 @@ class Interruption:
 
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():  # Python lets no other thread handle signals
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
                 self._before[number] = signal.signal(number, self._remember)
         return self
 

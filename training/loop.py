@@ -17,10 +17,17 @@ from torch import Tensor
 
 from common.distributed import all_reduce_mean, is_main, rank
 from common.errors import UserError
-from common.files import read_json_lines, write_json
+from common.files import archive_damage, name_also, read_json_lines, write_json
 from methods.base import Progress, StepOutput, steps_of
 from training.batches import STEP, BatchSource, seed_of, split
-from training.checkpoint import is_finite, last_checkpoint, load_checkpoint, save_checkpoint
+from training.checkpoint import (
+    best_checkpoint,
+    is_finite,
+    last_checkpoint,
+    load_checkpoint,
+    load_newest,
+    save_checkpoint,
+)
 from training.config import TrainConfig
 from training.devices import peak_memory_gib, synchronize
 from training.diagnostics import ROWS, CollapseWatch, effective_rank
@@ -58,6 +65,7 @@ class Session:
 
     def __post_init__(self) -> None:
         self.checkpoint = last_checkpoint(self.directory)
+        self.best = -1.0  # top-1 of the online k-NN so far
         self.per_epoch = self.batches.steps_per_epoch if self.batches else 0
         self.total = steps_of(self.config.epochs, self.per_epoch) if self.batches else 0
 
@@ -65,7 +73,8 @@ class Session:
         """Go on from the last checkpoint, or begin; train; tell what it took."""
         config = self.config
         with RunLog(self.directory, self.options, self.total, config.tensorboard, config.wandb) as self.log:
-            start, seconds = self._restore() if self.checkpoint.exists() else self._begin()
+            state = load_newest(self.directory, self.log.say, repair=is_main())
+            start, seconds = self._begin() if state is None else self._restore(state)
             seconds = self.steps(start, seconds)
             images = self.total * config.batch_size
             epochs = config.epochs if self.total else 0
@@ -128,9 +137,8 @@ class Session:
                     clock.pause()
                     if not is_finite(stepper.method):
                         raise self._not_finite("a weight", done)
-                    if knn or last:
-                        self._look(done, knn)
-                    self._save(done, clock.seconds)
+                    best = self._look(done, knn) if knn or last else False
+                    self._save(done, clock.seconds, best)
                     if stopped and not last:
                         self.log.say(
                             f"stopped by {Signals(stopped).name} after step {done} of {self.total}; "
@@ -151,26 +159,35 @@ class Session:
                 f"{left_out} of {left_out + self.per_epoch * self.config.batch_size} images are left out each epoch, "
                 f"others each time: the last batch would be smaller than {self.config.batch_size}"
             )
-        self._look(0, knn=True)
-        self._save(0, 0.0)
+        self._save(0, 0.0, self._look(0, knn=True))
         return 0, 0.0
 
-    def _restore(self) -> tuple[int, float]:
-        state = load_checkpoint(self.checkpoint)
-        self.stepper.method.load_state_dict(state["method"])
-        self.stepper.optimizer.load_state_dict(state["optimizer"])
-        self.stepper.scaler.load_state_dict(state["scaler"])
-        self.watch.replay(self.log.rewind(state["step"]))
+    def _restore(self, state: dict[str, Any]) -> tuple[int, float]:
+        try:
+            self.stepper.method.load_state_dict(state["method"])
+            self.stepper.optimizer.load_state_dict(state["optimizer"])
+            self.stepper.scaler.load_state_dict(state["scaler"])
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{self.checkpoint}: not of this run ({str(error).splitlines()[0]}); give another --out"
+            ) from error
+        records = self.log.rewind(state["step"])
+        self.watch.replay(records)
+        found = {record["top1"]: record["step"] for record in reversed(records) if record.get("kind") == "knn"}
+        self.best = max(found, default=-1.0)
+        if found and found[self.best] == state["step"] and is_main():  # perhaps killed between the two
+            name_also(self.checkpoint, best_checkpoint(self.directory))
         self._write_environment(state["step"])
         self.log.say(f"{self.directory}: continuing after step {state['step']} of {self.total}")
         return state["step"], state["seconds"]
 
-    def _save(self, done: int, seconds: float) -> None:
+    def _save(self, done: int, seconds: float, best: bool) -> None:
         if is_main():
             save_checkpoint(
                 self.checkpoint,
                 self.stepper.method,
                 self.stepper.optimizer,
+                keep=self.config.keep_checkpoints,
                 backbone_name=self.config.backbone,
                 image_size=self.config.image_size,
                 scaler=self.stepper.scaler.state_dict(),
@@ -178,6 +195,8 @@ class Session:
                 seconds=seconds,
                 config=self.options,
             )
+            if best:
+                name_also(self.checkpoint, best_checkpoint(self.directory))
 
     def _log_step(self, progress: Progress, loss: Tensor, output: StepOutput, clock: _Clock) -> None:
         """A record of the step just taken, and warnings if it gives reason."""
@@ -196,19 +215,22 @@ class Session:
         epoch = f"epoch {progress.epoch + 1}/{math.ceil(self.config.epochs)}"
         self.log.advance(done, f"{epoch}, loss {values['loss']:.4f}, {speed:.0f} images/s")
 
-    def _look(self, done: int, knn: bool) -> None:
-        """Online k-NN and diagnostics, into the log and ``figures/``."""
+    def _look(self, done: int, knn: bool) -> bool:
+        """Online k-NN and diagnostics, into the log and ``figures/``. True if the k-NN is better than ever before."""
+        better = False
         if self.monitor is None:
-            return
+            return better
         epoch = done // self.per_epoch if self.per_epoch else 0
         if knn and (found := self.monitor.knn()) is not None:
             self.log.write("knn", done, epoch, **found)
             self.log.say(f"epoch {epoch}: k-NN top-1 {found['top1']:.1f}% on {found['n']} held-out training images")
+            better, self.best = found["top1"] > self.best, max(found["top1"], self.best)
         found, matrix = self.monitor.diagnose()
         if found:
             self.log.write("diagnostics", done, epoch, **found)
         if matrix is not None:
             save_correlation(self.directory, epoch, matrix, found)
+        return better
 
     def _not_finite(self, what: str, done: int) -> UserError:
         before = load_checkpoint(self.checkpoint)["step"]
@@ -271,3 +293,9 @@ def end_of(run: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return next((record for record in records if record.get("kind") == "end"), None)
+
+
+def whole_end_of(run: Path) -> dict[str, Any] | None:
+    """The same, and None where the last checkpoint has been damaged since: such a run continues from the one before."""
+    end, last = end_of(run), last_checkpoint(run)
+    return None if end is None or (last.exists() and archive_damage(last) is not None) else end

@@ -13,14 +13,24 @@ import yaml
 from backbones import check_name
 from common.distributed import world_size
 from common.errors import UsageError, UserError
-from common.files import write_text
+from common.files import read_yaml, write_text
 from data.datasets import default_image_size
 from methods.base import MethodConfig
 from training.config import TrainConfig
 from training.devices import pick_device, pick_precision
 
 #: Options that may differ between a run and its continuation: they change neither what is trained nor how.
-INCIDENTAL = ("out", "data_root", "device", "checkpoint_every", "log_every", "evals", "tensorboard", "wandb")
+INCIDENTAL = (
+    "out",
+    "data_root",
+    "device",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "log_every",
+    "evals",
+    "tensorboard",
+    "wandb",
+)
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
@@ -51,7 +61,7 @@ def _check(config: TrainConfig) -> None:
 
     check_name(config.backbone)
     require(config.epochs > 0, "epochs", "give more than 0")
-    for option in ("batch_size", "accumulate", "checkpoint_every", "log_every"):
+    for option in ("batch_size", "accumulate", "checkpoint_every", "keep_checkpoints", "log_every"):
         require(getattr(config, option) >= 1, option, "give at least 1")
     for option in ("lr", "min_lr", "min_lr_scale", "weight_decay", "clip_grad", "knn_every", "seed"):
         require(getattr(config, option) >= 0, option, "give 0 or more")
@@ -92,8 +102,8 @@ def require_same_run(run: Path, config: TrainConfig, method_config: MethodConfig
             raise UserError(f"{run} holds a log but no config.yaml, so what was trained is unknown; give another --out")
         return
     try:
-        there = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        there = read_yaml(file)
+    except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read ({str(error).splitlines()[0]}); give another --out") from error
     if not isinstance(there, dict):
         raise UserError(f"{file}: holds no mapping of options to values; give another --out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,28 +11,34 @@ from typing import Any
 import torch.distributed as dist
 
 from common.distributed import is_distributed, is_main
+from common.errors import UserError
+from common.lock import run_lock
 from eval import run_evaluations
 from eval.base import EvaluationConfig
 from eval.context import make_context
 from methods.base import METHODS, Method, MethodConfig, steps_of
 from training.batches import Batches, BatchSource
 from training.budget import within_budget
-from training.checkpoint import last_checkpoint, remove_unfinished
+from training.checkpoint import remove_unfinished
 from training.config import TrainConfig
 from training.devices import pick_device, process_group
 from training.diagnostics import CollapseWatch
-from training.loop import Session, end_of
+from training.failures import explained
+from training.loop import Session, end_of, whole_end_of
 from training.monitor import Monitor
 from training.plan import print_plan
 from training.resolve import options_of, require_same_run, write_config
 from training.setup import build_method, costs_of, images_of
 from training.step import Stepper
 
-__all__ = ["end_of", "plan", "print_plan", "train", "train_task"]
+__all__ = ["end_of", "plan", "print_plan", "train", "train_task", "whole_end_of"]
 
 
 def train(
-    config: TrainConfig, method_config: MethodConfig, evaluations: Mapping[str, EvaluationConfig] | None = None
+    config: TrainConfig,
+    method_config: MethodConfig,
+    evaluations: Mapping[str, EvaluationConfig] | None = None,
+    resume: bool = True,
 ) -> Path:
     """Pre-train a backbone, or continue where its run directory stops; then evaluate it.
 
@@ -39,34 +46,40 @@ def train(
         config: options; see ``training.config``.
         method_config: the method's own.
         evaluations: by name, what to measure afterwards, with its options.
+        resume: continue what the run directory holds; if not, it has to be free.
 
     Returns:
         the run directory.
 
     Raises:
-        UsageError, UserError: options or data are wrong; the directory holds another run; the loss is no longer finite.
-        SystemExit: stopped by SIGINT or SIGTERM, after a checkpoint; the status is 128 + the signal's number.
+        UsageError, UserError: options or data are wrong; the directory holds another run, or another process writes into it; the
+            loss is no longer finite; memory does not suffice, or another process of the training has died.
+        SystemExit: stopped by SIGINT, SIGTERM or SIGUSR1, after a checkpoint; the status is 128 + the signal's number.
     """
     evaluations = evaluations or {}
-    with process_group(config.device):
-        config = within_budget(config, method_config)
-        run = Path(config.out)
-        require_same_run(run, config, method_config)
-        if is_distributed():
-            dist.barrier()  # all have looked before the first writes
-        options = options_of(config, method_config, evaluations)
-        if is_main():
-            write_config(run, options)
-            remove_unfinished(last_checkpoint(run))
-        if (end := end_of(run)) is not None:
-            if is_main():
+    with ExitStack() as held:
+        with process_group(config.device):
+            config = within_budget(config, method_config)
+            run = Path(config.out)
+            main = is_main()
+            if main:
+                held.enter_context(run_lock(run))
+            if not resume and (run / "log.jsonl").exists():
+                raise UserError(f"{run} holds a run, which --resume never does not continue; give another --out")
+            require_same_run(run, config, method_config)
+            if is_distributed():
+                dist.barrier()  # all have looked before the first writes
+            options = options_of(config, method_config, evaluations)
+            if main:
+                remove_unfinished(run)
+                write_config(run, options)
+            if (end := whole_end_of(run)) is None:
+                _train(run, config, method_config, options)
+            elif main:
                 print(f"{run}: training ended already, after {end['minutes']:.1f} minutes; nothing to train")
-        else:
-            _train(run, config, method_config, options)
-        main = is_main()
-    if main and evaluations:
-        context = make_context(str(run), None, None, None, None, config.device, config.precision, None, config.seed)
-        run_evaluations(list(evaluations), evaluations, context)
+        if main and evaluations:
+            context = make_context(str(run), None, None, None, None, config.device, config.precision, None, config.seed)
+            run_evaluations(list(evaluations), evaluations, context)
     return run
 
 
@@ -87,13 +100,15 @@ def train_task(
     """
     run = Path(config.out)
     if is_main():
+        remove_unfinished(run)
         write_config(run, options)
-        remove_unfinished(last_checkpoint(run))
-    stepper = Stepper(method, config, pick_device(config.device))
+    device = pick_device(config.device)
     parameters = sum(p.numel() for p in method.backbone.parameters())
     trained = sum(p.numel() for p in method.parameters() if p.requires_grad)
     costs = {"parameters": parameters, "trained_parameters": trained}
-    Session(run, config, options, stepper, batches, CollapseWatch(None, 0), None, about, costs).run()
+    with explained(config, method, device, {}):
+        stepper = Stepper(method, config, device)
+        Session(run, config, options, stepper, batches, CollapseWatch(None, 0), None, about, costs).run()
 
 
 def _train(run: Path, config: TrainConfig, method_config: MethodConfig, options: dict[str, Any]) -> None:
@@ -103,15 +118,15 @@ def _train(run: Path, config: TrainConfig, method_config: MethodConfig, options:
     method = build_method(config, method_config, train_store.num_classes)
     views = list(method.views(method_config, config.image_size))
     costs = costs_of(config, method_config, train_store)
-    stepper = Stepper(method, config, device)
-    method = stepper.method
-    batches = Batches(train_store, views, config, device) if method.trains else None
-    monitor = Monitor(method, views, train_store, held_out, config, device)
-    warmup_steps = round(config.warmup_epochs * batches.steps_per_epoch) if batches else 0
-    watch = CollapseWatch(getattr(method_config, "out_dim", None), warmup_steps)
-    about = {"images": len(train_store), "held_out": len(held_out), "fingerprint": train_store.fingerprint}
-    costs = {name: value for name, value in costs.items() if name != "memory_gib"}
-    Session(run, config, options, stepper, batches, watch, monitor, about, costs).run()
+    with explained(config, method, device, costs.pop("memory_gib")):
+        stepper = Stepper(method, config, device)
+        method = stepper.method
+        batches = Batches(train_store, views, config, device) if method.trains else None
+        monitor = Monitor(method, views, train_store, held_out, config, device)
+        warmup_steps = round(config.warmup_epochs * batches.steps_per_epoch) if batches else 0
+        watch = CollapseWatch(getattr(method_config, "out_dim", None), warmup_steps)
+        about = {"images": len(train_store), "held_out": len(held_out), "fingerprint": train_store.fingerprint}
+        Session(run, config, options, stepper, batches, watch, monitor, about, costs).run()
 
 
 def plan(config: TrainConfig, method_config: MethodConfig) -> dict[str, Any]:

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from common.errors import UsageError, UserError
+from common.files import read_yaml
 from data.datasets import open_dataset
 from data.store import ImageStore
 from methods.base import METHODS, MethodConfig
@@ -21,11 +20,11 @@ def read_options(run: str | Path) -> dict[str, Any]:
     """The options in a run's ``config.yaml``. Raises UserError where there are none, or not of a training."""
     file = Path(run) / "config.yaml"
     try:
-        options = yaml.safe_load(file.read_text(encoding="utf-8"))
+        options = read_yaml(file)
     except OSError as error:
         raise UserError(f"{run}: no run directory: its config.yaml cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: not YAML ({str(error).splitlines()[0]})") from error
+    except ValueError as error:
+        raise UserError(f"{file}: not YAML ({error})") from error
     if not isinstance(options, dict) or "method" not in options:
         raise UserError(f"{file}: does not say which method was trained; give the directory of a training")
     return options

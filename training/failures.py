@@ -1,0 +1,112 @@
+"""What ends a training from outside, in words: no memory left, a process of it that died."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from common.distributed import is_distributed, rank, world_size
+from common.errors import UserError, is_out_of_memory
+from training.config import TrainConfig
+
+#: Part of a device's memory that the estimate may take: it counts no crops, no buffers of libraries and no fragmentation.
+USABLE = 0.8
+
+
+@contextmanager
+def explained(
+    config: TrainConfig, method: nn.Module, device: torch.device, memory_gib: Mapping[str, float | None]
+) -> Iterator[None]:
+    """While training: errors of memory and of other processes become sentences. The last checkpoint stays as it is.
+
+    Args:
+        config: resolved options.
+        method: whose largest tensors are named.
+        device: whose memory counts.
+        memory_gib: an estimate by part, as ``training.plan.cost_of`` has it; empty where there is none.
+
+    Raises:
+        UserError: in place of an out-of-memory error, naming the largest things and a batch size that would fit; in place of what
+            a dead process makes of the collectives of the others.
+    """
+    try:
+        yield
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise UserError(_out_of_memory(config, method, device, memory_gib)) from error
+        if is_distributed() and isinstance(error, (dist.DistError, RuntimeError)) and _lost_connection(str(error)):
+            raise UserError(
+                f"process {rank()} of {world_size()}: another process of this training has ended ({str(error).splitlines()[0]}); "
+                f"its own message says why, and the same command continues from the last checkpoint in {config.out}"
+            ) from error
+        raise
+
+
+def fitting(config: TrainConfig, device: torch.device, memory_gib: Mapping[str, float | None]) -> int:
+    """Images of a forward pass that would fit into the device's memory by the estimate, and fewer than now; 0: not even one."""
+    now = config.batch_size // config.accumulate
+    activations = memory_gib.get("activations")
+    if not activations:
+        return now // 2
+    fixed = sum(value for name, value in memory_gib.items() if name != "activations" and value)
+    free = USABLE * memory_of(device) / 2**30 - fixed
+    return max(0, min(int(free / (activations / now)), now // 2))
+
+
+def memory_of(device: torch.device) -> int:
+    """Bytes that this process could have on a device: of a CPU what is free, within the process's and its container's limits."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    own = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if _linux() else 0
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    if _linux():
+        fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        limits.append(int(fields["MemAvailable"].split()[0]) * 1024 + own)
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if soft != resource.RLIM_INFINITY:
+        limits.append(soft)
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        if Path(file).is_file() and (text := Path(file).read_text().strip()).isdecimal():
+            limits.append(int(text))
+    return min(limits)
+
+
+def _linux() -> bool:
+    return Path("/proc/meminfo").is_file()
+
+
+def _out_of_memory(
+    config: TrainConfig, method: nn.Module, device: torch.device, memory_gib: Mapping[str, float | None]
+) -> str:
+    parts = sorted(((value, name) for name, value in memory_gib.items() if value), reverse=True)
+    largest = ", ".join(f"{name.replace('_', ' ')} {_size(value)}" for value, name in parts)
+    tensors = sorted(((p.nbytes / 2**30, name) for name, p in method.named_parameters()), reverse=True)[:3]
+    named = ", ".join(f"{name} {_size(value)}" for value, name in tensors)
+    estimate = f" the estimate: {largest};" if largest else ""
+    count, batch = fitting(config, device, memory_gib), config.batch_size
+    if count >= 1:
+        parts_needed = next(
+            n for n in range(config.accumulate + 1, batch + 1) if batch % n == 0 and batch // n <= count
+        )
+        advice = f"--batch_size {count * config.accumulate} would fit, or --accumulate {parts_needed} for the same batch in parts"
+    else:
+        advice = "not even one image would fit: give a smaller backbone or --image_size, or --precision bf16"
+    return (
+        f"out of memory on {device} ({_size(memory_of(device) / 2**30)}) with {batch // config.accumulate} images a forward pass;"
+        f"{estimate} the largest tensors: {named}. In another --out, {advice}; {config.out} keeps its last checkpoint"
+    )
+
+
+def _size(gib: float) -> str:
+    return f"{gib:.1f} GiB" if gib >= 1 else f"{gib * 1024:.1f} MiB"
+
+
+def _lost_connection(message: str) -> bool:
+    return any(words in message for words in ("Connection closed by peer", "Connection reset", "Broken pipe", "NCCL"))
