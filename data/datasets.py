@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Literal
 
 from common.errors import UsageError, UserError
 from common.registry import Registry
+from data.benchmark import Benchmark
 from data.cifar import list_cifar10
+from data.davis import read_davis
 from data.folders import list_folder, list_imagenet
 from data.listing import Listing, require_folder
 from data.voc import list_demo, list_voc
@@ -28,13 +30,23 @@ DATASETS.register("cifar10")(list_cifar10)
 DATASETS.register("imagenet")(list_imagenet)
 DATASETS.register("voc2012")(list_voc)
 
+#: Functions ``(data, root) -> Benchmark`` of data that only evaluations of their own read; ``root`` is an existing folder.
+BENCHMARKS: Registry[Callable[[str, Path], Benchmark]] = Registry("benchmark")
+BENCHMARKS.register("davis")(read_davis)
+
 _IMAGE_SIZES = {"demo": 32, "cifar10": 32}
 
 
 def default_image_size(name: str) -> int:
     """Side in pixels of full-size crops and evaluation images where the user names none."""
-    DATASETS.get(name)
+    if name not in BENCHMARKS.names():
+        DATASETS.get(name)
     return _IMAGE_SIZES.get(name, 224)
+
+
+def open_benchmark(name: str, root: Path | None) -> Benchmark:
+    """What a name in ``BENCHMARKS`` stands for. Raises UserError for a missing folder, and for incomplete or wrong data."""
+    return BENCHMARKS.get(name)(name, require_folder(name, root))
 
 
 def open_dataset(
@@ -61,6 +73,8 @@ def open_dataset(
     """
     from data.build import open_store  # imports torch, which listing the names does not need
 
+    if name in BENCHMARKS.names():
+        raise UsageError(f"{name} has no training images and no labels; run.py evaluate --data {name} measures on it")
     lister = DATASETS.get(name)
     if short_side is not None and short_side < 2:
         raise UserError(f"short_side is {short_side}; give at least 2 pixels")

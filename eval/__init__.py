@@ -31,7 +31,8 @@ def run_evaluations(
 
     from rich.console import Console
 
-    from eval.base import EVALUATIONS
+    from data.benchmark import fingerprint_of
+    from eval.base import EVALUATIONS, check_data
     from eval.results import digest_of, print_measurements, read_results, results_file, write_results
 
     console = Console(stderr=True, soft_wrap=True)
@@ -39,6 +40,7 @@ def run_evaluations(
     evaluations = {}
     for name in dict.fromkeys(names):
         kind = EVALUATIONS.get(name)
+        check_data(name, context.test.name)
         evaluations[name] = kind(configs.get(name) or kind.Config())
     surroundings = {
         "weights": context.weights_hash,
@@ -48,7 +50,11 @@ def run_evaluations(
         "precision": context.precision,
         "seed": context.seed,
     }
-    requests = {name: digest_of([name, asdict(e.config), surroundings]) for name, e in evaluations.items()}
+    requests = {}
+    for name, evaluation in evaluations.items():
+        files = evaluation.files()
+        read = [fingerprint_of(files, files[0].parent)] if files else []
+        requests[name] = digest_of([name, asdict(evaluation.config), surroundings, *read])
     measured: dict[str, list[Measurement]] = {}
     others: dict[str, list[Measurement]] = {}
     for name in evaluations:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from common.errors import UsageError
 from common.registry import Registry
+from data.datasets import BENCHMARKS
 
 if TYPE_CHECKING:
     from eval.context import EvalContext
@@ -16,6 +19,7 @@ _HELPERS = (
     "average_precision",
     "base",
     "bootstrap",
+    "boundary",
     "command",
     "cache",
     "config",
@@ -27,6 +31,7 @@ _HELPERS = (
     "neighbours",
     "probe",
     "progress",
+    "propagation",
     "results",
     "retrieval_map",
     "scoring",
@@ -75,9 +80,15 @@ class EvaluationConfig:
 
 
 class Evaluation:
-    """Base of all evaluations. A subclass in ``eval/NAME.py``, decorated with ``@EVALUATIONS.register("NAME")``, is one."""
+    """Base of all evaluations. A subclass in ``eval/NAME.py``, decorated with ``@EVALUATIONS.register("NAME")``, is one.
+
+    Class attributes:
+        Config: dataclass of its options.
+        benchmarks: names of the data (``data.datasets.BENCHMARKS``) that it measures on; none: any data set of images.
+    """
 
     Config: ClassVar[type[EvaluationConfig]] = EvaluationConfig
+    benchmarks: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: EvaluationConfig):
         self.config = config
@@ -87,7 +98,23 @@ class Evaluation:
         extracted together."""
         return []
 
+    def files(self) -> list[Path]:
+        """Files that its options name, or that lie in folders they name: what they hold is a part of what was asked for."""
+        return []
+
     def run(self, context: EvalContext) -> list[Measurement]:
         """Measure. Nothing may be chosen by looking at ``context.test``. Raises UserError where the backbone or the data
         cannot be evaluated so (attention of a ResNet, k-NN without labels)."""
         raise NotImplementedError
+
+
+def check_data(name: str, data: str) -> None:
+    """Raise UsageError where the evaluation ``name`` cannot measure on the data set called ``data``."""
+    benchmarks = EVALUATIONS.get(name).benchmarks
+    if benchmarks and data not in benchmarks:
+        raise UsageError(
+            f"--evals {name} measures on {' or '.join(benchmarks)}, not on {data}; give --data {benchmarks[0]}"
+        )
+    if not benchmarks and data in BENCHMARKS.names():
+        fitting = [other for other in EVALUATIONS.names() if data in EVALUATIONS.get(other).benchmarks]
+        raise UsageError(f"--evals {name} cannot measure on {data}; give --evals {' '.join(fitting)}")

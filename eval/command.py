@@ -12,7 +12,7 @@ from common.errors import UserError
 from common.files import read_yaml, write_json, write_text
 from common.lock import run_lock
 from eval import run_evaluations
-from eval.base import EvaluationConfig, Measurement
+from eval.base import EvaluationConfig, Measurement, check_data
 from eval.config import EvaluateCommand
 from eval.context import EvalContext, make_context
 from training.environment import describe_environment
@@ -42,6 +42,8 @@ def evaluate_weights(command: EvaluateCommand, configs: Mapping[str, EvaluationC
         command.seed,
         command.key,
     )
+    for name in configs:
+        check_data(name, context.test.name)  # before anything is written
     options = _options_of(command, context)
     with run_lock(context.run_dir):
         if options is not None:

@@ -17,7 +17,8 @@ from backbones import build_backbone
 from backbones.base import Backbone
 from backbones.weights import load_weights
 from common.errors import UsageError, UserError
-from data.datasets import default_image_size, open_dataset
+from data.benchmark import Benchmark
+from data.datasets import BENCHMARKS, default_image_size, open_benchmark, open_dataset
 from data.store import ImageStore
 from eval.features import Kind, cached_features
 from eval.results import digest_of
@@ -33,7 +34,7 @@ class EvalContext:
         backbone: on ``device``, in eval mode.
         backbone_name: what it was built by.
         weights: where its weights come from, in words.
-        train, test: the splits; nothing may be chosen by looking at ``test``.
+        train, test: the splits; nothing may be chosen by looking at ``test``. A benchmark, which has no splits, is both.
         image_size: side in pixels of evaluation images.
         device, precision: of forward passes.
         run_dir: gets ``results/``, ``predictions/`` and ``features/``.
@@ -43,8 +44,8 @@ class EvalContext:
     backbone: Backbone
     backbone_name: str
     weights: str
-    train: ImageStore
-    test: ImageStore
+    train: ImageStore | Benchmark
+    test: ImageStore | Benchmark
     image_size: int
     device: torch.device
     precision: Precision
@@ -114,6 +115,11 @@ class EvalContext:
 
     def data(self) -> dict[str, Any]:
         """What ``Measurement.data`` says."""
+        if isinstance(self.test, Benchmark):
+            return {
+                "name": self.test.name,
+                "test": {"files": len(self.test.files), "fingerprint": self.test.fingerprint},
+            }
 
         def about(store: ImageStore) -> dict[str, Any]:
             counts = {"images": len(store), "labelled": len(_labelled(store)), "skipped": len(store.damaged)}
@@ -184,9 +190,12 @@ def make_context(
     else:
         source = str(load_weights(network, weights, backbone, key))
     root = None if data_root is None else Path(data_root)
-    short_side = round(image_size * 256 / 224)
-    train, test = (open_dataset(data, split, root, short_side) for split in ("train", "test"))
-    if train.classes != test.classes:
+    if data in BENCHMARKS.names():
+        train = test = open_benchmark(data, root)
+    else:
+        short_side = round(image_size * 256 / 224)
+        train, test = (open_dataset(data, split, root, short_side) for split in ("train", "test"))
+    if train is not test and train.classes != test.classes:
         raise UserError(
             f"{data}: the training and test splits have different classes; give a data set with the same in both"
         )

@@ -33,6 +33,7 @@ EVALUATION_NAMES = {
     "knn": "k-NN",
     "linear_authors": "Linear (authors’)",
     "attention_jaccard": "Attention",
+    "davis": "DAVIS",
     "segmentation_linear_pixels": "Segmentation linear, pixels",
     "segmentation_setr_naive": "Segmentation SETR-naive",
     "segmentation_setr_pup": "Segmentation SETR-PUP",
@@ -48,9 +49,17 @@ METRIC_NAMES = {
     "pixel_accuracy": "pixel acc.",
     "mean_accuracy": "mean acc.",
     "f1": "F1",
+    "jf_mean": "J&F",
+    "j_mean": "J",
+    "j_recall": "J recall",
+    "j_decay": "J decay",
+    "f_mean": "F",
+    "f_recall": "F recall",
+    "f_decay": "F decay",
+    "seconds_per_frame": "s/frame",
 }
 #: Metrics of which less is better.
-LOWER_IS_BETTER = ("loss", "error", "fid")
+LOWER_IS_BETTER = ("loss", "error", "fid", "decay", "seconds")
 
 
 @dataclass(frozen=True)

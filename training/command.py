@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from common.cli import make_parser, parse, read_config, value_of, words_of
 from common.registry import load_plugin
-from eval.base import EVALUATIONS, EvaluationConfig
+from eval.base import EVALUATIONS, EvaluationConfig, check_data
 from methods.base import METHODS, MethodConfig
 from training.config import TrainCommand, TrainConfig
 
@@ -40,5 +40,7 @@ def read_options(words: Sequence[str], description: str = "") -> TrainOptions:
     for name in names:
         parser.add_arguments(EVALUATIONS.get(name).Config, dest=f"eval_{name}", prefix=f"{name}_")
     options = parse(parser, words)
+    for name in names:
+        check_data(name, options.train.data)
     evaluations = {name: getattr(options, f"eval_{name}") for name in names}
     return TrainOptions(options.command, options.train, options.method_options, evaluations)

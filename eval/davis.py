@@ -1,0 +1,266 @@
+"""Video objects followed from their first frame's mask by frozen patch features alone (DINO, arXiv 2104.14294, table 5;
+reference: dino/eval_video_segmentation.py), measured as DAVIS 2017's semi-supervised task does (davis2017-evaluation)."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from common.errors import UsageError, UserError
+from common.files import atomic_file
+from data.davis import Davis, Video
+from data.decode import DamagedImage, decode_image
+from data.segmentation import normalise, resize_mask
+from data.voc import palette
+from eval.base import EVALUATIONS, Evaluation, EvaluationConfig, Measurement
+from eval.bootstrap import bootstrap
+from eval.boundary import BOUND, boundary_f, recall_and_decay, region_jaccard
+from eval.progress import track
+from eval.propagation import propagate
+from eval.results import save_predictions
+from training.devices import autocast, synchronize
+
+if TYPE_CHECKING:
+    from eval.context import EvalContext
+
+#: The longer side of a frame is cut to a multiple of it (reference: ``read_frame``).
+LONG_MULTIPLE = 64
+
+
+@dataclass(kw_only=True)
+class DavisConfig(EvaluationConfig):
+    """Options of label propagation on DAVIS (defaults: the authors')."""
+
+    size: int = 480
+    """shorter side of the frames in pixels"""
+    n_last_frames: int = 7
+    """frames before a frame that labels come from, beside the first"""
+    size_mask_neighborhood: int = 12
+    """rows and columns of patches that something may move between two frames; 0: any number"""
+    topk: int = 5
+    """most similar patches that give a patch its label"""
+    temperature: float = 0.1
+    """of their weights exp(cosine / temperature)"""
+
+
+@EVALUATIONS.register("davis")
+class DavisPropagation(Evaluation):
+    """J&F, J and F (mean over objects of the mean over frames), recall and decay of J and F in percent, and seconds a frame.
+
+    Each patch of a frame takes the labels of its most similar patches in the first frame and the ``n_last_frames`` before it, as
+    soft as they were found there. Soft labels are upsampled (bilinear), stretched to [0, 1] for each object and then the largest
+    wins. J is the Jaccard index of regions, F the F-measure of contours (``eval.boundary``), both at the original resolution,
+    without the first and the last frame. Masks are written as palette PNG files under ``davis/VIDEO`` in the run directory, where
+    the benchmark's own program can read them.
+
+    Raises UserError for a backbone without maps, for frames that cannot be read, and for masks that are wrong
+    (``data.davis.Video.read_masks``) or of another size than their frames.
+    """
+
+    Config = DavisConfig
+    config: DavisConfig
+    benchmarks = ("davis",)
+
+    def __init__(self, config: DavisConfig):
+        super().__init__(config)
+        least = {"size": 1, "n_last_frames": 0, "size_mask_neighborhood": 0, "topk": 1}
+        for option, low in least.items():
+            value = getattr(config, option)
+            if value < low:
+                raise UsageError(f"--davis_{option} {value}: give at least {low}")
+        if not config.temperature > 0:
+            raise UsageError(f"--davis_temperature {config.temperature}: give a number above 0")
+
+    def run(self, context: EvalContext) -> list[Measurement]:
+        data: Davis = context.test
+        stride = context.backbone.stride
+        if not stride or self.config.size % stride:
+            raise UserError(
+                f"--davis_size {self.config.size} is no multiple of the {stride} pixels of a cell of {context.backbone_name}'s map"
+            )
+        names, of_video, measures = [], [], []
+        seconds, frames = 0.0, 0
+        for number, video in enumerate(track(data.videos, "following objects", len(data.videos))):
+            truth = video.read_masks()
+            began = time.perf_counter()
+            found = self.follow(context, video, truth[0])
+            seconds += time.perf_counter() - began
+            frames += len(found) - 1
+            _write_masks(context.run_dir / "davis" / video.name, video, found)
+            for place, measure in enumerate(object_measures(found, truth), 1):
+                names.append(f"{video.name}_{place}")
+                of_video.append(number)
+                measures.append(measure)
+        return self._measurements(context, names, np.array(of_video), measures, seconds / frames, frames)
+
+    @torch.inference_mode()
+    def follow(self, context: EvalContext, video: Video, first: np.ndarray) -> np.ndarray:
+        """The masks of a video, uint8 ``[T, H, W]`` like ``first``, which is the first of them."""
+        config, device = self.config, context.device
+        labels = torch.from_numpy(first).to(device)
+        objects = int(first.max())
+        known: deque[tuple[Tensor, Tensor]] = deque(maxlen=config.n_last_frames)
+        start = None
+        found = [labels]
+        for frame in self._frames(context, video, first.shape):
+            with autocast(device, context.precision):
+                features = context.backbone.maps(frame.to(device)[None])[0][0]
+            features = features.float().permute(1, 2, 0)
+            if start is None:
+                small = resize_mask(labels, features.shape[:2])
+                start = features, F.one_hot(small.long(), objects + 1).float()
+                continue
+            sources, source_labels = (torch.stack(tensors) for tensors in zip(start, *known, strict=True))
+            radius = config.size_mask_neighborhood or max(features.shape[:2])
+            soft = propagate(features, sources, source_labels, radius, config.topk, config.temperature)
+            known.append((features, soft))
+            found.append(hard_labels(soft, frame.shape[-2:], first.shape))
+        masks = torch.stack(found).cpu().numpy()  # once a video: reading back makes the device wait
+        synchronize(device)
+        return masks
+
+    def _frames(self, context: EvalContext, video: Video, shape: tuple[int, int]) -> Iterator[Tensor]:
+        """Frames, normalised float32 ``[3, h, w]``, read ahead."""
+        multiple = LONG_MULTIPLE if LONG_MULTIPLE % context.backbone.stride == 0 else context.backbone.stride
+        size = frame_size(shape, self.config.size, multiple)
+
+        def read(file: Path) -> Tensor:
+            try:
+                pixels = decode_image(file).pixels
+            except DamagedImage as error:
+                raise UserError(f"{file}: the frame cannot be used: {error}") from error
+            if pixels.shape[:2] != tuple(shape):
+                (h, w), (mask_h, mask_w) = pixels.shape[:2], shape
+                raise UserError(
+                    f"{file}: the frame is {h}×{w} pixels and the video's masks {mask_h}×{mask_w} (height×width); "
+                    "masks have the size of their frames"
+                )
+            levels = torch.tensor(pixels).permute(2, 0, 1)[None].float()
+            return normalise(F.interpolate(levels, size, mode="bilinear").round()[0])
+
+        with ThreadPoolExecutor(2, "frames") as pool:
+            pending = deque(pool.submit(read, file) for file in video.frames[:3])
+            for file in [*video.frames[3:], None, None, None]:
+                frame = pending.popleft().result()
+                if file is not None:
+                    pending.append(pool.submit(read, file))
+                yield frame
+
+    def _measurements(
+        self,
+        context: EvalContext,
+        names: list[str],
+        of_video: np.ndarray,
+        measures: list[tuple[np.ndarray, np.ndarray]],
+        seconds: float,
+        frames: int,
+    ) -> list[Measurement]:
+        outcomes = object_outcomes(measures)
+        file = save_predictions(context.run_dir, f"davis-{context.test.name}", names, video=of_video, **outcomes)
+        protocol = {
+            "task": "semi-supervised: from the first frame's mask; first and last frame not measured",
+            "size": f"shorter side {self.config.size}, longer side a multiple of {LONG_MULTIPLE} or of the patch",
+            "sources": f"first frame and the last {self.config.n_last_frames}",
+            "neighborhood": self.config.size_mask_neighborhood,
+            "topk": self.config.topk,
+            "temperature": self.config.temperature,
+            "boundary": f"contours match within {BOUND} of the diagonal",
+            "mean": "over frames, then objects",
+            "precision": context.precision,
+        }
+        common = {"evaluation": "davis", "protocol": protocol, "data": context.data()}
+        measurements = []
+        for metric, values in outcomes.items():
+            low, high = video_interval(values, of_video)
+            measurements.append(
+                Measurement(
+                    metric=metric,
+                    value=100 * float(values.mean()),
+                    low=100 * low,
+                    high=100 * high,
+                    n=len(values),
+                    predictions=file,
+                    interval="95% percentile bootstrap over videos, objects counted",
+                    **common,
+                )
+            )
+        timed = Measurement(
+            metric="seconds_per_frame",
+            value=seconds,
+            low=None,
+            high=None,
+            n=frames,
+            interval=f"none: one measurement, reading included, on {context.device}",
+            **common,
+        )
+        return [*measurements, timed]
+
+
+def frame_size(shape: tuple[int, int], short: int, multiple: int) -> tuple[int, int]:
+    """Height and width of a frame whose shorter side becomes ``short`` pixels and whose longer side is then cut (by resizing) to a
+    multiple (reference: ``read_frame``)."""
+    height, width = shape
+    long = int(short * max(shape) / min(shape) // multiple * multiple)
+    return (long, short) if height > width else (short, long)
+
+
+def hard_labels(soft_hwC: Tensor, frame: tuple[int, int], shape: tuple[int, int]) -> Tensor:
+    """Object ids uint8 of the original ``shape`` from soft labels ``[h, w, C]``: upsampled to the frame's size, each label
+    stretched to [0, 1] over the frame, the largest taken, and that resized by nearest pixels (reference: ``norm_mask`` and what
+    follows)."""
+    full = F.interpolate(soft_hwC.permute(2, 0, 1)[None], tuple(frame), mode="bilinear")[0]
+    lowest, highest = full.amin((1, 2), keepdim=True), full.amax((1, 2), keepdim=True)
+    spread = torch.where(highest > lowest, highest - lowest, 1)
+    stretched = torch.where(highest > 0, (full - lowest) / spread, full)
+    return resize_mask(stretched.argmax(0).to(torch.uint8), shape)
+
+
+def object_measures(found: np.ndarray, truth: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """For each object of a video, J and F of each measured frame, ``[T - 2]`` each.
+
+    Args:
+        found, truth: object ids, uint8 ``[T, H, W]``; the objects are those of the true first frame.
+    """
+    for number in range(1, int(truth[0].max()) + 1):
+        pairs = [(mask == number, true == number) for mask, true in zip(found[1:-1], truth[1:-1], strict=True)]
+        yield np.array([region_jaccard(*pair) for pair in pairs]), np.array([boundary_f(*pair) for pair in pairs])
+
+
+def object_outcomes(measures: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
+    """By metric a vector over objects, in fractions, from J and F of each object's frames."""
+    j, f = (np.array([values.mean() for values in measure]) for measure in zip(*measures, strict=True))
+    outcomes = {"jf_mean": (j + f) / 2}
+    for name, means, measure in zip("jf", (j, f), zip(*measures, strict=True), strict=True):
+        recall, decay = np.array([recall_and_decay(values) for values in measure]).T
+        outcomes |= {f"{name}_mean": means, f"{name}_recall": recall, f"{name}_decay": decay}
+    return outcomes
+
+
+def video_interval(values: np.ndarray, of_video: np.ndarray) -> tuple[float, float]:
+    """Interval of a mean over objects. Videos are drawn, since objects of one are followed through the same frames.
+
+    Args:
+        values: ``[objects]``.
+        of_video: which video each is of, 0 to V - 1.
+    """
+    sums, counts = np.bincount(of_video, values), np.bincount(of_video)
+    return bootstrap(lambda weights: weights @ sums / (weights @ counts), len(counts))
+
+
+def _write_masks(folder: Path, video: Video, masks: np.ndarray) -> None:
+    for file, mask in zip(video.frames, masks, strict=True):
+        image = Image.fromarray(mask)
+        image.putpalette(palette().ravel().tolist())
+        with atomic_file(folder / f"{file.stem}.png") as out:
+            image.save(out, format="PNG")
