@@ -43,20 +43,21 @@ def further_options(words: Sequence[str]) -> dict[str, Any]:
     for word in words:
         if word.startswith("--"):
             name, equals, value = word[2:].partition("=")
-            values = [_value(value)] if equals else []
+            values = [parse_value(value)] if equals else []
             options[name] = values
         elif not options:
             raise UsageError(f"{word!r} belongs to no option")
         else:
-            values.append(_value(word))
+            values.append(parse_value(word))
     return {name: values[0] if len(values) == 1 else values or True for name, values in options.items()}
 
 
-def _value(word: str) -> Any:
+def parse_value(word: str) -> Any:
+    """An option's value as YAML has it; a word that is no YAML stands for itself."""
     try:
         return parse_yaml(word)
     except ValueError:
-        return word  # as it stands: the program that it is for says what is wrong with it
+        return word
 
 
 def value_of(words: Sequence[str], option: str, many: bool = False) -> Any:
@@ -95,6 +96,10 @@ def read_config(path: str | Path) -> dict[str, Any]:
         raise UsageError(f"--config {path}: not YAML ({error})") from error
     if not isinstance(options, dict) or not all(isinstance(name, str) for name in options):
         raise UsageError(f"--config {path}: holds no mapping of options to values; give a run's config.yaml")
+    if "plugin" in options:
+        raise UsageError(
+            f"--config {path}: names a plugin; plug-ins are programs, so they are named on the command line only: --plugin"
+        )
     for name, value in options.items():
         if isinstance(value, dict) or (
             isinstance(value, list) and any(isinstance(item, (dict, list)) for item in value)

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import tempfile
 import zipfile
@@ -89,20 +90,28 @@ def append_json_line(path: Path, record: dict[str, Any]) -> None:
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """The records of a JSON-lines log. A last line cut short by a kill is left out; damage elsewhere raises ValueError
     naming file and line."""
-    lines = path.read_text(encoding="utf-8").split("\n")
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: no UTF-8 text ({error.reason} at byte {error.start})") from error
     records = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
+            record = json.loads(line)
+            if not isinstance(record, dict):
+                raise ValueError("no mapping")
+        except (ValueError, RecursionError) as error:
             if number == len(lines):  # no newline after it: the write was cut short
                 break
-            raise ValueError(f"{path}, line {number}: not JSON ({error.msg})") from error
+            raise ValueError(f"{path}, line {number}: not a record ({error})") from error
+        records.append(record)
     return records
 
 
+#: libyaml's loader, ten times as fast; what is nested deeply enough overflows its stack and kills the process.
+_FAST_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 #: Values in a YAML text, each counted as often as aliases repeat it: more stand in no configuration.
 MAX_YAML_VALUES = 100_000
 
@@ -111,9 +120,11 @@ def parse_yaml(text: str) -> Any:
     """What YAML text says, built of plain values only: a tag that names a Python object is refused, so nothing of the text is run.
 
     Raises ValueError, with one line, for whatever else than YAML it is, and for text whose aliases stand for so many values that
-    they were made to fill the memory."""
+    they were made to fill the memory (merge keys, which do that while they are read, are refused altogether)."""
+    if re.search(r"<<[\"']?\s*:", text):
+        raise ValueError("it holds a merge key, <<; write the values out")
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, Loader=_FAST_YAML if sum(map(text.count, "[{-?:")) < 2000 else yaml.SafeLoader)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except Exception as error:  # a tag on a value that it does not fit raises whatever its constructor does

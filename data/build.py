@@ -8,6 +8,7 @@ import json
 import os
 import time
 import warnings
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -96,7 +97,7 @@ class _Builder:
         """Take over what an interrupted build of the same source left, up to its last commit."""
         try:
             header, *self.commits = read_json_lines(self.journal)
-            usable = header == {"key": self.key} and self.data.is_file()
+            usable = header == {"key": self.key} and self.data.is_file() and all(map(_is_commit, self.commits))
         except (OSError, ValueError):  # no journal, an empty one, or a damaged one
             usable = False
         end = self.commits[-1]["end"] if usable and self.commits else 0
@@ -237,7 +238,7 @@ class _Commit:
         return offset
 
     def line(self, end: int, following: int) -> dict:
-        return {
+        line = {
             "next": following,
             "end": end,
             "records": base64.b64encode(b"".join(record.tobytes() for record in self.records)).decode(),
@@ -246,6 +247,16 @@ class _Commit:
             "skipped": self.skipped,
             "refused": self.refused,
         }
+        return {**line, "checksum": _checksum(line)}
+
+
+def _is_commit(line: dict) -> bool:
+    """Whether a journal's line is what ``_Commit.line`` writes, unchanged."""
+    return line.get("checksum") == _checksum(line)
+
+
+def _checksum(line: dict) -> int:
+    return zlib.crc32(json.dumps({name: value for name, value in line.items() if name != "checksum"}).encode())
 
 
 def _load(folder: Path, key: str, listing: Listing, short_side: int | None) -> ImageStore | None:

@@ -13,6 +13,9 @@ from common.errors import UserError
 
 #: Largest image in pixels (height × width); a file that claims more is taken for a decompression bomb. Pillow's own default.
 MAX_PIXELS = 89_478_485
+#: Longest side as a multiple of the shorter one. Beyond it no crop shows anything, and a batch that such an image is padded into
+#: may take any memory.
+MAX_ASPECT = 100
 #: Mask value of pixels that belong to no class.
 VOID = 255
 
@@ -66,8 +69,8 @@ def decode_image(path: Path, short_side: int | None = None) -> Decoded:
             ``Resize(short_side, BICUBIC, antialias=True)`` does with PIL images. Never enlarged.
 
     Raises:
-        DamagedImage: no file, empty, truncated or otherwise undecodable; a side of one pixel; more than ``MAX_PIXELS``; CMYK, more
-            than 8 bits a channel, transparency, several frames.
+        DamagedImage: no file, empty, truncated or otherwise undecodable; a side of one pixel, or more than ``MAX_ASPECT`` times the
+            other; more than ``MAX_PIXELS``; CMYK, more than 8 bits a channel, transparency, several frames; EPS.
         UserError: the system does not let the file be read.
     """
     # Other libraries switch this on for the whole process, and a truncated file would then come out padded with grey.
@@ -149,8 +152,10 @@ def _check(image: Image.Image) -> None:
         raise DamagedImage(
             f"{image.height}×{image.width} pixels, more than {MAX_PIXELS:,}: taken for a decompression bomb"
         )
-    if min(image.size) < 2:
+    if min(image.size) < 2 or max(image.size) > MAX_ASPECT * min(image.size):
         raise DamagedImage(f"{image.height}×{image.width} pixels: nothing to see")
+    if image.format == "EPS":
+        raise DamagedImage("EPS, a program that draws; convert it to an image")
     # A multi-picture JPEG (MPO) is a photo with a preview or a second eye; its first frame is the photo.
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
         raise DamagedImage(f"{image.n_frames} frames; give one image a file")

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,7 @@ def read_annotation(path: Path, classes: tuple[str, ...]) -> np.ndarray:
         raise WrongData(f"{path}: the annotation is missing") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise WrongData(f"{path}: not XML ({error})") from error
     label_set = np.zeros(len(classes), bool)
     for item in objects:
@@ -99,6 +100,39 @@ def read_annotation(path: Path, classes: tuple[str, ...]) -> np.ndarray:
         if item.findtext("difficult", "0").strip() != "1":
             label_set[classes.index(name)] = True
     return label_set
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file (UTF-8, at most 256 MiB), without their ends. UserError names a file that is something else."""
+    try:
+        if path.stat().st_size > 2**28:
+            raise UserError(f"{path}: {path.stat().st_size:,} bytes; that is no list")
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: no UTF-8 text ({error.reason} at byte {error.start})") from error
+
+
+def read_names(path: Path) -> list[str]:
+    """The names in a list of images: one a line, none twice, each that of a file without its folder and suffix. UserError names the
+    file and the line otherwise."""
+    names, repeated = {}, []
+    for number, line in enumerate(read_lines(path), 1):
+        if not (name := line.strip()):
+            continue
+        if not re.fullmatch(r"[^\s/\\\x00-\x1f\x7f\ufffd]{1,200}", name) or name.startswith("."):
+            raise UserError(
+                f"{path}, line {number}: {name[:80]!r} is no name of an image (a word without folder and suffix)"
+            )
+        if name in names:
+            repeated.append(name)
+        names[name] = number
+    if repeated:
+        raise UserError(
+            f"{path}: {len(repeated)} of its names stand there twice ({repeated[0]} last in line {names[repeated[0]]})"
+        )
+    return list(names)
 
 
 def stamp_of(entries: Iterable[tuple[str, os.stat_result]]) -> str:

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import UserError
-from data.listing import Listing, of_split, stamp_of
+from data.decode import VOID
+from data.listing import Listing, of_split, read_lines, read_names, stamp_of
 
 #: VOC's classes in the order of their mask values 1 to 20 (VOC2012 development kit, ``VOCinit.m``).
 CLASSES = (
@@ -61,10 +62,21 @@ def list_demo(data: str, split: str, root: Path) -> Listing:
     """The generated set: VOC's layout, with one label an image in ``labels.csv`` (name, label: a class, or its place from 0 in
     ``classes.txt``)."""
     folder = _voc_folder(data, root)
-    classes = tuple(_side_file(root, folder, "classes.txt").read_text(encoding="utf-8").split())
+    path = _side_file(root, folder, "classes.txt")
+    classes = tuple(read_names(path))
+    if not 1 <= len(classes) < VOID:
+        raise UserError(f"{path}: {len(classes)} classes; a mask has room for 1 to {VOID - 1}")
     path = _side_file(root, folder, "labels.csv")
-    with path.open(encoding="utf-8", newline="") as file:
-        labels = {Path(row["name"]).stem: row["label"] for row in csv.DictReader(file)}
+    labels = {}
+    try:
+        for row in csv.DictReader(read_lines(path), strict=True):
+            if row.get("name") is None or row.get("label") is None or None in row:
+                raise csv.Error(f"record {len(labels) + 1} does not have the columns name and label")
+            if Path(row["name"]).stem in labels:
+                raise csv.Error(f"{row['name']} stands there twice")
+            labels[Path(row["name"]).stem] = row["label"]
+    except csv.Error as error:
+        raise UserError(f"{path}: not a table of names and labels ({error})") from error
     numbers = dict(zip(map(str, range(len(classes))), classes, strict=True))
     labels = {name: numbers.get(label, label) for name, label in labels.items()}
     return _list(data, split, folder, classes, labels)
@@ -78,10 +90,7 @@ def _list(data: str, split: str, folder: Path, classes: tuple[str, ...], labels:
         )
     if not path.is_file():
         raise UserError(f"{path}: the list of the {split} images is missing; is this {data} in torchvision's layout?")
-    ids = path.read_text(encoding="utf-8").split()
-    repeated = len(ids) - len(set(ids))
-    if repeated:
-        raise UserError(f"{path}: {repeated} of its names stand there twice")
+    ids = read_names(path)
     names = [f"JPEGImages/{name}.jpg" for name in ids]
     masks = [f"SegmentationClass/{name}.png" for name in ids]
     if split == "train_aug":
@@ -95,6 +104,8 @@ def _list(data: str, split: str, folder: Path, classes: tuple[str, ...], labels:
             stats.append((name, (folder / name).stat()))
         except FileNotFoundError:
             missing.append(name)
+        except OSError as error:
+            raise UserError(f"{folder / name}: cannot be read ({error.strerror})") from error
     if missing:
         shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
         raise UserError(f"{folder}: {len(missing)} of the files that {path.name} lists are missing: {shown}")

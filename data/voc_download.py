@@ -15,7 +15,9 @@ from rich.progress import track
 
 from common.errors import UserError
 from common.files import atomic_file, write_text
+from common.lock import owned_lock
 from data.download import download, unpack
+from data.listing import read_names
 from data.voc import AUG_MASKS, CLASSES, palette
 
 
@@ -52,6 +54,13 @@ def fetch_voc2012(root: Path, sources: Mapping[str, Source] = SOURCES, console: 
     """
     console = console or Console(stderr=True)
     root.mkdir(parents=True, exist_ok=True)
+    with owned_lock(
+        root / "VOCdevkit" / ".lock", lambda owner: console.print(f"waiting for {owner}, which fetches into {root}")
+    ):
+        _fetch_voc2012(root, sources, console)
+
+
+def _fetch_voc2012(root: Path, sources: Mapping[str, Source], console: Console) -> None:
     folder = root / "VOCdevkit" / "VOC2012"
     if not folder.is_dir():
         unpacked = _unpacked(root, sources["voc"])
@@ -79,9 +88,7 @@ def convert_sbd(sbd: Path, folder: Path) -> None:
     files = sorted((sbd / "cls").glob("*.mat"))
     if not files:
         raise UserError(f"{sbd}: no masks in cls; is this the dataset folder of SBD?")
-    lists = {
-        name: (folder / "ImageSets" / "Segmentation" / f"{name}.txt").read_text().split() for name in ("train", "val")
-    }
+    lists = {name: read_names(folder / "ImageSets" / "Segmentation" / f"{name}.txt") for name in ("train", "val")}
     wanted = [file for file in files if file.stem not in lists["val"]]
     added = [file for file in wanted if file.stem not in lists["train"]]
     (folder / AUG_MASKS).mkdir(exist_ok=True)

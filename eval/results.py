@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,15 @@ def read_results(path: Path) -> list[Measurement]:
     if not path.exists():
         return []
     try:
-        return [Measurement(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
-    except (OSError, UnicodeDecodeError, ValueError, TypeError) as error:
+        measurements = [Measurement(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
+        for m in measurements:
+            numbers = [m.value, m.n, *(bound for bound in (m.low, m.high) if bound is not None)]
+            if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
+                raise ValueError(f"{numbers} are no finite numbers")
+            if not isinstance(m.data, dict) or not isinstance(m.protocol, dict) or "name" not in m.data:
+                raise ValueError(f"the data or the protocol of {m.metric} is not told")
+        return measurements
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: no list of measurements ({error}); delete the file and evaluate again") from error
 
 

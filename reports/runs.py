@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from common.files import read_yaml
 
 #: Options that change where and how a training runs, not what is trained. Runs that differ only in them are one row.
 INCIDENTAL = frozenset(
@@ -30,8 +30,6 @@ INCIDENTAL = frozenset(
 UNTRAINED = ("random", "pixels")
 #: Step records read of a log, at most; longer logs are read at even distances (the last record always).
 STEP_RECORDS = 400
-
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -234,11 +232,11 @@ def _read_run(directory: Path, problems: list[Problem]) -> Run | None:
         if not _is_run(directory):
             problem("no run directory: it holds neither config.yaml nor log.jsonl nor results/")
             return None
-        config = yaml.load((directory / "config.yaml").read_text(encoding="utf-8"), Loader=_LOADER)
+        config = read_yaml(directory / "config.yaml")
     except FileNotFoundError:
         problem("has no config.yaml, so it is unknown what was trained; left out")
         return None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         problem(f"config.yaml cannot be read ({_first_line(error)}); left out")
         return None
     if not isinstance(config, dict) or not config or not all(isinstance(key, str) for key in config):

@@ -27,9 +27,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from common.cli import parse_value
 from common.errors import UsageError, unknown_name
+from common.files import read_yaml
 from reports.inside import KINDS as PICTURES
 from training.config import CompareCommand
 
@@ -78,13 +78,13 @@ class Cell:
 def read_grid(path: str | Path) -> Grid:
     """Read a grid file. Raises UsageError naming the file and the key that is wrong."""
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = read_yaml(Path(path))
     except OSError as error:
         raise UsageError(
             f"--grid {path}: cannot be read ({error.strerror}); known grids are in experiments/"
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"--grid {path}: not YAML ({str(error).splitlines()[0]})") from error
+    except ValueError as error:
+        raise UsageError(f"--grid {path}: not YAML ({error})") from error
     if not isinstance(content, dict):
         raise UsageError(f"--grid {path}: holds no mapping; see the grids in experiments/")
     for key in content:
@@ -134,7 +134,7 @@ def grid_of(command: CompareCommand, further: Mapping[str, Any]) -> Grid:
         name, equals, values = text.partition("=")
         if not equals or not values:
             raise UsageError(f"--vary {text}: give OPTION=VALUE,VALUE,…")
-        grid.vary[name] = [yaml.safe_load(value) for value in values.split(",")]
+        grid.vary[name] = [parse_value(value) for value in values.split(",")]
     grid.base = {**grid.base, **further}
     if not grid.methods:
         raise UsageError("compare: no methods; give --methods NAME NAME … or --grid FILE")

@@ -167,19 +167,22 @@ class Session:
             self.stepper.method.load_state_dict(state["method"])
             self.stepper.optimizer.load_state_dict(state["optimizer"])
             self.stepper.scaler.load_state_dict(state["scaler"])
+            step, seconds = int(state["step"]), float(state["seconds"])
+            if not 0 <= step <= self.total:
+                raise ValueError(f"it is from after step {step} of {self.total}")
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{self.checkpoint}: not of this run ({str(error).splitlines()[0]}); give another --out"
             ) from error
-        records = self.log.rewind(state["step"])
+        records = self.log.rewind(step)
         self.watch.replay(records)
         found = {record["top1"]: record["step"] for record in reversed(records) if record.get("kind") == "knn"}
         self.best = max(found, default=-1.0)
-        if found and found[self.best] == state["step"] and is_main():  # perhaps killed between the two
+        if found and found[self.best] == step and is_main():  # perhaps killed between the two
             name_also(self.checkpoint, best_checkpoint(self.directory))
-        self._write_environment(state["step"])
+        self._write_environment(step)
         self.log.say(f"{self.directory}: continuing after step {state['step']} of {self.total}")
-        return state["step"], state["seconds"]
+        return step, seconds
 
     def _save(self, done: int, seconds: float, best: bool) -> None:
         if is_main():
@@ -247,8 +250,11 @@ class Session:
         path = self.directory / "environment.json"
         here = describe_environment(self.stepper.device, self.config.precision)
         if start and path.exists():
-            first = json.loads(path.read_text(encoding="utf-8"))
-            first.setdefault("resumed", []).append({"step": start, **here})
+            try:
+                first = json.loads(path.read_text(encoding="utf-8"))
+                first.setdefault("resumed", []).append({"step": start, **here})
+            except (ValueError, AttributeError) as error:
+                raise UserError(f"{path}: damaged ({error}); delete it, and the same command continues") from error
             here = first
         write_json(path, here)
 

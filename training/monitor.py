@@ -5,16 +5,19 @@ Nothing here changes the run: buffers are put back, and every training step seed
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from common.distributed import all_gather_rows, is_main, rank, world_size
+from common.errors import UserError
 from common.files import atomic_file
 from data.store import ImageStore
 from data.views import View, ViewMaker, eval_images
@@ -175,9 +178,14 @@ def save_correlation(run: Path, epoch: int, matrix: np.ndarray, found: dict[str,
         "off_diagonal": np.array([found["off_diagonal"]]),
     }
     if path.exists():
-        with np.load(path) as old:
-            earlier = old["epochs"] < epoch
-            new = {name: np.concatenate([old[name][earlier], value]) for name, value in new.items()}
+        try:
+            with np.load(path, allow_pickle=False) as old:
+                earlier = old["epochs"] < epoch
+                new = {name: np.concatenate([old[name][earlier], value]) for name, value in new.items()}
+        except (ValueError, KeyError, IndexError, EOFError, BadZipFile, zlib.error) as error:
+            raise UserError(
+                f"{path}: damaged ({error}); delete it, and the same command continues without it"
+            ) from error
     with atomic_file(path) as file:
         np.savez_compressed(file, cross_correlation=matrix, **new)
 

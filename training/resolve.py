@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,6 +33,9 @@ INCIDENTAL = (
     "wandb",
 )
 
+#: Side in pixels of the largest images that are trained on or evaluated: their store alone is too large for any disk beyond it.
+MAX_IMAGE_SIZE = 4096
+
 
 def resolve(config: TrainConfig) -> TrainConfig:
     """A copy with every default filled in that depends on other options, the data set or the machine. All checks of single
@@ -60,12 +64,16 @@ def _check(config: TrainConfig) -> None:
             raise UsageError(f"--{option} {getattr(config, option)}: {what}")
 
     check_name(config.backbone)
+    for option, value in dataclasses.asdict(config).items():
+        require(not isinstance(value, float) or math.isfinite(value), option, "give a finite number")
     require(config.epochs > 0, "epochs", "give more than 0")
     for option in ("batch_size", "accumulate", "checkpoint_every", "keep_checkpoints", "log_every"):
         require(getattr(config, option) >= 1, option, "give at least 1")
     for option in ("lr", "min_lr", "min_lr_scale", "weight_decay", "clip_grad", "knn_every", "seed"):
         require(getattr(config, option) >= 0, option, "give 0 or more")
-    require(config.image_size is None or config.image_size >= 8, "image_size", "give at least 8 pixels")
+    size = config.image_size
+    require(size is None or 8 <= size <= MAX_IMAGE_SIZE, "image_size", f"give 8 to {MAX_IMAGE_SIZE} pixels")
+    require(config.seed < 2**63, "seed", "give less than 2 to the power of 63")
     require(config.weight_decay_end is None or config.weight_decay_end >= 0, "weight_decay_end", "give 0 or more")
     require(0 <= config.momentum < 1, "momentum", "give 0 or more and less than 1")
     warmup = config.warmup_epochs
