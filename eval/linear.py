@@ -19,7 +19,8 @@ from common.errors import UsageError, UserError
 from eval.base import EVALUATIONS, Evaluation, EvaluationConfig, Measurement
 from eval.features import Kind
 from eval.knn import best_classes
-from eval.probe import Heads, head_scores, held_out, quality, scaler, train_heads
+from eval.probe import Heads, HeadsCheckpoint, head_scores, held_out, quality, scaler, train_heads
+from eval.results import digest_of
 from eval.scoring import classification, multi_label
 
 if TYPE_CHECKING:
@@ -74,7 +75,10 @@ class Linear(Evaluation):
         chosen, held = self._choose(context, features, targets, rates)
         rate = rates[chosen]
         final = self._heads(context, features, [rate])
-        train_heads(final, features, targets, config.epochs, config.batch_size, context.seed, "linear probe")
+        checkpoint = self._checkpoint(context, "final", [rate], features)
+        train_heads(
+            final, features, targets, config.epochs, config.batch_size, context.seed, "linear probe", checkpoint
+        )
         del features
 
         test = context.features("test", kind)[context.labelled("test")].sub_(mean).div_(std)
@@ -97,8 +101,13 @@ class Linear(Evaluation):
         out = split_held_out("linear", targets, context.seed)
         heads = self._heads(context, features, rates)
         title = "choosing a learning rate"
-        train_heads(heads, features[~out], targets[~out], config.epochs, config.batch_size, context.seed, title)
+        kept = self._checkpoint(context, "choice", rates, features)
+        train_heads(heads, features[~out], targets[~out], config.epochs, config.batch_size, context.seed, title, kept)
         return best_head("linear", heads, features[out], targets[out], rates)
+
+    def _checkpoint(self, context: EvalContext, part: str, rates: list[float], features: Tensor) -> HeadsCheckpoint:
+        config = self.config
+        return checkpoint_of(context, f"linear-{part}", [rates, config.epochs, config.batch_size, list(features.shape)])
 
     def _heads(self, context: EvalContext, features: Tensor, rates: list[float]) -> Heads:
         scale = self.config.batch_size / 256
@@ -163,6 +172,15 @@ def check_options(evaluation: str, rates: list[float], epochs: int, batch_size: 
     for option, value in (("epochs", epochs), ("batch_size", batch_size)):
         if value < 1:
             raise UsageError(f"--{evaluation}_{option} {value}: give at least 1")
+
+
+def checkpoint_of(context: EvalContext, name: str, options: list) -> HeadsCheckpoint:
+    """Where heads are kept while they are trained: under the run's ``features/``. ``options``: what the training depends on beside
+    the context, JSON-able."""
+    about = [context.weights_hash, context.train.fingerprint, context.image_size, context.precision, context.seed]
+    return HeadsCheckpoint(
+        context.run_dir / "features" / f"{name}-{context.train.name}.pt", digest_of([about, *options])
+    )
 
 
 def measure_scores(context: EvalContext, evaluation: str, scores: Tensor, protocol: dict) -> list[Measurement]:

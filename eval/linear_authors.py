@@ -4,19 +4,15 @@
 from __future__ import annotations
 
 import math
-import pickle
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from common.files import atomic_file
 from data.views import View, ViewMaker
 from eval.base import EVALUATIONS, Evaluation, EvaluationConfig, Measurement
 from eval.features import compute_features
@@ -24,6 +20,7 @@ from eval.linear import (
     HELD_OUT,
     best_head,
     check_options,
+    checkpoint_of,
     measure_scores,
     probe_features,
     split_held_out,
@@ -31,7 +28,6 @@ from eval.linear import (
 )
 from eval.probe import Heads, head_scores
 from eval.progress import progress_bar
-from eval.results import digest_of
 from training.devices import autocast
 
 if TYPE_CHECKING:
@@ -40,8 +36,6 @@ if TYPE_CHECKING:
 #: Learning rates for 256 images, around the published one (0.001 for ViTs, 0.3 for ResNets), and weight decay.
 VIT_RATES, VIT_DECAY = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2], 0.0
 RESNET_RATES, RESNET_DECAY = [0.03, 0.1, 0.3, 1.0], 1e-6
-#: Seconds of work that an interruption may cost (an epoch, where that is longer).
-SAVE_EVERY = 60.0
 
 
 @dataclass(kw_only=True)
@@ -131,7 +125,7 @@ class LinearAuthors(Evaluation):
         maker = ViewMaker([view])
         half = len(heads.rates_M) // 2
         sees_held_out = (torch.arange(2 * half) >= half).to(device)
-        checkpoint = _Checkpoint(context, config, rows)
+        checkpoint = checkpoint_of(context, "linear_authors", [config.lrs, config.epochs, config.batch_size, len(rows)])
         start = checkpoint.load(heads)
         steps = math.ceil(len(rows) / config.batch_size)
         with progress_bar() as bar:
@@ -162,31 +156,3 @@ def _gathered(context: EvalContext, rows: np.ndarray, parts: tuple[Tensor, ...])
             if number < len(parts):
                 waiting = pool.submit(context.train.batch, rows[parts[number].numpy()])
             yield part, images
-
-
-class _Checkpoint:
-    """The classifiers after an epoch, under the run's ``features/``, for a continuation with the same options."""
-
-    def __init__(self, context: EvalContext, config: LinearAuthorsConfig, rows: np.ndarray):
-        about = [context.weights_hash, context.train.fingerprint, context.image_size, context.precision, context.seed]
-        self.digest = digest_of([about, config.lrs, config.epochs, config.batch_size, len(rows)])
-        self.path: Path = context.run_dir / "features" / f"linear_authors-{context.train.name}.pt"
-        self._saved = time.monotonic()
-
-    def load(self, heads: Heads) -> int:
-        """Restore the classifiers; the number of epochs they have had (0: nothing to continue)."""
-        try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
-            if state["digest"] != self.digest:
-                return 0
-            heads.load_state_dict(state["heads"])
-            return int(state["epochs"])
-        except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError):
-            return 0
-
-    def save(self, heads: Heads, epochs: int, last: bool) -> None:
-        if not last and time.monotonic() - self._saved < SAVE_EVERY:
-            return
-        with atomic_file(self.path) as file:
-            torch.save({"digest": self.digest, "heads": heads.state_dict(), "epochs": epochs}, file)
-        self._saved = time.monotonic()

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
+import pickle
+import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.files import archive_damage, atomic_file
 from eval.average_precision import mean_average_precision
 from eval.progress import track
 
 MOMENTUM = 0.9
+#: Seconds of work that an interruption may cost (an epoch, where that is longer).
+SAVE_EVERY = 60.0
 
 
 class Heads:
@@ -107,7 +113,14 @@ class Heads:
 
 
 def train_heads(
-    heads: Heads, features: Tensor, targets: Tensor, epochs: int, batch_size: int, seed: int, title: str
+    heads: Heads,
+    features: Tensor,
+    targets: Tensor,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    title: str,
+    checkpoint: HeadsCheckpoint | None = None,
 ) -> None:
     """Train on features ``[N, D]`` for ``epochs`` passes in random order, learning rates falling to 0 along half a cosine over all
     steps, under a progress bar. A last smaller batch of an epoch counts by its own mean.
@@ -115,17 +128,59 @@ def train_heads(
     Args:
         targets: int64 ``[N]`` or multi-hot ``[N, C]``.
         seed: of the order.
+        checkpoint: where the heads are kept meanwhile, and continued from.
     """
     device = heads.bias_MC.device
     features, targets = _near(features, device), targets.to(device)
     generator = torch.Generator().manual_seed(seed)
-    steps, step = epochs * math.ceil(len(features) / batch_size), 0
-    for _ in track(range(epochs), title, epochs):
-        for rows in torch.randperm(len(features), generator=generator).split(batch_size):
+    start = checkpoint.load(heads) if checkpoint else 0
+    per_epoch = math.ceil(len(features) / batch_size)
+    steps, step = epochs * per_epoch, start * per_epoch
+    for epoch in track(range(epochs), title, epochs):
+        order = torch.randperm(len(features), generator=generator)
+        if epoch < start:  # drawn all the same, so that the next epoch's order is what it would have been
+            continue
+        for rows in order.split(batch_size):
             factor = 0.5 * (1 + math.cos(math.pi * step / steps))
             batch = features[rows.to(features.device)].to(device, non_blocking=True)
             heads.step(batch, targets[rows.to(device)], factor)
             step += 1
+        if checkpoint:
+            checkpoint.save(heads, epoch + 1, last=epoch + 1 == epochs)
+
+
+class HeadsCheckpoint:
+    """Heads after an epoch, in a file for a continuation of the same training.
+
+    Args:
+        path: of the file.
+        digest: of everything that the training depends on; what was kept with another one is not continued.
+    """
+
+    def __init__(self, path: Path, digest: str):
+        self.path, self.digest = path, digest
+        self._saved = time.monotonic()
+
+    def load(self, heads: Heads) -> int:
+        """Restore the heads; the number of epochs they have had (0: there is nothing whole to continue)."""
+        try:
+            if archive_damage(self.path) is not None:
+                return 0
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+            if state["digest"] != self.digest:
+                return 0
+            heads.load_state_dict(state["heads"])
+            return int(state["epochs"])
+        except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError):
+            return 0
+
+    def save(self, heads: Heads, epochs: int, last: bool) -> None:
+        """Keep the heads if that was long ago, or the last time."""
+        if not last and time.monotonic() - self._saved < SAVE_EVERY:
+            return
+        with atomic_file(self.path) as file:
+            torch.save({"digest": self.digest, "heads": heads.state_dict(), "epochs": epochs}, file)
+        self._saved = time.monotonic()
 
 
 def _near(features: Tensor, device: torch.device) -> Tensor:

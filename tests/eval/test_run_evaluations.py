@@ -156,14 +156,15 @@ def test_several_labels_an_image(make_test_context):
     assert found[2].value > 60
 
 
-def test_the_authors_protocol_continues_where_it_was_interrupted(make_test_context, monkeypatch):
-    whole = run_evaluations(["linear_authors"], CONFIGS, make_test_context(out="whole"))
-    from eval import linear_authors
+@pytest.mark.parametrize("name", ["linear", "linear_authors"])
+def test_probes_continue_where_they_were_interrupted(name, make_test_context, monkeypatch):
+    whole = run_evaluations([name], CONFIGS, make_test_context(out="whole"))
+    from eval import probe
 
-    monkeypatch.setattr(linear_authors, "SAVE_EVERY", 0)
+    monkeypatch.setattr(probe, "SAVE_EVERY", 0)
     context = make_test_context()
     saves = []
-    original = linear_authors._Checkpoint.save
+    original = probe.HeadsCheckpoint.save
 
     def stops(self, heads, epochs, last):
         original(self, heads, epochs, last)
@@ -171,11 +172,12 @@ def test_the_authors_protocol_continues_where_it_was_interrupted(make_test_conte
         if epochs == 2 and len(saves) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(linear_authors._Checkpoint, "save", stops)
+    monkeypatch.setattr(probe.HeadsCheckpoint, "save", stops)
     with pytest.raises(KeyboardInterrupt):
-        run_evaluations(["linear_authors"], CONFIGS, context)
-    again = run_evaluations(["linear_authors"], CONFIGS, make_test_context())
-    assert saves == [1, 2, 3]
+        run_evaluations([name], CONFIGS, context)
+    again = run_evaluations([name], CONFIGS, make_test_context())
+    epochs = list(range(1, CONFIGS[name].epochs + 1))
+    assert saves == epochs * (2 if name == "linear" else 1)  # once to choose the learning rate, once with it
     assert [m.value for m in again] == [m.value for m in whole]
     assert [m.protocol for m in again] == [m.protocol for m in whole]
 
