@@ -12,9 +12,11 @@ from common.errors import UsageError, UserError
 from common.registry import Registry
 from data.benchmark import Benchmark
 from data.cifar import list_cifar10
+from data.copydays import read_copydays
 from data.davis import read_davis
 from data.folders import list_folder, list_imagenet
 from data.listing import Listing, require_folder
+from data.revisited import read_revisited
 from data.voc import list_demo, list_voc
 
 if TYPE_CHECKING:
@@ -33,6 +35,9 @@ DATASETS.register("voc2012")(list_voc)
 #: Functions ``(data, root) -> Benchmark`` of data that only evaluations of their own read; ``root`` is an existing folder.
 BENCHMARKS: Registry[Callable[[str, Path], Benchmark]] = Registry("benchmark")
 BENCHMARKS.register("davis")(read_davis)
+BENCHMARKS.register("copydays")(read_copydays)
+BENCHMARKS.register("roxford5k")(read_revisited)
+BENCHMARKS.register("rparis6k")(read_revisited)
 
 _IMAGE_SIZES = {"demo": 32, "cifar10": 32}
 

@@ -27,6 +27,7 @@ _HELPERS = (
     "context",
     "dense",
     "features",
+    "image_files",
     "maps",
     "neighbours",
     "probe",

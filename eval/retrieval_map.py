@@ -58,7 +58,7 @@ def retrieval_map(
         # Places from 0, counted without the junk before them.
         places = np.flatnonzero(is_positive)
         places = places - np.cumsum(is_junk)[places] + is_junk[places]
-        aps[query] = _average_precision(places)
+        aps[query] = trapezoid_precision(places, len(places))
         for column, cutoff in enumerate(cutoffs):
             at = min(places[-1] + 1, cutoff)
             precisions[query, column] = (places < at).sum() / at
@@ -68,9 +68,14 @@ def retrieval_map(
     return RetrievalScores(float(aps[scored].mean()), aps, precisions, precisions[scored].mean(axis=0))
 
 
-def _average_precision(places: np.ndarray) -> float:
-    """Of positives at these places (from 0, rising)."""
+def trapezoid_precision(places: np.ndarray, positives: int) -> float:
+    """Average precision of a ranking, in [0, 1]: the area under its precision-recall curve by trapezoids.
+
+    Args:
+        places: of the positives that the ranking holds, from 0, rising.
+        positives: how many there are; those that it lacks add nothing.
+    """
     found = np.arange(len(places))
     before = np.where(places == 0, 1.0, found / np.maximum(places, 1))
     after = (found + 1) / (places + 1)
-    return float((before + after).sum() / (2 * len(places)))
+    return float((before + after).sum() / (2 * positives))

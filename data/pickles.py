@@ -1,0 +1,111 @@
+"""Pickles of others, read without running anything that they name."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.errors import UserError
+
+
+class _Dtype:
+    """Stands for ``numpy.dtype``: numbers and text of fixed width only, no objects and no records."""
+
+    def __init__(self, name: str, *_: Any):
+        self.value = np.dtype(str(name))
+        if self.value.kind not in "biufUS":
+            raise pickle.UnpicklingError(f"holds an array of {name}")
+
+    def __setstate__(self, state: tuple) -> None:
+        self.value = self.value.newbyteorder(state[1])
+
+
+class _Array:
+    """Stands for ``numpy.ndarray``, which it gives to ``numpy.asarray``."""
+
+    value: np.ndarray
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, dtype, fortran, content = state
+        raw = content.encode("latin1") if isinstance(content, str) else bytes(content)
+        self.value = np.frombuffer(raw, dtype.value).reshape(shape, order="F" if fortran else "C")
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.value, dtype)
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    def __iter__(self) -> Any:
+        return iter(self.value)
+
+
+def _from_buffer(buffer: Any, dtype: _Dtype, shape: tuple, order: str) -> _Array:
+    array = _Array()
+    array.__setstate__((1, shape, dtype, order == "F", buffer))
+    return array
+
+
+def _scalar(dtype: _Dtype, content: bytes | str) -> Any:
+    array = _Array()
+    array.__setstate__((1, (1,), dtype, False, content))
+    return array.value[0].item()
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """What pickles of protocol 2 hold bytes by."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"holds text to encode as {encoding!r}")
+    return text.encode("latin1")
+
+
+def _no_bytes() -> bytes:
+    """And empty ones."""
+    return b""
+
+
+_KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
+    ("numpy", "dtype"): _Dtype,
+    ("numpy", "ndarray"): _Array,
+    ("_codecs", "encode"): _encode,
+    ("__builtin__", "bytes"): _no_bytes,
+}
+for _core in ("numpy.core", "numpy._core"):
+    _KNOWN[f"{_core}.multiarray", "_reconstruct"] = lambda *_: _Array()
+    _KNOWN[f"{_core}.multiarray", "scalar"] = _scalar
+    _KNOWN[f"{_core}.numeric", "_frombuffer"] = _from_buffer
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _KNOWN:
+            raise pickle.UnpicklingError(f"names {module}.{name}, which plain data does not need")
+        return _KNOWN[module, name]
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise pickle.UnpicklingError("holds references to what is outside of it")
+
+
+def read_plain_pickle(path: Path) -> Any:
+    """What a pickle holds: dicts, lists, tuples, text, numbers, and arrays of numbers, which ``numpy.asarray`` takes.
+
+    Nothing that the file names is imported or called: an array is built from its bytes by functions of this file. Text of
+    Python 2 is read as Latin-1.
+
+    Raises UserError where there is no such file, where it is no pickle or a damaged one, or names anything else.
+    """
+    try:
+        with open(path, "rb") as file:
+            return _PlainUnpickler(file, encoding="latin1").load()
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; the data set comes with it") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except Exception as error:  # damaged bytes raise nearly anything
+        raise UserError(
+            f"{path}: no pickle of plain data ({str(error) or type(error).__name__}); nothing of it was run"
+        ) from error

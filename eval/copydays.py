@@ -1,0 +1,171 @@
+"""Copy detection: mean average precision on the strong subset of Copydays (DINO, arXiv 2104.14294, table 4; reference:
+dino/eval_copy_detection.py)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from rich.console import Console
+from torch import Tensor
+
+from common.errors import UsageError, UserError
+from data.benchmark import fingerprint_of
+from data.copydays import Copydays, image_files
+from eval.base import EVALUATIONS, Evaluation, EvaluationConfig, Measurement
+from eval.bootstrap import mean_interval
+from eval.image_files import file_features
+from eval.results import save_predictions
+from eval.retrieval_map import trapezoid_precision
+
+if TYPE_CHECKING:
+    from eval.context import EvalContext
+
+#: Exponent of generalised mean pooling, and the least value that goes into it.
+GEM_POWER, GEM_LEAST = 4, 1e-6
+#: Eigenvalues below this part of the largest are raised to it (reference: utils.py, ``PCA.train_pca``).
+LEAST_EIGENVALUE = 1e-5
+#: Images of a ranking that are looked at; a positive beyond them is not found (reference: ``similarity.topk(20)``).
+RANKS = 20
+
+
+@dataclass(kw_only=True)
+class CopydaysConfig(EvaluationConfig):
+    """Options of copy detection (defaults: the authors')."""
+
+    size: int = 320
+    """side in pixels of the square that images are resized to, whatever their shape (published: 224 for B/16, 320 for B/8)"""
+    whitening: str | None = None
+    """folder of images to learn the whitening from (published: 20,000 of YFCC100M); default: no whitening"""
+    distractors: str | None = None
+    """folder of further images to search through (published: 10,000 others of YFCC100M); default: none"""
+
+
+@EVALUATIONS.register("copydays")
+class CopyDetection(Evaluation):
+    """Mean average precision in percent of strong copies that search for their original among all originals and the
+    distractors.
+
+    An image's descriptor is its CLS token and the generalised mean (exponent 4) of its patch tokens, whitened, and compared by
+    cosine. Without whitening or distractors the number is not the published one, and a warning says so.
+
+    Raises UserError for a backbone without tokens, an image that cannot be read, and a folder without images.
+    """
+
+    Config = CopydaysConfig
+    config: CopydaysConfig
+    benchmarks = ("copydays",)
+
+    def __init__(self, config: CopydaysConfig):
+        super().__init__(config)
+        if config.size < 1:
+            raise UsageError(f"--copydays_size {config.size}: give at least 1 pixel")
+
+    def files(self) -> list[Path]:
+        return [*self._folder(self.config.whitening), *self._folder(self.config.distractors)]
+
+    def run(self, context: EvalContext) -> list[Measurement]:
+        data: Copydays = context.test
+        if not context.backbone.has_tokens:
+            raise UserError(
+                f"{context.backbone_name} has no CLS and patch tokens for copydays; choose a ViT, such as vit_s16"
+            )
+        learnt_from, distractors = self._folder(self.config.whitening), self._folder(self.config.distractors)
+        for option, files in (("whitening", learnt_from), ("distractors", distractors)):
+            if not files:
+                Console(stderr=True).print(
+                    f"copydays: no --copydays_{option}, so this is not the published protocol",
+                    style="yellow",
+                    soft_wrap=True,
+                )
+        database = self._descriptors(context, "originals", data.originals)
+        queries = self._descriptors(context, "copies", data.copies)
+        if distractors:
+            database = torch.cat([database, self._descriptors(context, "distractors", distractors)])
+        if learnt_from:
+            whitening = Whitening(self._descriptors(context, "whitening", learnt_from))
+            database, queries = whitening(database), whitening(queries)
+        similar = F.normalize(queries, dim=1) @ F.normalize(database, dim=1).T
+        ranked = similar.topk(min(RANKS, len(database))).indices.numpy()
+        values = np.array(
+            [
+                trapezoid_precision(np.flatnonzero(np.isin(row, relevant)), len(relevant))
+                for row, relevant in zip(ranked, data.relevant, strict=True)
+            ]
+        )
+        low, high = mean_interval(values)
+        names = [copy.name for copy in data.copies]
+        return [
+            Measurement(
+                evaluation="copydays",
+                metric="map_strong",
+                value=100 * float(values.mean()),
+                low=100 * low,
+                high=100 * high,
+                n=len(values),
+                protocol={
+                    "features": f"CLS and generalised mean (power {GEM_POWER}) of patch tokens, L2-normalised, cosine",
+                    "size": f"resized to {self.config.size} × {self.config.size} (bicubic)",
+                    "whitening": _about(learnt_from),
+                    "distractors": _about(distractors),
+                    "ranks": RANKS,
+                    "precision": context.precision,
+                },
+                data=context.data(),
+                predictions=save_predictions(context.run_dir, f"copydays-{data.name}", names, map_strong=values),
+                interval="95% percentile bootstrap over copies",
+            )
+        ]
+
+    def _folder(self, folder: str | None) -> tuple[Path, ...]:
+        return () if folder is None else image_files(Path(folder).expanduser())
+
+    def _descriptors(self, context: EvalContext, part: str, files: tuple[Path, ...]) -> Tensor:
+        size = self.config.size
+
+        def square(image: Image.Image, place: int) -> Image.Image:
+            return image.resize((size, size), Image.Resampling.BICUBIC)
+
+        def encode(images: Tensor) -> Tensor:
+            return descriptors(context.backbone.tokens(images)[0].float())
+
+        batch_size = max(1, min(64, 2**21 // size**2))
+        return file_features(context, f"copydays-{part}", files, square, encode, {"size": size}, batch_size)
+
+
+def descriptors(tokens_BND: Tensor) -> Tensor:
+    """CLS and generalised mean of the patch tokens, ``[B, 2 D]``, from normed tokens ``[B, 1 + N, D]``."""
+    patches = tokens_BND[:, 1:].clamp(min=GEM_LEAST)
+    pooled = patches.pow(GEM_POWER).mean(dim=1).pow(1 / GEM_POWER)
+    return torch.cat([tokens_BND[:, 0], pooled], dim=1)
+
+
+class Whitening:
+    """A linear map under which the images it was learnt from have second moments of 1, without correlation.
+
+    As in the reference, what is decomposed is the second moment around 0, although the mean is subtracted from what is whitened.
+
+    Args:
+        features: ``[n, D]`` to learn from.
+    """
+
+    def __init__(self, features: Tensor):
+        features = features.double()
+        self.mean = features.mean(dim=0)
+        moment = features.T @ features / len(features)
+        values, vectors = torch.linalg.eigh(moment)
+        values = values.clamp(min=LEAST_EIGENVALUE * values.max())
+        self.matrix = vectors * values.rsqrt()
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """``[m, D]`` to ``[m, D]``, float64."""
+        return (features.double() - self.mean) @ self.matrix
+
+
+def _about(files: tuple[Path, ...]) -> str:
+    return f"{len(files)} images {fingerprint_of(files, files[0].parent)}" if files else "none"

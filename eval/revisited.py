@@ -1,0 +1,167 @@
+"""Retrieval of buildings: mean average precision on revisited Oxford and Paris (DINO, arXiv 2104.14294, table 3; reference:
+dino/eval_image_retrieval.py; the benchmark: Radenović et al. 2018, arXiv 1803.11285)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from backbones.base import Backbone
+from common.errors import UsageError, UserError
+from data.revisited import Revisited
+from eval.base import EVALUATIONS, Evaluation, EvaluationConfig, Measurement
+from eval.bootstrap import mean_interval
+from eval.image_files import file_features
+from eval.results import save_predictions
+from eval.retrieval_map import retrieval_map
+
+if TYPE_CHECKING:
+    from eval.context import EvalContext
+
+#: Which grades a query has to find, and which count neither way.
+SETTINGS = {"medium": (("easy", "hard"), ("junk",)), "hard": (("hard",), ("junk", "easy"))}
+CUTOFFS = (1, 5, 10)
+#: Factors on an image's sides (reference: utils.py, ``multi_scale``).
+SCALES = (1.0, 2**-0.5, 0.5)
+
+
+@dataclass(kw_only=True)
+class RevisitedConfig(EvaluationConfig):
+    """Options of retrieval on revisited Oxford and Paris (defaults: the authors', but for the query's box)."""
+
+    size: int = 224
+    """longer side of an image in pixels, at most (published: 224 for Oxford, 512 with multi_scale for Paris)"""
+    multi_scale: bool = False
+    """mean of the features at 1, 1/√2 and 1/2 of the size"""
+    whole_queries: bool = False
+    """use queries as whole images, as the authors do; without it they are cut to their box, as the benchmark asks"""
+
+
+@EVALUATIONS.register("revisited")
+class RevisitedRetrieval(Evaluation):
+    """Mean average precision, and mean precision at 1, 5 and 10, in percent, with the medium and with the hard ground truth.
+
+    Pooled features are compared by cosine. A query that is cut to its box is made smaller by the factor that its whole image
+    would be (reference: cnnimageretrieval-pytorch, ``ImagesFromList``). Queries without positives in a setting are left out of it.
+
+    Raises UserError for an image that cannot be read, a box that lies outside its image, or a side shorter than a patch.
+    """
+
+    Config = RevisitedConfig
+    config: RevisitedConfig
+    benchmarks = ("roxford5k", "rparis6k")
+
+    def __init__(self, config: RevisitedConfig):
+        super().__init__(config)
+        if config.size < 1:
+            raise UsageError(f"--revisited_size {config.size}: give at least 1 pixel")
+
+    def run(self, context: EvalContext) -> list[Measurement]:
+        data: Revisited = context.test
+        config = self.config
+        scales = SCALES if config.multi_scale else (1.0,)
+
+        def encode(images: Tensor) -> Tensor:
+            return multi_scale_features(context.backbone, images, scales)
+
+        def whole(image: Image.Image, place: int) -> Image.Image:
+            return shrink(image, config.size)
+
+        def cut(image: Image.Image, place: int) -> Image.Image:
+            box = clipped(data.boxes[place], image.size)
+            if box[0] >= box[2] or box[1] >= box[3]:
+                raise UserError(
+                    f"{data.queries[place]}: the box {data.boxes[place].tolist()} of the query lies outside of it"
+                )
+            factor = min(1.0, config.size / max(image.size))
+            part = image.crop(box)
+            return shrink(part, max(part.size) * factor)
+
+        about = {"size": config.size, "scales": list(scales)}
+        gallery = file_features(context, f"{data.name}-images", data.images, whole, encode, about)
+        prepare = whole if config.whole_queries else cut
+        about["boxes"] = None if config.whole_queries else data.boxes.tolist()
+        queries = file_features(context, f"{data.name}-queries", data.queries, prepare, encode, about)
+        similar = F.normalize(gallery, dim=1) @ F.normalize(queries, dim=1).T
+        ranks = similar.argsort(dim=0, descending=True, stable=True).numpy()
+        return [m for setting in SETTINGS for m in self._measure(context, setting, ranks, scales)]
+
+    def _measure(
+        self, context: EvalContext, setting: str, ranks: np.ndarray, scales: tuple[float, ...]
+    ) -> list[Measurement]:
+        data: Revisited = context.test
+        ok, junk = (
+            [np.concatenate(lists) for lists in zip(*(data.found[grade] for grade in grades), strict=True)]
+            for grades in SETTINGS[setting]
+        )
+        scored = retrieval_map(ranks, ok, junk, CUTOFFS)
+        rows = np.flatnonzero(~np.isnan(scored.aps))
+        outcomes = {f"map_{setting}": scored.aps[rows]}
+        for column, cutoff in enumerate(CUTOFFS):
+            outcomes[f"precision_at_{cutoff}_{setting}"] = scored.precisions[rows, column]
+        names = [data.queries[row].name for row in rows]
+        file = save_predictions(context.run_dir, f"revisited-{data.name}-{setting}", names, **outcomes)
+        protocol = {
+            "setting": setting,
+            "features": "pooled, L2-normalised, cosine",
+            "size": f"longer side at most {self.config.size} (Lanczos)",
+            "scales": [round(scale, 4) for scale in scales],
+            "queries": "whole images" if self.config.whole_queries else "cut to their box",
+            "left_out": len(data.queries) - len(rows),
+            "precision": context.precision,
+        }
+        measurements = []
+        for metric, values in outcomes.items():
+            low, high = mean_interval(values)
+            measurements.append(
+                Measurement(
+                    evaluation="revisited",
+                    metric=metric,
+                    value=100 * float(values.mean()),
+                    low=100 * low,
+                    high=100 * high,
+                    n=len(values),
+                    protocol=protocol,
+                    data=context.data(),
+                    predictions=file,
+                    interval="95% percentile bootstrap over queries",
+                )
+            )
+        return measurements
+
+
+def clipped(box: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of a box in whole pixels, within an image of ``size`` (width, height)."""
+    left, top, right, bottom = (round(float(value)) for value in box)
+    return max(0, left), max(0, top), min(size[0], right), min(size[1], bottom)
+
+
+def shrink(image: Image.Image, longer: float) -> Image.Image:
+    """A copy whose longer side is at most so many pixels, aspect ratio kept (reference: ``thumbnail`` of Pillow, Lanczos)."""
+    image = image.copy()
+    side = max(1, round(longer))
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return image
+
+
+def multi_scale_features(backbone: Backbone, images: Tensor, scales: tuple[float, ...]) -> Tensor:
+    """Pooled features ``[B, D]`` of normalised images, averaged over scales (bilinear, no antialiasing) as they are. Pixels at the
+    right and bottom that fill no patch are left out, as a ViT's patch convolution does."""
+    total = 0
+    for scale in scales:
+        scaled = images if scale == 1 else F.interpolate(images, scale_factor=scale, mode="bilinear")
+        if backbone.has_tokens:
+            height, width = (side // backbone.stride * backbone.stride for side in scaled.shape[-2:])
+            if not (height and width):
+                raise UserError(
+                    f"an image of {scaled.shape[-2]}×{scaled.shape[-1]} pixels is smaller than a patch of {backbone.stride}; "
+                    "give a larger --revisited_size"
+                )
+            scaled = scaled[..., :height, :width]
+        total = total + backbone(scaled).float()
+    return total / len(scales)
