@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from backbones.base import Backbone
-from common.errors import UserError
+from backbones.base import Backbone, named_blocks
 
 #: Larger images are averaged down to this side.
 LARGEST_SIDE = 32
@@ -37,7 +36,12 @@ class Pixels(Backbone):
         return F.adaptive_avg_pool2d(images, self._side).flatten(1)
 
     def maps(self, images: Tensor, blocks: Sequence[int] = (-1,)) -> list[Tensor]:
-        raise UserError("pixels has no feature maps; choose another backbone")
+        """The image itself, averaged over cells of ``stride`` pixels: ``[B, 3, H/stride, W/stride]``."""
+        named_blocks(blocks, self.depth)
+        return [F.avg_pool2d(images, self.stride)] * len(blocks)
+
+    def map_channels(self, block: int = -1) -> int:
+        return 3
 
 
 def build(name: str, image_size: int) -> Pixels:

@@ -6,6 +6,7 @@ A grid file is a mapping:
     description: what is compared, the command, its cost and the expected outcome
     base: {OPTION: VALUE}          # every cell's options
     methods: [NAME] or {NAME: {OPTION: VALUE}}
+    on_request: {NAME: {OPTION: VALUE}} # methods that run only where the command line names them
     backbones: [NAME] or {NAME: {OPTION: VALUE}}
     seeds: [0, 1, 2]
     evals: [knn, linear]
@@ -38,6 +39,7 @@ KEYS = (
     "description",
     "base",
     "methods",
+    "on_request",
     "backbones",
     "seeds",
     "evals",
@@ -56,6 +58,7 @@ class Grid:
     description: str = ""
     base: dict[str, Any] = field(default_factory=dict)
     methods: dict[str, dict[str, Any]] = field(default_factory=dict)
+    on_request: dict[str, dict[str, Any]] = field(default_factory=dict)
     backbones: dict[str, dict[str, Any]] = field(default_factory=dict)
     seeds: list[int] = field(default_factory=lambda: [0])
     evals: list[str] = field(default_factory=list)
@@ -90,7 +93,7 @@ def read_grid(path: str | Path) -> Grid:
     for key in content:
         if key not in KEYS:
             raise unknown_name(f"key in {path}", str(key), KEYS)
-    for key in ("methods", "backbones"):
+    for key in ("methods", "on_request", "backbones"):
         if isinstance(content.get(key), list):
             content[key] = {str(name): {} for name in content[key]}
         content[key] = {name: options or {} for name, options in (content.get(key) or {}).items()}
@@ -114,9 +117,10 @@ def read_grid(path: str | Path) -> Grid:
 def grid_of(command: CompareCommand, further: Mapping[str, Any]) -> Grid:
     """The grid that a command asks for: its file's, overridden by its own options and by ``further`` training options."""
     grid = read_grid(command.grid) if command.grid else Grid()
-    grid.file_methods = list(grid.methods)
+    known = {**grid.on_request, **grid.methods}
+    grid.file_methods = list(known)
     if command.methods:
-        grid.methods = {name: grid.methods.get(name, {}) for name in command.methods}
+        grid.methods = {name: known.get(name, {}) for name in command.methods}
     if command.backbones:
         grid.backbones = {name: grid.backbones.get(name, {}) for name in command.backbones}
     if command.seeds:

@@ -270,3 +270,11 @@ def test_cost_of_published_models():
     parameters, flops = count(build_backbone("resnet50"), 224)
     assert parameters == 25_557_032 - 2049 * 1000
     assert flops / 2e9 == pytest.approx(4.1, abs=0.05)
+
+
+def test_pixels_map_is_the_image_in_cells():
+    backbone = build_backbone("pixels", image_size=64)
+    images = torch.randn(2, 3, 64, 96)
+    (found,) = backbone.maps(images)
+    assert found.shape == (2, backbone.map_channels(), 32, 48) and backbone.map_stride() == 2
+    assert torch.allclose(found[0, :, 1, 2], images[0, :, 2:4, 4:6].mean((1, 2)))

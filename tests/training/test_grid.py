@@ -125,3 +125,20 @@ def test_a_method_of_one_backbone_is_one_cell():
     fix_backbones(result)
     names = [c.name for c in cells_of(result, options_of_methods(["dino", "pixels"]))]
     assert names == ["dino-vit_nano-seed0", "dino-resnet18-seed0", "pixels-pixels-seed0"]
+
+
+def test_methods_on_request_run_only_where_they_are_named():
+    file = "experiments/demo.yaml"
+    usual = grid_of(CompareCommand(grid=file), {})
+    assert "simclr" not in usual.methods
+    named = grid_of(CompareCommand(grid=file, methods=["simclr", "dino"]), {})
+    cells = cells_of(named, options_of_methods([*named.methods, *named.file_methods]))
+    assert [cell.options["method"] for cell in cells] == ["simclr", "dino"]
+    assert cells[0].options["temperature"] == 0.2 and "temperature" not in cells[1].options
+
+
+def test_every_method_of_the_demo_can_be_planned():
+    grid = grid_of(CompareCommand(grid="experiments/demo.yaml"), {})
+    everything = grid_of(CompareCommand(grid="experiments/demo.yaml", methods=grid.file_methods), {})
+    fix_backbones(everything)
+    assert len(cells_of(everything, options_of_methods(grid.file_methods))) == len(grid.file_methods) == 13
