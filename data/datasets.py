@@ -18,6 +18,7 @@ from data.folders import list_folder, list_imagenet
 from data.listing import Listing, require_folder
 from data.revisited import read_revisited
 from data.voc import list_demo, list_voc
+from data.voc2007 import list_voc2007
 
 if TYPE_CHECKING:
     from data.store import ImageStore
@@ -31,6 +32,7 @@ DATASETS.register("imagefolder")(list_folder)
 DATASETS.register("cifar10")(list_cifar10)
 DATASETS.register("imagenet")(list_imagenet)
 DATASETS.register("voc2012")(list_voc)
+DATASETS.register("voc2007")(list_voc2007)
 
 #: Functions ``(data, root) -> Benchmark`` of data that only evaluations of their own read; ``root`` is an existing folder.
 BENCHMARKS: Registry[Callable[[str, Path], Benchmark]] = Registry("benchmark")

@@ -21,8 +21,8 @@ class WeightsCommand:
     """vit_nano, vit_t16, vit_s16, vit_s8, vit_b16, vit_b8, resnet18, resnet18_cifar, resnet50, pixels or timm:NAME;
     default: the run's"""
     data: str | None = None
-    """demo, imagefolder, cifar10, imagenet or voc2012, or what one evaluation reads: davis, roxford5k, rparis6k or copydays;
-    default: the run's"""
+    """demo, imagefolder, cifar10, imagenet, voc2007 or voc2012, or what one evaluation reads: davis, roxford5k, rparis6k or
+    copydays; default: the run's"""
     data_root: str | None = None
     """folder of the data set; default: the run's; demo needs none"""
     image_size: int | None = None
@@ -46,7 +46,7 @@ class EvaluateCommand(WeightsCommand):
     """Evaluate any weights. Each evaluation has further options, --EVALUATION_OPTION."""
 
     evals: list[str] = dataclasses.field(default_factory=lambda: ["knn", "linear"])
-    """evaluations, which docs/evaluations.md describes: knn, linear, linear_authors, davis, revisited, copydays, …"""
+    """evaluations, which docs/evaluations.md describes: knn, linear, linear_authors, knn_low_shot, svm, davis, …"""
 
 
 @dataclass(kw_only=True)

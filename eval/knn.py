@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -111,7 +112,7 @@ def best_classes(scores: Tensor) -> Tensor:
     return classes
 
 
-def _check_options(ks: Sequence[int], temperature: float) -> None:
+def check_options(ks: Sequence[int], temperature: float) -> None:
     if not ks or min(ks) < 1:
         raise UserError(f"k-NN: k must be at least 1 (given: {', '.join(map(str, ks)) or 'none'})")
     if not temperature > 0:
@@ -121,11 +122,9 @@ def _check_options(ks: Sequence[int], temperature: float) -> None:
 def _check(bank: Tensor, labels: Tensor, ks: Sequence[int], temperature: float) -> None:
     if len(labels) != len(bank):
         raise ValueError(f"{len(labels)} labels for {len(bank)} features")
-    _check_options(ks, temperature)
+    check_options(ks, temperature)
     if max(ks) > len(bank):
-        raise UserError(
-            f"k-NN: k = {max(ks)}, but the bank has only {len(bank)} labelled images; give smaller --knn_ks"
-        )
+        raise UserError(f"k-NN: k = {max(ks)}, but the bank has only {len(bank)} labelled images; give smaller ks")
 
 
 def _search(bank: Tensor, queries: Tensor, k: int, progress: bool) -> Iterator[tuple[Tensor, Tensor]]:
@@ -161,33 +160,48 @@ class KNN(Evaluation):
 
     def __init__(self, config: KNNConfig):
         super().__init__(config)
-        _check_options(config.ks, config.temperature)
+        check_options(config.ks, config.temperature)
 
     def feature_kinds(self, context: EvalContext) -> list[str]:
         return ["pooled"]
 
     def run(self, context: EvalContext) -> list[Measurement]:
-        from eval.scoring import classification, multi_label
+        return measure_knn(context, "knn", context.labelled("train"), self.config.ks, self.config.temperature)
 
-        ks = sorted(set(self.config.ks))
-        train_rows, test_rows = context.labelled("train"), context.labelled("test")
-        device = context.device
-        bank = context.features("train", "pooled")[train_rows].to(device)
-        queries = context.features("test", "pooled")[test_rows].to(device)
-        protocol = {"temperature": self.config.temperature, "features": "pooled, L2-normalised"}
-        measurements: list[Measurement] = []
-        if context.train.label_sets is not None:
-            truth = torch.from_numpy(context.train.label_sets[train_rows])
-            scores = knn_label_scores(bank, truth, queries, ks, self.config.temperature, progress=True)
-            for k in ks:
-                measurements += multi_label(context, "knn", scores[k].cpu().numpy(), {"k": k, **protocol}, f"k{k}")
-            return measurements
-        labels = torch.from_numpy(context.train.labels[train_rows])
-        guesses = knn_classify(
-            bank, labels, queries, ks, self.config.temperature, context.train.num_classes, progress=True
-        )
+
+def measure_knn(
+    context: EvalContext,
+    evaluation: str,
+    bank_rows: np.ndarray,
+    ks: Sequence[int],
+    temperature: float,
+    about: Mapping[str, Any] | None = None,
+    suffix: str = "",
+) -> list[Measurement]:
+    """Measurements of the evaluation for each k.
+
+    Args:
+        bank_rows: the labelled training images that vote.
+        about: of the protocol, which bank that is.
+        suffix: tells the predictions files from others of the evaluation.
+    """
+    from eval.scoring import classification, multi_label
+
+    ks, device = sorted(set(ks)), context.device
+    bank = context.features("train", "pooled")[bank_rows].to(device)
+    queries = context.features("test", "pooled")[context.labelled("test")].to(device)
+    protocol = {**(about or {}), "temperature": temperature, "features": "pooled, L2-normalised"}
+    measurements: list[Measurement] = []
+    if context.train.label_sets is not None:
+        truth = torch.from_numpy(context.train.label_sets[bank_rows])
+        scores = knn_label_scores(bank, truth, queries, ks, temperature, progress=True)
         for k in ks:
-            measurements += classification(
-                context, "knn", guesses[k].cpu().numpy(), {"k": k, **protocol}, f"k{k}", top5=k >= 5
-            )
+            found = scores[k].cpu().numpy()
+            measurements += multi_label(context, evaluation, found, {"k": k, **protocol}, f"{suffix}k{k}")
         return measurements
+    labels = torch.from_numpy(context.train.labels[bank_rows])
+    guesses = knn_classify(bank, labels, queries, ks, temperature, context.train.num_classes, progress=True)
+    for k in ks:
+        found = guesses[k].cpu().numpy()
+        measurements += classification(context, evaluation, found, {"k": k, **protocol}, f"{suffix}k{k}", top5=k >= 5)
+    return measurements

@@ -1,0 +1,69 @@
+"""k-NN with few labels (DINO, arXiv 2104.14294, table 10): the bank is a part of the training images, everything else as in
+``eval.knn``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.errors import UsageError
+from data.label_subset import drawn_part, listed_part
+from eval.base import EVALUATIONS, Evaluation, EvaluationConfig, Measurement
+from eval.knn import check_options, measure_knn
+
+if TYPE_CHECKING:
+    from eval.context import EvalContext
+
+
+@dataclass(kw_only=True)
+class KNNLowShotConfig(EvaluationConfig):
+    """Options of k-NN with few labels."""
+
+    fractions: list[float] = field(default_factory=lambda: [0.01, 0.1])
+    """parts of each class whose labels are used, each measured"""
+    lists: list[str] = field(default_factory=list)
+    """files that name the labelled images instead, such as SimCLR's 1percent.txt and 10percent.txt"""
+    ks: list[int] = field(default_factory=lambda: [10, 20])
+    """numbers of neighbours"""
+    temperature: float = 0.07
+    """of the vote exp(similarity / temperature)"""
+
+    def __post_init__(self) -> None:
+        check_options(self.ks, self.temperature)
+        check_fractions("knn_low_shot", self.fractions)
+
+
+@EVALUATIONS.register("knn_low_shot")
+class KNNLowShot(Evaluation):
+    """As ``knn``, from a bank of a part of the training images: drawn from every class alike, by the seed, or those on a list."""
+
+    Config = KNNLowShotConfig
+    config: KNNLowShotConfig
+
+    def feature_kinds(self, context: EvalContext) -> list[str]:
+        return ["pooled"]
+
+    def files(self) -> list[Path]:
+        return [Path(file).expanduser() for file in self.config.lists]
+
+    def run(self, context: EvalContext) -> list[Measurement]:
+        config = self.config
+        context.labelled("train")  # says so where there is no label at all
+        if config.lists:
+            banks = {file.stem: listed_part(context.train, file) for file in self.files()}
+        else:
+            banks = {
+                f"{part:g}": drawn_part(context.train, part, context.seed) for part in dict.fromkeys(config.fractions)
+            }
+        return [
+            m
+            for name, (rows, about) in banks.items()
+            for m in measure_knn(context, "knn_low_shot", rows, config.ks, config.temperature, about, f"{name}-")
+        ]
+
+
+def check_fractions(evaluation: str, fractions: list[float]) -> None:
+    if not fractions or not all(0 < fraction <= 1 for fraction in fractions):
+        given = " ".join(map(str, fractions))
+        raise UsageError(f"--{evaluation}_fractions {given}: give parts above 0 and at most 1, such as: 0.01 0.1")

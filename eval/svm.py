@@ -1,0 +1,213 @@
+"""Linear support vector machines on frozen features, one a class (Barlow Twins, arXiv 2103.03230, table 3, VOC07; the protocol:
+Goyal et al. 2019, arXiv 1905.01235, section 6.1; reference: fair_self_supervision_benchmark, ``svm_helper.py``)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+
+from common.errors import UsageError, UserError
+from data.voc2007 import difficult_only
+from eval.average_precision import interpolated_precision
+from eval.base import EVALUATIONS, Evaluation, EvaluationConfig, Measurement
+from eval.bootstrap import bootstrap
+from eval.progress import track
+from eval.scoring import multi_label
+
+if TYPE_CHECKING:
+    from eval.context import EvalContext
+
+#: Parts of the training images that C is chosen by.
+FOLDS = 3
+#: Weight of a positive image.
+POSITIVE_WEIGHT = 2
+TOLERANCE, MOST_ITERATIONS = 1e-4, 2000
+
+
+@dataclass(kw_only=True)
+class SVMConfig(EvaluationConfig):
+    """Options of the support vector machines."""
+
+    costs: list[float] = field(default_factory=lambda: [0.1, 0.01, *(0.5**power for power in range(4, 20))])
+    """values of C that are tried for each class (default: the published ones)"""
+
+
+@EVALUATIONS.register("svm")
+class SVM(Evaluation):
+    """Mean average precision in percent of one linear SVM a class on pooled, L2-normalised features, where images have several
+    labels.
+
+    C is chosen for each class by the mean average precision over three folds of the training split; then the SVM is trained
+    on all of it. A class with fewer than three training images of it has the median of the others' C, one with none scores 0
+    everywhere; both are named. Images whose only objects of a class are difficult count nowhere for that class.
+
+    Metrics: ``map`` as of every other evaluation here (the area under the steps; difficult objects are negatives, so that
+    it has images to compare runs by), ``map_interpolated`` (the area under VOC's interpolated curve, as the published protocol
+    has it), ``map_11_point`` (VOC 2007's own), and the latter for each class.
+
+    Raises UserError for data with one label an image, and where no class has three training images.
+    """
+
+    Config = SVMConfig
+    config: SVMConfig
+
+    def __init__(self, config: SVMConfig):
+        super().__init__(config)
+        if not config.costs or min(config.costs) <= 0:
+            raise UsageError(f"--svm_costs {' '.join(map(str, config.costs))}: give values of C above 0")
+
+    def feature_kinds(self, context: EvalContext) -> list[str]:
+        return ["pooled"]
+
+    def run(self, context: EvalContext) -> list[Measurement]:
+        if context.train.label_sets is None:
+            raise UserError(
+                f"svm measures images with several labels, and {context.train.name} has one each; give --data voc2007 or voc2012, "
+                "or --evals linear"
+            )
+        train, test = (_Split(context, split) for split in ("train", "test"))
+        classes = context.train.classes
+        counts = (train.present & ~train.ignored).sum(axis=0)
+        costs = {}
+        for c, name in enumerate(track(classes, "choosing C", len(classes))):
+            used = ~train.ignored[:, c]
+            if FOLDS <= counts[c] <= used.sum() - FOLDS:
+                costs[name] = best_cost(train.features[used], train.present[used, c], self.config.costs, context.seed)
+        if not costs:
+            raise UserError(
+                f"svm: no class of {context.train.name} has {FOLDS} training images with it and {FOLDS} without"
+            )
+        usual = float(np.median(list(costs.values())))
+        scores, unfinished = np.zeros((len(test.features), len(classes)), np.float32), []
+        for c, name in enumerate(classes):
+            used = ~train.ignored[:, c]
+            if 0 < counts[c] < used.sum():
+                machine = fit(train.features[used], train.present[used, c], costs.get(name, usual), context.seed)
+                scores[:, c] = machine.decision_function(test.features)
+                if machine.n_iter_ >= MOST_ITERATIONS:
+                    unfinished.append(name)
+        few = [f"{name} ({counts[c]})" for c, name in enumerate(classes) if name not in costs]
+        for what, names in (("few training images of", few), ("not converged:", unfinished)):
+            if names:
+                Console(stderr=True).print(f"svm: {what} {', '.join(names)}", style="yellow", soft_wrap=True)
+        protocol = {
+            "classifier": "LinearSVC, squared hinge, L2, one a class",
+            "features": "pooled, L2-normalised",
+            "positive_weight": POSITIVE_WEIGHT,
+            "costs": sorted(self.config.costs),
+            "selection": f"C of each class by average precision over {FOLDS} folds of the training split, then trained on all",
+            "difficult": "counts nowhere, but in map as a negative" if test.marked else "not marked in the data",
+            "chosen_costs": costs,
+            "few_training_images": few,
+        }
+        found = multi_label(context, "svm", scores[test.labelled], protocol)
+        voc = self._voc(context, scores, test, {**protocol, **context.protocol()})
+        return [*found, *(replace(m, predictions=found[0].predictions) for m in voc)]
+
+    def _voc(
+        self, context: EvalContext, scores: np.ndarray, test: _Split, protocol: dict[str, Any]
+    ) -> list[Measurement]:
+        """What VOC measures, means first."""
+        present = np.flatnonzero(test.present.any(axis=0))
+
+        def of_class(c: int, points: int | None) -> Callable[[np.ndarray], np.ndarray]:
+            counted = (~test.ignored[:, c]).astype(np.float64)
+            return lambda weights: interpolated_precision(scores[:, c], test.present[:, c], weights * counted, points)
+
+        def mean(points: int | None, weights: np.ndarray) -> np.ndarray:
+            return np.nanmean([of_class(c, points)(weights) for c in present], axis=0)
+
+        statistics = {
+            "map_interpolated": partial(mean, None),
+            "map_11_point": partial(mean, 11),
+            **{f"ap_11_point_{context.test.classes[c]}": of_class(c, 11) for c in present},
+        }
+        n, measurements = len(scores), []
+        table = Table()
+        table.add_column("class")
+        table.add_column("AP, 11 points, %", justify="right")
+        for metric, statistic in statistics.items():
+            low, high = bootstrap(statistic, n, resamples=1000)
+            value = 100 * float(statistic(np.ones((1, n)))[0])
+            measurements.append(
+                Measurement(
+                    evaluation="svm",
+                    metric=metric,
+                    value=value,
+                    low=100 * low,
+                    high=100 * high,
+                    n=n,
+                    protocol=protocol,
+                    data=context.data(),
+                )
+            )
+            if metric.startswith("ap_"):
+                table.add_row(metric.removeprefix("ap_11_point_"), f"{value:.1f}")
+        Console(stderr=True).print(table)
+        return measurements
+
+
+class _Split:
+    """A split's images that have a label, if only of difficult objects.
+
+    Attributes:
+        features: float64 ``[n, D]``, L2-normalised.
+        present, ignored: bool ``[n, classes]``: labels, and what counts neither way.
+        labelled: bool ``[n]``: images with a label that is not difficult.
+        marked: True where the data mark difficult objects.
+    """
+
+    def __init__(self, context: EvalContext, split: str):
+        store = context.train if split == "train" else context.test
+        context.labelled(split)  # says so where there is none
+        ignored = difficult_only(store)
+        self.marked = ignored is not None
+        ignored = np.zeros_like(store.label_sets) if ignored is None else ignored
+        rows = np.flatnonzero((store.label_sets | ignored).any(axis=1))
+        self.features = F.normalize(context.features(split, "pooled")[rows].double(), dim=1).numpy()
+        self.present, self.ignored = store.label_sets[rows], ignored[rows]
+        self.labelled = self.present.any(axis=1)
+
+
+def fit(features: np.ndarray, present: np.ndarray, cost: float, seed: int) -> Any:
+    """A trained ``sklearn.svm.LinearSVC`` that tells images with a label (bool ``[n]``) from those without."""
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # told by n_iter_
+        return _machine(cost, seed).fit(features, present)
+
+
+def best_cost(features: np.ndarray, present: np.ndarray, costs: list[float], seed: int) -> float:
+    """Of ``costs`` the one of greatest mean average precision over the folds; of equals the smallest."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.model_selection import cross_val_score
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        quality = {
+            cost: cross_val_score(_machine(cost, seed), features, present, cv=FOLDS, scoring="average_precision").mean()
+            for cost in sorted(set(costs))
+        }
+    return max(quality, key=quality.get)
+
+
+def _machine(cost: float, seed: int) -> Any:
+    from sklearn.svm import LinearSVC  # takes a second to import
+
+    return LinearSVC(
+        C=cost,
+        class_weight={True: POSITIVE_WEIGHT, False: 1},
+        dual=True,
+        tol=TOLERANCE,
+        max_iter=MOST_ITERATIONS,
+        random_state=seed,
+    )
