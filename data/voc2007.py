@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 import numpy as np
 
 from common.errors import UserError
 from data.listing import Listing, of_split, stamp_of
-from data.store import ImageStore
 from data.voc import CLASSES
+
+if TYPE_CHECKING:
+    from data.store import ImageStore
 
 LISTS = {"train": "trainval", "test": "test"}
 
