@@ -126,7 +126,7 @@ def build(
 ) -> TimmBackbone:
     """``timm:NAME``, with random weights. It is built for timm's own image size where the model then takes ``image_size`` too,
     so that timm's weight files fit it, and for ``image_size`` where it does not."""
-    _check_name(name)
+    check_timm_name(name.removeprefix("timm:"))
     required = {} if output_stride is None else {"output_stride": output_stride}
     optional = {"dynamic_img_size": True}
     if drop_path_rate is not None:
@@ -155,8 +155,9 @@ def _create(name: str, required: dict[str, Any], optional: dict[str, Any]) -> nn
     raise UsageError(f"{name} cannot be built with {required}: {reason}")
 
 
-def _check_name(name: str) -> None:
-    model, _, tag = name.removeprefix("timm:").partition(".")
+def check_timm_name(name: str) -> None:
+    """Raises UsageError where timm has no model of that name, or no weights of the tag after its point."""
+    model, _, tag = name.partition(".")
     if not timm.is_model(model):
         near = difflib.get_close_matches(model, timm.list_models(), n=1)
         hint = f"did you mean timm:{near[0]}?" if near else "timm.list_models() lists what there is"

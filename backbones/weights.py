@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones.base import Backbone
+from backbones.released import find_release, is_released, release_of
 from backbones.timm_models import TimmBackbone
 from backbones.vit import VisionTransformer, interpolate_positions
 from common.errors import UserError
@@ -59,15 +60,16 @@ def load_weights(backbone: Backbone, spec: str | Path, backbone_name: str, key: 
     """Load a file's weights into ``backbone``, in place, all or nothing.
 
     Args:
-        spec: a weights file or checkpoint, or a run directory (its last checkpoint).
+        spec: a weights file or checkpoint, a run directory (its last checkpoint), or the name of released weights, which are
+            fetched (``backbones.released``).
         backbone_name: what ``backbone`` was built by, for messages and to compare with a run's own record.
         key: which of a checkpoint's networks or entries ("student", "teacher", "state_dict_ema"); default: what the run
             evaluates, else the teacher, else the only one there is.
 
     Raises UserError where the file is missing, unreadable, would run code, or is not wholly of this backbone.
     """
-    path = _find(Path(spec))
-    content = _read(path)
+    path = find_weights(spec)
+    content = read_weights(path)
     target: nn.Module = backbone
     if "backbone_prefix" in content:
         state, *notes = _from_run(content, path, backbone_name, key)
@@ -81,10 +83,18 @@ def load_weights(backbone: Backbone, spec: str | Path, backbone_name: str, key: 
     wanted = target.state_dict()
     matched = _check(state, wanted, path, backbone_name)
     target.load_state_dict({**wanted, **state})
-    return LoadReport(matched, len(wanted), str(path), "; ".join(note for note in notes if note))
+    source = str(path)
+    if is_released(spec):
+        source = f"{spec}, {path}"
+        notes.append(release_of(str(spec)).remark)
+    return LoadReport(matched, len(wanted), source, "; ".join(note for note in notes if note))
 
 
-def _find(path: Path) -> Path:
+def find_weights(spec: str | Path) -> Path:
+    """The file that ``load_weights`` reads; released weights are fetched. Raises UserError where there is none."""
+    if is_released(spec):
+        return find_release(str(spec))
+    path = Path(spec)
     if path.is_dir():
         checkpoint = path / "checkpoints" / "last.pt"
         if not checkpoint.is_file():
@@ -95,9 +105,9 @@ def _find(path: Path) -> Path:
     return path
 
 
-def _read(path: Path) -> Mapping[str, Any]:
-    """The file's content, a mapping. No code of the file's is run: only tensors, plain values, and the argparse.Namespace that
-    the authors' DINO checkpoints hold under ``args``, are unpickled."""
+def read_weights(path: Path) -> Mapping[str, Any]:
+    """A weights file's content, a mapping. No code of the file's is run: only tensors, plain values, and the
+    argparse.Namespace that the authors' DINO checkpoints hold under ``args``, are unpickled."""
     try:
         if path.suffix == ".safetensors":
             content = safetensors.torch.load_file(path)
@@ -157,12 +167,17 @@ def _from_others(content: Mapping[str, Any], path: Path, key: str | None) -> tup
                 f"(the file's entries: {', '.join(map(str, list(content)[:8]))}; with weights: {', '.join(entries) or 'none'})"
             )
         state = content[key]
+    return without_wrappers(state), key or ""
+
+
+def without_wrappers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict without what ``WRAPPERS`` add to its names."""
     stripped = {}
     for name, value in state.items():
         while name.startswith(WRAPPERS):
             name = name.partition(".")[2]
         stripped[name] = value
-    return stripped, key or ""
+    return stripped
 
 
 def _is_state_dict(value: Any) -> bool:

@@ -25,24 +25,25 @@ _CHUNK = 1 << 20
 _OWN_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.EIO)
 
 
-def download(url: str, path: Path, md5: str, progress: bool = True) -> Path:
+def download(url: str, path: Path, md5: str | None = None, progress: bool = True, sha256: str | None = None) -> Path:
     """Fetch a file. What there is of it already, as ``NAME.part`` beside it, is continued with an HTTP range request.
 
     Args:
         url: http or https.
         path: where to.
-        md5: of the whole file, in hexadecimal digits.
+        md5: of the whole file, in hexadecimal digits; None: not known.
         progress: show a progress bar.
+        sha256: the same, or its first digits, as file names of torch.hub have them.
 
     Returns:
-        ``path``, which has that digest.
+        ``path``, which has those digests. Without any, a file that is there is taken for the whole one.
 
     Raises:
         UserError: the server cannot be reached or refuses, the disk is full, or the file has another digest.
     """
     if not url.startswith(("http://", "https://")):
         raise UserError(f"{url}: only http and https can be fetched")
-    if path.is_file() and _md5(path) == md5:
+    if path.is_file() and _wrong_digest(path, md5, sha256) is None:
         return path
     part = path.with_name(path.name + ".part")
     part.parent.mkdir(parents=True, exist_ok=True)
@@ -66,10 +67,9 @@ def download(url: str, path: Path, md5: str, progress: bool = True) -> Path:
                     raise UserError(
                         f"{url}: the connection breaks ({reason}); {got:,} bytes are kept, and the same command continues"
                     ) from error
-    found = _md5(part)
-    if found != md5:
+    if wrong := _wrong_digest(part, md5, sha256):
         part.unlink()
-        raise UserError(f"{url}: the file has the MD5 digest {found}, not {md5}; it was removed, so fetch it again")
+        raise UserError(f"{url}: the file has {wrong}; it was removed, so fetch it again")
     part.replace(path)
     return path
 
@@ -122,6 +122,15 @@ def unpack(archive: Path, folder: Path) -> None:
         raise UserError(f"{archive}: cannot be unpacked ({error}); remove it, and it is fetched again") from error
 
 
-def _md5(path: Path) -> str:
+def _wrong_digest(path: Path, md5: str | None, sha256: str | None) -> str | None:
+    """Which digest of a file is not as it should be, in words; None: all are."""
+    for kind, name, wanted in (("md5", "MD5", md5), ("sha256", "SHA-256", sha256)):
+        if wanted and not (found := digest(path, kind)).startswith(wanted):
+            return f"the {name} digest {found}, not {wanted}"
+    return None
+
+
+def digest(path: Path, kind: str) -> str:
+    """A file's digest (``md5``, ``sha256``) in hexadecimal digits."""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
+        return hashlib.file_digest(file, kind).hexdigest()

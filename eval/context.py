@@ -15,6 +15,7 @@ from torch import Tensor
 
 from backbones import build_backbone
 from backbones.base import Backbone
+from backbones.released import is_released, release_of
 from backbones.weights import load_weights
 from common.errors import UsageError, UserError
 from data.benchmark import Benchmark
@@ -153,8 +154,9 @@ def make_context(
     """A context for any weights. What is None is taken from the run that the weights belong to.
 
     Args:
-        weights: a run directory, a run's checkpoint, the authors', timm's or torchvision's files; None: untrained.
-        backbone: name; may be None for a run.
+        weights: a run directory, a run's checkpoint, the authors', timm's or torchvision's files, or the name of released
+            ones; None: untrained.
+        backbone: name; may be None for a run, and for released weights.
         data, data_root: of the training bank and the test images; may be None for a run.
         image_size: pixels; default: the run's, else the data set's.
         device, precision: as options have them (auto, …).
@@ -201,7 +203,7 @@ def make_context(
         )
     if out is None:
         is_run = weights is not None and Path(weights).is_dir()
-        stem = Path(weights).stem if weights else "untrained"
+        stem = weights.replace(":", "_") if is_released(weights) else Path(weights).stem if weights else "untrained"
         out = Path(weights) if is_run else Path("runs") / f"evaluate-{backbone.replace(':', '_')}-{stem}-{data}-{seed}"
     return EvalContext(
         network, backbone, source, train, test, image_size, chosen_device, chosen_precision, Path(out), seed
@@ -209,9 +211,12 @@ def make_context(
 
 
 def about_run(weights: str | None) -> dict[str, Any]:
-    """What a run's checkpoint says of itself; nothing where ``weights`` is no run's."""
+    """What a run's checkpoint says of itself, and of released weights their backbone's name; nothing of others."""
     if weights is None:
         return {}
+    if is_released(weights):
+        backbone = release_of(weights).backbone
+        return {"backbone_name": backbone} if backbone else {}
     path = Path(weights)
     if path.is_dir():
         if not last_checkpoint(path).is_file():

@@ -24,7 +24,8 @@ class NetworkOptions(VisualOptions):
     """Options of pictures of one network."""
 
     weights: str | None = None
-    """run directory, checkpoint or weights file (the authors', timm's, torchvision's); default: untrained"""
+    """run directory, checkpoint, weights file (the authors', timm's, torchvision's) or released weights by name: dino:vit_s8,
+    barlow_twins:resnet50, timm:NAME.TAG, torchvision:NAME; default: untrained"""
     key: str | None = None
     """which network of a checkpoint, such as teacher or student; default: the one that the run evaluates, else the teacher"""
     backbone: str | None = None
