@@ -14,6 +14,7 @@ from backbones.weights import load_weights
 from common.errors import UsageError
 from eval.context import EvalContext, about_run, make_context
 from eval.visual.config import EmbeddingOptions, NeighboursOptions
+from methods.base import METHODS
 from training.devices import pick_device
 
 DEFAULT_SIZE = 224
@@ -80,12 +81,16 @@ def weights_title(weights: str | None, options: dict[str, Any], key: str | None)
 
 
 def run_title(run: str | Path, options: dict[str, Any]) -> str:
-    """A run in a few words: ``dino on imagefolder, 100 epochs (run NAME)``."""
+    """A run in a few words: ``dino on imagefolder, 100 epochs (run NAME)``; ``untrained (run NAME)`` of a method that trains
+    nothing."""
     path = Path(run)
     name = path.name if path.is_dir() else path.resolve().parent.parent.name
-    return (
-        f"{options.get('method', '?')} on {options.get('data', '?')}, {options.get('epochs', '?')} epochs (run {name})"
-    )
+    method = options.get("method", "?")
+    if method in METHODS.names() and not METHODS.get(method).trains:
+        return f"untrained (run {name})"
+    epochs = options.get("epochs", "?")
+    epochs = f"{epochs:g}" if isinstance(epochs, (int, float)) else epochs
+    return f"{method} on {options.get('data', '?')}, {epochs} epochs (run {name})"
 
 
 def context_of(options: NeighboursOptions | EmbeddingOptions) -> tuple[EvalContext, str]:

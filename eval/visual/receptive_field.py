@@ -124,7 +124,10 @@ def draw(options: ReceptiveFieldOptions) -> list[Path]:
     images, which = _inputs(options, first, size)
     rows: list[Fields] = []
     for network in trained:
-        if options.untrained and not any(row.name.startswith(f"{network.name}\nuntrained") for row in rows):
+        told = network.weights.startswith("untrained") or any(
+            row.name.startswith(f"{network.name}\nuntrained") for row in rows
+        )
+        if options.untrained and not told:
             rows.append(_fields(_untrained(network.name, size, options), images, options))
         rows.append(_fields(network, images, options))
     if not trained:
@@ -154,8 +157,9 @@ def _fields(network: Network, images: Tensor, options: ReceptiveFieldOptions) ->
     maps, units = effective_receptive_fields(network.backbone, images, layers, options.seed)
     if not np.isfinite(maps).all():
         raise UserError(f"{network.name}, {network.weights}: its gradients are not finite; the weights have diverged")
-    state = "untrained" if network.weights == "untrained" else "trained"
-    run = network.weights.rpartition("(run ")[2].rstrip(")") if "(run " in network.weights else ""
+    state = "untrained" if network.weights.startswith("untrained") else "trained"
+    several = len(options.weights or []) > 1
+    run = network.weights.rpartition("(run ")[2].rstrip(")") if several and "(run " in network.weights else ""
     return Fields(f"{network.name}\n{state}" + (f"\n{run}" if run else ""), layers, maps, units)
 
 

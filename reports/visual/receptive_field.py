@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from reports.style import style
-from reports.visual.paper import grid, headed, show
+from reports.visual.paper import grid, headed, short, show
 
 #: A pixel is in the field where its contribution is more than this part of the greatest (Luo et al., section 3.2: within two
 #: standard deviations of a Gaussian).
@@ -81,7 +81,7 @@ def receptive_fields(rows: Sequence[Fields], title: str) -> Figure:
                     axis.add_patch(Rectangle((left - 0.5, top - 0.5), width, height, fill=False, ec="white", lw=0.7))
                     size += f", {100 * share_outside(row.maps[column], unit):.0f}% outside"
                 axis.set_xlabel(size, fontsize=7, labelpad=2)
-            axes[line, 0].set_ylabel(row.name, fontsize=7.5)
+            axes[line, 0].set_ylabel("\n".join(short(part, 20) for part in row.name.split("\n")), fontsize=7.5)
         bar = figure.colorbar(image, ax=axes.ravel().tolist(), shrink=0.9, aspect=20, pad=0.015)
         bar.set_label("part of the greatest", fontsize=7.5)
         bar.ax.tick_params(labelsize=7)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from chromium import Chromium
 from factory import write_run
+from PIL import Image
 
 from reports import build_report
 
@@ -29,6 +30,7 @@ def page(tmp_path_factory) -> Path:
         options={"note": LONG, "html": "<script>alert(1)</script>"},
     )
     (folder / "runs" / "<img src=x onerror=alert(1)>").mkdir()
+    Image.new("RGB", (1800, 600), "teal").save(folder / "runs" / "dino-0" / "figures" / "attention-wide.png")
     return build_report([folder / "runs"], folder / "out", title="<b>Title</b> & more")
 
 
@@ -48,6 +50,7 @@ def test_loads_without_errors_or_overflow(browser, page, width, dark):
     browser.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
     assert browser.errors == []
     assert [url for url in browser.requests if not url.startswith("data:")] == [page.resolve().as_uri()]
+    assert browser.evaluate("document.querySelector('#figure-attention-1 img').naturalWidth") == 1800
     assert browser.evaluate("document.documentElement.scrollWidth") <= width
     # What is too wide scrolls in a container of its own, and nothing sticks out of the column.
     outside = browser.evaluate(
@@ -85,7 +88,7 @@ def test_dark_and_light_differ_and_text_is_readable(browser, page):
 
 def test_what_came_from_outside_is_text(browser, page):
     browser.open(page, 1280)
-    assert browser.evaluate("document.querySelectorAll('img, script:not(body > script)').length") == 0
+    assert browser.evaluate("document.querySelectorAll('img:not(figure img), script:not(body > script)').length") == 0
     assert browser.evaluate("document.querySelector('h1').textContent") == "<b>Title</b> & more"
     assert browser.evaluate(
         "document.querySelector('#t-problems').textContent.includes('<img src=x onerror=alert(1)>')"
