@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Sequence
 
 COMMANDS = {
@@ -183,10 +184,14 @@ def main(words: Sequence[str]) -> int:
         print("stopped; the same command continues", file=sys.stderr)
         return 130
     except Exception as error:
-        if (told := explain(error)) is None:
-            raise
+        told = explain(error)
+        if told is None:
+            traceback.print_exc()
+            told = (
+                f"{type(error).__name__}: {error}; nobody has foreseen that, so the lines above say where it happened"
+            )
         print(f"error: {told}", file=sys.stderr)
-        return told.exit_status
+        return 1
 
 
 if __name__ == "__main__":

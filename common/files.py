@@ -35,6 +35,12 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Delete what killed processes left of half-written files in a folder and below; nobody else may be writing there."""
+    for leftover in folder.rglob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
 def name_also(path: Path, other: Path) -> None:
     """Make ``other`` a further name of the file ``path`` (a copy, where the file system has no links), replacing what it named."""
     if other.exists() and other.samefile(path):

@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from common.distributed import is_main
 from common.errors import UserError
-from common.files import append_json_line, atomic_file, read_json_lines, write_text
+from common.files import append_json_line, atomic_file, read_json_lines, remove_unfinished, write_text
 from common.lock import owned_lock
 from data.decode import DamagedImage, WrongData
 from data.listing import Listing
@@ -85,6 +85,7 @@ class _Builder:
 
     def run(self, progress: bool) -> None:
         """Build or continue, then put the finished store in its place. Raises UserError for refused data."""
+        remove_unfinished(self.folder)
         self._resume()
         start = self.commits[-1]["next"] if self.commits else 0
         with open(self.data, "r+b") as file, warnings.catch_warnings():

@@ -101,7 +101,7 @@ class View:
             self._check(name, 0 <= getattr(self, name) <= 1, "a probability, 0 to 1")
         for name in ("brightness", "contrast", "saturation"):
             self._check(name, getattr(self, name) >= 0, "0 or more")
-        self._check("size", self.size >= 1, "1 pixel or more")
+        self._check("size", 1 <= self.size <= 4096, "1 to 4096 pixels")
         self._check(
             "scale", 0 < self.scale[0] <= self.scale[1] <= 1, "two rising parts of the area, above 0 and up to 1"
         )
@@ -131,6 +131,8 @@ def dino_views(
         blur_p, solarize_p: for global 1, global 2 and the local crops.
         options: further fields of ``View``, for every view, instead of DINO's.
     """
+    if local_crops > 100:
+        raise ValueError(f"local_crops is {local_crops}; give at most 100")
     options = {"jitter_p": 0.8, "grayscale_p": 0.2, **options}
     views = [
         View(

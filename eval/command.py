@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from common.errors import UserError
-from common.files import read_yaml, write_json, write_text
+from common.files import read_yaml, remove_unfinished, write_json, write_text
 from common.lock import run_lock
 from eval import run_evaluations
 from eval.base import EvaluationConfig, Measurement, check_data
@@ -46,6 +46,7 @@ def evaluate_weights(command: EvaluateCommand, configs: Mapping[str, EvaluationC
         check_data(name, context.test.name)  # before anything is written
     options = _options_of(command, context)
     with run_lock(context.run_dir):
+        remove_unfinished(context.run_dir)
         if options is not None:
             _claim(context.run_dir, options)
             if not (context.run_dir / "environment.json").exists():

@@ -164,12 +164,6 @@ def load_newest(run: Path, say: Callable[[str], None], repair: bool = True) -> d
     return None
 
 
-def remove_unfinished(run: Path) -> None:
-    """Delete what killed processes left of half-written files of a run; nobody else may be writing into it."""
-    for leftover in run.rglob(".*.tmp"):
-        leftover.unlink(missing_ok=True)
-
-
 def backbone_prefix(method: Method) -> str:
     """What the names of the evaluated backbone's tensors begin with in the method's state dict: ``teacher.backbone.``."""
     for name, module in method.named_modules():

@@ -50,6 +50,12 @@ KEYS = (
 )
 
 
+#: What each holds.
+KINDS = dict.fromkeys(("seeds", "evals", "visualize"), list) | dict.fromkeys(("title", "description", "vary_mode"), str)
+KINDS = {key: KINDS.get(key, dict) for key in KEYS}
+NAMES = {list: "list", dict: "mapping", str: "text"}
+
+
 @dataclass
 class Grid:
     """A grid as read from a file and the command line; see the module's docstring."""
@@ -96,22 +102,36 @@ def read_grid(path: str | Path) -> Grid:
     for key in ("methods", "on_request", "backbones"):
         if isinstance(content.get(key), list):
             content[key] = {str(name): {} for name in content[key]}
-        content[key] = {name: options or {} for name, options in (content.get(key) or {}).items()}
-    for key, kind in (
-        ("base", dict),
-        ("variants", dict),
-        ("vary", dict),
-        ("seeds", list),
-        ("evals", list),
-        ("visualize", list),
-    ):
-        if key in content and not isinstance(content[key], kind):
-            raise UsageError(f"{path}: {key!r} must be a {'mapping' if kind is dict else 'list'}")
-    content["variants"] = {str(name): options or {} for name, options in content.get("variants", {"": {}}).items()}
-    for name, values in content.get("vary", {}).items():
+        content[key] = content.get(key) or {}
+    for key, value in content.items():
+        kind = KINDS[key]
+        if not isinstance(value, kind):
+            raise UsageError(f"{path}: {key!r} must be a {NAMES[kind]}")
+        for item in value if kind is list else ():
+            if type(item) is not (int if key == "seeds" else str):
+                raise UsageError(
+                    f"{path}: {key!r} lists {item!r}; give {'whole numbers' if key == 'seeds' else 'names'}"
+                )
+    for key in ("methods", "on_request", "backbones", "variants"):
+        if key in content:
+            content[key] = {str(name): _options(path, name, options or {}) for name, options in content[key].items()}
+    for key in ("base", "vary"):
+        content[key] = _options(path, key, content.get(key, {}))
+    for name, values in content["vary"].items():
         if not isinstance(values, list) or not values:
             raise UsageError(f"{path}: vary: {name!r} must list its values")
     return Grid(**content)
+
+
+def _options(path: str | Path, where: Any, options: Any) -> dict[str, Any]:
+    """Options of a mapping in a grid file, each a plain value or a list of such; UsageError names what is something else."""
+    if not isinstance(options, dict):
+        raise UsageError(f"{path}: {where!r} must be a mapping of options to values")
+    for name, value in options.items():
+        items = value if isinstance(value, list) else [value]
+        if not isinstance(name, str) or not all(isinstance(item, (str, int, float, type(None))) for item in items):
+            raise UsageError(f"{path}: {where!r} gives {name!r} no plain value or list of such values")
+    return options
 
 
 def grid_of(command: CompareCommand, further: Mapping[str, Any]) -> Grid:

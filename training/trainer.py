@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from common.distributed import is_distributed, is_main
 from common.errors import UserError
+from common.files import remove_unfinished
 from common.lock import run_lock
 from eval import run_evaluations
 from eval.base import EvaluationConfig
@@ -19,7 +20,6 @@ from eval.context import make_context
 from methods.base import METHODS, Method, MethodConfig, steps_of
 from training.batches import Batches, BatchSource
 from training.budget import within_budget
-from training.checkpoint import remove_unfinished
 from training.config import TrainConfig
 from training.devices import pick_device, process_group
 from training.diagnostics import CollapseWatch
