@@ -14,6 +14,7 @@ COMMANDS = {
     "compare": "run a grid of trainings, continue what was interrupted, and report",
     "report": "make the report from run directories, without torch",
     "data": "build, check and describe a data set",
+    "export": "write weights in another layout: the authors', timm's, torchvision's, ONNX",
     "visualize": "look inside: attention, receptive fields, cross-correlation, features, crops, collapse",
 }
 
@@ -119,7 +120,7 @@ def report(words: Sequence[str]) -> int:
 
     from reports import build_report
 
-    print(build_report(command.runs, command.out, title=command.title))
+    print(build_report(command.runs, command.out, title=command.title, palette=command.palette))
     return 0
 
 
@@ -134,6 +135,23 @@ def compare(words: Sequence[str]) -> int:
     from training.compare import compare as run_grid
 
     return run_grid(options.command, further_options(further))
+
+
+def export(words: Sequence[str]) -> int:
+    from common.cli import make_parser, parse
+    from common.registry import load_plugin
+    from training.config import ExportCommand
+
+    parser = make_parser("export", COMMANDS["export"])
+    parser.add_arguments(ExportCommand, dest="command")
+    command = parse(parser, words).command
+    for (plugin,) in command.plugin:
+        load_plugin(plugin)
+
+    from training.export import export as write
+
+    print(write(command))
+    return 0
 
 
 def visualize(words: Sequence[str]) -> int:

@@ -11,7 +11,7 @@ def build_report(
     out: Path | str,
     title: str = "Comparison",
     generated: str | None = None,
-    colours: str = "diverging",
+    palette: str = "diverging",
 ) -> Path:
     """Write the report of some run directories: ``index.html``, ``tables/*.csv|md|tex`` and ``figures/*.png|pdf``.
 
@@ -23,15 +23,15 @@ def build_report(
         out: folder to write into; files of an earlier report there are replaced.
         title: heading of the page.
         generated: a date to print instead of the newest of the runs.
-        colours: of cross-correlations: ``diverging``, or ``cyan_red`` (cyan at 0, red at 1).
+        palette: of cross-correlations: ``diverging`` (white at 0), or ``study`` (cyan at 0, red at 1).
 
     Returns:
         the page's path.
 
     Raises:
         UserError: no directory was given, none of them is a run, or ``out`` cannot be written.
-        UsageError: unknown ``colours``.
+        UsageError: unknown ``palette``.
     """
     from reports.page import write_report
 
-    return write_report([Path(path) for path in run_dirs], Path(out), title, generated, colours)
+    return write_report([Path(path) for path in run_dirs], Path(out), title, generated, palette)

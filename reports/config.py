@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from simple_parsing import field
 
@@ -17,3 +18,5 @@ class ReportCommand:
     """folder for index.html, tables and figures"""
     title: str = "Comparison"
     """heading of the page"""
+    palette: Literal["diverging", "study"] = "diverging"
+    """of cross-correlations; diverging: white at 0; study: cyan at 0, red at 1"""

@@ -26,12 +26,12 @@ WIDTH = 8.4
 
 
 def palette(name: str) -> Colormap:
-    """Colours of cross-correlations from -1 to 1: ``diverging`` (ColorBrewer's blue, white at 0, red), or ``cyan_red`` as in
+    """Colours of cross-correlations from -1 to 1: ``diverging`` (ColorBrewer's blue, white at 0, red), or ``study`` as in
     the study of Apavou and Zucker (cyan at 0, red at 1; below 0 it fades to white)."""
-    if name == "cyan_red":
-        return LinearSegmentedColormap.from_list("cyan_red", [(0, "#ffffff"), (0.5, "#00ffff"), (1, "#ff0000")])
+    if name == "study":
+        return LinearSegmentedColormap.from_list("study", [(0, "#ffffff"), (0.5, "#00ffff"), (1, "#ff0000")])
     if name != "diverging":
-        raise unknown_name("palette", name, ["diverging", "cyan_red"])
+        raise unknown_name("palette", name, ["diverging", "study"])
     return mpl.colormaps["RdBu_r"]
 
 

@@ -40,9 +40,9 @@ class Part:
     pictures: list[Picture] = field(default_factory=list)
 
 
-def write_report(directories: Sequence[Path], out: Path, title: str, generated: str | None, colours: str) -> Path:
+def write_report(directories: Sequence[Path], out: Path, title: str, generated: str | None, palette: str) -> Path:
     """See ``reports.build_report``."""
-    palette = figures.palette(colours)
+    colours = figures.palette(palette)
     if not directories:
         raise UserError("report: no run directory was given; name at least one")
     found, problems = read_runs(directories)
@@ -79,7 +79,7 @@ def write_report(directories: Sequence[Path], out: Path, title: str, generated: 
         part.pictures = [picture for picture in made if picture]
         parts.append(part)
     training = [p for p in (figures.training_curves(rows, look), figures.knn_curves(rows, look)) if p]
-    inside = [p for p in (figures.cross_correlation(rows, problems, palette), figures.collapse(rows, look)) if p]
+    inside = [p for p in (figures.cross_correlation(rows, problems, colours), figures.collapse(rows, look)) if p]
     looked = pictures_of_runs(rows, problems)
     tables = {
         "cost": contents.costs(measured) if measured else None,

@@ -23,7 +23,6 @@ from reports.visual.paper import even, grid, headed, rendered, show
 
 #: Cells a side that are drawn, at most; larger matrices are pooled.
 MOST_CELLS = 512
-PALETTES = {"diverging": "diverging", "study": "cyan_red"}
 #: Panels side by side.
 COLUMNS = 4
 
@@ -144,7 +143,7 @@ def heatmaps(matrices: Sequence[Matrix], colours: str = "diverging", title: str 
             matrix = matrices[position]
             cells, n = pool(matrix.values)
             diagonal, rest = np.diagonal(matrix.values), off_diagonal(matrix.values)
-            image = show(upper, cells, cmap=palette(PALETTES[colours]), vmin=-1, vmax=1, interpolation="auto")
+            image = show(upper, cells, cmap=palette(colours), vmin=-1, vmax=1, interpolation="auto")
             rms = float(np.sqrt(np.mean(np.square(rest, dtype=np.float64)))) if len(rest) else 0.0
             upper.set_title(matrix.name, fontsize=8.5)
             upper.set_xlabel(
@@ -208,7 +207,7 @@ def film_strip(evolutions: Sequence[Evolution], colours: str = "diverging", fram
                     axes[line, column],
                     pool(evolution.matrices[frame], 256)[0],
                     f"epoch {evolution.epochs[frame]}",
-                    cmap=palette(PALETTES[colours]),
+                    cmap=palette(colours),
                     vmin=-1,
                     vmax=1,
                     interpolation="auto",
@@ -266,7 +265,7 @@ def animation(evolutions: Sequence[Evolution], colours: str = "diverging") -> It
     columns = min(COLUMNS, len(evolutions))
     with style():
         figure, axes = grid(-(-len(evolutions) // columns), columns, 2.6, 2.8)
-        images, cmap = [], palette(PALETTES[colours])
+        images, cmap = [], palette(colours)
         for axis in axes.ravel()[len(evolutions) :]:
             show(axis, None)
         for axis, evolution in zip(axes.ravel(), evolutions, strict=False):

@@ -148,7 +148,7 @@ def test_only_unevaluated_and_old_files(tmp_path):
 def test_damaged_matrices_are_listed(tmp_path):
     run = write_run(tmp_path / "run", images=20)
     (run / "figures" / "cross_correlation.npz").write_bytes(b"PK no archive")
-    page = build_report([run], tmp_path / "out", colours="cyan_red").read_text()
+    page = build_report([run], tmp_path / "out", palette="study").read_text()
     assert "not drawn" in page
     assert "figure-training-loss" in page
 
@@ -158,8 +158,8 @@ def test_nothing_to_report_is_an_error(tmp_path):
         build_report([], tmp_path / "out")
     with pytest.raises(UserError, match=r"none of the 1 directories given is a readable run .*no such directory"):
         build_report([tmp_path / "nothing"], tmp_path / "out")
-    with pytest.raises(UsageError, match="unknown palette 'cyan'; did you mean cyan_red"):
-        build_report([write_run(tmp_path / "run", images=20)], tmp_path / "out", colours="cyan")
+    with pytest.raises(UsageError, match="unknown palette 'stud'; did you mean study"):
+        build_report([write_run(tmp_path / "run", images=20)], tmp_path / "out", palette="stud")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"--out .*cannot be written"):
         build_report([tmp_path / "run"], tmp_path / "file")
