@@ -142,7 +142,7 @@ class VisionTransformer(Backbone):
         """Tokens ``[B, 1 + N, D]`` before the first block."""
         rows, columns = check_divisible(images.shape[-2:], self.patch_size)
         patches = self.patch_embed(images)
-        tokens = torch.cat([self.cls_token.to(patches.dtype).expand(len(patches), -1, -1), patches], dim=1)
+        tokens = torch.cat([self.cls_token.to(patches.dtype).expand(patches.shape[0], -1, -1), patches], dim=1)
         return tokens + self._positions(rows, columns)
 
     def forward(self, images: Tensor) -> Tensor:

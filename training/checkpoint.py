@@ -59,8 +59,8 @@ def save_checkpoint(
         method: its state dict holds weights, teacher and loss centre.
         optimizer: None for a method that does not train.
         keep: how many checkpoints there are afterwards, this one included: those before it are ``step-STEP.pt``.
-        about: ``step``, ``config`` (all options, plain values), ``backbone_name``, ``image_size``, ``scaler`` (state),
-            ``seconds`` (of training so far).
+        about: ``step``, ``steps_per_epoch``, ``config`` (all options, plain values), ``backbone_name``, ``image_size``,
+            ``scaler`` (state), ``seconds`` (of training so far).
 
     Raises:
         OSError: the disk does not take it, or gives back something else; the checkpoint before stays.

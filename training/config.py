@@ -131,3 +131,24 @@ class CompareCommand:
     """file or module that adds a method, backbone or evaluation; may be given several times"""
     dry_run: bool = False
     """print the plan and what is done already; run nothing"""
+
+
+@dataclass(kw_only=True)
+class ExportCommand:
+    """Weights in another program's layout. The file is read back, and its features compared."""
+
+    weights: str | None = None
+    """run directory, checkpoint, weights file or released weights by name"""
+    key: str | None = None
+    """which network of a checkpoint, such as teacher or student; default: the one that the run evaluates, else the teacher"""
+    backbone: str | None = None
+    """its name; default: the run's, or what the released weights are of"""
+    format: Literal["dino", "dino_full", "barlow_twins", "barlow_twins_full", "torchvision", "timm", "onnx"] = "dino"
+    """dino, torchvision, barlow_twins (torchvision's names): a backbone's state dict; dino_full, barlow_twins_full: the
+    authors' checkpoint.pth of a run; timm: safetensors; onnx: images to features, for any batch size"""
+    out: str | None = None
+    """the file to write"""
+    image_size: int | None = None
+    """side of the images that an ONNX model takes, in pixels; default: the run's, else 224"""
+    plugin: list[list[str]] = field(default_factory=list, action="append", type=str)
+    """file or module that adds a backbone; may be given several times"""

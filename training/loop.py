@@ -195,6 +195,7 @@ class Session:
                 image_size=self.config.image_size,
                 scaler=self.stepper.scaler.state_dict(),
                 step=done,
+                steps_per_epoch=self.per_epoch,
                 seconds=seconds,
                 config=self.options,
             )
