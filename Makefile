@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test bench clean
+.PHONY: setup demo test test-lowest bench clean
 
 setup: .venv/ready
 
@@ -24,5 +24,11 @@ test: setup
 	$(BIN)/ruff format --check .
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
+# The tests with the lowest versions that pyproject.toml allows of what it names, in an environment of their own.
+test-lowest: setup
+	@test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
+	$(BIN)/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct -r pyproject.toml --extra dev --extra loggers
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n auto --dist loadfile
+
 clean:
-	rm -rf .venv demo
+	rm -rf .venv .venv-lowest demo

@@ -139,10 +139,21 @@ def workloads(data: Path, many: Path, plugin: Path) -> dict[str, Workload]:
         words = ["--method", "random", *training, "--out", str(folder / "run")]
         assert start(folder, words).wait() == 0
 
-    evaluation = ["--evals", "knn", "linear", "linear_authors", "--linear_epochs", "40", "--linear_authors_epochs", "4"]
+    evaluation = [
+        "--knn_ks",
+        "5",
+        "--evals",
+        "knn",
+        "linear",
+        "linear_authors",
+        "--linear_epochs",
+        "40",
+        "--linear_authors_epochs",
+        "4",
+    ]
 
     def grid(folder: Path) -> list[str]:
-        small = ["--epochs", "4", "--seeds", "0", "1", "--evals", "knn", "--out", str(folder / "grid")]
+        small = ["--epochs", "4", "--seeds", "0", "1", "--evals", "knn", "--knn_ks", "5", "--out", str(folder / "grid")]
         place = training.index("--backbone")
         options = training[:place] + training[place + 2 :]
         return [
