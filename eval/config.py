@@ -47,7 +47,7 @@ class EvaluateCommand(WeightsCommand):
     """Evaluate any weights. Each evaluation has further options, --EVALUATION_OPTION."""
 
     evals: list[str] = dataclasses.field(default_factory=lambda: ["knn", "linear"])
-    """evaluations, which docs/evaluations.md describes: knn, linear, linear_authors, knn_low_shot, svm, davis, …"""
+    """evaluations, which docs/evaluations.md describes: knn, linear, linear_authors, knn_low_shot, svm, finetune, davis, …"""
 
 
 @dataclass(kw_only=True)

@@ -183,10 +183,12 @@ def checkpoint_of(context: EvalContext, name: str, options: list) -> HeadsCheckp
     )
 
 
-def measure_scores(context: EvalContext, evaluation: str, scores: Tensor, protocol: dict) -> list[Measurement]:
-    """Measurements from logits ``[n, C]`` of the labelled test images."""
+def measure_scores(
+    context: EvalContext, evaluation: str, scores: Tensor, protocol: dict, suffix: str = ""
+) -> list[Measurement]:
+    """Measurements from logits ``[n, C]`` of the labelled test images; ``suffix`` tells the predictions file from others."""
     if not scores.isfinite().all():
         raise UserError(f"{evaluation}: the probe diverged; give smaller --{evaluation}_lrs")
     if context.train.label_sets is not None:
-        return multi_label(context, evaluation, scores.numpy(), protocol)
-    return classification(context, evaluation, best_classes(scores).numpy(), protocol)
+        return multi_label(context, evaluation, scores.numpy(), protocol, suffix)
+    return classification(context, evaluation, best_classes(scores).numpy(), protocol, suffix)

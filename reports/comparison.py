@@ -35,6 +35,7 @@ EVALUATION_NAMES = {
     "attention_jaccard": "Attention",
     "knn_low_shot": "k-NN, few labels",
     "svm": "SVM",
+    "finetune": "Fine-tuning",
     "davis": "DAVIS",
     "revisited": "Revisited Oxford/Paris",
     "copydays": "Copydays",

@@ -101,23 +101,28 @@ class SegmentationTask(Method):
         return StepOutput(loss)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Biases and 1-d tensors have no weight decay. Heads have the whole learning rate; layer l of a backbone of L layers
-        has ``backbone_lr_scale · layer_decay ** (L - l)`` of it (arXiv 2106.08254, section 2.3 of its appendix)."""
-        scales = {name: 1.0 for name, _ in self.named_parameters()}
-        if self.config.finetune:
-            layers = backbone_layers(self.backbone, self.config.layer_decay != 1)
-            top = max(layers.values())
-            for name, layer in layers.items():
-                scales[f"backbone.{name}"] = self.config.backbone_lr_scale * self.config.layer_decay ** (top - layer)
-        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                decayed = parameter.ndim > 1 and not name.endswith(".bias")
-                groups.setdefault((scales[name], decayed), []).append(parameter)
-        return [
-            {"params": parameters, "lr_scale": scale, **({} if decayed else {"weight_decay": 0.0})}
-            for (scale, decayed), parameters in groups.items()
-        ]
+        return scaled_groups(self, self.config.backbone_lr_scale, self.config.layer_decay)
+
+
+def scaled_groups(method: Method, backbone_lr_scale: float, layer_decay: float) -> list[dict[str, Any]]:
+    """Groups of what is trained of a backbone and the heads on it. Biases and 1-d tensors have no weight decay. Heads have the
+    whole learning rate; layer l of a backbone of L layers has ``backbone_lr_scale · layer_decay ** (L - l)`` of it
+    (arXiv 2106.08254, section 2.3 of its appendix)."""
+    scales = {name: 1.0 for name, _ in method.named_parameters()}
+    if any(parameter.requires_grad for parameter in method.backbone.parameters()):
+        layers = backbone_layers(method.backbone, layer_decay != 1)
+        top = max(layers.values())
+        for name, layer in layers.items():
+            scales[f"backbone.{name}"] = backbone_lr_scale * layer_decay ** (top - layer)
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in method.named_parameters():
+        if parameter.requires_grad:
+            decayed = parameter.ndim > 1 and not name.endswith(".bias")
+            groups.setdefault((scales[name], decayed), []).append(parameter)
+    return [
+        {"params": parameters, "lr_scale": scale, **({} if decayed else {"weight_decay": 0.0})}
+        for (scale, decayed), parameters in groups.items()
+    ]
 
 
 def build_head(name: str, backbone: Backbone, num_classes: int) -> tuple[SegmentationHead, tuple[int, ...]]:

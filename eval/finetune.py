@@ -1,0 +1,244 @@
+"""Fine-tuning: backbone and classifier trained together on all training labels or a part of them (DINO, arXiv 2104.14294,
+table 6; Barlow Twins, arXiv 2103.03230, table 2; reference: barlowtwins/evaluate.py, ``--weights finetune``)."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from backbones import build_backbone
+from backbones.base import Backbone
+from common.errors import UsageError, unknown_name
+from data.label_subset import drawn_part, listed_part
+from data.store import ImageStore
+from data.views import eval_images
+from eval.base import EVALUATIONS, Evaluation, EvaluationConfig, Measurement
+from eval.knn_low_shot import check_fractions
+from eval.linear import HELD_OUT, check_options, measure_scores, split_held_out, targets_of
+from eval.probe import quality
+from eval.progress import track
+from eval.results import digest_of
+from training.batches import MODEL, Batches, seed_of
+from training.checkpoint import last_checkpoint, load_checkpoint
+from training.config import TrainConfig
+from training.devices import autocast
+from training.finetune import FinetuneTask, FinetuneTaskConfig
+from training.resolve import INCIDENTAL, resolve
+from training.trainer import train_task, whole_end_of
+
+if TYPE_CHECKING:
+    from eval.context import EvalContext
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    optimizer: str
+    lrs: tuple[float, ...]
+    backbone_lr_scale: float
+    weight_decay: float
+    warmup_epochs: float | None
+
+
+#: Barlow Twins (its README, 1%): SGD, 0.5 for the classifier and 0.005 for the ResNet. Of ViTs, DINO says that it follows DeiT:
+#: AdamW and its weight decay; the rates are ours.
+RESNET = _Recipe("sgd", (0.15, 0.5, 1.5), 0.01, 0.0, 0.0)
+VIT = _Recipe("adamw", (3e-5, 1e-4, 3e-4), 1.0, 0.05, None)
+
+
+@dataclass(kw_only=True)
+class FinetuneConfig(EvaluationConfig):
+    """Options of fine-tuning. The defaults of a ResNet are those of Barlow Twins with 1% of the labels."""
+
+    fractions: list[float] = field(default_factory=lambda: [1.0])
+    """parts of each class whose labels are used, each a fine-tuning (semi-supervised: 0.01 0.1)"""
+    lists: list[str] = field(default_factory=list)
+    """files that name the labelled images instead, such as SimCLR's 1percent.txt and 10percent.txt"""
+    lrs: list[float] | None = None
+    """learning rates tried, as they are whatever the batch; default: 0.00003 0.0001 0.0003 for ViTs, 0.15 0.5 1.5 for others"""
+    backbone_lr_scale: float | None = None
+    """learning rate of the backbone as a part of the classifier's; default: 1 for ViTs, 0.01 for others"""
+    layer_decay: float = 1.0
+    """each layer of the backbone learns at so much of the next one's rate"""
+    optimizer: str | None = None
+    """adamw, sgd or lars; default: adamw for ViTs, sgd for others"""
+    weight_decay: float | None = None
+    """biases and norms have none; default: 0.05 for ViTs, 0 for others"""
+    epochs: int = 20
+    """passes over the labelled images"""
+    batch_size: int = 256
+    """images per optimiser step"""
+    drop_path: float = 0.1
+    """stochastic depth of the backbone (ViTs)"""
+
+    def __post_init__(self) -> None:
+        check_fractions("finetune", self.fractions)
+        check_options("finetune", [1.0] if self.lrs is None else self.lrs, self.epochs, self.batch_size)
+        if self.optimizer not in (None, "adamw", "sgd", "lars"):
+            raise unknown_name("optimizer", self.optimizer, ["adamw", "sgd", "lars"])
+        for option, least in (("backbone_lr_scale", 0), ("weight_decay", 0), ("drop_path", 0)):
+            if (value := getattr(self, option)) is not None and value < least:
+                raise UsageError(f"--finetune_{option} {value}: give {least} or more")
+        if not 0 < self.layer_decay <= 1:
+            raise UsageError(f"--finetune_layer_decay {self.layer_decay}: give more than 0 and at most 1")
+
+
+@EVALUATIONS.register("finetune")
+class Finetune(Evaluation):
+    """Top-1 (and top-5) of a fine-tuned network on the test images, or mean average precision where images have several labels.
+
+    Random resized crops and flips, learning rate along half a cosine to 0. With several learning rates, each is trained without a
+    tenth of the labelled training images and the best on those is trained anew on all of them. The state after the last step is
+    measured on central crops: the test images choose nothing.
+
+    Each training is a run directory of its own, ``finetune/DATA-DIGEST`` in the run, so that an interrupted one continues, and one
+    that has ended is not trained again. The backbone of the run stays as it is.
+    """
+
+    Config = FinetuneConfig
+    config: FinetuneConfig
+
+    def files(self) -> list[Path]:
+        return [Path(file).expanduser() for file in self.config.lists]
+
+    def run(self, context: EvalContext) -> list[Measurement]:
+        config = self.config
+        context.labelled("train")  # says so where there is no label at all
+        if config.lists:
+            parts = {file.stem: listed_part(context.train, file) for file in self.files()}
+        else:
+            parts = {
+                f"{part:g}": drawn_part(context.train, part, context.seed) for part in dict.fromkeys(config.fractions)
+            }
+        return [m for name, (rows, about) in parts.items() for m in self._measure(context, name, rows, about)]
+
+    def _measure(self, context: EvalContext, name: str, rows: np.ndarray, about: dict[str, Any]) -> list[Measurement]:
+        config, recipe = self.config, self._recipe(context)
+        rates = sorted(recipe.lrs)
+        chosen, held = (rates[0], None) if len(rates) == 1 else self._choose(context, rows, rates)
+        task = self._trained(context, rows, chosen)
+        protocol = {
+            **about,
+            "network": "backbone and linear classifier, trained together",
+            "optimizer": f"{recipe.optimizer}, weight decay {recipe.weight_decay:g}, cosine to 0",
+            "lrs": rates,
+            "backbone_lr_scale": recipe.backbone_lr_scale,
+            "layer_decay": config.layer_decay,
+            "drop_path": config.drop_path,
+            "epochs": config.epochs,
+            "batch_size": config.batch_size,
+            "train_view": "random resized crops (scale 0.08 to 1) and flips",
+            "selection": f"learning rate by {HELD_OUT:.0%} of the labelled training images, then trained on all; last step"
+            if len(rates) > 1
+            else "none; last step",
+            "chosen_lr": chosen,
+            "chosen_quality": held,
+        }
+        scores = predict(context, task, context.test, context.labelled("test"))
+        return measure_scores(context, "finetune", scores, protocol, name)
+
+    def _choose(self, context: EvalContext, rows: np.ndarray, rates: list[float]) -> tuple[float, float]:
+        """The best learning rate on a tenth of the images after training on the rest, and its quality there."""
+        targets = targets_of(context, rows)
+        out = split_held_out("finetune", targets, context.seed)
+        qualities = []
+        for rate in rates:
+            task = self._trained(context, rows[~out.numpy()], rate)
+            qualities.append(quality(predict(context, task, context.train, rows[out.numpy()]), targets[out]))
+        best = int(np.argmax(qualities))
+        others = qualities[:best] + qualities[best + 1 :]
+        if best in (0, len(rates) - 1) and qualities[best] > max(others):
+            Console(stderr=True).print(
+                f"finetune: the best learning rate, {rates[best]:g}, is at the end of those tried; others beyond it in "
+                "--finetune_lrs may be better",
+                style="yellow",
+                soft_wrap=True,
+            )
+        return rates[best], qualities[best]
+
+    def _recipe(self, context: EvalContext) -> _Recipe:
+        config, default = self.config, VIT if context.backbone.has_tokens else RESNET
+        given = {
+            "optimizer": config.optimizer,
+            "lrs": None if config.lrs is None else tuple(config.lrs),
+            "backbone_lr_scale": config.backbone_lr_scale,
+            "weight_decay": config.weight_decay,
+        }
+        return dataclasses.replace(default, **{name: value for name, value in given.items() if value is not None})
+
+    def _trained(self, context: EvalContext, rows: np.ndarray, rate: float) -> FinetuneTask:
+        """The network fine-tuned on these training images at this learning rate."""
+        config, recipe = self.config, self._recipe(context)
+        if len(rows) < config.batch_size:
+            raise UsageError(
+                f"--finetune_batch_size {config.batch_size}: {context.train.name} has {len(rows)} labelled images to train on; "
+                f"give at most {len(rows)}"
+            )
+        task_config = FinetuneTaskConfig(
+            drop_path=config.drop_path,
+            backbone_lr_scale=recipe.backbone_lr_scale,
+            layer_decay=config.layer_decay,
+        )
+        train = resolve(
+            TrainConfig(
+                method="finetune",
+                backbone=context.backbone_name,
+                data=context.train.name,
+                image_size=context.image_size,
+                epochs=config.epochs,
+                batch_size=config.batch_size,
+                optimizer=recipe.optimizer,
+                lr=rate * 256 / config.batch_size,  # the trainer's learning rate is for 256 images
+                min_lr=0.0,
+                warmup_epochs=recipe.warmup_epochs,
+                weight_decay=recipe.weight_decay,
+                seed=context.seed,
+                device=str(context.device),
+                precision=context.precision,
+                knn_every=0,
+                checkpoint_every=max(1, config.epochs // 10),
+                keep_checkpoints=1,
+            )
+        )
+        options = {**dataclasses.asdict(train), **dataclasses.asdict(task_config)}
+        options |= {
+            "train_data": context.train.fingerprint,
+            "train_images": digest_of(rows.tolist()),
+            "weights": context.weights_hash,
+        }
+        options = {name: value for name, value in options.items() if name not in INCIDENTAL}
+        run = context.run_dir / "finetune" / f"{context.train.name}-{digest_of(options)[:8]}"
+        torch.manual_seed(seed_of(MODEL, context.seed))
+
+        def make_backbone(**hints: Any) -> Backbone:
+            backbone = build_backbone(context.backbone_name, context.image_size, **hints)
+            backbone.load_state_dict(context.backbone.state_dict())
+            return backbone
+
+        task = FinetuneTask(task_config, make_backbone, context.train.num_classes)
+        if not (run.is_dir() and whole_end_of(run) is not None):
+            Console(stderr=True).print(
+                f"finetune: {len(rows)} images of {context.train.name} at learning rate {rate:g}", style="dim"
+            )
+            views = FinetuneTask.views(task_config, context.image_size)
+            batches = Batches(context.train.subset(rows), views, train, context.device)
+            train_task(dataclasses.replace(train, out=str(run)), options, task, batches, images=len(rows))
+        task.load_state_dict(load_checkpoint(last_checkpoint(run))["method"])
+        return task.to(context.device).eval()
+
+
+def predict(context: EvalContext, task: FinetuneTask, store: ImageStore, rows: np.ndarray) -> Tensor:
+    """Logits float32 ``[n, C]`` on the CPU of these images' central crops."""
+    parts = np.array_split(rows, max(1, len(rows) * context.image_size**2 // 2**23))
+    found = []
+    for part in track(parts, f"looking at {store.name} {store.split}", len(parts)):
+        pixels = eval_images(store.batch(part).to(context.device), context.image_size)
+        with torch.inference_mode(), autocast(context.device, context.precision):
+            found.append(task.classifier(task.backbone(pixels)).float().cpu())
+    return torch.cat(found)
