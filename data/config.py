@@ -12,7 +12,7 @@ class DataCommand:
     """Options of the command that builds, checks and describes a data set."""
 
     name: str = field(positional=True)
-    """demo, imagefolder, cifar10, imagenet or voc2012"""
+    """demo, imagefolder, cifar10, imagenet, voc2007 or voc2012"""
     data_root: str | None = None
     """folder of the data set; demo needs none"""
     short_side: int | None = None
