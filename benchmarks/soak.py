@@ -84,7 +84,7 @@ def make_data(root: Path, images: int, size: int) -> Path:
             folder.mkdir(parents=True, exist_ok=True)
             pixels = rng.integers(0, 256, (size, size, 3), np.uint8)
             pixels[..., number % 2] //= 4
-            Image.fromarray(pixels).save(folder / f"{number}.png")
+            Image.fromarray(pixels).save(folder / f"{number}.png", compress_level=1)
     return root
 
 
@@ -249,7 +249,7 @@ def main() -> int:
         base = Path(folder)
         plugin = base / "soak_backbone.py"
         plugin.write_text(PLUGIN)
-        known = workloads(make_data(base / "data", 88, 32), make_data(base / "many", 1500, 256), plugin)
+        known = workloads(make_data(base / "data", 88, 32), make_data(base / "many", 600, 256), plugin)
         names = options.only or list(known)
         figures: dict[str, object] = {}
         for place, name in enumerate(names):
