@@ -1,0 +1,170 @@
+"""Published numbers: the tables of papers in ``reports/published/*.yaml``, and what makes each of their rows again.
+
+A file holds the tables of one paper:
+
+    paper: who, what, where
+    source: the authors' code, and its commit
+    tables:
+      NAME:                       # known as FILE/NAME, such as dino/table2
+        title: what is shown
+        where: table 2            # in the paper
+        protocol: how the numbers were measured there
+        cost: what it takes to run, in words
+        differs: [WORDS]          # where what is run here differs from the paper, in every row
+        test_images: 50000        # of the published numbers, where known: other numbers of images are marked
+        grid: experiments/…yaml   # a table of trainings: its rows are cells of that grid
+        parts: {PART: {OPTION: VALUE}}   # else: the commands that a row takes, run.py evaluate with these options
+        columns:
+          NAME: {title, evaluation, metric, protocol: {KEY: VALUE}, part, scale}
+        rows:
+          - name: what the paper calls it
+            published: {COLUMN: NUMBER}   # may be empty: nothing was published of it
+            run: {OPTION: VALUE}  # options of the row: weights, backbone; or
+            cell: NAME            # of the grid, without its seed; or
+            not_run: why it cannot be run here
+            only: [PART]          # the parts that the row has; default: all
+            differs: WORDS        # further, in this row
+
+A column without an evaluation is published and not measured here. ``scale`` is what a measured value is multiplied by.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common.errors import UsageError, unknown_name
+from common.files import read_yaml
+
+FOLDER = Path(__file__).with_suffix("")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A column of a published table: which measurement here it is compared with.
+
+    Attributes:
+        title: heading, with its unit.
+        evaluation, metric: of the measurement; "": published only.
+        protocol: entries that the measurement's protocol must have, such as k.
+        part: which of a row's commands measures it.
+        scale: factor from the measured unit to the published one.
+    """
+
+    title: str
+    evaluation: str = ""
+    metric: str = ""
+    protocol: dict[str, Any] = field(default_factory=dict)
+    part: str = ""
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedRow:
+    """A row: its numbers by column, and one of ``run`` (options), ``cell`` (of the table's grid) and ``not_run`` (why)."""
+
+    name: str
+    published: dict[str, float]
+    run: dict[str, Any] | None = None
+    cell: str = ""
+    not_run: str = ""
+    only: list[str] = field(default_factory=list)
+    differs: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedTable:
+    """A table; the module's docstring says what its entries are. ``name`` is ``FILE/NAME``."""
+
+    name: str
+    paper: str
+    source: str
+    title: str
+    where: str
+    protocol: str
+    cost: str
+    differs: list[str] = field(default_factory=list)
+    test_images: int | None = None
+    grid: str = ""
+    parts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    columns: dict[str, Column]
+    rows: list[PublishedRow]
+
+    def row(self, name: str) -> PublishedRow:
+        """Raises UsageError for an unknown name, naming the nearest."""
+        for row in self.rows:
+            if row.name == name:
+                return row
+        raise unknown_name(f"row of {self.name}", name, [row.name for row in self.rows])
+
+    def parts_of(self, row: PublishedRow) -> list[str]:
+        """The commands that a row takes; a training is one, called ""."""
+        return row.only or list(self.parts) or [""]
+
+    @property
+    def data(self) -> list[str]:
+        """Names of the data sets that its rows read; of a grid, which says it itself, none."""
+        return list(dict.fromkeys(str(options["data"]) for options in self.parts.values()))
+
+    @property
+    def weights(self) -> list[str]:
+        """Released weights that its rows measure."""
+        return list(dict.fromkeys(row.run["weights"] for row in self.rows if row.run and row.run.get("weights")))
+
+
+def read_published(folder: Path | None = None) -> dict[str, PublishedTable]:
+    """All tables by name. Raises UsageError naming the file and what is wrong in it.
+
+    Args:
+        folder: of the files; default: ``reports/published``.
+    """
+    tables: dict[str, PublishedTable] = {}
+    for file in sorted((folder or FOLDER).glob("*.yaml")):
+        try:
+            content = read_yaml(file)
+            shared = {"paper": content["paper"], "source": content["source"]}
+            for name, entry in content["tables"].items():
+                full = f"{file.stem}/{name}"
+                tables[full] = _table(full, {**shared, **entry})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            missing = f"no {error}" if isinstance(error, KeyError) else str(error)
+            raise UsageError(f"{file}: no table of published numbers ({missing})") from error
+    return tables
+
+
+def _table(name: str, entry: dict[str, Any]) -> PublishedTable:
+    """Raises ValueError or TypeError for a wrong form."""
+    parts = entry.get("parts", {})
+    columns = {}
+    for key, value in entry["columns"].items():
+        column = Column(**{"part": next(iter(parts), ""), **value})
+        if column.evaluation and column.part not in (parts or {"": None}):
+            raise ValueError(f"{name}: column {key} is of the part {column.part!r}, which is none of the table's")
+        if bool(column.evaluation) != bool(column.metric):
+            raise ValueError(f"{name}: column {key} needs both an evaluation and a metric, or neither")
+        columns[key] = column
+    rows = [PublishedRow(**row) for row in entry["rows"]]
+    table = PublishedTable(**{**entry, "name": name, "columns": columns, "rows": rows})
+    if bool(table.grid) == bool(parts):
+        raise ValueError(f"{name}: give either a grid or parts")
+    if len({row.name for row in rows}) < len(rows):
+        raise ValueError(f"{name}: two rows of the same name")
+    for row in rows:
+        if not set(row.published) <= set(columns):
+            raise ValueError(
+                f"{name}, {row.name}: publishes {', '.join(row.published)}, and the columns are {', '.join(columns)}"
+            )
+        for value in row.published.values():
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise ValueError(f"{name}, {row.name}: {value!r} is no number")
+        if [row.run is not None, bool(row.cell), bool(row.not_run)].count(True) != 1:
+            raise ValueError(f"{name}, {row.name}: give one of run, cell and not_run")
+        if (row.cell and not table.grid) or (row.run is not None and table.grid):
+            raise ValueError(f"{name}, {row.name}: a row of a grid has a cell, any other one has run")
+        if not set(row.only) <= set(parts):
+            raise ValueError(f"{name}, {row.name}: only {row.only}, but the parts are {', '.join(parts)}")
+    for part, options in parts.items():
+        if "data" not in options or not options.get("evals"):
+            raise ValueError(f"{name}: part {part} names no data or no evals")
+    return table
