@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from reports.comparison import ALPHA, LISTED_PAIRS, METRIC_NAMES, Cell, Comparison, conditions_of, unequal_settings
-from reports.rows import SETTINGS, Row, differing_options, plain, short_count
+from reports.rows import RANDOM, SETTINGS, Row, differing_options, plain, short_count
 from reports.statistics import RESAMPLES
 from reports.tables import Entry, Heading, Table, number, text
 
@@ -58,12 +58,13 @@ def results(comparison: Comparison, name: str) -> Table:
         for position in range(len(comparison.rows)):
             rows[position].append(_result(comparison.cells.get((position, column)), places))
     headings.append(Heading("Seeds", numeric=True))
-    for key, heading in SETTINGS.items():
+    shown = [key for key in SETTINGS if key != "start" or any(row.settings[key] != RANDOM for row in comparison.rows)]
+    for key in shown:
         mark = UNEQUAL if key in comparison.unequal_settings else ""
-        headings.append(Heading(heading, numeric=key in ("patch", "input", "budget"), mark=mark))
+        headings.append(Heading(SETTINGS[key], numeric=key in ("patch", "input", "budget"), mark=mark))
     for position, row in enumerate(comparison.rows):
         rows[position].append(number(len(row.runs), str))
-        rows[position].extend(_setting(row, key) for key in SETTINGS)
+        rows[position].extend(_setting(row, key) for key in shown)
     return Table(
         name, f"Results on {comparison.data}", results_caption(comparison), headings, rows, _breaks(comparison)
     )

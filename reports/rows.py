@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -12,7 +12,14 @@ from typing import Any
 from reports.runs import UNTRAINED, Run
 
 #: What must be equal for a comparison to be about the method: heading of each setting.
-SETTINGS = {"patch": "Patch", "input": "Input", "data": "Data", "budget": "Images seen", "labels": "Labels"}
+SETTINGS = {
+    "patch": "Patch",
+    "input": "Input",
+    "data": "Data",
+    "start": "Start",
+    "budget": "Images seen",
+    "labels": "Labels",
+}
 
 METHOD_NAMES = {
     "dino": "DINO",
@@ -34,6 +41,9 @@ METHOD_NAMES = {
 REFERENCES = ("pixels",)
 #: Options that a row's name spells out; rows that differ in more are lettered.
 MOST_SPELT = 2
+#: How settings call a start without ``--init``; and what stands between a training's own label use and that of its start.
+RANDOM = "random"
+_START = "; start: "
 #: Patch sizes that names do not tell.
 PATCHES = {"vit_nano": 4}
 
@@ -138,6 +148,7 @@ def _row(runs: list[Run]) -> Row:
             "patch": _patch(first, backbone),
             "input": f"{size}" if size else "?",
             "data": str(first.config.get("data") or "?"),
+            "start": _start(first),
             "budget": short_count(seen) if seen is not None else "?",
             "labels": _labels(first),
         },
@@ -169,30 +180,46 @@ def _patch(run: Run, backbone: str) -> str:
     return "–"
 
 
-def _labels(run: Run) -> str:
-    """Which labels training used."""
-    config = run.config
-    if "method" not in config:
+def _start(run: Run) -> str:
+    """The weights that training began with."""
+    if "method" not in run.config:
         return "?"
+    if not (init := run.config.get("init")):
+        return RANDOM
+    return f"{PurePath(str(init)).name} ({str(run.config.get('init_sha256') or '?')[:8]})"
+
+
+def _labels(run: Run) -> str:
+    """Which labels training used, and that of its initial weights."""
+    return label_use(run.config, bool(told(run, "uses_labels"))) if "method" in run.config else "?"
+
+
+def label_use(config: Mapping[str, Any], uses_labels: bool) -> str:
+    """Which labels a training with these options used, and that of its initial weights ("none", "10% (pairs)", "all").
+
+    Args:
+        config: options of the training.
+        uses_labels: whether its method's loss reads labels.
+    """
     fraction = _number(config.get("label_fraction"))
     share = "all" if fraction is None or fraction >= 1 else f"{100 * fraction:.3g}%"
-    if told(run, "uses_labels"):
-        return share
-    if config.get("pairing") == "same_label":
-        return f"{share} (pairs)"
-    return "none"
+    own = share if uses_labels else f"{share} (pairs)" if config.get("pairing") == "same_label" else "none"
+    before = str(config.get("init_labels") or "?") if config.get("init") else "none"
+    return own if before == "none" else f"{own}{_START}{before}"
 
 
 def _name_variants(rows: list[Row]) -> None:
     """Say by which options rows differ that would otherwise look alike."""
     alike: dict[tuple, list[Row]] = {}
     for row in rows:
-        key = (row.method, row.backbone, row.settings["data"], row.settings["labels"])
+        key = (row.method, row.backbone, row.settings["data"], row.settings["labels"].partition(_START)[0])
         alike.setdefault(key, []).append(row)
     for group in alike.values():
         if len(group) == 1:
             continue
         differing = differing_options(group)
+        if "init" in differing:  # what follows from it
+            differing = [key for key in differing if key not in ("init_sha256", "init_labels")]
         for number, row in enumerate(group):
             config = row.runs[0].config
             spelt = ", ".join(f"{key} {plain(config.get(key))}" for key in differing)

@@ -49,6 +49,11 @@ def earlier_checkpoints(run: Path) -> list[Path]:
     return [file for _, file in sorted(numbered, reverse=True)]
 
 
+def has_checkpoint(run: Path) -> bool:
+    """True if there is something that a run may continue from, whole or damaged."""
+    return any(file.exists() for file in (last_checkpoint(run), best_checkpoint(run), *earlier_checkpoints(run)))
+
+
 def save_checkpoint(
     path: Path, method: Method, optimizer: torch.optim.Optimizer | None, keep: int = 1, **about: Any
 ) -> None:

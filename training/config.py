@@ -7,6 +7,8 @@ from typing import Literal
 
 from simple_parsing import field
 
+from training.launchers.config import LaunchOptions
+
 
 @dataclass(kw_only=True)
 class TrainConfig:
@@ -18,7 +20,7 @@ class TrainConfig:
     backbone: str = "vit_s16"
     """vit_nano, vit_t16, vit_s16, vit_s8, vit_b16, vit_b8, resnet18, resnet18_cifar, resnet50, or timm:NAME"""
     data: str = "demo"
-    """demo, imagefolder, cifar10, imagenet or voc2012"""
+    """demo, imagefolder, cifar10, imagenet, voc2007 or voc2012"""
     data_root: str | None = None
     """folder of the data set; demo needs none"""
     out: str | None = None
@@ -65,6 +67,13 @@ class TrainConfig:
     label_fraction: float = 1.0
     """part of the training images whose label may be used (by same_label and by methods that read labels)"""
 
+    init: str | None = None
+    """weights to start from: a run directory or checkpoint, the authors', timm's or torchvision's file, or released ones by name
+    (dino:vit_s8, dino:vit_s8:full, …); a whole state where it fits, else the backbone alone"""
+    init_sha256: str | None = None
+    """digest of that file; written down by the run, so that another one is refused"""
+    init_labels: str | None = None
+    """which labels those weights have seen (none, all, 10%%), for the report; default: as they say themselves"""
     seed: int = 0
     """of weights, order, crops and pairing"""
     device: str = "auto"
@@ -125,8 +134,11 @@ class CompareCommand:
     """product: all combinations of the varied values (default); one_at_a_time: around the rest of the grid"""
     out: str = "comparison"
     """folder for the run directories and the report"""
-    jobs: int = 1
-    """trainings at the same time on this machine; its cores are divided among them"""
+    jobs: int | None = None
+    """trainings at the same time; default: 1 on this machine, whose cores are divided among them, and on a cluster as many as it
+    has room for"""
+    launch: LaunchOptions = field(default_factory=LaunchOptions)
+    """where they run"""
     plugin: list[list[str]] = field(default_factory=list, action="append", type=str)
     """file or module that adds a method, backbone or evaluation; may be given several times"""
     dry_run: bool = False

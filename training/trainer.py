@@ -20,10 +20,12 @@ from eval.context import make_context
 from methods.base import METHODS, Method, MethodConfig, steps_of
 from training.batches import Batches, BatchSource
 from training.budget import within_budget
+from training.checkpoint import has_checkpoint
 from training.config import TrainConfig
 from training.devices import pick_device, process_group
 from training.diagnostics import CollapseWatch
 from training.failures import explained
+from training.initial import advice, start_from, with_initial_weights
 from training.loop import Session, end_of, whole_end_of
 from training.monitor import Monitor
 from training.plan import print_plan
@@ -59,7 +61,7 @@ def train(
     evaluations = evaluations or {}
     with ExitStack() as held:
         with process_group(config.device):
-            config = within_budget(config, method_config)
+            config = with_initial_weights(within_budget(config, method_config))
             run = Path(config.out)
             main = is_main()
             if main:
@@ -67,6 +69,7 @@ def train(
             if not resume and (run / "log.jsonl").exists():
                 raise UserError(f"{run} holds a run, which --resume never does not continue; give another --out")
             require_same_run(run, config, method_config)
+            begins = not has_checkpoint(run)
             if is_distributed():
                 dist.barrier()  # all have looked before the first writes
             options = options_of(config, method_config, evaluations)
@@ -74,7 +77,7 @@ def train(
                 remove_unfinished(run)
                 write_config(run, options)
             if (end := whole_end_of(run)) is None:
-                _train(run, config, method_config, options)
+                _train(run, config, method_config, options, begins)
             elif main:
                 print(f"{run}: training ended already, after {end['minutes']:.1f} minutes; nothing to train")
         if main and evaluations:
@@ -111,11 +114,18 @@ def train_task(
         Session(run, config, options, stepper, batches, CollapseWatch(None, 0), None, about, costs).run()
 
 
-def _train(run: Path, config: TrainConfig, method_config: MethodConfig, options: dict[str, Any]) -> None:
-    """Set a method's training up, and run it."""
+def _train(run: Path, config: TrainConfig, method_config: MethodConfig, options: dict[str, Any], begins: bool) -> None:
+    """Set a method's training up, and run it. ``begins``: there is no checkpoint to continue from."""
     device = pick_device(config.device)
     train_store, held_out = images_of(config)
     method = build_method(config, method_config, train_store.num_classes)
+    about = {"images": len(train_store), "held_out": len(held_out), "fingerprint": train_store.fingerprint}
+    if config.init and begins:
+        about["initial"] = start_from(method, config.init, config.backbone)
+        if is_main():
+            print(f"{run}: starts from {about['initial']}")
+            if warning := advice(config, method_config):
+                print(warning)
     views = list(method.views(method_config, config.image_size))
     costs = costs_of(config, method_config, train_store)
     with explained(config, method, device, costs.pop("memory_gib")):
@@ -125,7 +135,6 @@ def _train(run: Path, config: TrainConfig, method_config: MethodConfig, options:
         monitor = Monitor(method, views, train_store, held_out, config, device)
         warmup_steps = round(config.warmup_epochs * batches.steps_per_epoch) if batches else 0
         watch = CollapseWatch(getattr(method_config, "out_dim", None), warmup_steps)
-        about = {"images": len(train_store), "held_out": len(held_out), "fingerprint": train_store.fingerprint}
         Session(run, config, options, stepper, batches, watch, monitor, about, costs).run()
 
 

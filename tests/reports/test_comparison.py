@@ -13,6 +13,7 @@ from scipy import stats
 from eval.confusion import scores
 from reports import build_report
 from reports.comparison import compare
+from reports.contents import UNEQUAL, results
 from reports.rows import rows_of
 from reports.runs import read_runs
 from reports.statistics import holm
@@ -151,6 +152,32 @@ def test_unequal_settings_and_protocols_are_marked(tmp_path):
     assert comparison.unequal_settings == ["input", "budget"]
     # A learning rate that each run chose on its training data is no difference of protocol.
     assert comparison.unequal_protocols[column_named(comparison, "Linear top-1")] == ["epochs"]
+
+
+def test_another_start_and_the_labels_it_has_seen_are_marked(tmp_path):
+    write_run(tmp_path / "a", "dino", images=100)
+    write_run(tmp_path / "b", "barlow_twins", images=100)
+    assert "Start" not in [heading.text for heading in results(comparison_of(tmp_path), "t").headings]
+
+    init = {"init": "torchvision:resnet50", "init_sha256": "0676ba61" + "0" * 56, "init_labels": "all"}
+    write_run(tmp_path / "c", "dino", images=100, options=init)
+    comparison = comparison_of(tmp_path)
+    assert comparison.unequal_settings == ["start", "labels"]
+    found = {row.label: (row.settings["start"], row.settings["labels"]) for row in comparison.rows}
+    assert found == {
+        "DINO, vit_s8, init –": ("random", "none"),
+        "DINO, vit_s8, init torchvision:resnet50": ("torchvision:resnet50 (0676ba61)", "none; start: all"),
+        "Barlow Twins, vit_s8": ("random", "none"),
+    }
+    table = results(comparison, "t")
+    marked = {heading.text: heading.mark for heading in table.headings}
+    assert marked["Start"] == marked["Labels"] == UNEQUAL and marked["Data"] == ""
+
+
+def test_weights_of_unknown_labels_are_told_as_such(tmp_path):
+    write_run(tmp_path / "a", "weak_dino", images=100, options={"init": "runs/x/last.pt", "label_fraction": 0.1})
+    (row,) = comparison_of(tmp_path).rows
+    assert (row.settings["start"], row.settings["labels"]) == ("last.pt (?)", "10% (pairs); start: ?")
 
 
 def test_other_test_data_is_another_table(tmp_path):

@@ -1,0 +1,151 @@
+"""Weights that a training starts from (``--init``): a backbone's, or the whole state of an earlier training. Methods know
+nothing of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from backbones.base import Backbone
+from backbones.released import is_released, release_of
+from backbones.weights import find_weights, load_weights, read_weights
+from common.errors import UsageError, UserError
+from common.files import read_yaml
+from data.download import digest
+from methods.base import METHODS, Method, MethodConfig
+from reports.rows import label_use
+from training.authors import method_state
+from training.checkpoint import is_finite
+from training.config import TrainConfig
+
+#: A learning rate above this part of the recipe's has undone trained weights, and a teacher faster than this, too:
+#: facebookresearch/dino issues 116, 207 and 284.
+GENTLE_LR = 0.2
+GENTLE_MOMENTUM = 0.999
+
+
+def with_initial_weights(config: TrainConfig) -> TrainConfig:
+    """A copy that says exactly which weights ``config.init`` are (``init_sha256``) and which labels they have seen
+    (``init_labels``); they are fetched where they are released ones. A run that goes on keeps what its ``config.yaml`` says, and
+    does not need the file any more.
+
+    Raises:
+        UsageError: options contradict each other.
+        UserError: there are no such weights, or they are not those that ``config.init_sha256`` names.
+    """
+    if config.init is None:
+        if config.init_sha256 or config.init_labels:
+            raise UsageError("--init_sha256 and --init_labels are about --init; add that option")
+        return config
+    if not METHODS.get(config.method).trains:
+        raise UsageError(
+            f"--init: {config.method} trains nothing; run.py evaluate --weights {config.init} measures them"
+        )
+    known = _options_there(Path(config.out))
+    if known.get("init") == config.init and known.get("init_sha256"):
+        return dataclasses.replace(
+            config,
+            init_sha256=config.init_sha256 or known["init_sha256"],
+            init_labels=config.init_labels or known.get("init_labels"),
+        )
+    path = find_weights(config.init)
+    found = digest(path, "sha256")
+    if config.init_sha256 not in (None, found):
+        raise UserError(
+            f"--init {config.init}: {path} has the SHA-256 digest {found}, not {config.init_sha256}; give the file that the run "
+            "was started from, or leave --init_sha256 out"
+        )
+    labels = config.init_labels or labels_of(config.init, path)
+    return dataclasses.replace(config, init_sha256=found, init_labels=labels)
+
+
+def labels_of(init: str, path: Path) -> str:
+    """Which labels the training of weights used, as reports say it ("none", "10% (pairs)"); "?" where nothing says so."""
+    if is_released(init):
+        return release_of(init).labels
+    options = read_weights(path).get("config")
+    if not isinstance(options, Mapping) or "method" not in options:
+        return "?"
+    try:
+        uses_labels = METHODS.get(options["method"]).uses_labels
+    except UsageError:  # of a plug-in that is not here
+        return "?"
+    return label_use(options, uses_labels)
+
+
+def start_from(method: Method, init: str, backbone_name: str) -> str:
+    """Put initial weights into a method, in place.
+
+    A whole state (a run's checkpoint, or the authors' ``checkpoint.pth``) is taken if it has exactly the tensors of the method:
+    student, teacher, heads and centre then go on. Otherwise the backbone that the weights' training evaluates is put into each
+    of the method's backbones, and all else starts anew. The optimiser always does.
+
+    Args:
+        method: freshly initialised.
+        init: what ``load_weights`` reads.
+        backbone_name: what the method's backbones were built by.
+
+    Returns:
+        what was taken, in words.
+
+    Raises UserError where the weights cannot be read, or are not of that backbone.
+    """
+    path = find_weights(init)
+    content = read_weights(path)
+    state = method_state(content)
+    misfit = _misfit(state, method, content.get("backbone_name", backbone_name) == backbone_name)
+    if misfit is None:
+        method.load_state_dict(state)
+        if not is_finite(method):
+            raise UserError(f"{path}: holds values that are not finite; the training it comes from had diverged")
+        parts = ", ".join(dict.fromkeys(name.partition(".")[0] for name in state))
+        return f"the whole state ({parts}) of {init}"
+    reports = [load_weights(part, path, backbone_name) for part in method.modules() if isinstance(part, Backbone)]
+    return f"the backbone of {init} ({reports[0]}); all else starts anew, since {misfit}"
+
+
+def advice(config: TrainConfig, method_config: MethodConfig) -> str | None:
+    """A warning where training on is known to degrade trained weights, with what avoids it; None where nothing is known."""
+    usual = METHODS.get(config.method).recipe.get("lr", TrainConfig.lr)
+    wanted = []
+    if config.lr > GENTLE_LR * usual:
+        wanted.append(f"--lr {usual / 10:g}")
+    if config.warmup_epochs == 0:
+        wanted.append("--warmup_epochs 1")
+    if getattr(method_config, "momentum_teacher", 1.0) < GENTLE_MOMENTUM:
+        wanted.append("--momentum_teacher 0.9995")
+    if not wanted:
+        return None
+    return (
+        "warning: training on from trained weights with the settings of a fresh start has undone them (facebookresearch/dino "
+        f"issues 116, 207, 284); gentler ones are {' '.join(wanted)}; compare the online k-NN with that of epoch 0"
+    )
+
+
+def _misfit(state: Mapping[str, torch.Tensor] | None, method: Method, same_backbone: bool) -> str | None:
+    """Why a state is not wholly a method's; None: it is."""
+    if state is None:
+        return "the file holds no whole training"
+    if not same_backbone:
+        return "it is of another backbone"
+    wanted = method.state_dict()
+    for name, value in wanted.items():
+        if name not in state:
+            return f"{name} is not in the file"
+        if state[name].shape != value.shape:
+            return f"{name} has the shape {tuple(state[name].shape)} there, not {tuple(value.shape)}"
+    unknown = next((name for name in state if name not in wanted), None)
+    return None if unknown is None else f"{unknown} is not in {type(method).__name__}"
+
+
+def _options_there(run: Path) -> dict[str, Any]:
+    """What a run directory's ``config.yaml`` says; nothing where there is none, or a damaged one (which the trainer refuses)."""
+    try:
+        options = read_yaml(run / "config.yaml")
+    except (OSError, ValueError):
+        return {}
+    return options if isinstance(options, dict) else {}
