@@ -12,6 +12,7 @@ COMMANDS = {
     "evaluate": "evaluate any weights: k-NN, linear probe, …",
     "segment": "train segmentation heads on any weights, frozen or fine-tuned, and measure their mIoU",
     "compare": "run a grid of trainings, continue what was interrupted, and report",
+    "status": "show how far each run of a grid is, from the grid's folder alone",
     "report": "make the report from run directories, without torch",
     "data": "build, check and describe a data set",
     "export": "write weights in another layout: the authors', timm's, torchvision's, ONNX",
@@ -137,16 +138,29 @@ def compare(words: Sequence[str]) -> int:
     return run_grid(options.command, further_options(further))
 
 
-def export(words: Sequence[str]) -> int:
+def status(words: Sequence[str]) -> int:
     from common.cli import make_parser, parse
+    from training.launchers.config import StatusCommand
+
+    parser = make_parser("status", COMMANDS["status"])
+    parser.add_arguments(StatusCommand, dest="command")
+    command = parse(parser, words).command
+
+    from training.launchers.status import status as show
+
+    return show(command)
+
+
+def export(words: Sequence[str]) -> int:
+    from common.cli import make_parser, parse, value_of
     from common.registry import load_plugin
     from training.config import ExportCommand
 
+    for plugin in value_of(words, "plugin") or []:
+        load_plugin(plugin)
     parser = make_parser("export", COMMANDS["export"])
     parser.add_arguments(ExportCommand, dest="command")
     command = parse(parser, words).command
-    for (plugin,) in command.plugin:
-        load_plugin(plugin)
 
     from training.export import export as write
 

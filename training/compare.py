@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from common.errors import UserError
+from common.errors import UsageError, UserError
 from common.registry import load_plugin
 from eval.visual import visualize
 from eval.visual.config import options_for_run
@@ -19,7 +19,7 @@ from reports import build_report
 from training.config import CompareCommand
 from training.estimate import TimeEstimate, in_words
 from training.grid import Cell, cells_of, fix_backbones, grid_of, options_of_methods
-from training.launch import is_done, run_cells, tail_of
+from training.launchers.cells import ENDED, is_done, run_cells, tail_of
 
 #: Options that a run's name tells.
 NAMED = ("method", "backbone", "seed")
@@ -33,8 +33,12 @@ def compare(command: CompareCommand, further: Mapping[str, Any]) -> int:
         further: options for every cell that has them.
 
     Returns:
-        exit status: 0, or 1 where a cell failed (the others are run and reported all the same).
+        exit status: 0, also where cells go on without this process; 1 where one failed (the others are run and reported all
+        the same).
     """
+    command.launch.check()
+    if command.jobs is not None and command.jobs < 1:
+        raise UsageError(f"--jobs {command.jobs}: give at least 1")
     plugins = list(itertools.chain.from_iterable(command.plugin))
     for plugin in plugins:
         load_plugin(plugin)
@@ -44,9 +48,14 @@ def compare(command: CompareCommand, further: Mapping[str, Any]) -> int:
     out = Path(command.out)
     console = Console()
     if command.dry_run:
-        print_plan(grid.title, cells, out, command.jobs, console)
+        jobs = (command.jobs or 1) if command.launch.launcher == "local" else None
+        print_plan(grid.title, cells, out, jobs, console)
         return 0
-    states = run_cells(cells, out, command.jobs, plugins, console)
+    states = run_cells(cells, command, plugins, console)
+    if going := [state for state in states if state.status not in ENDED]:
+        text = f"{len(going)} of {len(states)} runs are queued or running; python run.py status {out} shows how far they are, and "
+        console.print(text + "this command, again, makes the report", markup=False, highlight=False, soft_wrap=True)
+        return 0
     failed = [state for state in states if state.status == "failed"]
     for state in failed:
         console.print(f"\n{state.cell.name} failed; the end of {state.log}:\n{tail_of(state)}", markup=False)
@@ -79,8 +88,9 @@ def draw_pictures(run: Path, kinds: Sequence[str], console: Console) -> None:
             console.print(f"{run.name}: no {what}: {error}", markup=False, highlight=False, soft_wrap=True)
 
 
-def print_plan(title: str, cells: Sequence[Cell], out: Path, jobs: int, console: Console) -> None:
-    """What a grid would run: each cell's options and estimated minutes of training, and those of all that is left."""
+def print_plan(title: str, cells: Sequence[Cell], out: Path, jobs: int | None, console: Console) -> None:
+    """What a grid would run: each cell's options and estimated minutes of training, and those of all that is left. ``jobs`` at a
+    time share this machine; None: they run elsewhere."""
     estimate = TimeEstimate([(cell.options, out / "runs" / cell.name) for cell in cells])
     table = Table(title=f"{title}: {len(cells)} runs in {out}", title_justify="left")
     for column in ("run", "status", "training", "options of its own"):
@@ -102,9 +112,10 @@ def print_plan(title: str, cells: Sequence[Cell], out: Path, jobs: int, console:
     words = " ".join(f"{k}={given[0][k]}" for k in given[0] if k in common)
     console.print(f"all runs: {words}", markup=False, highlight=False, soft_wrap=True)
     more = f", and {unknown} runs of unknown length" if unknown else ""
+    here = f"; {jobs} at a time share this machine" if jobs else ""
     console.print(
-        f"training that is left: {in_words(left)} one after another{more}; {jobs} at a time share this machine. Evaluations "
-        f"come on top. Estimated {estimate.source}.",
+        f"training that is left: {in_words(left)} one after another{more}{here}. Evaluations come on top. "
+        f"Estimated {estimate.source}.",
         markup=False,
         highlight=False,
         soft_wrap=True,
