@@ -19,7 +19,7 @@ from data.download import digest
 from methods.base import METHODS, Method, MethodConfig
 from reports.rows import label_use
 from training.authors import method_state
-from training.checkpoint import is_finite
+from training.checkpoint import has_checkpoint, is_finite
 from training.config import TrainConfig
 
 #: A learning rate above this part of the recipe's has undone trained weights, and a teacher faster than this, too:
@@ -45,8 +45,9 @@ def with_initial_weights(config: TrainConfig) -> TrainConfig:
         raise UsageError(
             f"--init: {config.method} trains nothing; run.py evaluate --weights {config.init} measures them"
         )
-    known = _options_there(Path(config.out))
-    if known.get("init") == config.init and known.get("init_sha256"):
+    run = Path(config.out)
+    known = _options_there(run)
+    if has_checkpoint(run) and known.get("init") == config.init and known.get("init_sha256"):
         return dataclasses.replace(
             config,
             init_sha256=config.init_sha256 or known["init_sha256"],

@@ -193,6 +193,17 @@ def test_a_run_from_another_and_its_continuation(small, tmp_path, capsys):
     assert all(torch.equal(again["method"][name], value) for name, value in last["method"].items())
     assert "starts from" not in capsys.readouterr().out
 
+    # Before its first checkpoint it does need it, the same one.
+    shutil.rmtree(tmp_path / "second" / "checkpoints")
+    with pytest.raises(UserError, match=f"{init}: no such weights file"):
+        train(config, own)
+    shutil.copytree(tmp_path / "second", tmp_path / "first")
+    (tmp_path / "first" / "checkpoints").mkdir()
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "first" / "checkpoints" / "last.pt")
+    with pytest.raises(UserError, match=rf"holds a run with other options \(init_sha256 was {digest}, now \w+"):
+        train(config, own)
+    shutil.rmtree(tmp_path / "first")
+
     new, own = small(tmp_path / "third", init=init, **options)
     with pytest.raises(UserError, match=f"{init}: no such weights file"):
         train(new, own)
@@ -205,5 +216,7 @@ def test_a_run_from_another_and_its_continuation(small, tmp_path, capsys):
 def test_options_that_contradict(small, tmp_path):
     with pytest.raises(UsageError, match="--init_sha256 and --init_labels are about --init"):
         with_initial_weights(small(tmp_path, init_labels="all")[0])
-    with pytest.raises(UsageError, match=r"random trains nothing; run\.py evaluate --weights dino:vit_s8 measures them"):
+    with pytest.raises(
+        UsageError, match=r"random trains nothing; run\.py evaluate --weights dino:vit_s8 measures them"
+    ):
         with_initial_weights(small(tmp_path, "random", init="dino:vit_s8")[0])
