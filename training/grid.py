@@ -74,6 +74,8 @@ class Grid:
     vary_mode: str = "product"
     #: methods whose options ``base`` may name: those of the file, also where the command line asks for others.
     file_methods: list[str] = field(default_factory=list)
+    #: evaluations of the file, whose options ``base`` may name, too.
+    file_evals: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ def grid_of(command: CompareCommand, further: Mapping[str, Any]) -> Grid:
     """The grid that a command asks for: its file's, overridden by its own options and by ``further`` training options."""
     grid = read_grid(command.grid) if command.grid else Grid()
     known = {**grid.on_request, **grid.methods}
-    grid.file_methods = list(known)
+    grid.file_methods, grid.file_evals = list(known), grid.evals
     if command.methods:
         grid.methods = {name: known.get(name, {}) for name in command.methods}
     if command.backbones:
@@ -195,9 +197,12 @@ def cells_of(grid: Grid, known: Mapping[str, set[str]]) -> list[Cell]:
             method's own mapping names wrongly.
     """
     every = set().union(*known.values())
-    evaluation_option = re.compile("|".join(re.escape(f"{name}_") for name in grid.evals) or r"(?!)")
+    evaluation_option, of_file = (
+        re.compile("|".join(re.escape(f"{name}_") for name in names) or r"(?!)")
+        for names in (grid.evals, grid.file_evals)
+    )
     for name in grid.base:
-        if name not in every and not evaluation_option.match(name):
+        if name not in every and not evaluation_option.match(name) and not of_file.match(name):
             raise unknown_name("option of this grid", name, every)
     for method, options in grid.methods.items():
         for name in options:

@@ -142,3 +142,9 @@ def test_every_method_of_the_demo_can_be_planned():
     everything = grid_of(CompareCommand(grid="experiments/demo.yaml", methods=grid.file_methods), {})
     fix_backbones(everything)
     assert len(cells_of(everything, options_of_methods(grid.file_methods))) == len(grid.file_methods) == 13
+
+
+def test_options_of_evaluations_that_are_left_out_are_left_out():
+    grid = grid_of(CompareCommand(grid="experiments/demo.yaml", evals=["knn"]), {})
+    (cell, *_) = cells_of(grid, options_of_methods(grid.file_methods))
+    assert cell.options["evals"] == ["knn"] and not any(name.startswith("segmentation") for name in cell.options)
