@@ -13,6 +13,7 @@ COMMANDS = {
     "segment": "train segmentation heads on any weights, frozen or fine-tuned, and measure their mIoU",
     "compare": "run a grid of trainings, continue what was interrupted, and report",
     "status": "show how far each run of a grid is, from the grid's folder alone",
+    "reproduce": "run rows of published tables, and set what is measured beside what was published",
     "report": "make the report from run directories, without torch",
     "data": "build, check and describe a data set",
     "export": "write weights in another layout: the authors', timm's, torchvision's, ONNX",
@@ -149,6 +150,20 @@ def status(words: Sequence[str]) -> int:
     from training.launchers.status import status as show
 
     return show(command)
+
+
+def reproduce(words: Sequence[str]) -> int:
+    from common.cli import further_options, make_parser
+    from reports.config import ReproduceCommand
+
+    epilog = "Any option of training, or of evaluate and its evaluations, may follow."
+    parser = make_parser("reproduce", COMMANDS["reproduce"], epilog=epilog)
+    parser.add_arguments(ReproduceCommand, dest="command")
+    options, further = parser.parse_known_args(list(words))
+
+    from training.reproduce import reproduce as run_tables
+
+    return run_tables(options.command, further_options(further))
 
 
 def export(words: Sequence[str]) -> int:

@@ -18,6 +18,7 @@ from reports.comparison import Comparison, compare
 from reports.inside import KINDS
 from reports.inside import pictures as pictures_of_runs
 from reports.provenance import commands, provenance
+from reports.reproduction import tables_of
 from reports.rows import rows_of
 from reports.runs import Problem, read_runs, without_duplicates
 from reports.style import Picture
@@ -81,6 +82,7 @@ def write_report(directories: Sequence[Path], out: Path, title: str, generated: 
     training = [p for p in (figures.training_curves(rows, look), figures.knn_curves(rows, look)) if p]
     inside = [p for p in (figures.cross_correlation(rows, problems, colours), figures.collapse(rows, look)) if p]
     looked = pictures_of_runs(rows, problems)
+    published = tables_of(found, problems)
     tables = {
         "cost": contents.costs(measured) if measured else None,
         "options": contents.options(rows),
@@ -89,7 +91,7 @@ def write_report(directories: Sequence[Path], out: Path, title: str, generated: 
         "problems": _problems(problems),
     }
     every = [table for part in parts for table in (part.results, part.tests, part.measurements)]
-    every += [table for table in tables.values() if table]
+    every += published + [table for table in tables.values() if table]
     pictures = [picture for part in parts for picture in part.pictures] + training + inside + looked
     page = _render(
         title=title,
@@ -97,6 +99,7 @@ def write_report(directories: Sequence[Path], out: Path, title: str, generated: 
         overview=summary.overview(runs, rows, comparisons),
         limits=summary.limits(measured, comparisons, problems),
         parts=parts,
+        published=published,
         training=training,
         inside=inside + looked,
         tables=tables,
@@ -148,7 +151,7 @@ def _write_files(out: Path, tables: Sequence[Table], pictures: Sequence[Picture]
 def _is_ours(stem: str) -> bool:
     """A name that reports give; other files in the folder are left alone."""
     names = "results differences measurements cost options protocols provenance problems intervals cost-and-accuracy "
-    names += "training-loss knn-over-epochs cross-correlation collapse segmentation class-iou confusion "
+    names += "published training-loss knn-over-epochs cross-correlation collapse segmentation class-iou confusion "
     names += " ".join(kind.replace("_", "-") for kind in KINDS)
     return any(stem == name or stem.startswith(f"{name}-") for name in names.split())
 

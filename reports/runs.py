@@ -77,6 +77,7 @@ class Run:
         has_log: False for an evaluation of given weights, which trains nothing.
         results: measurements in the order of the files' names.
         logged: number of step records in the log.
+        reproduces: which row of which published table this is (``reports.reproduction``), or None.
     """
 
     path: Path
@@ -90,6 +91,7 @@ class Run:
     has_log: bool = False
     results: list[Result] = field(default_factory=list)
     logged: int = 0
+    reproduces: dict[str, Any] | None = None
 
     @property
     def name(self) -> str:
@@ -249,6 +251,11 @@ def _read_run(directory: Path, problems: list[Problem]) -> Run | None:
         run.environment = environment
     elif environment is not None:
         problem("holds no mapping; provenance of this run is unknown", "environment.json")
+    reproduces = _read_json(directory / "reproduces.json", problem)
+    if isinstance(reproduces, dict) and isinstance(reproduces.get("changed", {}), dict):
+        run.reproduces = reproduces
+    elif reproduces is not None:
+        problem("does not say which published row this reproduces; left out of those tables", "reproduces.json")
     _read_log(run, problem)
     for file in sorted((directory / "results").glob("*.json")):
         _read_results(run, file, problem)

@@ -21,6 +21,8 @@ WORK = {
     "training.compare.run_cells": [],
     "training.compare.print_plan": None,
     "eval.visual.visualize": [],
+    "training.reproduce.run_table": 0,
+    "training.reproduce.print_list": None,
 }
 
 

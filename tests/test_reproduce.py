@@ -1,0 +1,153 @@
+"""run.py reproduce: the list, rows that run and rows that cannot, and that every row of every table is a valid command."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+import run
+from eval.base import EVALUATIONS
+from reports.published import read_published
+from training.reproduce import tasks_of
+
+ROOT = Path(__file__).resolve().parent.parent
+TABLES = read_published()
+
+
+@pytest.fixture
+def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A made-up table of an untrained backbone in place of the published ones; its data set."""
+    monkeypatch.setenv("SSL_COMPARE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr("reports.published.FOLDER", tmp_path / "published")
+    part = {"data": "imagefolder", "image_size": 16, "evals": ["knn"], "knn_ks": [5], "backbone": "vit_nano"}
+    table = {
+        "title": "Three colours",
+        "where": "table 1",
+        "protocol": "k = 5",
+        "cost": "seconds",
+        "differs": ["untrained"],
+        "test_images": 12,
+        "parts": {"colours": part},
+        "columns": {"knn": {"title": "k-NN, %", "evaluation": "knn", "metric": "top1", "protocol": {"k": 5}}},
+        "rows": [
+            {"name": "untrained", "published": {"knn": 40.0}, "run": {}},
+            {"name": "weights that nobody has", "published": {"knn": 90.0}, "run": {"weights": "none.pth"}},
+            {"name": "secret", "published": {"knn": 95.0}, "not_run": "it is secret"},
+        ],
+    }
+    (tmp_path / "published").mkdir()
+    content = {"paper": "Nobody (2026)", "source": "none", "tables": {"t1": table}}
+    (tmp_path / "published" / "made.yaml").write_text(yaml.safe_dump(content))
+    rng = np.random.default_rng(0)
+    root = tmp_path / "colours"
+    for split, count in (("train", 8), ("val", 4)):
+        for label in range(3):
+            folder = root / split / f"class{label}"
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 60, (20, 20, 3))
+                pixels[..., label] += 180
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
+    return root
+
+
+def test_rows_run_or_say_in_a_sentence_why_not(published, tmp_path, capsys):
+    out = tmp_path / "out"
+    words = ["reproduce", "made/t1", "--data_root", str(published), "--out", str(out), "--device", "cpu"]
+    assert run.main(words) == 1  # a row's weights are missing
+    printed = capsys.readouterr().out
+    assert "not run: weights that nobody has: none.pth: " in printed
+    (knn,) = json.loads((out / "made/t1/runs/untrained-seed0/results/knn.json").read_text())
+    difference = f"{knn['value'] - 40:+.2f}".replace("-", "−")
+    assert difference in printed and "untrained" in printed
+    for words_there in (printed, (out / "made/t1/published-and-measured.md").read_text()):
+        assert "Nobody (2026), table 1. Published: k = 5. Here otherwise: untrained." in words_there
+    lines = (out / "made/t1/published-and-measured.csv").read_text().splitlines()
+    assert lines[0].startswith(
+        "Row,What,Published,Measured,Measured low,Measured high,Measured seeds,Difference,Remark"
+    )
+    assert lines[1].startswith(f'untrained,"k-NN, %",40,{knn["value"]:.10g},')
+    assert lines[3].endswith("not run: it is secret")
+    assert "Published numbers beside measured" in (out / "made/t1/report/index.html").read_text()
+
+    assert run.main(["reproduce", "--list", "--out", str(out)]) == 0
+    assert "1 of 2 numbers" in " ".join(capsys.readouterr().out.split())
+
+    # Other options would make another number in the same directory.
+    assert run.main([*words, "--knn_temperature", "0.5"]) == 1
+    assert "was run with the table's own options; give the same, or another --out" in capsys.readouterr().err
+
+
+def test_missing_data_is_one_sentence_for_each_row_and_starts_nothing(published, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run.main(["reproduce", "made/t1", "--out", str(out), "--rows", "untrained"]) == 1
+    printed = capsys.readouterr().out
+    assert printed.count("not run: untrained: the data set imagefolder needs its folder: --data_root DIR\n") == 1
+    assert not (out / "made/t1/runs").exists()
+    assert run.main(["reproduce", "made/t1", "--out", str(out), "--data_root", str(tmp_path / "none")]) == 1
+    assert "no such folder (--data_root of imagefolder)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ([], "which table?"),
+        (["dino/tabel2"], "did you mean dino/table2?"),
+        (["dino/table2", "--rows", "DINO ViTS"], "did you mean DINO ViT-S?"),
+        (["dino/table2", "--rows", "BYOL ViT-S"], "cannot be run: its weights are not among"),
+        (["dino/table3", "--data_root", "roxford5=DIR"], "did you mean roxford5k?"),
+        (["dino/table2", "--data_root", "A", "B"], "a folder was given for it before"),
+    ],
+)
+def test_what_is_wrong_is_named(words, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run.main(["reproduce", *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_each_data_set_of_a_table_has_its_folder(tmp_path, capsys):
+    words = ["reproduce", "barlow_twins/table3", "--dry_run", "--data_root", str(tmp_path), f"inat18={tmp_path}"]
+    assert run.main(words) == 1
+    printed = capsys.readouterr().out
+    assert printed.count("python run.py evaluate --data") == 2
+    assert (
+        "not run: Barlow Twins (places205): the data set places205 needs its folder: --data_root places205=DIR"
+        in printed
+    )
+
+
+def test_the_list_names_every_table_and_imports_no_torch():
+    code = "import sys, run; run.main(['reproduce', '--list']); assert not {'torch', 'matplotlib'} & set(sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    for name in TABLES:
+        assert name in result.stdout
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_row_is_a_valid_command_in_a_directory_of_its_own(name, monkeypatch):
+    table = TABLES[name]
+    tasks = tasks_of(table, None, None, {})
+    runnable = {row.name for row in table.rows if not row.not_run}
+    assert {task.row for task in tasks} == runnable
+    assert max(Counter(task.name for task in tasks).values()) == 1
+    for column in table.columns.values():
+        evaluation = "segmentation" if column.evaluation.startswith("segmentation") else column.evaluation
+        assert not evaluation or evaluation in EVALUATIONS.names()
+        measuring = [task for task in tasks if task.part == column.part]
+        assert not evaluation or all(evaluation in task.options["evals"] for task in measuring)
+    monkeypatch.setattr("eval.command.evaluate_weights", lambda *a: [])
+    monkeypatch.setattr("training.trainer.train", lambda *a, **k: None)
+    from common.cli import words_of
+
+    # One of each kind of command is parsed whole.
+    for task in {(task.part, task.options.get("method")): task for task in tasks}.values():
+        assert run.main([task.command, *words_of(task.options)]) == 0
