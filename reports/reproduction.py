@@ -39,11 +39,11 @@ class Measured:
 
 def measured(table: PublishedTable, row: PublishedRow, column: Column, runs: Sequence[Run]) -> Measured | None:
     """What ``runs`` measured of a row's column; None where they have not."""
-    by_seed: dict[Any, Result] = {}  # of copies of a run the newest counts, once
+    by_seed: dict[str, Result] = {}  # of copies of a run the newest counts, once
     for run in sorted(runs, key=lambda run: run.newest):
         if run.finished and _is_of(run, table, row, column):
             for result in filter(lambda result: _fits(result, column), run.results):
-                by_seed[run.seed] = result
+                by_seed[str(run.seed)] = result
     if not by_seed:
         return None
     found = list(by_seed.values())
