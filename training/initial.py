@@ -25,6 +25,8 @@ from training.config import TrainConfig
 #: A learning rate above this part of the recipe's has undone trained weights, and a teacher faster than this, too:
 #: facebookresearch/dino issues 116, 207 and 284.
 GENTLE_LR = 0.2
+#: The authors' of a fresh start by optimiser, where a method's recipe is of another: DINO's ViTs and ResNet-50, Barlow Twins.
+USUAL_LR = {"adamw": TrainConfig.lr, "sgd": 0.03, "lars": 0.2}
 GENTLE_MOMENTUM = 0.999
 
 
@@ -111,7 +113,10 @@ def start_from(method: Method, init: str, backbone_name: str) -> str:
 
 def advice(config: TrainConfig, method_config: MethodConfig) -> str | None:
     """A warning where training on is known to degrade trained weights, with what avoids it; None where nothing is known."""
-    usual = METHODS.get(config.method).recipe.get("lr", TrainConfig.lr)
+    recipe = METHODS.get(config.method).recipe
+    usual = USUAL_LR[config.optimizer]
+    if config.optimizer == recipe.get("optimizer", TrainConfig.optimizer):
+        usual = recipe.get("lr", TrainConfig.lr)
     wanted = []
     if config.lr > GENTLE_LR * usual:
         wanted.append(f"--lr {usual / 10:g}")

@@ -156,6 +156,8 @@ def test_the_warning_names_what_is_not_gentle(small, tmp_path):
     assert advice(resolve(config), own) is None
     config, own = small(tmp_path, "barlow_twins", warmup_epochs=0)
     assert "gentler ones are --lr 0.02 --warmup_epochs 1; compare" in advice(resolve(config), own)
+    config, own = small(tmp_path, "barlow_twins", optimizer="adamw", lr=4e-3)
+    assert "gentler ones are --lr 5e-05; compare" in advice(resolve(config), own)
 
 
 def test_a_run_from_another_and_its_continuation(small, tmp_path, capsys):
