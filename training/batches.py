@@ -15,7 +15,7 @@ from torch import Tensor
 
 from common.distributed import rank, world_size
 from common.errors import UserError
-from data.pairing import labelled, make_pairing
+from data.pairing import SameImage, labelled, make_pairing
 from data.store import ImageBatch, ImageStore
 from data.views import View, ViewMaker, ViewParams
 from methods.base import ViewBatch
@@ -103,6 +103,8 @@ class Batches:
             config.label_fraction,
             config.seed,
         )
+        self._alone = SameImage(len(views))
+        self._pairing_start = round(config.pairing_start * self.steps_per_epoch)
         usable = labelled(store.labels, store.label_sets, config.label_fraction, config.seed)
         if store.label_sets is None:
             self._labels = torch.from_numpy(np.where(usable, store.labels, -1))
@@ -118,7 +120,8 @@ class Batches:
             self._order = np.random.default_rng([ORDER, config.seed, epoch]).permutation(len(self.store))
             self._epoch = epoch
         anchors = self._order[place * size : (place + 1) * size]
-        sources = self._pairing.sources(anchors, np.random.default_rng([PAIRING, config.seed, step]))
+        pairing = self._pairing if step >= self._pairing_start else self._alone
+        sources = pairing.sources(anchors, np.random.default_rng([PAIRING, config.seed, step]))
         params = self._maker.sample(size, torch.Generator().manual_seed(seed_of(CROPS, config.seed, step)))
         share = size // world_size()
         mine = slice(rank() * share, (rank() + 1) * share)

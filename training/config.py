@@ -64,6 +64,8 @@ class TrainConfig:
     """where an anchor's other views come from: the same image, or other images with one of its labels"""
     paired_views: list[int] | None = None
     """which views (from 0) same_label draws from other images; default: all but the first"""
+    pairing_start: float = 0.0
+    """epochs of views from the same image before same_label begins"""
     label_fraction: float = 1.0
     """part of the training images whose label may be used (by same_label and by methods that read labels)"""
 

@@ -88,6 +88,9 @@ def _check(config: TrainConfig) -> None:
         raise UsageError(
             "--paired_views says which views --pairing same_label draws from other images; add that option"
         )
+    require(0 <= config.pairing_start <= config.epochs, "pairing_start", f"give 0 to --epochs, {config.epochs:g}")
+    if config.pairing_start and config.pairing == "same_image":
+        raise UsageError("--pairing_start says when --pairing same_label begins; add that option")
 
 
 def options_of(config: TrainConfig, method_config: MethodConfig, evaluations: Mapping[str, Any]) -> dict[str, Any]:

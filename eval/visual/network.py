@@ -11,7 +11,7 @@ import torch
 from backbones import build_backbone
 from backbones.base import Backbone
 from backbones.weights import load_weights
-from common.errors import UsageError
+from common.errors import UsageError, UserError
 from eval.context import EvalContext, about_run, make_context
 from eval.visual.config import EmbeddingOptions, NeighboursOptions
 from methods.base import METHODS
@@ -65,6 +65,8 @@ def load_network(
     options = run.get("config", {})
     torch.manual_seed(seed)
     network = build_backbone(name, image_size or run.get("image_size") or DEFAULT_SIZE)
+    if not any(True for _ in network.parameters()):
+        raise UserError(f"{name} has no parameters, so there is no network to look into; choose another backbone")
     if weights is not None:
         load_weights(network, weights, name, key)
     chosen = pick_device(device)

@@ -389,3 +389,10 @@ def test_what_is_wrong_is_said_in_one_sentence(capsys, tmp_path, toy, barlow_run
     assert error.count("error") == 1
     assert message in last
     assert not (tmp_path / "out").exists() or not any((tmp_path / "out").glob("*.png"))
+
+
+def test_raw_pixels_have_no_network_to_look_into():
+    from eval.visual.network import load_network
+
+    with pytest.raises(UserError, match="pixels has no parameters"):
+        load_network(None, "pixels", None, 32, "cpu", 0)

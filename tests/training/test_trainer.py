@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from common.errors import UsageError, UserError
+from methods.base import METHODS
 from training.checkpoint import backbone_prefix, last_checkpoint, load_checkpoint
 from training.setup import build_method
 from training.trainer import plan, train
@@ -258,3 +259,28 @@ def test_a_plan_trains_nothing(small, tmp_path):
 def test_wrong_options_give_a_sentence(options, message, small, tmp_path):
     with pytest.raises((UsageError, UserError), match=message):
         train(*small(tmp_path / "run", **options))
+
+
+def test_pairing_by_label_may_start_later(small, tmp_path):
+    """Before, the run is the same as one without it; after, views come from other images."""
+    from training.batches import Batches
+    from training.resolve import resolve
+    from training.setup import images_of
+
+    config, method_config = small(tmp_path / "run", "dino", pairing="same_label", pairing_start=1.4)
+    config = resolve(config)
+    store = images_of(config)[0]
+    views = METHODS.get("dino").views(method_config, config.image_size)
+    batches = Batches(store, list(views), config, torch.device("cpu"))
+    first = round(1.4 * batches.steps_per_epoch)
+    assert all((row == row[0]).all() for row in batches.gather(first - 1).sources.T.tolist() for row in [np.array(row)])
+    assert (batches.gather(first).sources[0] != batches.gather(first).sources[1]).any()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"pairing_start": 1.0}, "add that option"), ({"pairing_start": 99.0, "pairing": "same_label"}, "give 0 to")],
+)
+def test_a_start_of_pairing_has_to_make_sense(options, message, small, tmp_path):
+    with pytest.raises(UsageError, match=message):
+        plan(*small(tmp_path / "run", "dino", **options))
