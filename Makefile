@@ -30,5 +30,9 @@ test-lowest: setup
 	$(BIN)/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct -r pyproject.toml --extra dev --extra loggers
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n auto --dist loadfile
 
+# Machine ceilings, training steps, input, evaluations and start-up; BENCH="--only dino --reference DIR" for a part or more.
+bench: setup
+	@$(BIN)/python -m benchmarks.run $(BENCH)
+
 clean:
 	rm -rf .venv .venv-lowest demo

@@ -1,51 +1,20 @@
-"""Images per second and core of the views, beside the reference augmentation (torchvision's transforms on PIL images, as in
-dino/main_dino.py), on one thread of the CPU, on both of two scales:
-
-    python -m benchmarks.views [--rounds N]
-
-The two take turns, and each round gives one ratio; the median and the range of the ratios are printed. Time is the thread's CPU
-time. Decoding is in neither.
-"""
+"""The crops of a batch beside torchvision's transforms on PIL images: images per second of one thread, in its CPU time."""
 
 from __future__ import annotations
 
-import argparse
 import random
-import statistics
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
-from PIL import Image, ImageFilter, ImageOps
-from torchvision import transforms
+from PIL import Image
 
+from benchmarks.bench import Bench
+from benchmarks.reference.augmentation import augmentation
+from benchmarks.timing import Limit, Measurement, measure
 from data.store import ImageBatch
-from data.views import IMAGENET_MEAN, IMAGENET_STD, View, ViewMaker, dino_views
-
-
-def reference(view: View) -> transforms.Compose:
-    """The same view by torchvision on a PIL image."""
-    jitter = transforms.ColorJitter(view.brightness, view.contrast, view.saturation, view.hue)
-
-    def blur(image: Image.Image) -> Image.Image:
-        if random.random() >= view.blur_p:
-            return image
-        return image.filter(ImageFilter.GaussianBlur(random.uniform(*view.blur_sigma)))
-
-    return transforms.Compose(
-        [
-            transforms.RandomResizedCrop(
-                view.size, view.scale, view.ratio, interpolation=transforms.InterpolationMode.BICUBIC
-            ),
-            transforms.RandomHorizontalFlip(view.flip),
-            transforms.RandomApply([jitter], view.jitter_p),
-            transforms.RandomGrayscale(view.grayscale_p),
-            blur,
-            lambda image: ImageOps.solarize(image) if random.random() < view.solarize_p else image,
-            transforms.ToTensor(),
-            transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
-        ]
-    )
+from data.views import View, ViewMaker, dino_views
 
 
 def photos(count: int, size: int) -> list[Image.Image]:
@@ -62,49 +31,39 @@ def photos(count: int, size: int) -> list[Image.Image]:
     return found
 
 
-def seconds(work) -> float:
-    start = time.thread_time()
-    work()
-    return time.thread_time() - start
+def views(bench: Bench) -> list[Measurement]:
+    """Augmentation, decoding not included. Always on the CPU: what one core of it makes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        batch = bench.pick(64, 4)
+        return [
+            *_compare(bench, "2×224 + 8×96 from 256 pixels", dino_views(), 256, batch),
+            *_compare(bench, "2×32 + 8×16 from 48 pixels", dino_views(32, 16), 48, batch),
+        ]
+    finally:
+        torch.set_num_threads(threads)
 
 
-def compare(name: str, views: list[View], image_size: int, batch: int, rounds: int) -> None:
+def _compare(bench: Bench, case: str, wanted: list[View], image_size: int, batch: int) -> list[Measurement]:
     images = photos(batch, image_size)
     pixels = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images]).contiguous()
-    ours = ImageBatch(pixels, torch.full((batch, 2), image_size))
-    sources = torch.arange(batch).expand(len(views), batch)
-    maker, generator = ViewMaker(views), torch.Generator().manual_seed(0)
-    theirs = [reference(view) for view in views]
-
-    def make() -> None:
-        maker.make(ours, sources, maker.sample(batch, generator))
-
-    def make_reference() -> None:
-        for image in images:
-            for view in theirs:
-                view(image)
-
-    make(), make_reference()
-    mine, other = [], []
-    for _ in range(rounds):
-        mine.append(seconds(make) / batch)
-        other.append(seconds(make_reference) / batch)
-    ratios = sorted(b / a for a, b in zip(mine, other, strict=True))
-    print(
-        f"{name}: {1 / statistics.median(mine):.0f} images/s ({1e3 * statistics.median(mine):.2f} ms an image), "
-        f"reference {1 / statistics.median(other):.0f} ({1e3 * statistics.median(other):.2f} ms), "
-        f"{statistics.median(ratios):.1f} times as fast ({ratios[0]:.1f} to {ratios[-1]:.1f} in {rounds} rounds)"
-    )
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7, help="how often each is timed")
-    rounds = parser.parse_args().rounds
-    torch.set_num_threads(1)
-    compare("2×224 + 8×96 from 256 pixels, batch 64", dino_views(), 256, 64, rounds)
-    compare("2×32 + 8×16 from 48 pixels, batch 64", dino_views(32, 16), 48, 64, rounds)
-
-
-if __name__ == "__main__":
-    main()
+    stored = ImageBatch(pixels, torch.full((batch, 2), image_size))
+    sources = torch.arange(batch).expand(len(wanted), batch)
+    maker, generator = ViewMaker(wanted), torch.Generator().manual_seed(0)
+    transforms = [augmentation(view) for view in wanted]
+    contenders: dict[str, Callable[[], object]] = {
+        "ours": lambda: maker.make(stored, sources, maker.sample(batch, generator)),
+        "reference": lambda: [view(image) for image in images for view in transforms],
+    }
+    if bench.authors and image_size == 256:
+        crops = bench.authors.augmentation()
+        contenders["authors"] = lambda: [crops(image) for image in images]
+    written = sum(4 * 3 * view.size**2 for view in wanted)
+    limits = {}
+    if bench.device.type == "cpu":
+        # The least it has to move: the pixels read, the crops written.
+        moved = 3 * image_size**2 + written
+        limits = {name: Limit("memory copy, one thread", bench.copy(threads=1), moved) for name in contenders}
+    case = f"{case}, batch {batch}, one thread"
+    return measure("views", case, contenders, bench.rounds, batch, "images/s", limits, clock=time.thread_time)

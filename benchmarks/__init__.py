@@ -1,0 +1,1 @@
+"""Speed beside plain reference code: `make bench`."""

@@ -1,0 +1,152 @@
+"""k-NN, linear probe, bootstrap and feature extraction."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from backbones import build_backbone
+from backbones.vit import ARCHITECTURES
+from benchmarks.bench import Bench, operations
+from benchmarks.reference import evaluation as plain
+from benchmarks.reference.transformer import VisionTransformer
+from benchmarks.timing import Limit, Measurement, Spread, measure
+from eval.confusion import bootstrap_scores
+from eval.context import make_context
+from eval.features import compute_features
+from eval.knn import KNN, KNNConfig, knn_classify
+from eval.probe import Heads
+from training.devices import autocast, synchronize
+
+KS, TEMPERATURE = (10, 20, 100, 200), 0.07
+
+
+def knn(bench: Bench) -> list[Measurement]:
+    """Weighted k-NN for four k at banks of several sizes."""
+    found = []
+    queries, width, classes = bench.pick(500, 50), 384, 1000
+    for size in bench.pick((10_000, 40_000, 160_000), (2_000,)):
+        generator = torch.Generator().manual_seed(0)
+        bank, wanted = (
+            F.normalize(torch.randn(n, width, generator=generator), dim=1).to(bench.device) for n in (size, queries)
+        )
+        labels = torch.randint(classes, (size,), generator=generator).to(bench.device)
+
+        def ours(bank=bank, labels=labels, wanted=wanted) -> None:
+            knn_classify(bank, labels, wanted, KS, TEMPERATURE, classes)
+            synchronize(bench.device)
+
+        def reference(bank=bank, labels=labels, wanted=wanted) -> None:
+            for k in KS:
+                plain.knn(bank, labels, wanted, k, TEMPERATURE, classes)
+            synchronize(bench.device)
+
+        # All four k need the similarities once.
+        limit = Limit("matrix product, fp32", bench.product("fp32"), 2 * size * width)
+        case = f"k-NN, bank {size:,} × {width}, {queries} queries, {classes} classes, k {KS}"
+        contenders = {"ours": ours, "reference": reference}
+        limits = dict.fromkeys(contenders, limit)
+        found += measure("knn", case, contenders, bench.rounds, queries, "queries/s", limits)
+    return found
+
+
+def probe(bench: Bench) -> list[Measurement]:
+    """An epoch of the linear probe, for many learning rates and for few."""
+    found = []
+    for classes, images in bench.pick(((10, 4096), (1000, 512)), ((10, 256),)):
+        width = 1536
+        generator = torch.Generator().manual_seed(0)
+        features = torch.randn(images, width, generator=generator).to(bench.device)
+        labels = torch.randint(classes, (images,), generator=generator).to(bench.device)
+
+        heads = {count: Heads(width, classes, [0.01] * count, bench.device) for count in (40, 5, 1)}
+        plain_probes = [plain.LinearProbe(width, classes, 0.01, bench.device) for _ in range(40)]
+
+        def ours(count: int, heads=heads, features=features, labels=labels) -> None:
+            for part, truth in zip(features.split(256), labels.split(256), strict=True):
+                heads[count].step(part, truth, 1.0)
+            synchronize(bench.device)
+
+        def reference(probes=plain_probes, features=features, labels=labels) -> None:
+            for one in probes:
+                one.epoch(features, labels)
+            synchronize(bench.device)
+
+        contenders: dict[str, Callable[[], None]] = {
+            "ours, 40 rates": lambda ours=ours: ours(40),
+            "reference, 40 rates": reference,
+            "the same code as ours, 5 rates": lambda ours=ours: ours(5),
+            "the same code as ours, 1 rate": lambda ours=ours: ours(1),
+        }
+        # Logits and their gradient: two products.
+        limits = {
+            name: Limit("matrix product, fp32", bench.product("fp32"), 2 * 2 * images * width * classes * rates)
+            for name, rates in zip(contenders, (40, 40, 5, 1), strict=True)
+        }
+        case = f"linear probe, an epoch of {images:,} × {width:,}, {classes:,} classes, batch 256"
+        found += measure("probe", case, contenders, bench.rounds, None, "s", limits)
+    return found
+
+
+def bootstrap(bench: Bench) -> list[Measurement]:
+    """Mean IoU of resamples of VOC's 1,449 validation images."""
+    images, resamples = bench.pick((1449, 1000), (50, 20))
+    matrices = np.random.default_rng(0).integers(0, 5000, (images, 21, 21))
+    contenders = {
+        "ours": lambda: bootstrap_scores(matrices, resamples),
+        "reference": lambda: plain.miou_of_resamples(matrices, resamples, 0),
+    }
+    case = f"{resamples:,} resamples of {images:,} confusion matrices, 21 classes"
+    limits = {}
+    if bench.device.type == "cpu":  # NumPy knows no other device
+        limits = dict.fromkeys(
+            contenders, Limit("matrix product, fp64", bench.product("fp64"), 2 * resamples * images * 21**2)
+        )
+    return measure("bootstrap", case, contenders, bench.rounds, None, "s", limits)
+
+
+def features(bench: Bench) -> list[Measurement]:
+    """Extraction in both precisions, and what the precision changes of an accuracy."""
+    batch = 256 if bench.device.type == "cuda" else bench.pick(32, 2)
+    name = bench.pick("vit_s16", "vit_t16")
+    images = torch.randn(batch, 3, 224, 224, generator=torch.Generator().manual_seed(0)).to(bench.device)
+    network = build_backbone(name, 224).to(bench.device).eval()
+    reference = VisionTransformer(**ARCHITECTURES[name].keywords).to(bench.device).eval()
+
+    def ours(precision: str) -> None:
+        with autocast(bench.device, precision):
+            compute_features(network, images, ["pooled"])
+        synchronize(bench.device)
+
+    @torch.no_grad()
+    def theirs() -> None:
+        reference(images)
+        synchronize(bench.device)
+
+    contenders = {"ours, fp32": lambda: ours("fp32"), "ours, bf16": lambda: ours("bf16"), "reference, fp32": theirs}
+    flops = operations(theirs) / batch
+    limits = {n: Limit(f"matrix product, {n[-4:]}", bench.product(n[-4:]), flops) for n in contenders}
+    case = f"pooled features, {name}, 224 pixels, batch {batch}"
+    found = measure("features", case, contenders, bench.rounds, batch, "images/s", limits)
+    return [*found, *_accuracies(bench)]
+
+
+def _accuracies(bench: Bench) -> list[Measurement]:
+    """k-NN top-1 with features of both precisions on the built-in data, by the weights of a run or by none."""
+    weights = None if bench.run is None else str(bench.run)
+    trained = "an untrained vit_nano" if weights is None else f"the run {bench.run.name}"
+    found = []
+    for precision in ("fp32", "bf16"):
+        with tempfile.TemporaryDirectory(prefix="bench-features-") as folder:
+            backbone = "vit_nano" if weights is None else None
+            data = "demo" if weights is None else None
+            context = make_context(weights, backbone, data, None, None, str(bench.device), precision, folder, seed=0)
+            top1 = next(m for m in KNN(KNNConfig(ks=[20])).run(context) if m.metric == "top1")
+        case = f"k-NN top-1 (k 20) of {trained} on {top1.n} images of {context.test.name}"
+        value = Spread(top1.value, top1.low, top1.high)
+        found.append(Measurement("features", case, f"ours, {precision}", value, "% (and 95% interval)"))
+    return found

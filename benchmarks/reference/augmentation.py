@@ -1,0 +1,35 @@
+"""One view of an image by torchvision's transforms on a PIL image, as both papers' code makes it."""
+
+from __future__ import annotations
+
+import random
+
+from PIL import Image, ImageFilter, ImageOps
+from torchvision import transforms
+
+from data.views import IMAGENET_MEAN, IMAGENET_STD, View
+
+
+def augmentation(view: View) -> transforms.Compose:
+    """The transforms that make ``view``."""
+    jitter = transforms.ColorJitter(view.brightness, view.contrast, view.saturation, view.hue)
+
+    def blur(image: Image.Image) -> Image.Image:
+        if random.random() >= view.blur_p:
+            return image
+        return image.filter(ImageFilter.GaussianBlur(random.uniform(*view.blur_sigma)))
+
+    return transforms.Compose(
+        [
+            transforms.RandomResizedCrop(
+                view.size, view.scale, view.ratio, interpolation=transforms.InterpolationMode.BICUBIC
+            ),
+            transforms.RandomHorizontalFlip(view.flip),
+            transforms.RandomApply([jitter], view.jitter_p),
+            transforms.RandomGrayscale(view.grayscale_p),
+            blur,
+            lambda image: ImageOps.solarize(image) if random.random() < view.solarize_p else image,
+            transforms.ToTensor(),
+            transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+        ]
+    )

@@ -1,0 +1,57 @@
+"""Building the image store beside decoding alone: images per second."""
+
+from __future__ import annotations
+
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from pathlib import Path
+
+from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import PILToTensor
+
+from benchmarks.bench import Bench, cores
+from benchmarks.timing import Measurement, measure
+from benchmarks.views import photos
+from data.datasets import open_dataset
+
+
+def decode(path: Path) -> None:
+    with Image.open(path) as image:
+        image.convert("RGB")
+
+
+def store(bench: Bench) -> list[Measurement]:
+    """JPEG files of 500×500 pixels, kept at full size."""
+    images, workers = bench.pick(300, 16), cores()
+    with tempfile.TemporaryDirectory(prefix="bench-store-") as folder:
+        root = Path(folder)
+        for number, image in enumerate(photos(images, 500)):
+            path = root / "data" / "train" / f"class{number % 10}" / f"{number}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image.save(path, quality=90)
+        files = sorted(root.glob("data/train/*/*.jpg"))
+        numbers = count()
+
+        def ours() -> None:
+            cache = root / f"cache{next(numbers)}"
+            open_dataset("imagefolder", "train", root / "data", None, cache=cache, progress=False)
+
+        def reference() -> None:
+            data = ImageFolder(str(root / "data" / "train"), transform=PILToTensor())
+            assert sum(1 for _ in DataLoader(data, batch_size=None, num_workers=workers)) == images
+
+        def all_cores() -> None:
+            with ThreadPoolExecutor(workers) as pool:
+                list(pool.map(decode, files))
+
+        contenders = {
+            f"ours, {workers} threads": ours,
+            f"ImageFolder in {workers} loader workers": reference,
+            f"JPEG decoding alone, {workers} threads": all_cores,
+            "JPEG decoding alone, one thread": lambda: [decode(file) for file in files],
+        }
+        case = f"{images} JPEG files of 500×500, quality 90"
+        return measure("store", case, contenders, bench.rounds, images, "images/s")

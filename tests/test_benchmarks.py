@@ -1,0 +1,186 @@
+"""The benchmarks compare the same thing: their plain references give the same numbers as ours, step after step."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+from backbones import build_backbone
+from backbones.vit import VisionTransformer
+from benchmarks.reference import barlow_twins as plain_barlow_twins
+from benchmarks.reference import dino as plain_dino
+from benchmarks.reference import evaluation as plain
+from benchmarks.reference.augmentation import augmentation
+from benchmarks.reference.transformer import VisionTransformer as PlainTransformer
+from benchmarks.run import BENCHMARKS, main
+from benchmarks.scaling import exponent
+from benchmarks.timing import Limit, Spread, measure
+from common.schedules import cosine
+from data.store import ImageBatch
+from data.views import View, ViewMaker
+from eval.confusion import bootstrap_scores
+from eval.knn import knn_classify
+from eval.probe import Heads
+from methods.barlow_twins import BarlowTwins, BarlowTwinsConfig
+from methods.base import Progress, ViewBatch
+from methods.dino import DINO, DINOConfig
+from training.config import TrainConfig
+from training.resolve import resolve
+from training.step import Stepper
+
+CPU = torch.device("cpu")
+
+
+def stepper_of(method, **options):
+    config = TrainConfig(**{**method.recipe, "batch_size": 4, "image_size": 32, "precision": "fp32", **options})
+    stepper = Stepper(method, resolve(config), CPU)
+    method.train()
+    return stepper
+
+
+def progress_at(step, stepper):
+    """Past the warm-up."""
+    return Progress(step=2000 + step, steps_per_epoch=100, epochs=stepper.config.epochs)
+
+
+def random_views(sizes, batch=4, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(batch, 3, size, size, generator=generator) for size in sizes]
+
+
+def test_dino_step_equals_the_plain_one():
+    torch.manual_seed(0)
+    sizes = {"patch_size": 8, "width": 24, "depth": 2, "heads": 2, "position_size": 32}
+    config = DINOConfig(out_dim=32, hidden_dim=16, bottleneck_dim=8, drop_path=0.0)
+    method = DINO(config, lambda **hints: VisionTransformer(**sizes, **hints), num_classes=0)
+    stepper = stepper_of(method, lr=0.05)
+    student, teacher = (plain_dino.Network(PlainTransformer(**sizes), 32, 16, 8) for _ in range(2))
+    student.copy_weights(method.student.state_dict())
+    teacher.copy_weights(method.teacher.state_dict())
+    step = plain_dino.PlainStep(student, teacher, plain_dino.Loss(32), CPU)
+    for number in range(3):
+        views = random_views([32, 32, 16, 16, 16], seed=number)
+        progress = progress_at(number, stepper)
+        lr, weight_decay = stepper.rates(progress)
+        momentum = cosine(0.996, 1.0, progress.step, progress.total_steps)
+        expected = step(views, lr=lr, weight_decay=weight_decay, momentum=momentum)
+        loss, _ = stepper.step([ViewBatch(views, torch.full((4,), -1))], progress)
+        torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
+    # Keys' biases have no gradient but rounding, which AdamW takes for one.
+    for ours, other in ((method.teacher, teacher), (method.student, student)):
+        expected = plain_dino.Network(PlainTransformer(**sizes), 32, 16, 8)
+        expected.copy_weights(ours.state_dict())
+        torch.testing.assert_close(expected.state_dict(), other.state_dict(), rtol=1e-3, atol=1e-4)
+
+
+def test_barlow_twins_step_equals_the_plain_one():
+    torch.manual_seed(0)
+    config = BarlowTwinsConfig(projector="16-16-16")
+    method = BarlowTwins(config, lambda **hints: build_backbone("resnet18", 32, **hints), num_classes=0)
+    stepper = stepper_of(method)
+    model = plain_barlow_twins.BarlowTwins(torchvision.models.resnet18(), (16, 16, 16))
+    model.load_state_dict(method.state_dict())
+    step = plain_barlow_twins.PlainStep(model, CPU)
+    for number in range(2):
+        views = random_views([64, 64], batch=8, seed=number)
+        progress = progress_at(number, stepper)
+        lr, _ = stepper.rates(progress)
+        expected = step(views, lr=lr)
+        loss, _ = stepper.step([ViewBatch(views, torch.full((8,), -1))], progress)
+        torch.testing.assert_close(loss, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_whole_crop_equals_torchvisions():
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    view = View(name="whole", size=48, scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0)
+    expected = augmentation(view)(Image.fromarray(pixels))
+    maker = ViewMaker([view])
+    batch = ImageBatch(torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous(), torch.tensor([[64, 64]]))
+    (made,) = maker.make(batch, torch.zeros(1, 1, dtype=torch.int64), maker.sample(1, torch.Generator().manual_seed(0)))
+    assert (made[0] - expected).abs().max() <= 1.01 / 255 / 0.224  # a grey level
+
+
+def test_knn_votes_equal_the_one_hot_ones():
+    generator = torch.Generator().manual_seed(0)
+    bank, queries = (torch.nn.functional.normalize(torch.randn(n, 16, generator=generator)) for n in (300, 40))
+    labels = torch.randint(5, (300,), generator=generator)
+    found = knn_classify(bank, labels, queries, [20, 60], 0.07, 5)
+    for k in (20, 60):
+        expected = plain.knn(bank, labels, queries, k, 0.07, 5, rows=7)
+        voted = torch.tensor([len(labels[(query @ bank.T).topk(k).indices].unique()) == 5 for query in queries])
+        assert voted.sum() > 20
+        assert torch.equal(found[k][voted], expected[voted])
+        assert torch.equal(found[k][:, 0], expected[:, 0])
+
+
+def test_heads_equal_one_classifier_after_the_other():
+    generator = torch.Generator().manual_seed(0)
+    features, labels = torch.randn(64, 12, generator=generator), torch.randint(3, (64,), generator=generator)
+    heads = Heads(12, 3, [0.1, 0.01], CPU)
+    probes = [plain.LinearProbe(12, 3, rate, CPU) for rate in (0.1, 0.01)]
+    for head, probe in enumerate(probes):
+        probe.layer.weight.data.copy_(heads.weight_DMC[:, head].T)
+        probe.epoch(features, labels, batch_size=16)
+    for part, truth in zip(features.split(16), labels.split(16), strict=True):
+        heads.step(part, truth, 1.0)
+    for head, probe in enumerate(probes):
+        torch.testing.assert_close(heads.weight_DMC[:, head].T, probe.layer.weight.detach())
+        torch.testing.assert_close(heads.bias_MC[head], probe.layer.bias.detach())
+
+
+def test_bootstrap_equals_the_loop():
+    matrices = np.random.default_rng(1).integers(0, 50, (30, 4, 4))
+    expected = plain.miou_of_resamples(matrices, 25, seed=3)
+    np.testing.assert_allclose(bootstrap_scores(matrices, 25, seed=3)["miou"], expected)
+
+
+def test_ratios_are_of_the_same_round():
+    now = 0.0
+
+    def spender(*seconds):
+        left = iter(seconds)
+
+        def work():
+            nonlocal now
+            now += next(left)
+
+        return work
+
+    # A machine whose speed changes from round to round; the first does not count.
+    contenders = {"ours": spender(9, 1, 2, 4), "slow": spender(9, 3, 6, 12)}
+    limits = {"ours": Limit("top speed", ceiling=100.0, per_unit=5.0)}
+    fast, slow = measure("name", "case", contenders, 3, 12, "things/s", limits, clock=lambda: now)
+    assert fast.ratios == {"slow": Spread(3, 3, 3)}
+    assert (fast.value, slow.value) == (Spread(6, 3, 12), Spread(2, 1, 4))
+    assert fast.reached == pytest.approx(6 * 5 / 100)
+    assert slow.ratios == {} and slow.reached is None
+
+
+def test_exponents_of_powers():
+    points = [{"value": n, "seconds": 2 * n**1.5} for n in (2, 4, 16)]
+    assert exponent(points, "seconds") == pytest.approx(1.5)
+
+
+def test_command_writes_what_it_measured(tmp_path, capsys):
+    out = tmp_path / "bench.json"
+    assert main(["--only", "bootstrap", "--quick", "--device", "cpu", "--out", str(out)]) == 0
+    written = json.loads(out.read_text())
+    ours, reference = written["measurements"]
+    assert ours["benchmark"] == reference["benchmark"] == "bootstrap"
+    assert ours["ratios"]["reference"]["low"] <= ours["ratios"]["reference"]["median"]
+    assert ours["reached"] > 0
+    assert written["about"]["quick"] is True and written["about"]["cores"] >= 1
+    assert "bootstrap" in capsys.readouterr().out
+
+
+def test_folder_that_is_no_checkout_is_told(tmp_path, capsys):
+    assert main(["--only", "bootstrap", "--reference", str(tmp_path), "--out", str(tmp_path / "bench.json")]) == 1
+    assert "main_dino.py" in capsys.readouterr().err
+    assert not (tmp_path / "bench.json").exists()
+
+
+def test_every_benchmark_says_what_it_measures():
+    assert all(benchmark.__doc__ for benchmark in BENCHMARKS.values())
