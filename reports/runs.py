@@ -16,6 +16,7 @@ from common.files import read_yaml
 INCIDENTAL = frozenset(
     {
         "out",
+        "visualize",
         "data_root",
         "device",
         "evals",

@@ -13,8 +13,7 @@ from rich.text import Text
 
 from common.errors import UsageError, UserError
 from common.registry import load_plugin
-from eval.visual import visualize
-from eval.visual.config import options_for_run
+from eval.visual import draw_for_run
 from reports import build_report
 from training.config import CompareCommand
 from training.estimate import TimeEstimate, in_words
@@ -60,32 +59,13 @@ def compare(command: CompareCommand, further: Mapping[str, Any]) -> int:
     for state in failed:
         console.print(f"\n{state.cell.name} failed; the end of {state.log}:\n{tail_of(state)}", markup=False)
     runs = [state.directory for state in states if state.directory.is_dir()]
-    if grid.visualize:
-        first = {row_of(state.cell): state.directory for state in reversed(states) if state.status == "done"}
-        for directory in reversed(first.values()):
-            draw_pictures(directory, grid.visualize, console)
+    for state in states:  # those that had ended before pictures were asked for
+        if state.status == "done" and (kinds := state.cell.options.get("visualize")):
+            draw_for_run(state.directory, kinds)
     if runs:
         page = build_report(runs, out / "report", title=grid.title)
         console.print(f"report: {page}", markup=False, highlight=False, soft_wrap=True)
     return 1 if failed else 0
-
-
-def row_of(cell: Cell) -> str:
-    """Equal for cells that differ in nothing but their seed."""
-    return repr(sorted((name, repr(value)) for name, value in cell.options.items() if name != "seed"))
-
-
-def draw_pictures(run: Path, kinds: Sequence[str], console: Console) -> None:
-    """Draw what the report shows of a run, into its ``figures/``; what is there already is not drawn again. A network that
-    cannot be looked at so (a ResNet has no attention) is told, and no reason to stop."""
-    for what in kinds:
-        if any((run / "figures").glob(f"{what}-*.png")):
-            continue
-        try:
-            visualize(what, options_for_run(what, str(run)))
-            console.print(f"{run.name}: {what} drawn", markup=False, highlight=False)
-        except UserError as error:
-            console.print(f"{run.name}: no {what}: {error}", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_plan(title: str, cells: Sequence[Cell], out: Path, jobs: int | None, console: Console) -> None:

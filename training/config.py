@@ -93,6 +93,8 @@ class TrainConfig:
     """optimiser steps between records in log.jsonl"""
     evals: list[str] | None = None
     """evaluations to run after training, such as: knn linear"""
+    visualize: list[str] | None = None
+    """pictures to draw after training: attention receptive_field pca neighbours embedding crops"""
     tensorboard: bool = False
     """also log to TensorBoard, under the run directory"""
     wandb: bool = False

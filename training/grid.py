@@ -31,7 +31,7 @@ from typing import Any
 from common.cli import parse_value
 from common.errors import UsageError, unknown_name
 from common.files import read_yaml
-from reports.inside import KINDS as PICTURES
+from eval.visual.config import RUN_PICTURES
 from training.config import CompareCommand
 
 KEYS = (
@@ -152,8 +152,8 @@ def grid_of(command: CompareCommand, further: Mapping[str, Any]) -> Grid:
     if command.visualize:
         grid.visualize = command.visualize
     for what in grid.visualize:
-        if what not in PICTURES:
-            raise unknown_name("picture of a run", what, PICTURES)
+        if what not in RUN_PICTURES:
+            raise unknown_name("picture of a run", what, RUN_PICTURES)
     if command.vary_mode:
         grid.vary_mode = command.vary_mode
     for text in itertools.chain.from_iterable(command.vary):
@@ -234,6 +234,8 @@ def cells_of(grid: Grid, known: Mapping[str, set[str]]) -> list[Cell]:
             common = {k: v for k, v in grid.base.items() if k in known[method] or evaluation_option.match(k)}
             options = {"method": method, "backbone": backbone, **common, **backbone_options, **own, **changes, **varied}
             options |= {"seed": seed, "evals": list(grid.evals) or None}
+            if grid.visualize and seed == grid.seeds[0]:
+                options["visualize"] = list(grid.visualize)
             labels = [
                 method,
                 backbone,

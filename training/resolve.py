@@ -13,9 +13,10 @@ import yaml
 
 from backbones import check_name
 from common.distributed import world_size
-from common.errors import UsageError, UserError
+from common.errors import UsageError, UserError, unknown_name
 from common.files import read_yaml, write_text
 from data.datasets import default_image_size
+from eval.visual.config import RUN_PICTURES
 from methods.base import MethodConfig
 from training.config import TrainConfig
 from training.devices import pick_device, pick_precision
@@ -23,6 +24,7 @@ from training.devices import pick_device, pick_precision
 #: Options that may differ between a run and its continuation: they change neither what is trained nor how.
 INCIDENTAL = (
     "out",
+    "visualize",
     "data_root",
     "device",
     "checkpoint_every",
@@ -64,6 +66,9 @@ def _check(config: TrainConfig) -> None:
             raise UsageError(f"--{option} {getattr(config, option)}: {what}")
 
     check_name(config.backbone)
+    for what in config.visualize or []:
+        if what not in RUN_PICTURES:
+            raise unknown_name("picture of a run", what, RUN_PICTURES)
     for option, value in dataclasses.asdict(config).items():
         require(not isinstance(value, float) or math.isfinite(value), option, "give a finite number")
     require(config.epochs > 0, "epochs", "give more than 0")

@@ -17,6 +17,7 @@ from common.lock import run_lock
 from eval import run_evaluations
 from eval.base import EvaluationConfig
 from eval.context import make_context
+from eval.visual import draw_for_run
 from methods.base import METHODS, Method, MethodConfig, steps_of
 from training.batches import Batches, BatchSource
 from training.budget import within_budget
@@ -83,6 +84,8 @@ def train(
         if main and evaluations:
             context = make_context(str(run), None, None, None, None, config.device, config.precision, None, config.seed)
             run_evaluations(list(evaluations), evaluations, context)
+    if main and config.visualize:
+        draw_for_run(run, config.visualize)
     return run
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
 from common.errors import UserError
-from eval.visual.config import VisualOptions
+from eval.visual.config import VisualOptions, options_for_run
 
 
 def visualize(what: str, options: VisualOptions) -> list[Path]:
@@ -26,3 +27,16 @@ def visualize(what: str, options: VisualOptions) -> list[Path]:
         return import_module(f"eval.visual.{what}").draw(options)
     except (PermissionError, NotADirectoryError, FileExistsError) as error:
         raise UserError(f"{error.filename}: {error.strerror.lower()}; give another --out") from error
+
+
+def draw_for_run(run: Path, kinds: Sequence[str]) -> None:
+    """Draw what a report shows of a run, into its ``figures/``; what is there already is not drawn again. A network that cannot
+    be looked at so (a ResNet has no attention) is told, and no reason to stop."""
+    for what in kinds:
+        if any((run / "figures").glob(f"{what}-*.png")):
+            continue
+        try:
+            visualize(what, options_for_run(what, str(run)))
+            print(f"{run.name}: {what} drawn")
+        except UserError as error:
+            print(f"{run.name}: no {what}: {error}")

@@ -192,6 +192,9 @@ VISUALIZATIONS: dict[str, type[VisualOptions]] = {
     "receptive_field": ReceptiveFieldOptions,
 }
 
+#: Those that one run can be looked at by, for the report (``reports.inside``).
+RUN_PICTURES = ("attention", "receptive_field", "pca", "neighbours", "embedding", "crops")
+
 
 def options_for_run(what: str, run: str) -> VisualOptions:
     """The options by which one run is looked at, everything else by default."""

@@ -48,3 +48,10 @@ def test_the_pictures_left_out_are_named(tmp_path):
         png(runs[-1] / "figures" / "pca-a.png")
     page = build_report(runs, tmp_path / "out").read_text()
     assert page.count('id="figure-pca-') == 6 and "pictures of the first 6 rows are shown; those of" in page
+
+
+def test_what_a_run_can_draw_is_what_a_report_shows():
+    from eval.visual.config import RUN_PICTURES
+    from reports.inside import KINDS
+
+    assert set(RUN_PICTURES) == set(KINDS)
