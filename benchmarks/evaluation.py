@@ -50,7 +50,7 @@ def knn(bench: Bench) -> list[Measurement]:
         case = f"k-NN, bank {size:,} × {width}, {queries} queries, {classes} classes, k {KS}"
         contenders = {"ours": ours, "reference": reference}
         limits = dict.fromkeys(contenders, limit)
-        found += measure("knn", case, contenders, bench.rounds, queries, "queries/s", limits)
+        found += measure("knn", case, contenders, bench.rounds, queries, "queries/s", limits, bench.clock)
     return found
 
 
@@ -88,7 +88,7 @@ def probe(bench: Bench) -> list[Measurement]:
             for name, rates in zip(contenders, (40, 40, 5, 1), strict=True)
         }
         case = f"linear probe, an epoch of {images:,} × {width:,}, {classes:,} classes, batch 256"
-        found += measure("probe", case, contenders, bench.rounds, None, "s", limits)
+        found += measure("probe", case, contenders, bench.rounds, None, "s", limits, bench.clock)
     return found
 
 
@@ -106,12 +106,12 @@ def bootstrap(bench: Bench) -> list[Measurement]:
         limits = dict.fromkeys(
             contenders, Limit("matrix product, fp64", bench.product("fp64"), 2 * resamples * images * 21**2)
         )
-    return measure("bootstrap", case, contenders, bench.rounds, None, "s", limits)
+    return measure("bootstrap", case, contenders, bench.rounds, None, "s", limits, bench.clock)
 
 
 def features(bench: Bench) -> list[Measurement]:
     """Extraction in both precisions, and what the precision changes of an accuracy."""
-    batch = 256 if bench.device.type == "cuda" else bench.pick(32, 2)
+    batch = 256 if bench.device.type == "cuda" else bench.pick(16, 2)
     name = bench.pick("vit_s16", "vit_t16")
     images = torch.randn(batch, 3, 224, 224, generator=torch.Generator().manual_seed(0)).to(bench.device)
     network = build_backbone(name, 224).to(bench.device).eval()
@@ -131,7 +131,7 @@ def features(bench: Bench) -> list[Measurement]:
     flops = operations(theirs) / batch
     limits = {n: Limit(f"matrix product, {n[-4:]}", bench.product(n[-4:]), flops) for n in contenders}
     case = f"pooled features, {name}, 224 pixels, batch {batch}"
-    found = measure("features", case, contenders, bench.rounds, batch, "images/s", limits)
+    found = measure("features", case, contenders, bench.rounds, batch, "images/s", limits, bench.clock)
     return [*found, *_accuracies(bench)]
 
 

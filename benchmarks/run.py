@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -56,12 +57,18 @@ def main(words: Sequence[str] | None = None) -> int:
         "--run", type=Path, help="run directory, for the accuracy of features; default: untrained weights"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    parser.add_argument(
+        "--threads", type=int, help="of a CPU; with 1, training and evaluation are timed by the CPU time they take"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="how often each contender is timed")
     parser.add_argument("--quick", action="store_true", help="small sizes and two rounds, to see that everything works")
     parser.add_argument("--out", type=Path, default=Path("bench.json"), help="JSON file for the figures")
     options = parser.parse_args(words)
-    if options.rounds < 1:
-        parser.error(f"--rounds {options.rounds}: give at least 1")
+    for name in ("rounds", "threads"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            parser.error(f"--{name} {getattr(options, name)}: give at least 1")
+    if options.threads:
+        torch.set_num_threads(options.threads)
     console = Console()
     try:
         device = pick_device(options.device)

@@ -45,7 +45,7 @@ def random_views(batch: int, sizes: list[int], device: torch.device) -> list[Ten
 
 def dino(bench: Bench) -> list[Measurement]:
     """DINO, 2×224 + 8×96, 65,536 prototypes."""
-    batch = 64 if bench.device.type == "cuda" else bench.pick(8, 2)
+    batch = 64 if bench.device.type == "cuda" else bench.pick(4, 2)
     views = random_views(batch, [224] * 2 + [96] * 8, bench.device)
     out_dim = bench.pick(65536, 1024)
     found = []
@@ -69,7 +69,7 @@ def dino(bench: Bench) -> list[Measurement]:
 
 def barlow_twins(bench: Bench) -> list[Measurement]:
     """Barlow Twins, ResNet-50, 8192-8192-8192."""
-    batch = 256 if bench.device.type == "cuda" else bench.pick(16, 4)
+    batch = 256 if bench.device.type == "cuda" else bench.pick(8, 4)
     name, width = bench.pick(("resnet50", 8192), ("resnet18", 256))
     views = random_views(batch, [224] * 2, bench.device)
     stepper = our_stepper("barlow_twins", name, batch, bench.device, projector="-".join([str(width)] * 3))
@@ -113,4 +113,4 @@ def _compare(
         limit = Limit(f"matrix product, {precision}", bench.product(precision), flops)
         limits |= {name: limit for name in contenders if name.endswith(precision)}
     case += f", {flops / 1e9:.0f} GFLOP an image"
-    return measure(benchmark, case, contenders, bench.rounds, batch, "images/s", limits)
+    return measure(benchmark, case, contenders, bench.rounds, batch, "images/s", limits, bench.clock)
