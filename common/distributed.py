@@ -7,8 +7,9 @@ rank's own samples therefore needs nothing more. A loss of global statistics is 
 averaged gradient equals the one-process gradient.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -88,3 +89,33 @@ def all_reduce_mean(tensor: Tensor) -> Tensor:
 def all_gather_rows(tensor: Tensor) -> Tensor:
     """Differentiable concatenation of ``[rows, …]`` over ranks; every rank gives the same number of rows."""
     return _AllGatherRows.apply(tensor) if is_distributed() else tensor
+
+
+def is_shared_out(tensor: Any) -> bool:
+    """True if each process holds a part of it (``training.sharding``): it is a DTensor, whose module takes long to import."""
+    return hasattr(tensor, "full_tensor")
+
+
+@torch.no_grad()
+def own_parts(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """What this process holds of each tensor: its part of one that is shared out, else the tensor itself. Changes in place change
+    the tensor."""
+    return [tensor.to_local() if is_shared_out(tensor) else tensor for tensor in tensors]
+
+
+@torch.no_grad()
+def whole(state: Any) -> Any:
+    """A state dict with every shared-out tensor gathered, on the CPU; without such tensors, itself. All processes call it
+    together, and each gets all of it."""
+    if isinstance(state, dict):
+        gathered = {name: whole(value) for name, value in state.items()}
+        return state if all(gathered[name] is value for name, value in state.items()) else gathered
+    return state.full_tensor().cpu() if is_shared_out(state) else state
+
+
+@torch.no_grad()
+def norms(tensors: Sequence[Tensor]) -> Tensor:
+    """The 2-norm of each tensor ``[n]``; of shared-out ones, which all of them are or none, the whole tensor's. Asks nothing back
+    from the device."""
+    found = torch.stack(torch._foreach_norm(own_parts(tensors)))
+    return all_reduce_sum(found.square()).sqrt() if is_shared_out(tensors[0]) else found

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import nn
 
+from common.distributed import all_reduce_sum, is_main, is_shared_out, own_parts, whole
 from common.errors import UserError, is_out_of_memory
 from common.files import archive_damage, atomic_file, name_also
 from methods.base import Method
@@ -57,7 +58,8 @@ def has_checkpoint(run: Path) -> bool:
 def save_checkpoint(
     path: Path, method: Method, optimizer: torch.optim.Optimizer | None, keep: int = 1, **about: Any
 ) -> None:
-    """Write a checkpoint, atomically, and read it back before it takes the place of the one before.
+    """Write a checkpoint, atomically, and read it back before it takes the place of the one before. All processes call it, and
+    the first writes; what it holds does not depend on how many there are, or on what each has a part of.
 
     Args:
         path: of the file.
@@ -72,11 +74,13 @@ def save_checkpoint(
     """
     state = {
         "format": FORMAT,
-        "method": method.state_dict(),
+        "method": whole(method.state_dict()),
         "backbone_prefix": backbone_prefix(method),
-        "optimizer": None if optimizer is None else optimizer.state_dict(),
+        "optimizer": None if optimizer is None else whole(optimizer.state_dict()),
         **about,
     }
+    if not is_main():
+        return
     run = path.parent.parent
     with atomic_file(path) as file:
         _write(state, file)
@@ -182,5 +186,9 @@ def is_finite(module: nn.Module) -> bool:
     tensors = [t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point() and t.numel()]
     if not tensors:
         return True
-    largest = torch._foreach_norm([t.detach() for t in tensors], float("inf"))
-    return bool(torch.stack([norm.float() for norm in largest]).isfinite().all())
+    parts = [part.detach() for part in own_parts(tensors) if part.numel()]
+    largest = torch._foreach_norm(parts, float("inf"))
+    unbounded = (~torch.stack([norm.float() for norm in largest]).isfinite()).any().float()
+    if any(map(is_shared_out, tensors)):
+        unbounded = all_reduce_sum(unbounded)  # each process knows of its parts only
+    return not unbounded.item()

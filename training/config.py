@@ -80,6 +80,9 @@ class TrainConfig:
     """of weights, order, crops and pairing"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps"""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """of several processes (torchrun): each has all weights, or (fsdp) a part of each; fsdp also computes a ViT's activations anew
+    in the backward pass, which takes less memory and more time"""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 where the device is fast at it, else fp32"""
 

@@ -164,9 +164,7 @@ class Session:
 
     def _restore(self, state: dict[str, Any]) -> tuple[int, float]:
         try:
-            self.stepper.method.load_state_dict(state["method"])
-            self.stepper.optimizer.load_state_dict(state["optimizer"])
-            self.stepper.scaler.load_state_dict(state["scaler"])
+            self.stepper.load(state)
             step, seconds = int(state["step"]), float(state["seconds"])
             if not 0 <= step <= self.total:
                 raise ValueError(f"it is from after step {step} of {self.total}")
@@ -185,22 +183,21 @@ class Session:
         return step, seconds
 
     def _save(self, done: int, seconds: float, best: bool) -> None:
-        if is_main():
-            save_checkpoint(
-                self.checkpoint,
-                self.stepper.method,
-                self.stepper.optimizer,
-                keep=self.config.keep_checkpoints,
-                backbone_name=self.config.backbone,
-                image_size=self.config.image_size,
-                scaler=self.stepper.scaler.state_dict(),
-                step=done,
-                steps_per_epoch=self.per_epoch,
-                seconds=seconds,
-                config=self.options,
-            )
-            if best:
-                name_also(self.checkpoint, best_checkpoint(self.directory))
+        save_checkpoint(
+            self.checkpoint,
+            self.stepper.method,
+            self.stepper.optimizer,
+            keep=self.config.keep_checkpoints,
+            backbone_name=self.config.backbone,
+            image_size=self.config.image_size,
+            scaler=self.stepper.scaler.state_dict(),
+            step=done,
+            steps_per_epoch=self.per_epoch,
+            seconds=seconds,
+            config=self.options,
+        )
+        if best and is_main():
+            name_also(self.checkpoint, best_checkpoint(self.directory))
 
     def _log_step(self, progress: Progress, loss: Tensor, output: StepOutput, clock: _Clock) -> None:
         """A record of the step just taken, and warnings if it gives reason."""

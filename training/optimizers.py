@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from common.distributed import norms, own_parts
 from common.errors import unknown_name
 
 
@@ -49,20 +50,19 @@ class LARS(torch.optim.Optimizer):
             if matrices:
                 weights = [parameters[i] for i in matrices]
                 decayed = torch._foreach_add([updates[i] for i in matrices], weights, alpha=group["weight_decay"])
-                norms = torch.stack(torch._foreach_norm(weights))
-                update_norms = torch.stack(torch._foreach_norm(decayed))
-                ratios = group["eta"] * norms / update_norms
-                ratios = torch.where((norms > 0) & (update_norms > 0), ratios, 1.0)
-                torch._foreach_mul_(decayed, list(ratios.unbind()))
+                weight_norms, update_norms = norms(weights), norms(decayed)
+                ratios = group["eta"] * weight_norms / update_norms
+                ratios = torch.where((weight_norms > 0) & (update_norms > 0), ratios, 1.0)
+                torch._foreach_mul_(own_parts(decayed), list(ratios.unbind()))
                 for i, update in zip(matrices, decayed, strict=True):
                     updates[i] = update
             for p in parameters:
                 if "mu" not in self.state[p]:
                     self.state[p]["mu"] = torch.zeros_like(p)
-            mus = [self.state[p]["mu"] for p in parameters]
+            mus = own_parts([self.state[p]["mu"] for p in parameters])
             torch._foreach_mul_(mus, group["momentum"])
-            torch._foreach_add_(mus, updates)
-            torch._foreach_add_(parameters, mus, alpha=-group["lr"])
+            torch._foreach_add_(mus, own_parts(updates))
+            torch._foreach_add_(own_parts(parameters), mus, alpha=-group["lr"])
 
 
 def build_optimizer(name: str, groups: list[dict[str, Any]], momentum: float) -> torch.optim.Optimizer:
@@ -113,5 +113,4 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float, mode: Literal[
         return
     gradients = [p.grad for p in parameters]
     if gradients:
-        norms = torch.stack(torch._foreach_norm(gradients))
-        torch._foreach_mul_(gradients, list((max_norm / (norms + 1e-6)).clamp(max=1.0).unbind()))
+        torch._foreach_mul_(own_parts(gradients), list((max_norm / (norms(gradients) + 1e-6)).clamp(max=1.0).unbind()))

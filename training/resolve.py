@@ -27,6 +27,7 @@ INCIDENTAL = (
     "visualize",
     "data_root",
     "device",
+    "strategy",
     "checkpoint_every",
     "keep_checkpoints",
     "log_every",
@@ -50,13 +51,16 @@ def resolve(config: TrainConfig) -> TrainConfig:
     warmup = min(10.0, config.epochs / 10) if config.warmup_epochs is None else config.warmup_epochs
     name = re.sub(r"[^A-Za-z0-9_.=+-]", "_", f"{config.method}-{config.backbone}-{config.data}-{config.seed}")
     decay_end = config.weight_decay if config.weight_decay_end is None else config.weight_decay_end
+    precision = pick_precision(config.precision, pick_device(config.device))
+    if config.strategy == "fsdp" and precision == "fp16":
+        raise UsageError("--strategy fsdp trains in bf16 or fp32; give --precision bf16 or fp32")
     return dataclasses.replace(
         config,
         out=config.out or f"runs/{name}",
         image_size=config.image_size or default_image_size(config.data),
         warmup_epochs=warmup,
         weight_decay_end=decay_end,
-        precision=pick_precision(config.precision, pick_device(config.device)),
+        precision=precision,
     )
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from common.distributed import is_distributed
+from common.distributed import is_distributed, is_shared_out
 from common.schedules import cosine, poly
 from methods.base import Method, Progress, StepOutput, ViewBatch
 from training.batchnorm import use_global_batchnorm
@@ -23,7 +24,8 @@ class Stepper:
     """A method on a device, its optimiser, and how one becomes better by the other.
 
     Args:
-        method: on the CPU or the device; BatchNorm is made global where there are several processes.
+        method: on the CPU or the device; where there are several processes, BatchNorm is made global and, by the strategy, each
+            has all weights or a part of each.
         config: resolved options.
         device: to compute on.
 
@@ -37,8 +39,15 @@ class Stepper:
         self.device = device
         self.method = method.to(device)
         self.network: nn.Module = self.method
+        if config.strategy == "fsdp":
+            from training.sharding import recompute_activations, shard
+
+            recompute_activations(self.method)
         if is_distributed():
             self.method = use_global_batchnorm(self.method, device)
+        if is_distributed() and config.strategy == "fsdp":
+            shard(self.method, device)
+        elif is_distributed():
             # Buffers (centres, running statistics) are computed from global batches, so they are equal without a broadcast.
             # (torch has given the option another name.)
             known = inspect.signature(DistributedDataParallel).parameters
@@ -47,6 +56,21 @@ class Stepper:
             self.network = DistributedDataParallel(self.method, device_ids=devices, **{broadcast: False})
         self.optimizer = build_optimizer(config.optimizer, self.method.parameter_groups(), config.momentum)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on with what a checkpoint holds, whatever number of processes and strategy it is from.
+
+        Raises:
+            RuntimeError, ValueError, KeyError, TypeError: it is of something else.
+        """
+        weights, moments = state["method"], state["optimizer"]
+        if any(map(is_shared_out, self.method.parameters())):
+            from training.sharding import moments_in_parts, weights_in_parts
+
+            weights, moments = weights_in_parts(self.method, weights), moments_in_parts(self.optimizer, moments)
+        self.method.load_state_dict(weights)
+        self.optimizer.load_state_dict(moments)
+        self.scaler.load_state_dict(state["scaler"])
 
     def rates(self, progress: Progress) -> tuple[float, float]:
         """Learning rate (of groups without ``lr_scale``) and weight decay at a step (references:
@@ -77,8 +101,8 @@ class Stepper:
         loss = torch.zeros((), device=self.device)
         for part, batch in enumerate(batches, 1):
             last = part == len(batches)
-            # Gradients are averaged over processes with the last part only.
-            with nullcontext() if last or not is_distributed() else self.network.no_sync():
+            # Gradients are averaged over processes with the last part only; those that are shared out, with each.
+            with nullcontext() if last or self.network is self.method else self.network.no_sync():
                 with autocast(self.device, self.config.precision):
                     output = self.network(batch)
                 self.scaler.scale(output.loss / len(batches)).backward()

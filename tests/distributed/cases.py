@@ -1,7 +1,9 @@
-"""What one process and two do alike. Run as a script by ``torchrun``, it does so as one of two and writes what came out; the
-test imports it and does it alone. No ``test_`` in its name: it is part of a test."""
+"""What one process and several do alike. Run as a script by ``torchrun``, it does so as one of them and writes what came out;
+the test imports it and does it alone. No ``test_`` in its name: it is part of a test."""
 
 import importlib.util
+import json
+import shutil
 import sys
 from pathlib import Path
 from unittest import mock
@@ -11,6 +13,7 @@ import torch
 HERE = Path(__file__).resolve().parent
 CPU = torch.device("cpu")
 IMAGES = 8
+OPTIMIZERS = ("adamw", "sgd", "lars")
 
 #: Case name: method, backbone, the method's own options.
 CASES = {
@@ -52,7 +55,7 @@ def two_steps(name, accumulate=1, **further):
     Returns:
         ``losses`` (mean over processes), ``gradients`` of the first step and ``state`` after the second, by name.
     """
-    from common.distributed import all_reduce_mean, rank, world_size
+    from common.distributed import all_reduce_mean, is_shared_out, rank, whole, world_size
     from methods.base import METHODS, Progress, ViewBatch
     from training.batches import split
     from training.resolve import resolve
@@ -76,13 +79,14 @@ def two_steps(name, accumulate=1, **further):
         warmup_epochs=0,
         clip_grad=0.0,
         image_size=16,
-        **own,
-        **further,
+        **{**own, **further},
     )
     config = resolve(config)
     method = build_method(config, method_config, num_classes=3).double()
     stepper = Stepper(method, config, CPU)
     stepper.method.train()
+    shared_out = {is_shared_out(parameter) for parameter in stepper.method.parameters()}
+    assert shared_out == {config.strategy == "fsdp" and world_size() > 1}
     generator = torch.Generator().manual_seed(1)
     views = [
         torch.randn(IMAGES, 3, view.size, view.size, generator=generator, dtype=torch.float64)
@@ -100,8 +104,8 @@ def two_steps(name, accumulate=1, **further):
             loss, _ = stepper.step(split(batch, accumulate), Progress(1 + step, 1, 10))
         losses.append(all_reduce_mean(loss))
         if step == 0:
-            gradients = {n: p.grad.clone() for n, p in stepper.method.named_parameters() if p.grad is not None}
-    return {"losses": torch.stack(losses), "gradients": gradients, "state": stepper.method.state_dict()}
+            gradients = {n: whole(p.grad).clone() for n, p in stepper.method.named_parameters() if p.grad is not None}
+    return {"losses": torch.stack(losses), "gradients": gradients, "state": whole(stepper.method.state_dict())}
 
 
 def whole_run(folder, out):
@@ -123,13 +127,40 @@ def whole_run(folder, out):
     )
 
 
+def sharded_run(folder, out, **further):
+    """A training whose every optimiser, clipping and teacher sees parts of tensors. Returns its run directory."""
+    from training.trainer import train
+
+    options = {"batch_size": 16, "epochs": 2, "warmup_epochs": 0, "drop_path": 0.0, "clip_grad": 0.05, "lr": 0.05}
+    return train(*small().small_run(folder, out, "dino", **options, **further))
+
+
+def as_after_one_epoch(run, copy):
+    """Copy a run of two epochs as it was after its first."""
+    shutil.copytree(run, copy)
+    checkpoints = copy / "checkpoints"
+    (checkpoints / "step-2.pt").replace(checkpoints / "last.pt")
+    lines = (copy / "log.jsonl").read_text().splitlines(keepends=True)
+    (copy / "log.jsonl").write_text("".join(line for line in lines if json.loads(line)["step"] <= 2))
+
+
 if __name__ == "__main__":
     from training.devices import process_group
 
     torch.set_num_threads(1)
     folder, out = Path(sys.argv[1]), Path(sys.argv[2])
     with process_group("cpu"):
-        from common.distributed import rank
+        from common.distributed import main_first, rank, world_size
 
-        torch.save({name: two_steps(name) for name in CASES}, out / f"rank{rank()}.pt")
-        whole_run(folder, out / "run")
+        found = {strategy: {name: two_steps(name, strategy=strategy) for name in CASES} for strategy in ("ddp", "fsdp")}
+        torch.save(found, out / f"rank{rank()}.pt")
+        if world_size() == 2:
+            whole_run(folder, out / "run")
+            for optimizer in OPTIMIZERS:
+                options = {"optimizer": optimizer, "accumulate": 1 if optimizer == "adamw" else 2}
+                for strategy in ("ddp", "fsdp"):
+                    sharded_run(folder, out / f"{strategy}-{optimizer}", strategy=strategy, **options)
+            with main_first():
+                if rank() == 0:
+                    as_after_one_epoch(out / "ddp-adamw", out / "continued")
+            sharded_run(folder, out / "continued", optimizer="adamw", strategy="fsdp")

@@ -1,5 +1,7 @@
-"""Two processes on different halves of a batch equal one on the whole of it: in loss, gradient, buffers and whole runs."""
+"""Several processes on different parts of a batch equal one on the whole of it: in loss, gradient, buffers and whole runs;
+whether each has all weights (ddp) or a part of each (fsdp)."""
 
+import functools
 import importlib.util
 import json
 import os
@@ -29,12 +31,10 @@ def load_cases():
 cases = load_cases()
 
 
-@pytest.fixture(scope="module")
-def two_processes(tmp_path_factory):
-    """Everything that needs two processes, done once: (folder with what they wrote, folder of images)."""
-    out = tmp_path_factory.mktemp("two")
+def in_processes(count, out):
+    """Everything that needs several processes, done once: (folder with what they wrote, folder of images)."""
     folder = cases.small().make_folder(out / "images")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -60,6 +60,22 @@ def two_processes(tmp_path_factory):
     return out, folder
 
 
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    return in_processes(2, tmp_path_factory.mktemp("two"))
+
+
+@pytest.fixture(scope="module")
+def four_processes(tmp_path_factory):
+    return in_processes(4, tmp_path_factory.mktemp("four"))
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """What one process finds, by the case's name."""
+    return functools.cache(cases.two_steps)
+
+
 def assert_close(ours, reference, what):
     """Equal to rounding: relative to each number, or to the largest of all."""
     assert ours.keys() == reference.keys()
@@ -73,15 +89,59 @@ def assert_close(ours, reference, what):
             assert torch.equal(ours[name], value), f"{what} {name}"
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 @pytest.mark.parametrize("name", cases.CASES)
-def test_loss_gradient_and_state(name, two_processes):
+@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_loss_gradient_and_state(processes, name, strategy, alone, request):
+    out, _ = request.getfixturevalue({2: "two_processes", 4: "four_processes"}[processes])
+    first, *others = (torch.load(out / f"rank{rank}.pt")[strategy][name] for rank in range(processes))
+    expected = alone(name)
+    torch.testing.assert_close(first["losses"], expected["losses"], rtol=1e-5, atol=1e-6)
+    assert_close(first["gradients"], expected["gradients"], "gradient of")
+    assert_close(first["state"], expected["state"], "after two steps")
+    for other in others:
+        assert all(torch.equal(first["state"][key], other["state"][key]) for key in first["state"]), "they differ"
+
+
+def tensors_of(run):
+    """Weights and moments of a run's last checkpoint, by name."""
+    state = load_checkpoint(last_checkpoint(run))
+    assert state["step"] == 4
+    moments = {f"{n} {k}": v for n, own in state["optimizer"]["state"].items() for k, v in own.items()}
+    assert moments
+    return {**state["method"], **moments}
+
+
+@pytest.mark.parametrize("optimizer", cases.OPTIMIZERS)
+def test_what_is_shared_out_equals_what_is_not(optimizer, two_processes):
+    """Weights, the teacher's among them, and moments after two epochs with clipped gradients."""
     out, _ = two_processes
-    first, second = (torch.load(out / f"rank{rank}.pt")[name] for rank in (0, 1))
-    alone = cases.two_steps(name)
-    torch.testing.assert_close(first["losses"], alone["losses"], rtol=1e-5, atol=1e-6)
-    assert_close(first["gradients"], alone["gradients"], "gradient of")
-    assert_close(first["state"], alone["state"], "after two steps")
-    assert all(torch.equal(first["state"][key], second["state"][key]) for key in first["state"]), "the processes differ"
+    ours, reference = (tensors_of(out / f"{strategy}-{optimizer}") for strategy in ("fsdp", "ddp"))
+    assert ours.keys() == reference.keys()
+    for name, value in reference.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_a_checkpoint_continues_on_another_number_of_devices(two_processes, tmp_path, monkeypatch):
+    """From two processes with all weights to two with parts; from those to one."""
+    out, folder = two_processes
+    monkeypatch.setenv("SSL_COMPARE_CACHE", str(out / "cache"))
+    cases.as_after_one_epoch(out / "fsdp-adamw", tmp_path / "alone")
+    cases.sharded_run(folder, tmp_path / "alone", optimizer="adamw")
+    reference = tensors_of(out / "ddp-adamw")
+    for run in (out / "continued", tmp_path / "alone"):
+        assert "resumed" in json.loads((run / "environment.json").read_text())
+        ours = tensors_of(run)
+        assert ours.keys() == reference.keys()
+        for name, value in reference.items():
+            torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_recomputed_activations_change_nothing():
+    """In one process the strategy is that alone; stochastic depth draws the same paths again."""
+    usual, recomputed = (cases.two_steps("dino-vit", drop_path=0.5, strategy=s) for s in ("ddp", "fsdp"))
+    assert torch.equal(usual["losses"], recomputed["losses"])
+    assert_close(recomputed["gradients"], usual["gradients"], "gradient of")
 
 
 def test_a_whole_run(two_processes, tmp_path, monkeypatch):
