@@ -19,6 +19,7 @@ WORK = {
     "data.datasets.fetch": None,
     "reports.build_report": "report/index.html",
     "training.compare.run_cells": [],
+    "training.launchers.status.status": 0,
     "training.compare.print_plan": None,
     "eval.visual.visualize": [],
     "training.reproduce.run_table": 0,

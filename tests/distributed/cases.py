@@ -1,4 +1,4 @@
-"""What one process and several do alike. Run as a script by ``torchrun``, it does so as one of them and writes what came out;
+"""What one process and two do alike. Run as a script by ``torchrun``, it does so as one of two and writes what came out;
 the test imports it and does it alone. No ``test_`` in its name: it is part of a test."""
 
 import importlib.util
@@ -150,17 +150,16 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     folder, out = Path(sys.argv[1]), Path(sys.argv[2])
     with process_group("cpu"):
-        from common.distributed import main_first, rank, world_size
+        from common.distributed import main_first, rank
 
         found = {strategy: {name: two_steps(name, strategy=strategy) for name in CASES} for strategy in ("ddp", "fsdp")}
         torch.save(found, out / f"rank{rank()}.pt")
-        if world_size() == 2:
-            whole_run(folder, out / "run")
-            for optimizer in OPTIMIZERS:
-                options = {"optimizer": optimizer, "accumulate": 1 if optimizer == "adamw" else 2}
-                for strategy in ("ddp", "fsdp"):
-                    sharded_run(folder, out / f"{strategy}-{optimizer}", strategy=strategy, **options)
-            with main_first():
-                if rank() == 0:
-                    as_after_one_epoch(out / "ddp-adamw", out / "continued")
-            sharded_run(folder, out / "continued", optimizer="adamw", strategy="fsdp")
+        whole_run(folder, out / "run")
+        for optimizer in OPTIMIZERS:
+            options = {"optimizer": optimizer, "accumulate": 1 if optimizer == "adamw" else 2}
+            for strategy in ("ddp", "fsdp"):
+                sharded_run(folder, out / f"{strategy}-{optimizer}", strategy=strategy, **options)
+        with main_first():
+            if rank() == 0:
+                as_after_one_epoch(out / "ddp-adamw", out / "continued")
+        sharded_run(folder, out / "continued", optimizer="adamw", strategy="fsdp")

@@ -1,4 +1,4 @@
-"""Several processes on different parts of a batch equal one on the whole of it: in loss, gradient, buffers and whole runs;
+"""Two processes on different halves of a batch equal one on the whole of it: in loss, gradient, buffers and whole runs;
 whether each has all weights (ddp) or a part of each (fsdp)."""
 
 import functools
@@ -31,10 +31,12 @@ def load_cases():
 cases = load_cases()
 
 
-def in_processes(count, out):
-    """Everything that needs several processes, done once: (folder with what they wrote, folder of images)."""
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    """Everything that needs two processes, done once: (folder with what they wrote, folder of images)."""
+    out = tmp_path_factory.mktemp("two")
     folder = cases.small().make_folder(out / "images")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -61,16 +63,6 @@ def in_processes(count, out):
 
 
 @pytest.fixture(scope="module")
-def two_processes(tmp_path_factory):
-    return in_processes(2, tmp_path_factory.mktemp("two"))
-
-
-@pytest.fixture(scope="module")
-def four_processes(tmp_path_factory):
-    return in_processes(4, tmp_path_factory.mktemp("four"))
-
-
-@pytest.fixture(scope="module")
 def alone():
     """What one process finds, by the case's name."""
     return functools.cache(cases.two_steps)
@@ -91,16 +83,14 @@ def assert_close(ours, reference, what):
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 @pytest.mark.parametrize("name", cases.CASES)
-@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_loss_gradient_and_state(processes, name, strategy, alone, request):
-    out, _ = request.getfixturevalue({2: "two_processes", 4: "four_processes"}[processes])
-    first, *others = (torch.load(out / f"rank{rank}.pt")[strategy][name] for rank in range(processes))
+def test_loss_gradient_and_state(name, strategy, alone, two_processes):
+    out, _ = two_processes
+    first, second = (torch.load(out / f"rank{rank}.pt")[strategy][name] for rank in (0, 1))
     expected = alone(name)
     torch.testing.assert_close(first["losses"], expected["losses"], rtol=1e-5, atol=1e-6)
     assert_close(first["gradients"], expected["gradients"], "gradient of")
     assert_close(first["state"], expected["state"], "after two steps")
-    for other in others:
-        assert all(torch.equal(first["state"][key], other["state"][key]) for key in first["state"]), "they differ"
+    assert all(torch.equal(first["state"][key], second["state"][key]) for key in first["state"]), "the processes differ"
 
 
 def tensors_of(run):

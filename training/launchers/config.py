@@ -44,7 +44,7 @@ class LaunchOptions:
         """Raises UsageError: an option that the launcher has not, or out of its range."""
         for option in sorted(set().union(*OPTIONS.values())):
             value = getattr(self, option)
-            if value in (None, False):
+            if value is None or value is False:
                 continue
             if option not in OPTIONS[self.launcher]:
                 having = " or ".join(name for name, options in OPTIONS.items() if option in options)

@@ -65,7 +65,7 @@ def launch(states: Sequence[CellState], command: CompareCommand, plugins: Sequen
                     state.becomes("done")
                 except Exception as error:  # of the task, whatever it was, or of Ray
                     with open(state.log, "a") as log:
-                        log.write(f"{type(error).__name__}: {str(error).splitlines()[-1]}\n")
+                        log.write(f"{type(error).__name__}: {error}".splitlines()[-1] + "\n")
                     state.becomes("failed")
                 show(state)
             for state in running.values():

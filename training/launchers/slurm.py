@@ -41,7 +41,7 @@ def launch(states: Sequence[CellState], command: CompareCommand, plugins: Sequen
     Raises:
         UserError: no SLURM here, no submitit, or SLURM refuses the jobs.
     """
-    out = states[0].directory.parent.parent
+    out = Path(command.out).absolute()
     jobs, queue = read_jobs(out), queued()
     if queue is None:
         raise UserError("--launcher slurm: squeue does not answer here; run this on a login node of a SLURM cluster")
