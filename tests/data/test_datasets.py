@@ -20,8 +20,8 @@ def opened(name, split, root, short_side=None):
 
 
 def test_names_sizes_and_unknown_ones():
-    assert DATASETS.names() == ["cifar10", "demo", "imagefolder", "imagenet", "voc2012"]
-    assert [default_image_size(name) for name in DATASETS.names()] == [32, 32, 224, 224, 224]
+    assert DATASETS.names() == ["cifar10", "demo", "imagefolder", "imagenet", "voc2007", "voc2012"]
+    assert [default_image_size(name) for name in DATASETS.names()] == [32, 32, 224, 224, 224, 224]
     for call in (default_image_size, lambda name: opened(name, "train", None)):
         with pytest.raises(UsageError, match=r"unknown data set 'voc2021'; did you mean voc2012\?"):
             call("voc2021")

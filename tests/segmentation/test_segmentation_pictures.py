@@ -42,17 +42,17 @@ def test_heads_of_one_run(run):
     assert set(made) == {"segmentation-heads", "segmentation-extremes", "class-iou", "confusion"} and not problems
     for picture in made.values():
         assert min(Image.open(io.BytesIO(picture.png)).size) > 150
-        assert picture.svg.startswith("<svg") and picture.alt and picture.caption
+        assert picture.element.startswith("<svg") and picture.alt and picture.caption
     for word in ("image", "truth", "linear", "SETR-naive", "person", "void"):
-        assert f">{word}<" in made["segmentation-heads"].svg
+        assert f">{word}<" in made["segmentation-heads"].element
     # All classes stand in the heatmap, and absent ones are dashes.
-    assert made["class-iou"].svg.count(">–<") >= 2
+    assert made["class-iou"].element.count(">–<") >= 2
 
 
 def test_methods_beside_each_other(run):
     made, problems = drawn(run("a", ["linear"]), run("b", ["linear"], "resnet18"))
     assert {"segmentation-methods", "segmentation-extremes", "class-iou", "confusion"} <= set(made) and not problems
-    assert "resnet18" in made["segmentation-methods"].svg
+    assert "resnet18" in made["segmentation-methods"].element
 
 
 def test_the_report_shows_them(run, tmp_path):
