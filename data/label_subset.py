@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common.errors import UserError
+from common.errors import UsageError, UserError
 from data.pairing import labelled
 from data.store import ImageStore
+
+
+def labelled_parts(
+    store: ImageStore, lists: Sequence[Path], fractions: Sequence[float], seed: int
+) -> dict[str, tuple[np.ndarray, dict[str, Any]]]:
+    """The parts that an evaluation with few labels learns from, by name: the lists where there are any, else drawn fractions.
+
+    Raises:
+        UsageError: two lists of one name.
+        UserError: as ``listed_part``.
+    """
+    if not lists:
+        return {f"{part:g}": drawn_part(store, part, seed) for part in dict.fromkeys(fractions)}
+    names = [file.stem for file in lists]
+    if len(set(names)) < len(names):
+        raise UsageError(f"the lists of labelled images {', '.join(map(str, lists))} need names of their own")
+    return {file.stem: listed_part(store, file) for file in lists}
 
 
 def drawn_part(store: ImageStore, fraction: float, seed: int) -> tuple[np.ndarray, dict[str, Any]]:

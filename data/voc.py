@@ -98,17 +98,6 @@ def _list(data: str, split: str, folder: Path, classes: tuple[str, ...], labels:
     annotations = [f"Annotations/{name}.xml" for name in ids] if (folder / "Annotations").is_dir() else None
     if labels is not None:
         annotations = None
-    stats, missing = [], []
-    for name in names + masks + (annotations or []):
-        try:
-            stats.append((name, (folder / name).stat()))
-        except FileNotFoundError:
-            missing.append(name)
-        except OSError as error:
-            raise UserError(f"{folder / name}: cannot be read ({error.strerror})") from error
-    if missing:
-        shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
-        raise UserError(f"{folder}: {len(missing)} of the files that {path.name} lists are missing: {shown}")
     return Listing(
         data=data,
         split=split,
@@ -118,8 +107,24 @@ def _list(data: str, split: str, folder: Path, classes: tuple[str, ...], labels:
         labels=None if labels is None else _labels(ids, labels, classes, folder),
         masks=masks,
         annotations=annotations,
-        stamp=stamp_of(stats),
+        stamp=stamp_of_listed(folder, names + masks + (annotations or []), path),
     )
+
+
+def stamp_of_listed(folder: Path, names: list[str], path: Path) -> str:
+    """The stamp of the files that the list at ``path`` asks for. Raises UserError where some are missing or out of reach."""
+    stats, missing = [], []
+    for name in names:
+        try:
+            stats.append((name, (folder / name).stat()))
+        except FileNotFoundError:
+            missing.append(name)
+        except OSError as error:
+            raise UserError(f"{folder / name}: cannot be read ({error.strerror})") from error
+    if missing:
+        shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+        raise UserError(f"{folder}: {len(missing)} of the files that {path.name} lists are missing: {shown}")
+    return stamp_of(stats)
 
 
 def _labels(ids: list[str], labels: dict[str, str], classes: tuple[str, ...], folder: Path) -> np.ndarray:

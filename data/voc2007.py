@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 import numpy as np
 
 from common.errors import UserError
-from data.listing import Listing, of_split, stamp_of
-from data.voc import CLASSES
+from data.listing import Listing, of_split
+from data.voc import CLASSES, stamp_of_listed
 
 if TYPE_CHECKING:
     from data.store import ImageStore
@@ -47,10 +47,6 @@ def list_voc2007(data: str, split: str, root: Path) -> Listing:
         raise UserError(f"{path}: {len(ids) - len(set(ids))} of its names stand there twice")
     names = [f"JPEGImages/{name}.jpg" for name in ids]
     annotations = [f"Annotations/{name}.xml" for name in ids]
-    missing = [name for name in names + annotations if not (folder / name).is_file()]
-    if missing:
-        shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
-        raise UserError(f"{folder}: {len(missing)} of the files that {path.name} lists are missing: {shown}")
     return Listing(
         data=data,
         split=split,
@@ -59,7 +55,7 @@ def list_voc2007(data: str, split: str, root: Path) -> Listing:
         names=names,
         labels=None,
         annotations=annotations,
-        stamp=stamp_of((name, (folder / name).stat()) for name in names + annotations),
+        stamp=stamp_of_listed(folder, names + annotations, path),
     )
 
 

@@ -18,9 +18,9 @@ from common.errors import UsageError, UserError
 from data.segmentation import VOID, fitted_size, normalise, resize_image
 from eval.attention_masks import keep_mass
 from eval.base import EVALUATIONS, Evaluation, EvaluationConfig, Measurement
-from eval.bootstrap import mean_interval
 from eval.progress import track
 from eval.results import save_predictions
+from eval.scoring import means
 from training.devices import autocast
 from training.segmentation import original
 
@@ -88,33 +88,20 @@ class AttentionJaccard(Evaluation):
         rows = np.flatnonzero(~np.isnan(scores))
         if len(rows) == 0:
             raise UserError(f"{store.name}: no test image has an object")
-        values = scores[rows]
-        low, high = mean_interval(values)
+        outcomes = {"jaccard": scores[rows]}
         names = [store.names[row] for row in rows]
-        return [
-            Measurement(
-                evaluation="attention_jaccard",
-                metric="jaccard",
-                value=100 * float(values.mean()),
-                low=100 * low,
-                high=100 * high,
-                n=len(rows),
-                protocol={
-                    "mass": self.config.mass,
-                    "objects": "all pixels of a class in an image" if instances is None else "instances",
-                    "head": "the best for each object",
-                    "mean": "over objects, then images",
-                    "test_view": f"longer side {size}, sides rounded to multiples of the patch",
-                    "resolution": "original",
-                    "void": "counts nowhere",
-                    "precision": context.precision,
-                },
-                data=context.data(),
-                predictions=save_predictions(
-                    context.run_dir, f"attention_jaccard-{store.name}", names, jaccard=values.astype(np.float32)
-                ),
-            )
-        ]
+        protocol = {
+            "mass": self.config.mass,
+            "objects": "all pixels of a class in an image" if instances is None else "instances",
+            "head": "the best for each object",
+            "mean": "over objects, then images",
+            "test_view": f"longer side {size}, sides rounded to multiples of the patch",
+            "resolution": "original",
+            "void": "counts nowhere",
+            "precision": context.precision,
+        }
+        file = save_predictions(context.run_dir, f"attention_jaccard-{store.name}", names, **outcomes)
+        return means(context, "attention_jaccard", outcomes, protocol, file)
 
     def _masks(self, context: EvalContext, size: int) -> Iterator[tuple[int, Tensor]]:
         """For each test image bool ``[heads, H, W]`` on the CPU, at the original resolution."""

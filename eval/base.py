@@ -30,6 +30,7 @@ _HELPERS = (
     "image_files",
     "maps",
     "neighbours",
+    "nested",
     "probe",
     "progress",
     "propagation",

@@ -18,10 +18,10 @@ from common.errors import UsageError, UserError
 from data.benchmark import fingerprint_of
 from data.copydays import Copydays, image_files
 from eval.base import EVALUATIONS, Evaluation, EvaluationConfig, Measurement
-from eval.bootstrap import mean_interval
 from eval.image_files import file_features
 from eval.results import save_predictions
 from eval.retrieval_map import trapezoid_precision
+from eval.scoring import means
 
 if TYPE_CHECKING:
     from eval.context import EvalContext
@@ -98,29 +98,18 @@ class CopyDetection(Evaluation):
                 for row, relevant in zip(ranked, data.relevant, strict=True)
             ]
         )
-        low, high = mean_interval(values)
+        outcomes = {"map_strong": values}
         names = [copy.name for copy in data.copies]
-        return [
-            Measurement(
-                evaluation="copydays",
-                metric="map_strong",
-                value=100 * float(values.mean()),
-                low=100 * low,
-                high=100 * high,
-                n=len(values),
-                protocol={
-                    "features": f"CLS and generalised mean (power {GEM_POWER}) of patch tokens, L2-normalised, cosine",
-                    "size": f"resized to {self.config.size} × {self.config.size} (bicubic)",
-                    "whitening": _about(learnt_from),
-                    "distractors": _about(distractors),
-                    "ranks": RANKS,
-                    "precision": context.precision,
-                },
-                data=context.data(),
-                predictions=save_predictions(context.run_dir, f"copydays-{data.name}", names, map_strong=values),
-                interval="95% percentile bootstrap over copies",
-            )
-        ]
+        protocol = {
+            "features": f"CLS and generalised mean (power {GEM_POWER}) of patch tokens, L2-normalised, cosine",
+            "size": f"resized to {self.config.size} × {self.config.size} (bicubic)",
+            "whitening": _about(learnt_from),
+            "distractors": _about(distractors),
+            "ranks": RANKS,
+            "precision": context.precision,
+        }
+        file = save_predictions(context.run_dir, f"copydays-{data.name}", names, **outcomes)
+        return means(context, "copydays", outcomes, protocol, file, "copies")
 
     def _folder(self, folder: str | None) -> tuple[Path, ...]:
         return () if folder is None else image_files(Path(folder).expanduser())

@@ -16,22 +16,21 @@ from torch import Tensor
 from backbones import build_backbone
 from backbones.base import Backbone
 from common.errors import UsageError, unknown_name
-from data.label_subset import drawn_part, listed_part
+from data.label_subset import labelled_parts
 from data.store import ImageStore
 from data.views import eval_images
 from eval.base import EVALUATIONS, Evaluation, EvaluationConfig, Measurement
 from eval.knn_low_shot import check_fractions
 from eval.linear import HELD_OUT, check_options, measure_scores, split_held_out, targets_of
+from eval.nested import has_ended, nested_training
 from eval.probe import quality
 from eval.progress import track
 from eval.results import digest_of
 from training.batches import MODEL, Batches, seed_of
 from training.checkpoint import last_checkpoint, load_checkpoint
-from training.config import TrainConfig
 from training.devices import autocast
 from training.finetune import FinetuneTask, FinetuneTaskConfig
-from training.resolve import INCIDENTAL, resolve
-from training.trainer import train_task, whole_end_of
+from training.trainer import train_task
 
 if TYPE_CHECKING:
     from eval.context import EvalContext
@@ -108,14 +107,8 @@ class Finetune(Evaluation):
         return [Path(file).expanduser() for file in self.config.lists]
 
     def run(self, context: EvalContext) -> list[Measurement]:
-        config = self.config
         context.labelled("train")  # says so where there is no label at all
-        if config.lists:
-            parts = {file.stem: listed_part(context.train, file) for file in self.files()}
-        else:
-            parts = {
-                f"{part:g}": drawn_part(context.train, part, context.seed) for part in dict.fromkeys(config.fractions)
-            }
+        parts = labelled_parts(context.train, self.files(), self.config.fractions, context.seed)
         return [m for name, (rows, about) in parts.items() for m in self._measure(context, name, rows, about)]
 
     def _measure(self, context: EvalContext, name: str, rows: np.ndarray, about: dict[str, Any]) -> list[Measurement]:
@@ -185,35 +178,24 @@ class Finetune(Evaluation):
             backbone_lr_scale=recipe.backbone_lr_scale,
             layer_decay=config.layer_decay,
         )
-        train = resolve(
-            TrainConfig(
-                method="finetune",
-                backbone=context.backbone_name,
-                data=context.train.name,
-                image_size=context.image_size,
-                epochs=config.epochs,
-                batch_size=config.batch_size,
-                optimizer=recipe.optimizer,
-                lr=rate * 256 / config.batch_size,  # the trainer's learning rate is for 256 images
-                min_lr=0.0,
-                warmup_epochs=recipe.warmup_epochs,
-                weight_decay=recipe.weight_decay,
-                seed=context.seed,
-                device=str(context.device),
-                precision=context.precision,
-                knn_every=0,
-                checkpoint_every=max(1, config.epochs // 10),
-                keep_checkpoints=1,
-            )
+        train, options = nested_training(
+            context,
+            "finetune",
+            context.train.name,
+            task_config,
+            {"train_data": context.train.fingerprint, "train_images": digest_of(rows.tolist())},
+            rate,
+            method="finetune",
+            data=context.train.name,
+            image_size=context.image_size,
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            optimizer=recipe.optimizer,
+            warmup_epochs=recipe.warmup_epochs,
+            weight_decay=recipe.weight_decay,
+            keep_checkpoints=1,
         )
-        options = {**dataclasses.asdict(train), **dataclasses.asdict(task_config)}
-        options |= {
-            "train_data": context.train.fingerprint,
-            "train_images": digest_of(rows.tolist()),
-            "weights": context.weights_hash,
-        }
-        options = {name: value for name, value in options.items() if name not in INCIDENTAL}
-        run = context.run_dir / "finetune" / f"{context.train.name}-{digest_of(options)[:8]}"
+        run = Path(train.out)
         torch.manual_seed(seed_of(MODEL, context.seed))
 
         def make_backbone(**hints: Any) -> Backbone:
@@ -222,13 +204,13 @@ class Finetune(Evaluation):
             return backbone
 
         task = FinetuneTask(task_config, make_backbone, context.train.num_classes)
-        if not (run.is_dir() and whole_end_of(run) is not None):
+        if not has_ended(run):
             Console(stderr=True).print(
                 f"finetune: {len(rows)} images of {context.train.name} at learning rate {rate:g}", style="dim"
             )
             views = FinetuneTask.views(task_config, context.image_size)
             batches = Batches(context.train.subset(rows), views, train, context.device)
-            train_task(dataclasses.replace(train, out=str(run)), options, task, batches, images=len(rows))
+            train_task(train, options, task, batches, images=len(rows))
         task.load_state_dict(load_checkpoint(last_checkpoint(run))["method"])
         return task.to(context.device).eval()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import UsageError
-from data.label_subset import drawn_part, listed_part
+from data.label_subset import labelled_parts
 from eval.base import EVALUATIONS, Evaluation, EvaluationConfig, Measurement
 from eval.knn import check_options, measure_knn
 
@@ -50,12 +50,7 @@ class KNNLowShot(Evaluation):
     def run(self, context: EvalContext) -> list[Measurement]:
         config = self.config
         context.labelled("train")  # says so where there is no label at all
-        if config.lists:
-            banks = {file.stem: listed_part(context.train, file) for file in self.files()}
-        else:
-            banks = {
-                f"{part:g}": drawn_part(context.train, part, context.seed) for part in dict.fromkeys(config.fractions)
-            }
+        banks = labelled_parts(context.train, self.files(), config.fractions, context.seed)
         return [
             m
             for name, (rows, about) in banks.items()

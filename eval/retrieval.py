@@ -15,10 +15,10 @@ from torch import Tensor
 
 from common.errors import UserError
 from eval.base import EVALUATIONS, Evaluation, Measurement
-from eval.bootstrap import mean_interval
 from eval.neighbours import nearest_neighbours
 from eval.progress import track
 from eval.results import save_predictions
+from eval.scoring import means
 
 if TYPE_CHECKING:
     from eval.context import EvalContext
@@ -148,21 +148,4 @@ class Retrieval(Evaluation):
         }
         if context.test.label_sets is not None:
             protocol["relevant"] = "shares a label"
-        measurements = []
-        for metric, values in scores.items():
-            low, high = mean_interval(values)
-            measurements.append(
-                Measurement(
-                    evaluation="retrieval",
-                    metric=metric,
-                    value=100 * float(values.mean()),
-                    low=100 * low,
-                    high=100 * high,
-                    n=len(values),
-                    protocol=protocol,
-                    data=context.data(),
-                    predictions=file,
-                    interval="95% percentile bootstrap over queries (test images)",
-                )
-            )
-        return measurements
+        return means(context, "retrieval", scores, protocol, file, "queries (test images)")

@@ -15,10 +15,10 @@ from backbones.base import Backbone
 from common.errors import UsageError, UserError
 from data.revisited import Revisited
 from eval.base import EVALUATIONS, Evaluation, EvaluationConfig, Measurement
-from eval.bootstrap import mean_interval
 from eval.image_files import file_features
 from eval.results import save_predictions
 from eval.retrieval_map import retrieval_map
+from eval.scoring import means
 
 if TYPE_CHECKING:
     from eval.context import EvalContext
@@ -115,24 +115,7 @@ class RevisitedRetrieval(Evaluation):
             "left_out": len(data.queries) - len(rows),
             "precision": context.precision,
         }
-        measurements = []
-        for metric, values in outcomes.items():
-            low, high = mean_interval(values)
-            measurements.append(
-                Measurement(
-                    evaluation="revisited",
-                    metric=metric,
-                    value=100 * float(values.mean()),
-                    low=100 * low,
-                    high=100 * high,
-                    n=len(values),
-                    protocol=protocol,
-                    data=context.data(),
-                    predictions=file,
-                    interval="95% percentile bootstrap over queries",
-                )
-            )
-        return measurements
+        return means(context, "revisited", outcomes, protocol, file, "queries")
 
 
 def clipped(box: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int]:

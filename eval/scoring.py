@@ -45,20 +45,40 @@ def classification(
         predicted=guesses[:, 0],
         **outcomes,
     )
+    return means(context, evaluation, outcomes, {**protocol, **context.protocol()}, file)
+
+
+def means(
+    context: EvalContext,
+    evaluation: str,
+    outcomes: dict[str, np.ndarray],
+    protocol: dict[str, Any],
+    file: str,
+    samples: str = "test images",
+) -> list[Measurement]:
+    """A measurement for each metric that is a mean over samples, in percent.
+
+    Args:
+        outcomes: by metric, each sample's outcome in [0, 1], ``[n]``.
+        protocol: everything that fixes the numbers.
+        file: where the outcomes have been saved.
+        samples: what was resampled for the interval.
+    """
     measurements = []
-    for metric, correct in outcomes.items():
-        low, high = mean_interval(correct)
+    for metric, values in outcomes.items():
+        low, high = mean_interval(values)
         measurements.append(
             Measurement(
                 evaluation=evaluation,
                 metric=metric,
-                value=100 * float(correct.mean()),
+                value=100 * float(values.mean()),
                 low=100 * low,
                 high=100 * high,
-                n=len(rows),
-                protocol={**protocol, **context.protocol()},
+                n=len(values),
+                protocol=protocol,
                 data=context.data(),
                 predictions=file,
+                interval=f"95% percentile bootstrap over {samples}",
             )
         )
     return measurements

@@ -26,16 +26,16 @@ from eval.base import EVALUATIONS, Evaluation, EvaluationConfig, Measurement
 from eval.confusion import bootstrap_scores, class_scores, confusion_matrix, scores
 from eval.dense import View, predict
 from eval.maps import cached_maps, map_shapes
+from eval.nested import has_ended, nested_training
 from eval.progress import track
-from eval.results import digest_of, save_predictions
+from eval.results import save_predictions
 from eval.segmentation_examples import Examples
 from heads.segmentation.base import SEGMENTATION_HEADS
 from heads.segmentation.losses import make_loss
 from training.checkpoint import last_checkpoint, load_checkpoint
 from training.config import TrainConfig
-from training.resolve import INCIDENTAL, resolve
 from training.segmentation import SegmentationBatches, SegmentationTask, TaskConfig, image_samples, map_samples
-from training.trainer import train_task, whole_end_of
+from training.trainer import train_task
 
 if TYPE_CHECKING:
     from eval.context import EvalContext
@@ -163,7 +163,7 @@ class Segmentation(Evaluation):
         self._check(context)
         store = self._images(context)
         plans = {head: self._plan(context, head, store) for head in dict.fromkeys(config.heads)}
-        due = [head for head, (task, train) in plans.items() if not _ended(Path(train.out))]
+        due = [head for head, (_, train, _) in plans.items() if not has_ended(Path(train.out))]
         maps, files = {}, []
         if due and self._precomputes():
             blocks = sorted({block for head in due for block in self._task(context, plans[head][0], True).blocks})
@@ -183,7 +183,7 @@ class Segmentation(Evaluation):
             crop_size=self._size(context), scale=tuple(config.scale), distort_p=0.5 if config.distort else 0.0
         )
         for head in due:
-            task_config, train_config = plans[head]
+            task_config, train_config, options = plans[head]
             torch.manual_seed(context.seed)
             task = self._task(context, task_config, bool(maps))
             sample = map_samples(store, maps, task.blocks, augmentation) if maps else image_samples(store, augmentation)
@@ -194,10 +194,10 @@ class Segmentation(Evaluation):
                     f"segmentation: training {head} on {len(store)} images of {store.name}", style="dim"
                 )
             about = {"images": len(store), "fingerprint": store.fingerprint}
-            train_task(train_config, self._options(context, task_config, train_config), task, batches, **about)
+            train_task(train_config, options, task, batches, **about)
         for file in files if is_main() else ():
             file.unlink(missing_ok=True)  # the heads are trained; nothing reads the maps again
-        return {head: Path(train.out) for head, (_, train) in plans.items()}
+        return {head: Path(train.out) for head, (_, train, _) in plans.items()}
 
     def _check(self, context: EvalContext) -> None:
         for store in (context.train, context.test):
@@ -236,8 +236,10 @@ class Segmentation(Evaluation):
             multiple=multiple,
         )
 
-    def _plan(self, context: EvalContext, head: str, store: ImageStore) -> tuple[TaskConfig, TrainConfig]:
-        """The options of one head's training."""
+    def _plan(
+        self, context: EvalContext, head: str, store: ImageStore
+    ) -> tuple[TaskConfig, TrainConfig, dict[str, Any]]:
+        """The options of one head's training: the task's, the trainer's, and everything that it depends on."""
         config = self.config
         optimizer, lr = RECIPES[config.finetune]
         task = TaskConfig(
@@ -248,44 +250,30 @@ class Segmentation(Evaluation):
             backbone_lr_scale=config.backbone_lr_scale,
             layer_decay=config.layer_decay,
         )
-        train = resolve(
-            TrainConfig(
-                method="segmentation",
-                backbone=context.backbone_name,
-                data=store.name,
-                image_size=self._size(context),
-                epochs=config.epochs,
-                batch_size=config.batch_size,
-                optimizer=config.optimizer or optimizer,
-                # The trainer's learning rate is for 256 images.
-                lr=(config.lr or lr) * 256 / config.batch_size,
-                min_lr=0.0,
-                warmup_epochs=0.0,
-                schedule=config.schedule,
-                weight_decay=config.weight_decay,
-                seed=context.seed,
-                device=str(context.device),
-                precision=context.precision,
-                knn_every=0,
-                checkpoint_every=max(1, config.epochs // 10),
-            )
-        )
-        out = f"{head}-{store.name}-{digest_of(self._options(context, task, train))[:8]}"
-        return task, dataclasses.replace(train, out=str(context.run_dir / "segmentation" / out))
-
-    def _options(self, context: EvalContext, task: TaskConfig, train: TrainConfig) -> dict[str, Any]:
-        """Everything that the training of a head depends on."""
-        config = self.config
-        options = {**dataclasses.asdict(train), **dataclasses.asdict(task)}
-        options |= {
+        depends = {
             "scale": list(config.scale),
             "distort": config.distort,
             "output_stride": config.output_stride,
             "train_list": config.train_list,
             "train_data": context.train.fingerprint,
-            "weights": context.weights_hash,
         }
-        return {name: value for name, value in options.items() if name not in INCIDENTAL}
+        return task, *nested_training(
+            context,
+            "segmentation",
+            f"{head}-{store.name}",
+            task,
+            depends,
+            config.lr or lr,
+            method="segmentation",
+            data=store.name,
+            image_size=self._size(context),
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            optimizer=config.optimizer or optimizer,
+            warmup_epochs=0.0,
+            schedule=config.schedule,
+            weight_decay=config.weight_decay,
+        )
 
     def _task(self, context: EvalContext, task: TaskConfig, precomputed: bool) -> SegmentationTask:
         return SegmentationTask(task, lambda: self._backbone(context), len(context.test.mask_classes), precomputed)
@@ -369,8 +357,3 @@ def summary(matrices: dict[str, np.ndarray], classes: Sequence[str]) -> Table:
     table.add_section()
     table.add_row("mean", *(f"{scores(total)['miou']:.1f}" for total in totals.values()))
     return table
-
-
-def _ended(run: Path) -> bool:
-    """Whether a training has taken all of its steps."""
-    return run.is_dir() and whole_end_of(run) is not None

@@ -202,7 +202,7 @@ def test_any_words_end_with_a_status(tmp_path_factory, words):
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(tmp_path_factory.getbasetemp())
             patch.setattr("training.trainer.train", lambda *a, **k: None)
-            patch.setattr("training.trainer.plan", lambda *a, **k: pytest.skip)
+            patch.setattr("training.trainer.plan", lambda *a, **k: None)
             patch.setattr("training.trainer.print_plan", lambda plan: None)
             patch.setattr("eval.command.evaluate_weights", lambda *a, **k: None)
             patch.setattr("training.compare.compare", lambda *a, **k: 0)

@@ -50,7 +50,7 @@ class TimeEstimate:
 
     def minutes(self, options: Mapping[str, Any]) -> float | None:
         """Minutes of one training; None where its operations cannot be counted. Raises UserError where it cannot be planned."""
-        key = repr(sorted((k, repr(v)) for k, v in options.items() if k not in ("seed", "out", "evals")))
+        key = repr(sorted((k, repr(v)) for k, v in options.items() if k not in ("seed", "out", "evals", "visualize")))
         if key not in self._plans:
             read = read_options(words_of(options))
             self._plans[key] = plan(read.train, read.method)
