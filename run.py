@@ -219,11 +219,17 @@ def main(words: Sequence[str]) -> int:
         print(USAGE.format(commands="\n".join(f"  {name:<{width}}  {line}" for name, line in COMMANDS.items())))
         return 0
     try:
-        if words[0].startswith("-"):
-            return train(words)
-        if words[0] not in COMMANDS:
-            raise unknown_name("command", words[0], COMMANDS)
-        return globals()[words[0]](words[1:])
+        try:
+            if words[0].startswith("-"):
+                return train(words)
+            if words[0] not in COMMANDS:
+                raise unknown_name("command", words[0], COMMANDS)
+            return globals()[words[0]](words[1:])
+        except ModuleNotFoundError as error:
+            from common.environment import continue_in_venv
+
+            continue_in_venv(error.name, words)
+            raise
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status

@@ -32,8 +32,9 @@ class Attention(nn.Module):
         qkv = self.qkv(tokens_BND).unflatten(-1, (3, self.heads, -1))
         return qkv.permute(2, 0, 3, 1, 4).unbind(0)
 
-    def forward(self, tokens_BND: Tensor) -> Tensor:
+    def forward(self, tokens_BND: Tensor, outputs: int | None = None) -> Tensor:
         query, key, value = self.split(tokens_BND)
+        query = query[:, :, :outputs]
         if query.device.type == "cpu" and query.dtype != torch.float32:
             # The fused kernel has no fast half-precision path on CPUs: forward and backward of 197 tokens took it 2.8 times
             # as long as these matrix products (in float32 it is the faster of the two, and on accelerators always).
@@ -44,7 +45,8 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block (reference: ``Block``)."""
+    """Pre-norm transformer block (reference: ``Block``): tokens ``[B, N, D]`` → the same; or only the first ``outputs`` of them,
+    which is all that the others are needed for in the last block where only the CLS token is used."""
 
     def __init__(self, width: int, heads: int, drop_path: float):
         super().__init__()
@@ -54,8 +56,8 @@ class Block(nn.Module):
         self.mlp = Mlp(width, 4 * width)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
-    def forward(self, tokens_BND: Tensor) -> Tensor:
-        tokens_BND = tokens_BND + self.drop_path(self.attn(self.norm1(tokens_BND)))
+    def forward(self, tokens_BND: Tensor, outputs: int | None = None) -> Tensor:
+        tokens_BND = tokens_BND[:, :outputs] + self.drop_path(self.attn(self.norm1(tokens_BND), outputs))
         return tokens_BND + self.drop_path(self.mlp(self.norm2(tokens_BND)))
 
 
@@ -147,9 +149,9 @@ class VisionTransformer(Backbone):
 
     def forward(self, images: Tensor) -> Tensor:
         tokens = self._embed(images)
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             tokens = block(tokens)
-        return self.norm(tokens[:, 0])
+        return self.norm(self.blocks[-1](tokens, 1)[:, 0])
 
     def tokens(self, images: Tensor, blocks: Sequence[int] = (-1,)) -> list[Tensor]:
         wanted = named_blocks(blocks, self.depth)

@@ -247,6 +247,23 @@ def test_plugin_backbone(monkeypatch):
     assert backbone.label == "mean_colour"
 
 
+def test_pooled_features_are_the_cls_token_of_all_tokens():
+    """The last block computes only the CLS token where only that is asked for."""
+    torch.manual_seed(0)
+    for dtype in (torch.float32, torch.bfloat16):
+        backbone = build_backbone("vit_nano", 32, drop_path_rate=0.5).to(dtype)
+        images = torch.randn(4, 3, 32, 48, dtype=dtype)
+        found = []
+        for of in (backbone, lambda x: backbone.tokens(x)[0][:, 0]):
+            backbone.zero_grad()
+            torch.manual_seed(1)  # of stochastic depth
+            features = of(images)
+            features.float().square().sum().backward()
+            found.append((features.detach(), [p.grad.clone() for p in backbone.parameters()]))
+        tolerance = 1e-5 if dtype == torch.float32 else 0.05
+        torch.testing.assert_close(found[0], found[1], rtol=tolerance, atol=tolerance)
+
+
 def test_names_need_no_torch():
     code = "import sys, backbones; assert 'vit_nano' in backbones.names(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
