@@ -1,5 +1,5 @@
-"""The Python that ``run.py`` runs in: the caller's, where that has the packages, else ``.venv``, which ``make setup`` makes. Imports
-the standard library only."""
+"""The Python that ``run.py`` runs in: the caller's, where that has the packages, else ``.venv``, which ``make setup`` makes.
+Imports the standard library only."""
 
 from __future__ import annotations
 
