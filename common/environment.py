@@ -14,7 +14,7 @@ from common.errors import UserError
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 #: What is imported first; who has these has installed the toolkit's packages, and what else is missing is another matter.
-PACKAGES = ("numpy", "torch", "rich", "simple_parsing", "pandas", "jinja2")
+PACKAGES = ("yaml", "simple_parsing", "numpy", "torch", "rich", "pandas", "jinja2")
 
 
 def continue_in_venv(missing: str | None, words: Sequence[str]) -> None:
