@@ -38,3 +38,21 @@ def golden_error() -> Callable[[Tensor | np.ndarray, np.ndarray], float]:
         return float(difference) if np.isfinite(difference) else float("inf")
 
     return error
+
+
+@pytest.fixture(scope="session")
+def warmup_of() -> Callable[[np.ndarray], int]:
+    """``warmup_of(rates)``: steps of warm-up of DINO's learning rates; the step after them is the last one at the peak."""
+    return lambda rates: int(np.flatnonzero(np.isclose(rates, rates.max(), rtol=1e-12))[-1])
+
+
+@pytest.fixture(scope="session")
+def end_of() -> Callable[..., float]:
+    """``end_of(schedule, warmup=0)``: the value that a cosine goes to, and that the step after its last would have."""
+
+    def end(schedule: np.ndarray, warmup: int = 0) -> float:
+        start, steps = schedule[warmup], len(schedule) - warmup
+        part = 0.5 * (1 + np.cos(np.pi * (steps - 1) / steps))
+        return float((schedule[-1] - start * part) / (1 - part))
+
+    return end

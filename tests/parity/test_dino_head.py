@@ -1,5 +1,7 @@
 """DINO's head forward and backward, against the authors' (tests/golden/dino_head_bn*.npz)."""
 
+import re
+
 import pytest
 import torch
 
@@ -9,8 +11,17 @@ from heads.dino import DINOHead
 @pytest.mark.parametrize("use_bn", [False, True])
 def test_equals_reference(golden, golden_error, use_bn):
     arrays = golden(f"dino_head_bn{int(use_bn)}")
-    head = DINOHead(48, 256, use_bn=use_bn, norm_last_layer=False, hidden_dim=64, bottleneck_dim=32)
     state = {name.removeprefix("param/"): torch.tensor(a) for name, a in arrays.items() if name.startswith("param/")}
+    out_dim, bottleneck_dim = state["last_layer.weight_v"].shape
+    head = DINOHead(
+        arrays["x"].shape[1],
+        out_dim,
+        use_bn=use_bn,
+        norm_last_layer=False,
+        nlayers=len([name for name in state if re.fullmatch(r"mlp\.\d+\.weight", name) and state[name].ndim == 2]),
+        hidden_dim=len(state["mlp.0.weight"]),
+        bottleneck_dim=bottleneck_dim,
+    )
     head.load_state_dict(state, strict=True)
     x = torch.tensor(arrays["x"], requires_grad=True)
     y = head(x)

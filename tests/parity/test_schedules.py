@@ -7,12 +7,12 @@ import numpy as np
 from common.schedules import cosine
 
 
-def test_dino(golden):
+def test_dino(golden, warmup_of, end_of):
     arrays = golden("schedules")
-    lr = [cosine(5e-4 * 512 / 256, 1e-6, step, 70, warmup_steps=21) for step in range(70)]
-    weight_decay = [cosine(0.04, 0.4, step, 70) for step in range(70)]
-    momentum = [cosine(0.996, 1.0, step, 70) for step in range(70)]
-    for ours, name in ((lr, "lr"), (weight_decay, "wd"), (momentum, "momentum")):
+    steps = len(arrays["lr"])
+    for name, warmup in (("lr", warmup_of(arrays["lr"])), ("wd", 0), ("momentum", 0)):
+        start, end = arrays[name][warmup], 1.0 if name == "momentum" else end_of(arrays[name], warmup)
+        ours = [cosine(start, end, step, steps, warmup) for step in range(steps)]
         assert np.abs(np.array(ours) - arrays[name]).max() < 1e-9, name
 
 

@@ -2,6 +2,7 @@
 the crops, so that only the making of crops is left out."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -36,15 +37,24 @@ def worst_error(golden_error, module, arrays, prefix):
     return max(golden_error(ours[name], reference[name]) for name in reference)
 
 
+def numbers_in(words):
+    """``{"patch": 8, "image": 32}`` of "patch 8, image 32"."""
+    return {name: int(number) for name, number in re.findall(r"(\w+) (\d+)", words)}
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lars"])
-def test_dino(optimizer, golden, golden_error):
+def test_dino(optimizer, golden, golden_error, warmup_of, end_of):
     arrays = golden(f"dino_trajectory_{optimizer}")
     meta = json.loads(str(arrays["meta"]))
+    vit, head = numbers_in(meta["vit"]), numbers_in(meta["head"])
+    crops = len([name for name in arrays if name.startswith("crop_0_")])
     steps_per_epoch, steps = meta["iterations_per_epoch"], len(arrays["losses"])
     method_config = DINOConfig(
-        out_dim=128,
-        hidden_dim=64,
-        bottleneck_dim=32,
+        out_dim=head["out"],
+        hidden_dim=head["hidden"],
+        bottleneck_dim=head["bottleneck"],
+        head_layers=int(re.search(r"(\d+) layers", meta["head"])[1]),
+        local_crops=crops - 2,
         drop_path=0.0,
         norm_last_layer=meta["norm_last_layer"],
         momentum_teacher=float(arrays["momentum"][0]),
@@ -55,22 +65,24 @@ def test_dino(optimizer, golden, golden_error):
         center_momentum=meta["center_momentum"],
         freeze_last_layer=meta["freeze_last_layer_epochs"],
     )
-    peak = float(arrays["lr"].max())
+    peak, warmup = float(arrays["lr"].max()), warmup_of(arrays["lr"])
     config = TrainConfig(
         optimizer=optimizer,
         epochs=meta["epochs"],
         batch_size=meta["batch"],
         lr=peak * 256 / meta["batch"],
-        warmup_epochs=int(arrays["lr"].argmax() + 1) / steps_per_epoch if arrays["lr"][0] == 0 else 0,
-        min_lr=end_of(arrays["lr"], peak),
+        warmup_epochs=warmup / steps_per_epoch,
+        min_lr=end_of(arrays["lr"], warmup),
         weight_decay=float(arrays["wd"][0]),
-        weight_decay_end=end_of(arrays["wd"], float(arrays["wd"][0])),
+        weight_decay_end=end_of(arrays["wd"]),
         clip_grad=meta["clip_grad_per_parameter"],
         precision="fp32",
     )
     method = DINO(
         method_config,
-        lambda **hints: VisionTransformer(patch_size=8, position_size=32, width=48, depth=3, heads=3, **hints),
+        lambda **hints: VisionTransformer(
+            vit["patch"], vit["dim"], vit["depth"], vit["heads"], position_size=vit["image"], **hints
+        ),
         num_classes=0,
     )
     for network in (method.student, method.teacher):
@@ -83,31 +95,22 @@ def test_dino(optimizer, golden, golden_error):
         lr, decay = stepper.rates(progress)
         assert abs(lr - arrays["lr"][step]) < 1e-9
         assert abs(decay - arrays["wd"][step]) < 1e-9
-        views = [torch.tensor(arrays[f"crop_{step}_{view}"]).float() for view in range(5)]
-        losses.append(stepper.step([ViewBatch(views, torch.full((4,), -1))], progress)[0])
+        views = [torch.tensor(arrays[f"crop_{step}_{view}"]).float() for view in range(crops)]
+        losses.append(stepper.step([ViewBatch(views, torch.full((len(views[0]),), -1))], progress)[0])
     assert golden_error(torch.stack(losses), arrays["losses"]) < 1e-4
     assert worst_error(golden_error, method.student, arrays, "student/") < 1e-3
     assert worst_error(golden_error, method.teacher, arrays, "teacher/") < 1e-3
     assert golden_error(method.loss.center.flatten(), arrays["center"].flatten()) < 1e-3
 
 
-def end_of(schedule, start):
-    """The value that a cosine from ``start`` goes to, from its last step."""
-    warmup = int(schedule.argmax() + 1) if schedule[0] == 0 else 0
-    steps = len(schedule) - warmup
-    part = 0.5 * (1 + np.cos(np.pi * (steps - 1) / steps))
-    return float((schedule[-1] - start * part) / (1 - part))
-
-
 class SmallCNN(Backbone):
     """The backbone that barlow_trajectory describes."""
 
-    width = 32
-
-    def __init__(self):
+    def __init__(self, hidden, width):
         super().__init__()
-        self.c, self.b = nn.Conv2d(3, 16, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(16)
-        self.c2, self.b2 = nn.Conv2d(16, 32, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(32)
+        self.width = width
+        self.c, self.b = nn.Conv2d(3, hidden, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(hidden)
+        self.c2, self.b2 = nn.Conv2d(hidden, width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width)
 
     def forward(self, images):
         return self.b2(self.c2(self.b(self.c(images)).relu())).relu().mean((2, 3))
@@ -131,8 +134,10 @@ def test_barlow_twins(golden, golden_error):
     method_config = BarlowTwinsConfig(
         projector=meta["projector"], lambd=meta["lambd"], bias_lr_scale=meta["lr_biases"] / meta["lr_weights"]
     )
-    method = BarlowTwins(method_config, lambda **hints: SmallCNN(), num_classes=0)
-    method.load_state_dict(state_of(arrays, "init/"))
+    init = state_of(arrays, "init/")
+    width, hidden = init["backbone.c2.weight"].shape[:2]
+    method = BarlowTwins(method_config, lambda **hints: SmallCNN(hidden, width), num_classes=0)
+    method.load_state_dict(init)
     stepper = Stepper(method, resolve(config), CPU)
     method.train()
     losses = []

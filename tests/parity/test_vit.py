@@ -1,4 +1,6 @@
-"""ViT features at four sizes, against the authors' (tests/golden/vit_patch*.npz)."""
+"""ViT features at several sizes, against the authors' (tests/golden/vit_patch*.npz). The arrays say how large the ViT is."""
+
+import math
 
 import pytest
 import torch
@@ -9,11 +11,17 @@ from backbones.vit import VisionTransformer
 @pytest.mark.parametrize("patch_size", [16, 8])
 def test_equals_reference(golden, golden_error, patch_size):
     arrays = golden(f"vit_patch{patch_size}")
-    model = VisionTransformer(patch_size, width=48, depth=3, heads=3).eval()
     state = {name.removeprefix("param/"): torch.tensor(a) for name, a in arrays.items() if name.startswith("param/")}
-    model.load_state_dict(state, strict=True)
     sizes = [name.removeprefix("in_") for name in arrays if name.startswith("in_")]
-    assert len(sizes) == 4
+    assert sizes
+    model = VisionTransformer(
+        patch_size,
+        width=state["cls_token"].shape[-1],
+        depth=len([name for name in state if name.endswith("attn.qkv.weight")]),
+        heads=arrays[f"cls_attention_{sizes[0]}"].shape[1],
+        position_size=patch_size * math.isqrt(state["pos_embed"].shape[1] - 1),
+    ).eval()
+    model.load_state_dict(state, strict=True)
     with torch.no_grad():
         for size in sizes:
             images = torch.tensor(arrays[f"in_{size}"]).float()
