@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from common.cli import words_of
 from common.errors import UsageError, UserError
 from common.registry import load_plugin
 from eval.visual import draw_for_run
 from reports import build_report
+from training.command import read_options
 from training.config import CompareCommand
 from training.estimate import TimeEstimate, in_words
 from training.grid import Cell, cells_of, fix_backbones, grid_of, options_of_methods
 from training.launchers.cells import ENDED, is_done, run_cells, tail_of
+from training.resolve import other_evaluations, other_options
 
 #: Options that a run's name tells.
 NAMED = ("method", "backbone", "seed")
@@ -45,12 +48,13 @@ def compare(command: CompareCommand, further: Mapping[str, Any]) -> int:
     fix_backbones(grid)
     cells = cells_of(grid, options_of_methods([*grid.methods, *grid.file_methods]))
     out = Path(command.out)
+    again = to_evaluate_again(cells, out)
     console = Console()
     if command.dry_run:
         jobs = (command.jobs or 1) if command.launch.launcher == "local" else None
-        print_plan(grid.title, cells, out, jobs, console)
+        print_plan(grid.title, cells, out, jobs, console, again)
         return 0
-    states = run_cells(cells, command, plugins, console)
+    states = run_cells(cells, command, plugins, console, again)
     if going := [state for state in states if state.status not in ENDED]:
         text = f"{len(going)} of {len(states)} runs are queued or running; python run.py status {out} shows how far they are, and "
         console.print(text + "this command, again, makes the report", markup=False, highlight=False, soft_wrap=True)
@@ -68,9 +72,32 @@ def compare(command: CompareCommand, further: Mapping[str, Any]) -> int:
     return 1 if failed else 0
 
 
-def print_plan(title: str, cells: Sequence[Cell], out: Path, jobs: int | None, console: Console) -> None:
+def to_evaluate_again(cells: Sequence[Cell], out: Path) -> set[str]:
+    """Names of the cells that were evaluated with other options than they are asked for now.
+
+    Raises UserError where a cell's directory holds a training with other options: the report would show its results as those of
+    what is asked for.
+    """
+    again = set()
+    for cell in cells:
+        run = out / "runs" / cell.name
+        if not (run / "config.yaml").is_file():
+            continue
+        asked = read_options(words_of(cell.options))
+        if differing := other_options(run, asked.train, asked.method):
+            raise UserError(
+                f"{run} holds a run with other options ({differing}); give another --out, or those options, or delete it"
+            )
+        if other_evaluations(run, asked.evaluations):
+            again.add(cell.name)
+    return again
+
+
+def print_plan(
+    title: str, cells: Sequence[Cell], out: Path, jobs: int | None, console: Console, again: Collection[str] = ()
+) -> None:
     """What a grid would run: each cell's options and estimated minutes of training, and those of all that is left. ``jobs`` at a
-    time share this machine; None: they run elsewhere."""
+    time share this machine; None: they run elsewhere. ``again``: cells whose evaluations are to be made again."""
     estimate = TimeEstimate([(cell.options, out / "runs" / cell.name) for cell in cells])
     table = Table(title=f"{title}: {len(cells)} runs in {out}", title_justify="left")
     for column in ("run", "status", "training", "options of its own"):
@@ -79,7 +106,7 @@ def print_plan(title: str, cells: Sequence[Cell], out: Path, jobs: int | None, c
     common = {name for name in given[0] if all(options.get(name) == given[0][name] for options in given)}
     left, unknown = 0.0, 0
     for cell, options in zip(cells, given, strict=True):
-        done = is_done(out / "runs" / cell.name, cell.options.get("evals") or [])
+        done = is_done(out / "runs" / cell.name, cell.options.get("evals") or []) and cell.name not in again
         minutes, why = None, ""
         try:
             minutes = estimate.minutes(cell.options)

@@ -26,6 +26,7 @@ INCIDENTAL = (
     "out",
     "visualize",
     "data_root",
+    "stream",
     "device",
     "strategy",
     "checkpoint_every",
@@ -48,19 +49,21 @@ def resolve(config: TrainConfig) -> TrainConfig:
         UsageError: an option out of its range, or options that contradict each other.
     """
     _check(config)
-    warmup = min(10.0, config.epochs / 10) if config.warmup_epochs is None else config.warmup_epochs
-    name = re.sub(r"[^A-Za-z0-9_.=+-]", "_", f"{config.method}-{config.backbone}-{config.data}-{config.seed}")
-    decay_end = config.weight_decay if config.weight_decay_end is None else config.weight_decay_end
     precision = pick_precision(config.precision, pick_device(config.device))
     if config.strategy == "fsdp" and precision == "fp16":
         raise UsageError("--strategy fsdp trains in bf16 or fp32; give --precision bf16 or fp32")
+    return dataclasses.replace(_on_any_machine(config), precision=precision)
+
+
+def _on_any_machine(config: TrainConfig) -> TrainConfig:
+    """A copy with every default filled in but the machine's."""
+    name = re.sub(r"[^A-Za-z0-9_.=+-]", "_", f"{config.method}-{config.backbone}-{config.data}-{config.seed}")
     return dataclasses.replace(
         config,
         out=config.out or f"runs/{name}",
         image_size=config.image_size or default_image_size(config.data),
-        warmup_epochs=warmup,
-        weight_decay_end=decay_end,
-        precision=precision,
+        warmup_epochs=min(10.0, config.epochs / 10) if config.warmup_epochs is None else config.warmup_epochs,
+        weight_decay_end=config.weight_decay if config.weight_decay_end is None else config.weight_decay_end,
     )
 
 
@@ -118,8 +121,9 @@ def require_same_run(run: Path, config: TrainConfig, method_config: MethodConfig
     """
     file = run / "config.yaml"
     if not file.exists():
-        if (run / "log.jsonl").exists():
-            raise UserError(f"{run} holds a log but no config.yaml, so what was trained is unknown; give another --out")
+        for kind in ("log.jsonl", "checkpoints"):
+            if (run / kind).exists():
+                raise UserError(f"{run} holds {kind} but no config.yaml, so what was trained is unknown; give another --out")
         return
     try:
         there = read_yaml(file)
@@ -132,6 +136,42 @@ def require_same_run(run: Path, config: TrainConfig, method_config: MethodConfig
     if differing:
         what = "; ".join(f"{name} was {there.get(name)}, now {now[name]}" for name in differing)
         raise UserError(f"{run} holds a run with other options ({what}); give another --out, or those options")
+
+
+def other_options(run: Path, config: TrainConfig, method_config: MethodConfig) -> str:
+    """In which options what is asked for differs from the run that a directory holds, in words; "" where in none, or where nothing
+    is known of a run there. What the machine decides does not count, for runs may come from another one: what
+    ``auto`` stands for, the epochs of a budget, what is read from initial weights."""
+    try:
+        there = read_yaml(run / "config.yaml")
+    except (OSError, ValueError):
+        return ""
+    if not isinstance(there, dict):
+        return ""
+    now = options_of(_on_any_machine(config), method_config, {})
+    open_ones = {"precision"} if config.precision == "auto" else set()
+    if config.budget is not None and config.budget == there.get("budget"):
+        open_ones |= {"epochs", "warmup_epochs"}
+    if config.init is not None:  # read from the file where they are not given
+        open_ones |= {name for name in ("init_sha256", "init_labels") if now[name] is None}
+    differing = [n for n in now if n in there and n not in INCIDENTAL and n not in open_ones and there[n] != now[n]]
+    return "; ".join(f"{name} was {there[name]}, now {now[name]}" for name in differing)
+
+
+def other_evaluations(run: Path, evaluations: Mapping[str, Any]) -> list[str]:
+    """Of these evaluations (name to options), those that a run was last given with other options; none where nothing is known."""
+    try:
+        there = read_yaml(run / "config.yaml")
+    except (OSError, ValueError):
+        return []
+    if not isinstance(there, dict):
+        return []
+
+    def differs(name: str, options: Any) -> bool:
+        now = {f"{name}_{option}": value for option, value in dataclasses.asdict(options).items()}
+        return any(option in there and there[option] != value for option, value in now.items())
+
+    return [name for name, options in evaluations.items() if differs(name, options)]
 
 
 def write_config(run: Path, options: Mapping[str, Any]) -> None:

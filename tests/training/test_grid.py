@@ -1,10 +1,18 @@
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+import run as command_line
+from common.cli import read_config, words_of
 from common.errors import UsageError
+from common.files import write_json
+from training.command import read_options
+from training.compare import to_evaluate_again
 from training.config import CompareCommand
-from training.grid import Grid, cells_of, fix_backbones, grid_of, options_of_methods, read_grid
+from training.grid import Cell, Grid, cells_of, fix_backbones, grid_of, options_of_methods, read_grid
+from training.launchers.cells import run_cells
+from training.resolve import options_of, resolve, write_config
 
 KNOWN = {
     "dino": {"method", "backbone", "seed", "epochs", "lr", "out_dim", "teacher_temp"},
@@ -148,3 +156,42 @@ def test_options_of_evaluations_that_are_left_out_are_left_out():
     grid = grid_of(CompareCommand(grid="experiments/demo.yaml", evals=["knn"]), {})
     (cell, *_) = cells_of(grid, options_of_methods(grid.file_methods))
     assert cell.options["evals"] == ["knn"] and not any(name.startswith("segmentation") for name in cell.options)
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """A cell, and its directory as a training that has ended leaves it."""
+    cell = Cell("random-vit_nano-seed0", {"method": "random", "backbone": "vit_nano", "seed": 0, "evals": ["knn"]})
+    run = tmp_path / "runs" / cell.name
+    asked = read_options(words_of(cell.options))
+    write_config(run, options_of(resolve(asked.train), asked.method, asked.evaluations))
+    (run / "log.jsonl").write_text('{"kind": "end", "step": 0}\n')
+    write_json(run / "results" / "knn.json", [])
+    return cell, run
+
+
+def test_a_finished_run_is_known_on_another_machine(finished, tmp_path):
+    cell, run = finished
+    config = read_config(run / "config.yaml")
+    write_config(run, {**config, "precision": "fp16", "device": "cuda", "data_root": "elsewhere"})
+    assert to_evaluate_again([cell], tmp_path) == set()
+
+
+def test_a_run_with_other_options_is_not_taken_for_what_is_asked_for(finished, tmp_path, capsys):
+    words = ["compare", "--methods", "random", "--backbones", "vit_nano", "--evals", "knn", "--out", str(tmp_path)]
+    assert command_line.main([*words, "--image_size", "48"]) == 1
+    assert "holds a run with other options (image_size was 32, now 48)" in capsys.readouterr().err
+
+
+def test_a_run_that_was_evaluated_with_other_options_is_not_done(finished, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "150")
+    words = ["compare", "--methods", "random", "--backbones", "vit_nano", "--evals", "knn", "--out", str(tmp_path)]
+    assert command_line.main([*words, "--dry_run"]) == 0
+    assert "to run" not in capsys.readouterr().out
+    assert command_line.main([*words, "--knn_ks", "7", "--dry_run"]) == 0
+    assert "to run" in capsys.readouterr().out
+    cell, _ = finished
+    states = []
+    monkeypatch.setattr("training.launchers.local.launch", lambda found, *rest: states.extend(found))
+    run_cells([cell], CompareCommand(out=str(tmp_path)), [], Console(), {cell.name})
+    assert [state.status for state in states] == ["waiting"]

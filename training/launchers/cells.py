@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,10 +75,14 @@ def is_done(directory: Path, evaluations: Sequence[str]) -> bool:
 
 
 def run_cells(
-    cells: Sequence[Cell], command: CompareCommand, plugins: Sequence[str], console: Console
+    cells: Sequence[Cell],
+    command: CompareCommand,
+    plugins: Sequence[str],
+    console: Console,
+    again: Collection[str] = (),
 ) -> list[CellState]:
-    """Run every cell that is not done, where ``command.launch`` says. Prints a table that updates in place (a line a change
-    where the output is no terminal).
+    """Run every cell that is not done, and those named in ``again``, where ``command.launch`` says. Prints a table that updates in
+    place (a line a change where the output is no terminal).
 
     Returns:
         the state of each cell: done or failed; of a cluster that is not waited for, also another.
@@ -90,7 +94,7 @@ def run_cells(
         out / "cells.json", [{"name": cell.name, "evals": list(cell.options.get("evals") or [])} for cell in cells]
     )
     for state in states:
-        if state.is_done:
+        if state.is_done and state.cell.name not in again:
             state.status = "done"
     launch = importlib.import_module(f"training.launchers.{MODULES[command.launch.launcher]}").launch
     with shown(states, console) as show:
