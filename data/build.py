@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import shutil
 import time
 import warnings
 import zlib
@@ -25,19 +26,28 @@ from common.distributed import is_main
 from common.errors import UserError
 from common.files import append_json_line, atomic_file, read_json_lines, remove_unfinished, write_text
 from common.lock import owned_lock
-from data.decode import DamagedImage, WrongData
+from data.decode import DamagedImage, WrongData, kept_size
 from data.listing import Listing
 from data.store import RECORD, ImageStore, cache_root
+from data.stream import StreamedStore, processors
 
 #: Part of every store's key: raise it when what a store holds for the same source changes.
 FORMAT = 1
 #: Seconds between commits to the journal: the most work that an interruption costs.
 COMMIT_SECONDS = 2.0
+#: Images whose headers are read to see how large a store will be, and the part of the free space that it may take.
+HEADERS = 256
+PART_OF_FREE_SPACE = 0.95
 
 
-def open_store(listing: Listing, short_side: int | None, cache: Path | None, progress: bool) -> ImageStore:
+def open_store(
+    listing: Listing, short_side: int | None, cache: Path | None, progress: bool, stream: bool = False
+) -> ImageStore:
     """The store of a listing, built if there is none yet, or if the source (names, sizes, modification times, labels) or
     ``short_side`` has changed. Processes that want the same store at once wait for the first.
+
+    With ``stream``, or where a store would not fit on the disk, every image is decoded once, to check and count it, and then
+    anew whenever it is needed; a store that exists is used all the same.
 
     Raises UserError for data that are refused (see ``Listing.read``), for a split without a usable image, and for a full or
     read-only cache folder.
@@ -45,7 +55,7 @@ def open_store(listing: Listing, short_side: int | None, cache: Path | None, pro
     source = hashlib.sha256(os.fsencode(listing.root.resolve())).hexdigest()[:12]
     folder = cache_root(cache) / f"{listing.data}-{listing.split}-{short_side or 'full'}-{source}"
     key = _key(listing, short_side)
-    console = Console(stderr=True, quiet=not is_main())
+    console = Console(stderr=True, quiet=not is_main(), soft_wrap=True, highlight=False)
     try:
         store = _load(folder, key, listing, short_side)
         if store is None:
@@ -54,12 +64,18 @@ def open_store(listing: Listing, short_side: int | None, cache: Path | None, pro
             ):
                 store = _load(folder, key, listing, short_side)
                 if store is None:
-                    _Builder(folder, key, listing, short_side).run(progress and is_main())
+                    if not stream and (told := _too_large(folder, listing, short_side)):
+                        console.print(f"{listing.data} {listing.split}: {told}", markup=False)
+                        stream = True
+                    folder = folder / "streamed" if stream else folder
+                    store = _load(folder, key, listing, short_side)
+                if store is None:
+                    _Builder(folder, key, listing, short_side, keep=not stream).run(progress and is_main())
                     store = _load(folder, key, listing, short_side)
     except OSError as error:
         raise UserError(
-            f"{folder}: the image store cannot be written or read ({error.strerror or error}); free some space or set "
-            "SSL_COMPARE_CACHE to another folder"
+            f"{folder}: the image store cannot be written or read ({error.strerror or error}); free some space, set "
+            "SSL_COMPARE_CACHE to another folder, or train with --stream, which keeps no images"
         ) from error
     if store.damaged:
         shown = "; ".join(f"{name} ({reason})" for name, reason in store.damaged[:3])
@@ -67,24 +83,58 @@ def open_store(listing: Listing, short_side: int | None, cache: Path | None, pro
         console.print(
             f"{listing.data} {listing.split}: {len(store):,} images, {len(store.damaged):,} more skipped: {shown}{rest}",
             markup=False,
-            highlight=False,
-            soft_wrap=True,
         )
     return store
 
 
+def _too_large(folder: Path, listing: Listing, short_side: int | None) -> str | None:
+    """A sentence where the listing's store would not fit on the disk of ``folder``, by the sizes of some of its images."""
+    rows = np.unique(np.linspace(0, len(listing.names) - 1, HEADERS).astype(int))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # data.decode refuses such images itself
+        sizes = [size for row in rows if (size := _bytes_of(listing, row, short_side)) is not None]
+    if not sizes:
+        return None  # the build says what is wrong with them
+    needed = sum(sizes) / len(sizes) * len(listing.names)
+    begun = folder / _Builder.DATA
+    free = shutil.disk_usage(folder).free + (begun.stat().st_size if begun.exists() else 0)
+    if needed <= PART_OF_FREE_SPACE * free:
+        return None
+    return (
+        f"decoded, the images would take about {needed / 2**30:.3g} GiB, and {free / 2**30:.3g} GiB are free at {folder.parent}; "
+        "so they are decoded once now, to check them, and anew for each batch"
+    )
+
+
+def _bytes_of(listing: Listing, row: int, short_side: int | None) -> int | None:
+    """What an image and its mask take in a store, by the image's header; None where it has none."""
+    if listing.arrays is not None:
+        height, width = listing.arrays[row].shape[:2]
+    else:
+        try:
+            with Image.open(listing.root / listing.names[row]) as image:
+                width, height = image.size
+        except Exception:  # Pillow raises many kinds; the build tells what it finds
+            return None
+    kept = kept_size(width, height, short_side)
+    return 3 * kept[0] * kept[1] + (0 if listing.masks is None else width * height)
+
+
 class _Builder:
     """One build. ``building.bin`` grows by images and masks, in the listing's order; each line of ``building.jsonl`` tells of
-    what was added since the line before and has reached the disk."""
+    what was added since the line before and has reached the disk. Without ``keep`` only the lines are written."""
 
-    def __init__(self, folder: Path, key: str, listing: Listing, short_side: int | None):
-        self.folder, self.key, self.listing, self.short_side = folder, key, listing, short_side
-        self.data = folder / "building.bin"
+    DATA = "building.bin"
+
+    def __init__(self, folder: Path, key: str, listing: Listing, short_side: int | None, keep: bool):
+        self.folder, self.key, self.listing, self.short_side, self.keep = folder, key, listing, short_side, keep
+        self.data = folder / self.DATA
         self.journal = folder / "building.jsonl"
         self.commits: list[dict] = []
 
     def run(self, progress: bool) -> None:
         """Build or continue, then put the finished store in its place. Raises UserError for refused data."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         remove_unfinished(self.folder)
         self._resume()
         start = self.commits[-1]["next"] if self.commits else 0
@@ -123,11 +173,11 @@ class _Builder:
             disable=not show,
         )
         skipped = sum(len(commit["skipped"]) for commit in self.commits)
-        commit = _Commit(file.tell())
+        commit = _Commit(file.tell(), self.keep)
         began = committed = time.monotonic()
-        with bar, ThreadPoolExecutor(_workers(), thread_name_prefix="decode") as pool:
+        with bar, ThreadPoolExecutor(processors(), thread_name_prefix="decode") as pool:
             task = bar.add_task(
-                f"decoding {self.listing.data} {self.listing.split}",
+                f"{'decoding' if self.keep else 'checking'} {self.listing.data} {self.listing.split}",
                 total=total,
                 completed=start,
                 rate=0.0,
@@ -139,7 +189,7 @@ class _Builder:
                 if now - committed >= COMMIT_SECONDS or row == total - 1:
                     skipped += len(commit.skipped)
                     self._commit(file, commit, row + 1)
-                    commit, committed = _Commit(file.tell()), now
+                    commit, committed = _Commit(file.tell(), self.keep), now
                 bar.update(task, completed=row + 1, rate=(row + 1 - start) / max(now - began, 1e-9), skipped=skipped)
 
     def _read(self, row: int) -> _Outcome:
@@ -189,6 +239,7 @@ class _Builder:
             arrays["label_sets"] = np.frombuffer(packed, bool).reshape(len(records), len(listing.classes))
         converted = [pair for commit in self.commits for pair in commit["converted"]]
         about = {"key": self.key, "bytes": self.commits[-1]["end"], "skipped": skipped, "converted": converted}
+        about["streamed"] = not self.keep
         self.data.replace(self.folder / _pixel_file(self.key))
         with atomic_file(self.folder / "index.npz") as file:
             np.savez(file, about=np.frombuffer(json.dumps(about).encode(), np.uint8), **arrays)
@@ -209,8 +260,8 @@ class _Outcome:
 class _Commit:
     """What is added between two lines of the journal."""
 
-    def __init__(self, end: int):
-        self.end = end
+    def __init__(self, end: int, keep: bool):
+        self.end, self.keep = end, keep
         self.records: list[np.ndarray] = []
         self.label_sets: list[np.ndarray] = []
         self.converted: list[tuple[int, str]] = []
@@ -233,6 +284,8 @@ class _Commit:
             self.converted.append((row, outcome.note))
 
     def _write(self, file: BinaryIO, array: np.ndarray) -> int:
+        if not self.keep:
+            return -1
         offset = self.end
         file.write(array.data)
         self.end += array.nbytes
@@ -272,12 +325,14 @@ def _load(folder: Path, key: str, listing: Listing, short_side: int | None) -> I
         path = folder / _pixel_file(key)
         if path.stat().st_size != about["bytes"]:
             return None
-        pixels = np.asarray(np.memmap(path, np.uint8, mode="r"))
+        streamed = about.get("streamed", False)
+        pixels = None if streamed else np.asarray(np.memmap(path, np.uint8, mode="r"))
     except (FileNotFoundError, ValueError, KeyError, EOFError, BadZipFile):
         return None
     damaged = [(listing.names[row], reason) for row, reason in about["skipped"]]
     converted = [(listing.names[row], note) for row, note in about["converted"]]
-    return ImageStore(listing, short_side, pixels, records, label_sets, damaged, converted)
+    kind = StreamedStore if streamed else ImageStore
+    return kind(listing, short_side, pixels, records, label_sets, damaged, converted)
 
 
 def _key(listing: Listing, short_side: int | None) -> str:
@@ -303,7 +358,7 @@ def _in_order(pool: ThreadPoolExecutor, work: Callable[[int], _Outcome], rows: r
     try:
         for row in rows:
             pending.append((row, pool.submit(work, row)))
-            if len(pending) > 4 * _workers():
+            if len(pending) > 4 * processors():
                 first, future = pending.popleft()
                 yield first, future.result()
         while pending:
@@ -312,8 +367,3 @@ def _in_order(pool: ThreadPoolExecutor, work: Callable[[int], _Outcome], rows: r
     finally:
         for _, future in pending:
             future.cancel()
-
-
-def _workers() -> int:
-    """Threads that decode: one for each processor this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

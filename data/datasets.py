@@ -63,8 +63,9 @@ def open_dataset(
     short_side: int | None,
     cache: Path | None = None,
     progress: bool = True,
+    stream: bool = False,
 ) -> ImageStore:
-    """The images of a split, decoded on first use.
+    """The images of a split, decoded on first use, and then kept on the disk where they fit.
 
     Args:
         name: a name in ``DATASETS``.
@@ -73,6 +74,7 @@ def open_dataset(
         short_side: images with a longer short side are resized to it (pixels); None keeps all sizes.
         cache: folder of the stores; see ``data.store.cache_root`` for the default.
         progress: show a progress bar while decoding.
+        stream: keep none, and decode them anew each time.
 
     Raises:
         UsageError: unknown data set.
@@ -87,7 +89,7 @@ def open_dataset(
         raise UserError(f"short_side is {short_side}; give at least 2 pixels")
     if name == "demo" and root is None:
         root = demo_folder(cache)
-    return open_store(lister(name, split, require_folder(name, root)), short_side, cache, progress)
+    return open_store(lister(name, split, require_folder(name, root)), short_side, cache, progress, stream)
 
 
 def fetch(name: str, root: Path | None) -> None:

@@ -98,6 +98,16 @@ def decode_image(path: Path, short_side: int | None = None) -> Decoded:
     return _decoded(image, short_side, note)
 
 
+def kept_size(width: int, height: int, short_side: int | None) -> tuple[int, int]:
+    """Width and height in pixels that ``decode_image`` gives an image of these. As torchvision's _compute_resized_output_size has
+    it, the long side is rounded down."""
+    if short_side is None or min(width, height) <= short_side:
+        return width, height
+    if width <= height:
+        return short_side, int(short_side * height / width)
+    return int(short_side * width / height), short_side
+
+
 def from_array(pixels: np.ndarray, short_side: int | None = None) -> Decoded:
     """The same for an image that is no file: uint8 ``[H, W, 3]``."""
     return _decoded(Image.fromarray(pixels), short_side, "")
@@ -185,12 +195,8 @@ def _check_end(file: BinaryIO) -> None:
 
 def _decoded(image: Image.Image, short_side: int | None, note: str) -> Decoded:
     width, height = image.size
-    if short_side is not None and min(width, height) > short_side:
-        # As torchvision's _compute_resized_output_size has it, the long side is rounded down.
-        if width <= height:
-            size = short_side, int(short_side * height / width)
-        else:
-            size = int(short_side * width / height), short_side
+    size = kept_size(width, height, short_side)
+    if size != image.size:
         image = image.resize(size, Image.Resampling.BICUBIC)
     return Decoded(np.asarray(image), (height, width), note)
 

@@ -68,17 +68,25 @@ class Listing:
     def read(self, index: int, short_side: int | None) -> Sample:
         """Decode one image, mask and annotation. Raises DamagedImage for an image to be skipped, WrongData for a mask or
         an annotation that makes the data set wrong, UserError where a file cannot be read."""
-        if self.arrays is not None:
-            return Sample(from_array(self.arrays[index], short_side), None, None)
-        image = decode_image(self.root / self.names[index], short_side)
+        image = self.image(index, short_side)
         mask = label_set = None
         if self.masks is not None:
-            mask = decode_mask(self.root / self.masks[index], len(self.classes) + 1, image.original_size)
+            mask = self.mask(index, image.original_size)
         if self.annotations is not None:
             label_set = read_annotation(self.root / self.annotations[index], self.classes)
         elif self.labels is None:
             label_set = np.bincount(mask.ravel(), minlength=256)[1 : len(self.classes) + 1] > 0
         return Sample(image, mask, label_set)
+
+    def image(self, index: int, short_side: int | None) -> Decoded:
+        """Decode one image alone. Raises as ``data.decode.decode_image``."""
+        if self.arrays is not None:
+            return from_array(self.arrays[index], short_side)
+        return decode_image(self.root / self.names[index], short_side)
+
+    def mask(self, index: int, image_size: tuple[int, int]) -> np.ndarray:
+        """Decode the mask of an image of that original (height, width). Raises as ``data.decode.decode_mask``."""
+        return decode_mask(self.root / self.masks[index], len(self.classes) + 1, image_size)
 
 
 def read_annotation(path: Path, classes: tuple[str, ...]) -> np.ndarray:

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.decode import decode_image
 from data.listing import Listing
 
 #: What the store keeps of each image. Offsets are bytes in the memory-mapped file: an image lies there as [3, height, width],
@@ -68,7 +67,7 @@ class ImageStore:
         self,
         listing: Listing,
         short_side: int | None,
-        pixels: np.ndarray,
+        pixels: np.ndarray | None,
         records: np.ndarray,
         label_sets: np.ndarray | None,
         damaged: list[tuple[str, str]],
@@ -93,7 +92,7 @@ class ImageStore:
         self._sizes = records["size"].astype(np.int64)
         self._offsets = np.ascontiguousarray(records["offset"])
         self._slots = None
-        self._grid = _equal_images(pixels, self._offsets, self._sizes)
+        self._grid = None if pixels is None else _equal_images(pixels, self._offsets, self._sizes)
         if self._grid is not None:
             self._slots = np.arange(len(records))
 
@@ -143,24 +142,28 @@ class ImageStore:
             return ImageBatch(pixels, torch.from_numpy(sizes))
         height, width = sizes.max(axis=0) if len(rows) else (0, 0)
         pixels = torch.zeros((len(rows), 3, int(height), int(width)), dtype=torch.uint8)
-        target = pixels.numpy()
-        for place, (offset, (h, w)) in enumerate(zip(self._offsets[rows].tolist(), sizes.tolist(), strict=True)):
-            target[place, :, :h, :w] = self._pixels[offset : offset + 3 * h * w].reshape(3, h, w)
+        corners = [image[:, :h, :w] for image, (h, w) in zip(pixels.numpy(), sizes.tolist(), strict=True)]
+        self._fill(corners, rows.tolist())
         return ImageBatch(pixels, torch.from_numpy(sizes))
+
+    def _fill(self, targets: list[np.ndarray], rows: list[int]) -> None:
+        """Write images into arrays of their sizes, uint8 ``[3, h, w]``."""
+        for target, row in zip(targets, rows, strict=True):
+            target[:] = self._planes(row)
+
+    def _planes(self, index: int) -> np.ndarray:
+        """uint8 ``[3, h, w]``."""
+        h, w = self._sizes[index].tolist()
+        offset = int(self._offsets[index])
+        return self._pixels[offset : offset + 3 * h * w].reshape(3, h, w)
 
     def image(self, index: int) -> np.ndarray:
         """uint8 ``[H, W, 3]`` as stored."""
-        record = self._records[index]
-        h, w = record["size"].tolist()
-        planes = self._pixels[record["offset"] : record["offset"] + 3 * h * w].reshape(3, h, w)
-        return np.ascontiguousarray(planes.transpose(1, 2, 0))
+        return np.ascontiguousarray(self._planes(index).transpose(1, 2, 0))
 
     def original_image(self, index: int) -> np.ndarray:
         """uint8 ``[H, W, 3]`` at full resolution, read from the source. Raises DamagedImage if that has become unreadable."""
-        row = self._records[index]["row"]
-        if self._listing.arrays is not None:
-            return self._listing.arrays[row].copy()
-        return decode_image(self._listing.root / self._listing.names[row]).pixels
+        return self._listing.image(self._records[index]["row"], None).pixels
 
     def mask(self, index: int) -> np.ndarray | None:
         """uint8 ``[H, W]`` at the original resolution: 0 background, c + 1 class c, 255 void; None without masks."""
@@ -173,7 +176,7 @@ class ImageStore:
     def subset(self, indices: np.ndarray | Tensor) -> ImageStore:
         """A store of these images (integers ``[m]``, in this order), on the same file; ``damaged`` stays the whole split's."""
         rows = np.asarray(indices, np.int64).reshape(-1)
-        part = object.__new__(ImageStore)
+        part = object.__new__(type(self))
         part.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("names", "fingerprint")})
         for attribute in (
             "_records",

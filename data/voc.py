@@ -98,6 +98,7 @@ def _list(data: str, split: str, folder: Path, classes: tuple[str, ...], labels:
     annotations = [f"Annotations/{name}.xml" for name in ids] if (folder / "Annotations").is_dir() else None
     if labels is not None:
         annotations = None
+    stamp = stamp_of_listed(folder, names + masks + (annotations or []), path)  # sees that all are there, before labels are looked up
     return Listing(
         data=data,
         split=split,
@@ -107,7 +108,7 @@ def _list(data: str, split: str, folder: Path, classes: tuple[str, ...], labels:
         labels=None if labels is None else _labels(ids, labels, classes, folder),
         masks=masks,
         annotations=annotations,
-        stamp=stamp_of_listed(folder, names + masks + (annotations or []), path),
+        stamp=stamp,
     )
 
 

@@ -23,7 +23,8 @@ from training.config import TrainConfig
 
 # What a random stream is for; part of its seed, so that no two streams are alike.
 ORDER, PAIRING, CROPS, MODEL, STEP = range(5)
-#: Batches gathered ahead of the one in use.
+#: Batches gathered ahead of the one in use, each by a thread of its own: where images are decoded on the way, the processors that
+#: one batch's last images leave idle work on the next.
 AHEAD = 2
 
 
@@ -110,16 +111,16 @@ class Batches:
             self._labels = torch.from_numpy(np.where(usable, store.labels, -1))
         else:
             self._labels = torch.from_numpy((store.label_sets & usable[:, None]).astype(np.float32))
-        self._epoch, self._order = -1, np.empty(0, np.int64)
+        self._order = (-1, np.empty(0, np.int64))  # an epoch's, and which
 
     def gather(self, step: int) -> HostBatch:
         """This rank's part of the batch of ``step``. Draws for the whole global batch and keeps a slice."""
         config, size = self.config, self.config.batch_size
         epoch, place = divmod(step, self.steps_per_epoch)
-        if epoch != self._epoch:
-            self._order = np.random.default_rng([ORDER, config.seed, epoch]).permutation(len(self.store))
-            self._epoch = epoch
-        anchors = self._order[place * size : (place + 1) * size]
+        order = self._order  # taken and set in one piece, since two threads gather
+        if order[0] != epoch:
+            order = self._order = epoch, np.random.default_rng([ORDER, config.seed, epoch]).permutation(len(self.store))
+        anchors = order[1][place * size : (place + 1) * size]
         pairing = self._pairing if step >= self._pairing_start else self._alone
         sources = pairing.sources(anchors, np.random.default_rng([PAIRING, config.seed, step]))
         params = self._maker.sample(size, torch.Generator().manual_seed(seed_of(CROPS, config.seed, step)))
@@ -139,8 +140,8 @@ class Batches:
         return ViewBatch(views, host.labels.to(self.device, non_blocking=True))
 
     def stream(self, first: int, end: int) -> Iterator[ViewBatch]:
-        """The batches of the steps from ``first`` to before ``end``; a thread gathers ahead while the caller trains."""
-        with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
+        """The batches of the steps from ``first`` to before ``end``; threads gather ahead while the caller trains."""
+        with ThreadPoolExecutor(AHEAD, thread_name_prefix="batches") as pool:
             pending = deque(pool.submit(self.gather, step) for step in range(first, min(first + AHEAD, end)))
             for step in range(first, end):
                 host = pending.popleft().result()

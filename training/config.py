@@ -23,6 +23,9 @@ class TrainConfig:
     """demo, imagefolder, cifar10, imagenet, voc2007 or voc2012"""
     data_root: str | None = None
     """folder of the data set; demo needs none"""
+    stream: bool = False
+    """decode training images anew for each batch instead of keeping them decoded on the disk (so it is, anyway, where they do not
+    fit); the batches are the same"""
     out: str | None = None
     """run directory; default runs/METHOD-BACKBONE-DATA-SEED"""
 

@@ -31,7 +31,7 @@ def build_method(config: TrainConfig, method_config: MethodConfig, num_classes: 
 def images_of(config: TrainConfig) -> tuple[ImageStore, ImageStore]:
     """The images to train on, and those held out for the online k-NN. Of several processes the first decodes them."""
     root = None if config.data_root is None else Path(config.data_root)
-    store = open_dataset(config.data, "train", root, short_side_for(config.image_size))
+    store = open_dataset(config.data, "train", root, short_side_for(config.image_size), stream=config.stream)
     if METHODS.get(config.method).uses_labels:
         labelled = (store.labels >= 0).any() if store.label_sets is None else store.label_sets.any()
         if not labelled:

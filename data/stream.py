@@ -1,0 +1,54 @@
+"""An image store that keeps no pixels, for data whose decoded images would not fit on the disk."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from common.errors import UserError
+from data.decode import DamagedImage
+from data.store import ImageStore
+
+
+class StreamedStore(ImageStore):
+    """Images decoded from their files each time they are asked for, those of a batch side by side by a thread for each processor.
+    What it gives, its fingerprint included, equals what ``ImageStore`` gives. ``data.build`` has decoded every image once, so
+    damaged ones are known.
+
+    Raises (of every method that gives pixels) UserError: a file has changed or vanished since then.
+    """
+
+    def mask(self, index: int) -> np.ndarray | None:
+        if self._listing.masks is None:
+            return None
+        record = self._records[index]
+        return self._listing.mask(record["row"], tuple(record["original_size"].tolist()))
+
+    def _fill(self, targets: list[np.ndarray], rows: list[int]) -> None:
+        def write(target: np.ndarray, row: int) -> None:
+            target[:] = self._planes(row)
+
+        # Pillow and numpy let other threads run while they decode, resize and copy.
+        with ThreadPoolExecutor(processors(), thread_name_prefix="decode") as pool:
+            list(pool.map(write, targets, rows))
+
+    def _planes(self, index: int) -> np.ndarray:
+        try:
+            pixels = self._listing.image(self._records[index]["row"], self.short_side).pixels
+        except DamagedImage as reason:
+            raise self._changed(index, str(reason)) from None
+        if list(pixels.shape[:2]) != self._sizes[index].tolist():
+            raise self._changed(index, "another size")
+        return pixels.transpose(2, 0, 1)
+
+    def _changed(self, index: int, how: str) -> UserError:
+        return UserError(
+            f"{self.root / self.names[index]}: has changed since the data were checked ({how}); the same command checks them anew"
+        )
+
+
+def processors() -> int:
+    """How many this process may use: as many threads decode."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
