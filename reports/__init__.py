@@ -18,7 +18,8 @@ def build_report(
     The same directories give the same bytes: the only date on the page is the newest one that the runs carry.
 
     Args:
-        run_dirs: run directories, or folders of them; also copies from other machines. What cannot be read is listed in the
+        run_dirs: run directories, or folders of them; also copies from other machines; beside them any ``bench.json`` of
+            ``python -m benchmarks.run``. What cannot be read is listed in the
             report's problems and does not stop it.
         out: folder to write into; files of an earlier report there are replaced.
         title: heading of the page.

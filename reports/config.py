@@ -13,7 +13,7 @@ class ReportCommand:
     """Make the report from run directories alone."""
 
     runs: list[str] = field(positional=True, metavar="RUN")
-    """run directories, or folders of them"""
+    """run directories, or folders of them; beside them, the bench.json of make bench"""
     out: str = "report"
     """folder for index.html, tables and figures"""
     title: str = "Comparison"

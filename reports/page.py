@@ -21,6 +21,7 @@ from reports.provenance import commands, provenance
 from reports.reproduction import tables_of
 from reports.rows import rows_of
 from reports.runs import Problem, read_runs, without_duplicates
+from reports.speed import speed_tables
 from reports.style import Picture
 from reports.tables import Heading, Table, text, to_csv, to_latex, to_markdown
 
@@ -41,9 +42,10 @@ class Part:
     pictures: list[Picture] = field(default_factory=list)
 
 
-def write_report(directories: Sequence[Path], out: Path, title: str, generated: str | None, palette: str) -> Path:
+def write_report(paths: Sequence[Path], out: Path, title: str, generated: str | None, palette: str) -> Path:
     """See ``reports.build_report``."""
     colours = figures.palette(palette)
+    directories = [path for path in paths if not path.is_file()]
     if not directories:
         raise UserError("report: no run directory was given; name at least one")
     found, problems = read_runs(directories)
@@ -83,6 +85,7 @@ def write_report(directories: Sequence[Path], out: Path, title: str, generated: 
     inside = [p for p in (figures.cross_correlation(rows, problems, colours), figures.collapse(rows, look)) if p]
     looked = pictures_of_runs(rows, problems)
     published = tables_of(found, problems)
+    speed = speed_tables([path for path in paths if path.is_file()], problems)
     tables = {
         "cost": contents.costs(measured) if measured else None,
         "options": contents.options(rows),
@@ -91,7 +94,7 @@ def write_report(directories: Sequence[Path], out: Path, title: str, generated: 
         "problems": _problems(problems),
     }
     every = [table for part in parts for table in (part.results, part.tests, part.measurements)]
-    every += published + [table for table in tables.values() if table]
+    every += published + speed + [table for table in tables.values() if table]
     pictures = [picture for part in parts for picture in part.pictures] + training + inside + looked
     page = _render(
         title=title,
@@ -100,6 +103,7 @@ def write_report(directories: Sequence[Path], out: Path, title: str, generated: 
         limits=summary.limits(measured, comparisons, problems),
         parts=parts,
         published=published,
+        speed=speed,
         training=training,
         inside=inside + looked,
         tables=tables,
@@ -151,7 +155,9 @@ def _write_files(out: Path, tables: Sequence[Table], pictures: Sequence[Picture]
 def _is_ours(stem: str) -> bool:
     """A name that reports give; other files in the folder are left alone."""
     names = "results differences measurements cost options protocols provenance problems intervals cost-and-accuracy "
-    names += "published training-loss knn-over-epochs cross-correlation collapse segmentation class-iou confusion "
+    names += (
+        "published speed training-loss knn-over-epochs cross-correlation collapse segmentation class-iou confusion "
+    )
     names += " ".join(kind.replace("_", "-") for kind in KINDS)
     return any(stem == name or stem.startswith(f"{name}-") for name in names.split())
 

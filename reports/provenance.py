@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,10 +31,10 @@ def provenance(rows: Sequence[Row]) -> Table:
             [
                 text(row.label),
                 text(", ".join(f"{run.seed}{'' if run.finished else ' (unfinished)'}" for run in runs)),
-                text(_all(_commit(run) for run in runs)),
+                text(_all(commit(run.environment) for run in runs)),
                 text(_all(run.environment.get("python") for run in runs)),
-                text(_all(_packages(run) for run in runs)),
-                text(_all(_hardware(run) for run in runs)),
+                text(_all(_packages(run.environment) for run in runs)),
+                text(_all(hardware(run.environment) for run in runs)),
                 text(_all(fingerprint for run in runs for fingerprint in _fingerprints(run, "train"))),
                 text(_all(fingerprint for run in runs for fingerprint in _fingerprints(run, "test"))),
                 text(max((run.newest for run in runs), default="") or "–"),
@@ -55,22 +55,23 @@ def _all(values: Iterable[Any]) -> str:
     return "; ".join(dict.fromkeys(str(value) for value in values if value)) or "–"
 
 
-def _commit(run: Run) -> str:
-    commit = run.environment.get("commit")
-    if not commit:
+def commit(environment: Mapping[str, Any]) -> str:
+    """The commit that an ``environment.json`` names, with a word where the checkout had changes; "" without one."""
+    name = environment.get("commit")
+    if not name:
         return ""
-    return f"{str(commit)[:10]}{' (modified)' if run.environment.get('modified') else ''}"
+    return f"{str(name)[:10]}{' (modified)' if environment.get('modified') else ''}"
 
 
-def _packages(run: Run) -> str:
-    packages = run.environment.get("packages")
+def _packages(environment: Mapping[str, Any]) -> str:
+    packages = environment.get("packages")
     if not isinstance(packages, dict):
         return ""
     return ", ".join(f"{name} {version}" for name, version in packages.items() if version)
 
 
-def _hardware(run: Run) -> str:
-    environment = run.environment
+def hardware(environment: Mapping[str, Any]) -> str:
+    """Device, processor, cores and processes that an ``environment.json`` names."""
     device, cpu = environment.get("device"), environment.get("cpu")
     parts = [str(device)] if device else []
     if cpu and str(cpu) not in str(device):
@@ -96,11 +97,16 @@ def commands(row: Row) -> list[Command]:
     return [Command(str(run.path), _command(run)) for run in row.runs]
 
 
-def _command(run: Run) -> str:
-    given = run.environment.get("command")
-    if isinstance(given, list) and given:
+def given_command(environment: Mapping[str, Any]) -> str:
+    """The command line that an ``environment.json`` holds; "" without one."""
+    given = environment.get("command")
+    if isinstance(given, list):
         return shlex.join(str(word) for word in given)
-    if isinstance(given, str) and given:
+    return given if isinstance(given, str) else ""
+
+
+def _command(run: Run) -> str:
+    if given := given_command(run.environment):
         return given
     command = "train" if run.has_log else "evaluate"
     return shlex.join(["python", "run.py", command, *words_of(run.config)])

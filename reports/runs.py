@@ -18,6 +18,7 @@ INCIDENTAL = frozenset(
         "out",
         "visualize",
         "data_root",
+        "stream",
         "device",
         "evals",
         "tensorboard",
