@@ -178,3 +178,11 @@ def test_a_file_where_the_run_directory_should_be(small, tmp_path, capsys):
     with pytest.raises(OSError, match="run"):
         train(*small(tmp_path / "run", epochs=1))
     assert (tmp_path / "run").read_text() == "here I am"
+
+
+@pytest.mark.parametrize("kind", ["log.jsonl", "checkpoints"])
+def test_what_is_left_of_a_run_of_unknown_options_is_not_continued(kind, small, tmp_path):
+    config, own = small(tmp_path / "run", "dino")
+    (tmp_path / "run" / kind).mkdir(parents=True)
+    with pytest.raises(UserError, match=f"holds {kind} but no config.yaml"):
+        train(config, own, {})
