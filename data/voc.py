@@ -98,7 +98,8 @@ def _list(data: str, split: str, folder: Path, classes: tuple[str, ...], labels:
     annotations = [f"Annotations/{name}.xml" for name in ids] if (folder / "Annotations").is_dir() else None
     if labels is not None:
         annotations = None
-    stamp = stamp_of_listed(folder, names + masks + (annotations or []), path)  # sees that all are there, before labels are looked up
+    # First, since it sees that all are there.
+    stamp = stamp_of_listed(folder, names + masks + (annotations or []), path)
     return Listing(
         data=data,
         split=split,
