@@ -18,7 +18,6 @@ from eval.visual import draw_for_run
 from reports import build_report
 from training.command import read_options
 from training.config import CompareCommand
-from training.estimate import TimeEstimate, in_words
 from training.grid import Cell, cells_of, fix_backbones, grid_of, options_of_methods
 from training.launchers.cells import ENDED, is_done, run_cells, tail_of
 from training.resolve import other_evaluations, other_options
@@ -98,6 +97,8 @@ def print_plan(
 ) -> None:
     """What a grid would run: each cell's options and estimated minutes of training, and those of all that is left. ``jobs`` at a
     time share this machine; None: they run elsewhere. ``again``: cells whose evaluations are to be made again."""
+    from training.estimate import TimeEstimate, in_words  # imports the trainer, which a grid that runs need not wait for
+
     estimate = TimeEstimate([(cell.options, out / "runs" / cell.name) for cell in cells])
     table = Table(title=f"{title}: {len(cells)} runs in {out}", title_justify="left")
     for column in ("run", "status", "training", "options of its own"):
