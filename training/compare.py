@@ -97,7 +97,7 @@ def print_plan(
 ) -> None:
     """What a grid would run: each cell's options and estimated minutes of training, and those of all that is left. ``jobs`` at a
     time share this machine; None: they run elsewhere. ``again``: cells whose evaluations are to be made again."""
-    from training.estimate import TimeEstimate, in_words  # imports the trainer, which a grid that runs need not wait for
+    from training.estimate import TimeEstimate, in_words  # with the trainer, which slows a grid's start
 
     estimate = TimeEstimate([(cell.options, out / "runs" / cell.name) for cell in cells])
     table = Table(title=f"{title}: {len(cells)} runs in {out}", title_justify="left")
