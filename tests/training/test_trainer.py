@@ -79,6 +79,20 @@ def test_a_stopped_run_continues_exactly(method, options, small, tmp_path, monke
     assert_equal_states(load_checkpoint(last_checkpoint(whole)), load_checkpoint(last_checkpoint(parts)))
     assert untimed(records_of(whole)) == untimed(records_of(parts))
     assert json.loads((parts / "environment.json").read_text())["resumed"][0]["step"] == 7
+
+
+def test_a_run_that_streams_equals_one_from_the_store(small, tmp_path, monkeypatch):
+    whole = train(*small(tmp_path / "whole", "weak_dino", epochs=1))
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("SSL_COMPARE_CACHE", str(cache))
+    with monkeypatch.context() as patch:
+        StopAt(patch, "weak_dino", step=2)
+        with pytest.raises(SystemExit):
+            train(*small(tmp_path / "parts", "weak_dino", epochs=1, stream=True))
+    parts = train(*small(tmp_path / "parts", "weak_dino", epochs=1, stream=True))
+    assert sum(file.stat().st_size for file in cache.rglob("*.bin")) == 0
+    assert_equal_states(load_checkpoint(last_checkpoint(whole)), load_checkpoint(last_checkpoint(parts)))
+    assert untimed(records_of(whole)) == untimed(records_of(parts))
     with (
         np.load(whole / "figures" / "cross_correlation.npz") as a,
         np.load(parts / "figures" / "cross_correlation.npz") as b,
