@@ -79,6 +79,13 @@ def test_a_stopped_run_continues_exactly(method, options, small, tmp_path, monke
     assert_equal_states(load_checkpoint(last_checkpoint(whole)), load_checkpoint(last_checkpoint(parts)))
     assert untimed(records_of(whole)) == untimed(records_of(parts))
     assert json.loads((parts / "environment.json").read_text())["resumed"][0]["step"] == 7
+    with (
+        np.load(whole / "figures" / "cross_correlation.npz") as a,
+        np.load(parts / "figures" / "cross_correlation.npz") as b,
+    ):
+        assert a["epochs"].tolist() == [0, 1, 2, 3]
+        for name in a.files:
+            assert np.array_equal(a[name], b[name])
 
 
 def test_a_run_that_streams_equals_one_from_the_store(small, tmp_path, monkeypatch):
@@ -93,13 +100,6 @@ def test_a_run_that_streams_equals_one_from_the_store(small, tmp_path, monkeypat
     assert sum(file.stat().st_size for file in cache.rglob("*.bin")) == 0
     assert_equal_states(load_checkpoint(last_checkpoint(whole)), load_checkpoint(last_checkpoint(parts)))
     assert untimed(records_of(whole)) == untimed(records_of(parts))
-    with (
-        np.load(whole / "figures" / "cross_correlation.npz") as a,
-        np.load(parts / "figures" / "cross_correlation.npz") as b,
-    ):
-        assert a["epochs"].tolist() == [0, 1, 2, 3]
-        for name in a.files:
-            assert np.array_equal(a[name], b[name])
 
 
 def test_what_was_logged_after_the_checkpoint_is_forgotten(small, tmp_path):
