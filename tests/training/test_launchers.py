@@ -1,19 +1,24 @@
 """Grids' launchers where there is no cluster; tests/clusters has those with one."""
 
+import io
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
+from rich.console import Console
 
 import run as command_line
 from common.errors import UsageError, UserError
 from training.config import CompareCommand
 from training.grid import Cell
-from training.launchers import slurm
-from training.launchers.cells import CellState, read_states
+from training.launchers import ray_cluster, slurm
+from training.launchers.cells import CellState, read_states, run_cells
 from training.launchers.config import LaunchOptions
 from training.launchers.status import status_in_folder
 
@@ -100,6 +105,65 @@ def test_status_without_a_grid(tmp_path):
     (tmp_path / "cells.json").write_text("[{}]")
     with pytest.raises(UserError, match=r"cells\.json: damaged"):
         read_states(tmp_path)
+
+
+#: In place of run.py: a cell that says which signal has stopped it.
+CELL = """
+import signal, sys, time
+from pathlib import Path
+
+folder = Path(__file__).parent
+
+def stop(number, frame):
+    (folder / "stopped").write_text(signal.Signals(number).name)
+    sys.exit(128 + number)
+
+signal.signal(signal.SIGTERM, stop)
+(folder / "begun").touch()
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_grid_that_is_stopped_stops_its_cells_first(number, tmp_path, monkeypatch, capsys):
+    (tmp_path / "run.py").write_text(CELL)
+    monkeypatch.setattr("training.launchers.local.ROOT", tmp_path)
+    cells = [Cell("a", {"method": "dino"})]
+    before = signal.getsignal(number)
+    console = Console(file=io.StringIO())
+
+    def stop() -> None:
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    with pytest.raises(SystemExit) as stopped:
+        run_cells(cells, CompareCommand(out=str(tmp_path)), [], console)
+    thread.join()
+    assert stopped.value.code == 128 + number
+    assert (tmp_path / "stopped").read_text() == "SIGTERM"  # and this process has waited for it
+    assert f"stopped by {number.name}; the same command continues" in capsys.readouterr().err
+    assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:{closed}", "ray://127.0.0.1:{closed}", "127.0.0.1:x", "127.0.0.1:99999"]
+)
+def test_no_ray_cluster_at_the_address(address):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        address = address.format(closed=taken.getsockname()[1])
+        with pytest.raises(UserError) as error:
+            ray_cluster.require_answer(address)
+    assert str(error.value).startswith(f"--address {address}: no Ray cluster answers there (")
+
+
+def test_addresses_that_ray_resolves():
+    ray_cluster.require_answer("auto")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ray_cluster.require_answer(f"127.0.0.1:{listener.getsockname()[1]}")
 
 
 def test_slurm_that_is_not_here(tmp_path, monkeypatch):

@@ -8,11 +8,13 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 from rich.console import Console
 from rich.live import Live
@@ -97,7 +99,7 @@ def run_cells(
         if state.is_done and state.cell.name not in again:
             state.status = "done"
     launch = importlib.import_module(f"training.launchers.{MODULES[command.launch.launcher]}").launch
-    with shown(states, console) as show:
+    with stopping_well(), shown(states, console) as show:
         launch(states, command, plugins, show)
     return states
 
@@ -131,6 +133,24 @@ def end_with_parent() -> None:
     started in its place never finds it still writing. Other systems have no such request."""
     if _LIBC is not None:
         _LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+@contextmanager
+def stopping_well() -> Iterator[None]:
+    """While this is entered, SIGTERM and SIGUSR1 end this process as Ctrl-C does, by an exception, so that it can stop its cells
+    first: they write their checkpoints. The exit status is 128 + the signal's number."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        print(f"stopped by {signal.Signals(number).name}; the same command continues", file=sys.stderr)
+        raise SystemExit(128 + number)
+
+    numbers = (signal.SIGTERM, signal.SIGUSR1) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def progress_of(state: CellState) -> str:

@@ -17,8 +17,6 @@ def launch(states: Sequence[CellState], command: CompareCommand, plugins: Sequen
     """Run the cells, ``command.jobs`` at a time (default: one), dividing the cores among them. Interrupting it stops the
     cells, which keep their checkpoints: the same command continues."""
     jobs = command.jobs or 1
-    # A SIGTERM ends this process as Ctrl-C does: by way of the cells, which write their checkpoints first.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
     processes: dict[str, subprocess.Popen] = {}

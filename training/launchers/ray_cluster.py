@@ -4,6 +4,7 @@ and continues from its checkpoint."""
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -19,13 +20,15 @@ from training.launchers.cells import ROOT, CellState, Show, end_with_parent, wor
 RETRIES = 2
 #: Seconds before that: long enough for a process on a lost node's other side to write its checkpoint and go.
 PAUSE = 5.0
+#: Seconds in which cells that are stopped write their checkpoints.
+LEAVE = 60.0
 #: Exit status of a training whose options are wrong: trying again does not help.
 WRONG_OPTIONS = 2
 
 
 def launch(states: Sequence[CellState], command: CompareCommand, plugins: Sequence[str], show: Show) -> None:
     """Run the cells, as many at a time as the cluster has room for, or ``command.jobs``. The tasks end with this process, and keep
-    their checkpoints: the same command continues.
+    their checkpoints: the same command continues. Where it is stopped, and not killed, they write one first.
 
     Raises:
         UserError: no ray here, or no cluster at the address.
@@ -33,15 +36,14 @@ def launch(states: Sequence[CellState], command: CompareCommand, plugins: Sequen
     try:
         import ray
     except ImportError as error:
-        raise UserError("--launcher ray needs the package ray; pip install 'ray>=2.48'") from error
+        raise UserError("--launcher ray needs the package ray; pip install 'ray>=2.52'") from error
     options = command.launch
     address = options.address or "auto"
+    require_answer(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level="error")
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UserError(
-            f"--address {address}: no Ray cluster answers there ({str(error).splitlines()[0]}); start one with: ray start --head"
-        ) from error
+        raise no_cluster(address, str(error).splitlines()[0]) from error
     gpus, cpus = options.gpus or 0, options.cpus or 1
     task = ray.remote(
         num_cpus=cpus * max(gpus, 1), num_gpus=gpus, max_retries=RETRIES, retry_exceptions=[ChildProcessError]
@@ -73,7 +75,26 @@ def launch(states: Sequence[CellState], command: CompareCommand, plugins: Sequen
                     show(state)
             show(None)
     finally:
+        for reference in running:
+            ray.cancel(reference)
+        if running:
+            ray.wait(list(running), num_returns=len(running), timeout=LEAVE)
         ray.shutdown()
+
+
+def require_answer(address: str) -> None:
+    """Raises UserError where nothing listens at ``host:port``: Ray itself would try for a minute, and then end this process."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon:
+        return  # "auto", "local": Ray knows where
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise no_cluster(address, str(error)) from error
+
+
+def no_cluster(address: str, reason: str) -> UserError:
+    return UserError(f"--address {address}: no Ray cluster answers there ({reason}); start one with: ray start --head")
 
 
 def run_cell(words: Sequence[str], processes: int, folder: str, log: str, environment: Mapping[str, str]) -> None:
@@ -94,14 +115,22 @@ def run_cell(words: Sequence[str], processes: int, folder: str, log: str, enviro
     if processes > 1:
         program = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *program]
     with open(log, "a") as file:
-        status = subprocess.run(
+        process = subprocess.Popen(
             [sys.executable, *program],
             stdout=file,
             stderr=subprocess.STDOUT,
             cwd=folder,
             env={**os.environ, **environment},
             preexec_fn=end_with_parent,
-        ).returncode
+        )
+        try:
+            while (
+                status := process.poll()
+            ) is None:  # not wait(): a cancelled task's KeyboardInterrupt would wait, too
+                time.sleep(0.2)
+        finally:
+            process.terminate()  # of one that has ended, nothing
+            process.wait()
     if status == WRONG_OPTIONS:
         raise ValueError(f"exit status {status}")
     if status:
