@@ -78,7 +78,15 @@ def test_rows_run_or_say_in_a_sentence_why_not(published, tmp_path, capsys):
     assert "Published numbers beside measured" in (out / "made/t1/report/index.html").read_text()
 
     assert run.main(["reproduce", "--list", "--out", str(out)]) == 0
-    assert "1 of 2 numbers" in " ".join(capsys.readouterr().out.split())
+    listed = " ".join(capsys.readouterr().out.split())
+    assert "made/t1: Three colours (table 1)" in listed and "needs data: colours; weights: none.pth" in listed
+    assert f"1 of 2 numbers, at most {difference.rstrip('0').rstrip('.')} off python" in listed
+    mark = out / "made/t1/runs/untrained-seed0/reproduces.json"
+    as_written = mark.read_text()
+    mark.write_text(json.dumps({**json.loads(as_written), "changed": {"knn_temperature": 0.5}}))
+    assert run.main(["reproduce", "--list", "--out", str(out)]) == 0
+    assert "off, some with other options than the table's" in " ".join(capsys.readouterr().out.split())
+    mark.write_text(as_written)
 
     # Other options would make another number in the same directory.
     assert run.main([*words, "--knn_temperature", "0.5"]) == 1

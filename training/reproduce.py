@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -279,15 +280,13 @@ def _rich(table: Table) -> RichTable:
 
 def print_list(tables: Mapping[str, PublishedTable], out: Path, console: Console) -> None:
     """Every table: what it needs, what it costs, and how many of its numbers have been measured under ``out``."""
-    shown = RichTable(title="published tables that can be run here", title_justify="left", show_lines=True)
-    shown.add_column("table", no_wrap=True)
-    for column in ("what", "needs", "cost", "measured so far"):
-        shown.add_column(column, overflow="fold")
     for name, table in tables.items():
-        shown.add_row(
-            *map(Text, (name, f"{table.title} ({table.where})", _needs(table), table.cost, _so_far(table, out)))
-        )
-    console.print(shown)
+        console.print(Text(f"{name}: {table.title} ({table.where})", style="bold"))
+        # Words under each other, not columns beside each other, which 80 characters would cut into pieces.
+        about = RichTable.grid(padding=(0, 2))
+        for row in (("needs", _needs(table)), ("cost", table.cost), ("measured", _so_far(table, out))):
+            about.add_row(*map(Text, row))
+        console.print(Padding(about, (0, 0, 0, 4)))
     _say(
         console,
         "python run.py reproduce TABLE --data_root DIR runs one; weights by name are fetched, or looked for in the cache",
@@ -320,4 +319,6 @@ def _so_far(table: PublishedTable, out: Path) -> str:
     if differences:
         largest = max(differences, key=abs)
         words += f", at most {largest:+.3g} off".replace("-", "−")
+    if any((run.reproduces or {}).get("changed") for run in runs):
+        words += ", some with other options than the table's"
     return words
