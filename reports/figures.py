@@ -36,9 +36,8 @@ def palette(name: str) -> Colormap:
 
 
 def short(name: str, most: int = 40) -> str:
-    """A name that fits beside a drawing. Dollars are no formulas there."""
-    name = name if len(name) <= most else f"{name[: most - 1]}…"
-    return name.replace("$", r"\$")
+    """A name that fits beside a drawing."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 class Look:

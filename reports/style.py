@@ -13,6 +13,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 #: Colours with a meaning of their own in the SVG: they become the page's variables there.
 INK, FAINT, RULE = "#23211f", "#75716b", "#dad6ce"
@@ -89,8 +90,24 @@ def style() -> Any:
     return mpl.rc_context({**mpl.rcParamsDefault, **_STYLE, "backend": "agg"})
 
 
+def without_formulas(figure: Figure) -> None:
+    """Have dollars in all words of a figure stand for themselves: names of methods, classes and files come from outside, and what
+    is no formula between two of them would stop the drawing. Only powers at logarithmic axes stay formulas."""
+    powers = {
+        words
+        for axes in figure.axes
+        for axis in (axes.xaxis, axes.yaxis)
+        if axis.get_scale() == "log"
+        for words in axis.findobj(Text)
+    }
+    for words in figure.findobj(Text):
+        if words not in powers:
+            words.set_parse_math(False)
+
+
 def picture(figure: Figure, name: str, title: str, caption: str, alt: str) -> Picture:
     """Turn a matplotlib figure into a picture, and close it. Nothing in it depends on the time."""
+    without_formulas(figure)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # the layout is solved once, not for every format
     svg, png, pdf = io.StringIO(), io.BytesIO(), io.BytesIO()

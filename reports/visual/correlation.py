@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 
 from common.errors import UserError
 from reports.figures import palette
-from reports.style import COLOURS, DASHES, style
+from reports.style import COLOURS, DASHES, style, without_formulas
 from reports.visual.paper import even, grid, headed, rendered, show
 
 #: Cells a side that are drawn, at most; larger matrices are pooled.
@@ -276,6 +276,7 @@ def animation(evolutions: Sequence[Evolution], colours: str = "diverging") -> It
         bar.set_ticks([-1, 0, 1])
         bar.outline.set_visible(False)
         headed(figure, f"Cross-correlation, epoch 0\n{_abouts(evolutions)}", "")
+        without_formulas(figure)
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
         for epoch in epochs:

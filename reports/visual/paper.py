@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from common.files import atomic_file
-from reports.style import INK, RULE, style
+from reports.style import INK, RULE, style, without_formulas
 
 #: Dots per inch of the PNG files.
 DPI = 200
@@ -78,6 +78,7 @@ def save_figure(figure: Figure, folder: Path, stem: str, vector: bool = False) -
     """Write ``stem.png``, and ``stem.pdf`` too where lines and text are most of it; close the figure."""
     written = []
     with style():
+        without_formulas(figure)
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # solved once, for both files
         for suffix in ("png", "pdf") if vector else ("png",):
@@ -106,6 +107,7 @@ def save_gif(frames: Iterable[np.ndarray], path: Path, seconds: float) -> Path:
 
 def rendered(figure: Figure, dpi: int = 110) -> np.ndarray:
     """The figure's pixels on white, uint8 ``[H, W, 3]``."""
+    without_formulas(figure)
     figure.set_facecolor("white")
     figure.set_dpi(dpi)
     figure.canvas.draw()
