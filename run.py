@@ -53,11 +53,12 @@ def train(words: Sequence[str]) -> int:
 
 
 def evaluate(words: Sequence[str]) -> int:
-    from common.cli import make_parser, parse, value_of
+    from common.cli import make_parser, parse, require_one_process, value_of
     from common.registry import load_plugin
     from eval.base import EVALUATIONS
     from eval.config import EvaluateCommand
 
+    require_one_process("evaluate")
     for plugin in value_of(words, "plugin") or []:
         load_plugin(plugin)
     parser = make_parser("evaluate", COMMANDS["evaluate"])
@@ -127,9 +128,10 @@ def report(words: Sequence[str]) -> int:
 
 
 def compare(words: Sequence[str]) -> int:
-    from common.cli import further_options, make_parser
+    from common.cli import further_options, make_parser, require_one_process
     from training.config import CompareCommand
 
+    require_one_process("compare")
     parser = make_parser("compare", COMMANDS["compare"], epilog="Any option of training or of a method may follow.")
     parser.add_arguments(CompareCommand, dest="command")
     options, further = parser.parse_known_args(list(words))
@@ -153,10 +155,11 @@ def status(words: Sequence[str]) -> int:
 
 
 def reproduce(words: Sequence[str]) -> int:
-    from common.cli import further_options, make_parser
+    from common.cli import further_options, make_parser, require_one_process
     from reports.config import ReproduceCommand
 
     epilog = "Any option of training, or of evaluate and its evaluations, may follow."
+    require_one_process("reproduce")
     parser = make_parser("reproduce", COMMANDS["reproduce"], epilog=epilog)
     parser.add_arguments(ReproduceCommand, dest="command")
     options, further = parser.parse_known_args(list(words))

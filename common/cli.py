@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,6 +23,12 @@ def make_parser(command: str, description: str, epilog: str = "") -> argparse.Ar
             raise UsageError(f"{command}: {message}; see: python run.py {command} --help")
 
     return Parser(prog=f"run.py {command}", description=description, epilog=epilog, allow_abbrev=False)
+
+
+def require_one_process(command: str) -> None:
+    """Raises UsageError where ``torchrun`` has started several processes of a command that is one: each would do all of it."""
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+        raise UsageError(f"{command} is one process; start it without torchrun, which is for training and for segment")
 
 
 def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+import run as command_line
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -43,3 +45,10 @@ def test_what_is_wrong_is_named_in_one_line_with_status_2(words, message, tmp_pa
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["evaluate", "compare", "reproduce"])
+def test_commands_of_one_process_refuse_torchrun(command, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert command_line.main([command, "--out", "nowhere"]) == 2
+    assert f"error: {command} is one process; start it without torchrun" in capsys.readouterr().err
