@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from rich.console import Console
 from torch import Tensor
 
 from common.errors import UserError
@@ -145,7 +146,7 @@ class KNNConfig(EvaluationConfig):
     """Options of weighted k-NN (defaults: the reference's)."""
 
     ks: list[int] = field(default_factory=lambda: [10, 20, 100, 200])
-    """numbers of neighbours, all measured from one search"""
+    """numbers of neighbours, all measured from one search; those beyond the number of training images are left out"""
     temperature: float = 0.07
     """of the vote exp(similarity / temperature)"""
 
@@ -169,6 +170,20 @@ class KNN(Evaluation):
         return measure_knn(context, "knn", context.labelled("train"), self.config.ks, self.config.temperature)
 
 
+def ks_that_fit(ks: Sequence[int], images: int, evaluation: str) -> list[int]:
+    """Those of ``ks`` that a bank of so many images has neighbours for, rising; the others are told. All where none fits: the
+    search then says so."""
+    ks = sorted(set(ks))
+    fitting = [k for k in ks if k <= images]
+    if not fitting or fitting == ks:
+        return ks
+    left_out = ", ".join(map(str, ks[len(fitting) :]))
+    Console(stderr=True, soft_wrap=True).print(
+        f"{evaluation}: k = {left_out} left out: the bank has {images} labelled images", highlight=False
+    )
+    return fitting
+
+
 def measure_knn(
     context: EvalContext,
     evaluation: str,
@@ -187,7 +202,7 @@ def measure_knn(
     """
     from eval.scoring import classification, multi_label
 
-    ks, device = sorted(set(ks)), context.device
+    ks, device = ks_that_fit(ks, len(bank_rows), evaluation), context.device
     bank = context.features("train", "pooled")[bank_rows].to(device)
     queries = context.features("test", "pooled")[context.labelled("test")].to(device)
     protocol = {**(about or {}), "temperature": temperature, "features": "pooled, L2-normalised"}

@@ -136,6 +136,14 @@ def test_unlabelled_images_are_counted_and_left_out(make_test_context):
         run_evaluations(["linear"], CONFIGS, context, again=True)
 
 
+def test_neighbours_that_a_small_bank_has_not_are_left_out(make_test_context, capsys):
+    context = make_test_context()
+    bank = len(context.train)
+    found = run_evaluations(["knn"], {"knn": KNNConfig(ks=[bank + 1, bank, 1])}, context)
+    assert list(dict.fromkeys(m.protocol["k"] for m in found)) == [1, bank]
+    assert f"knn: k = {bank + 1} left out: the bank has {bank} labelled images" in capsys.readouterr().err
+
+
 def test_several_labels_an_image(make_test_context):
     context = make_test_context()
     for store in (context.train, context.test):
