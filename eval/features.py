@@ -139,12 +139,12 @@ def _extract(
 
 
 def _batches(store: ImageStore, start: int, batch_size: int) -> Iterator[ImageBatch]:
-    """Batches in order, the next one gathered while the current one is used."""
+    """Batches in order, the next one gathered while the current one is used; none where an extraction was killed at its end."""
     parts = [np.arange(low, min(low + batch_size, len(store))) for low in range(start, len(store), batch_size)]
     with ThreadPoolExecutor(1, thread_name_prefix="gather") as pool:
         waiting = [pool.submit(store.batch, part) for part in parts[:1]]
-        for part in [*parts[1:], None]:
+        for following in [*parts[1:], None][: len(parts)]:
             batch = waiting.pop().result()
-            if part is not None:
-                waiting.append(pool.submit(store.batch, part))
+            if following is not None:
+                waiting.append(pool.submit(store.batch, following))
             yield batch

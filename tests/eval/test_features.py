@@ -93,6 +93,24 @@ class Stop(Exception):
     pass
 
 
+def test_an_extraction_killed_at_its_end_computes_nothing_again(make_test_context, monkeypatch):
+    """All rows are there, and the file has not got its name."""
+    expected = make_test_context(out="whole").features("test").clone()
+
+    def stops(self):
+        self.commit()
+        raise Stop
+
+    context = make_test_context()
+    with monkeypatch.context() as patch:
+        patch.setattr(cache.ArrayCache, "finish", stops)
+        with pytest.raises(Stop):
+            context.features("test")
+    again = make_test_context()
+    seen = calls_of(monkeypatch, again)
+    assert torch.equal(again.features("test"), expected) and not seen
+
+
 @pytest.mark.parametrize("damage", [None, "lost bytes", "other bytes"])
 def test_an_interrupted_extraction_continues(make_test_context, monkeypatch, damage):
     whole = make_test_context(out="whole")
