@@ -15,7 +15,8 @@ A grid file is a mapping:
     vary: {OPTION: [VALUES], METHOD.OPTION: [VALUES]}
     vary_mode: product             # or one_at_a_time
 
-The command line's --methods, --backbones, --seeds, --evals, --visualize, --vary override it; further options override ``base``.
+The command line's --methods, --backbones, --seeds, --evals, --visualize, --vary override it; further options go over
+``base`` and what methods, backbones and variants have of their own.
 """
 
 from __future__ import annotations
@@ -161,7 +162,13 @@ def grid_of(command: CompareCommand, further: Mapping[str, Any]) -> Grid:
         if not equals or not values:
             raise UsageError(f"--vary {text}: give OPTION=VALUE,VALUE,…")
         grid.vary[name] = [parse_value(value) for value in values.split(",")]
+    for name in grid.vary:
+        if (option := name.rpartition(".")[2]) in further:
+            raise UsageError(f"--{option}: the grid varies it; give --vary {name}=VALUE,VALUE,… instead")
     grid.base = {**grid.base, **further}
+    for mapping in (grid.methods, grid.backbones, grid.variants):
+        for name, own in mapping.items():
+            mapping[name] = {option: value for option, value in own.items() if option not in further}
     if not grid.methods:
         raise UsageError("compare: no methods; give --methods NAME NAME … or --grid FILE")
     if not grid.backbones:

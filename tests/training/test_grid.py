@@ -71,6 +71,16 @@ def test_the_command_line_overrides_the_file(tmp_path):
     assert [c.options["evals"] for c in cells_of(result, KNOWN)] == [["knn"], ["knn"]]
 
 
+def test_the_command_line_goes_over_what_a_row_has_of_its_own(tmp_path):
+    file = tmp_path / "grid.yaml"
+    own = "methods: {dino: {lr: 0.1, out_dim: 8}}\nbackbones: {vit_nano: {lr: 0.2}}\nvariants: {a: {lr: 0.3}}\n"
+    file.write_text(own + "vary: {epochs: [1, 2]}\n")
+    cells = cells_of(grid_of(CompareCommand(grid=str(file)), {"lr": 0.5}), KNOWN)
+    assert [(c.options["lr"], c.options["out_dim"], c.options["epochs"]) for c in cells] == [(0.5, 8, 1), (0.5, 8, 2)]
+    with pytest.raises(UsageError, match=r"--epochs: the grid varies it; give --vary epochs=VALUE"):
+        grid_of(CompareCommand(grid=str(file)), {"epochs": 5})
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [
