@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ USABLE = 0.8
 
 @contextmanager
 def explained(
-    config: TrainConfig, method: nn.Module, device: torch.device, memory_gib: Mapping[str, float | None]
+    config: TrainConfig, method: nn.Module, device: torch.device, memory_gib: Callable[[], Mapping[str, float | None]]
 ) -> Iterator[None]:
     """While training: errors of memory and of other processes become sentences. The last checkpoint stays as it is.
 
@@ -30,7 +30,7 @@ def explained(
         config: resolved options.
         method: whose largest tensors are named.
         device: whose memory counts.
-        memory_gib: an estimate by part, as ``training.plan.cost_of`` has it; empty where there is none.
+        memory_gib: gives an estimate by part, as ``training.plan.cost_of`` has it; empty where there is none.
 
     Raises:
         UserError: in place of an out-of-memory error, naming the largest things and a batch size that would fit; in place of what
@@ -40,7 +40,10 @@ def explained(
         yield
     except Exception as error:
         if is_out_of_memory(error):
-            raise UserError(_out_of_memory(config, method, device, memory_gib)) from error
+            estimate: Mapping[str, float | None] = {}
+            with suppress(Exception):  # counting takes memory, too
+                estimate = memory_gib()
+            raise UserError(_out_of_memory(config, method, device, estimate)) from error
         if is_distributed() and isinstance(error, (dist.DistError, RuntimeError)) and _lost_connection(str(error)):
             raise UserError(
                 f"process {rank()} of {world_size()}: another process of this training has ended ({str(error).splitlines()[0]}); "

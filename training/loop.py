@@ -6,7 +6,7 @@ import datetime
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from signal import Signals
@@ -50,7 +50,8 @@ class Session:
         batches: what it is trained on; None for a method without any training.
         watch: for signs of collapse.
         monitor: k-NN and diagnostics, or None.
-        about, costs: what the log's first record says beside; of them ``costs`` the last one, too.
+        about: what the log's first record says beside.
+        costs: counts what the log's last record says of costs; called after the first step, since counting takes seconds.
     """
 
     directory: Path
@@ -61,7 +62,7 @@ class Session:
     watch: CollapseWatch
     monitor: Monitor | None = None
     about: dict[str, Any] = field(default_factory=dict)
-    costs: dict[str, Any] = field(default_factory=dict)
+    costs: Callable[[], Mapping[str, Any]] = dict
 
     def __post_init__(self) -> None:
         self.checkpoint = last_checkpoint(self.directory)
@@ -87,7 +88,7 @@ class Session:
                 images_per_second=images / seconds if seconds else None,
                 peak_memory_gib=peak_memory_gib(self.stepper.device),
                 finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-                **self.costs,
+                **self.costs(),
             )
             self.log.say(
                 f"{self.directory}: trained {epochs:g} epochs in {seconds / 60:.1f} minutes; {self.checkpoint}"
@@ -132,6 +133,10 @@ class Session:
                 if record:
                     self._log_step(progress, loss, output, clock)
                 self.log.advance(done)
+                if step == start:
+                    clock.pause()
+                    self.costs()
+                    clock.go_on(done)
                 if knn or save or stopped:
                     synchronize(device)
                     clock.pause()
@@ -153,7 +158,7 @@ class Session:
         self._write_environment(0)
         left_out = self.batches.left_out if self.batches else 0
         plan = {"steps_per_epoch": self.per_epoch, "left_out_each_epoch": left_out}
-        self.log.write("start", 0, 0, **self.about, **plan, **self.costs)
+        self.log.write("start", 0, 0, **self.about, **plan)
         if left_out:
             self.log.say(
                 f"{left_out} of {left_out + self.per_epoch * self.config.batch_size} images are left out each epoch, "

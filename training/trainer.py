@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -112,9 +113,9 @@ def train_task(
     parameters = sum(p.numel() for p in method.backbone.parameters())
     trained = sum(p.numel() for p in method.parameters() if p.requires_grad)
     costs = {"parameters": parameters, "trained_parameters": trained}
-    with explained(config, method, device, {}):
+    with explained(config, method, device, dict):
         stepper = Stepper(method, config, device)
-        Session(run, config, options, stepper, batches, CollapseWatch(None, 0), None, about, costs).run()
+        Session(run, config, options, stepper, batches, CollapseWatch(None, 0), None, about, lambda: costs).run()
 
 
 def _train(run: Path, config: TrainConfig, method_config: MethodConfig, options: dict[str, Any], begins: bool) -> None:
@@ -130,15 +131,19 @@ def _train(run: Path, config: TrainConfig, method_config: MethodConfig, options:
             if warning := advice(config, method_config):
                 print(warning)
     views = list(method.views(method_config, config.image_size))
-    costs = costs_of(config, method_config, train_store)
-    with explained(config, method, device, costs.pop("memory_gib")):
+    costs = functools.cache(lambda: costs_of(config, method_config, train_store))
+
+    def logged() -> dict[str, Any]:
+        return {name: value for name, value in costs().items() if name != "memory_gib"}
+
+    with explained(config, method, device, lambda: costs()["memory_gib"]):
         stepper = Stepper(method, config, device)
         method = stepper.method
         batches = Batches(train_store, views, config, device) if method.trains else None
         monitor = Monitor(method, views, train_store, held_out, config, device)
         warmup_steps = round(config.warmup_epochs * batches.steps_per_epoch) if batches else 0
         watch = CollapseWatch(getattr(method_config, "out_dim", None), warmup_steps)
-        Session(run, config, options, stepper, batches, watch, monitor, about, costs).run()
+        Session(run, config, options, stepper, batches, watch, monitor, about, logged).run()
 
 
 def plan(config: TrainConfig, method_config: MethodConfig) -> dict[str, Any]:

@@ -171,7 +171,7 @@ def test_a_batch_that_fits(small, tmp_path):
             patch.setattr("training.failures.memory_of", lambda device, memory=memory: memory)
             assert fitting(config, CPU, gib) == images
             assert fitting(config, CPU, {}) == 16
-            with pytest.raises(UserError) as raised, explained(config, torch.nn.Linear(2, 2), CPU, gib):
+            with pytest.raises(UserError) as raised, explained(config, torch.nn.Linear(2, 2), CPU, lambda: gib):
                 raise MemoryError
             advice = f"--batch_size {2 * images} would fit" if images else "not even one image would fit"
             assert advice in str(raised.value)
@@ -266,7 +266,7 @@ def free_port() -> int:
 
 def test_other_errors_are_no_errors_of_the_machine(small, tmp_path):
     assert explain(ValueError("x")) is None and explain(OSError("of a library")) is None
-    with pytest.raises(RuntimeError, match="shapes"), explained(small(tmp_path)[0], torch.nn.Linear(2, 2), CPU, {}):
+    with pytest.raises(RuntimeError, match="shapes"), explained(small(tmp_path)[0], torch.nn.Linear(2, 2), CPU, dict):
         raise RuntimeError("shapes differ")
     sentence = str(explain(OSError(errno.EIO, "Input/output error", str(tmp_path))))
     assert sentence.startswith(f"{tmp_path}: input/output error; once that is mended, the same command continues")
