@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from reports.runs import UNTRAINED, Run
+from reports.runs import IMAGES, UNTRAINED, Run
 
 #: What must be equal for a comparison to be about the method: heading of each setting.
 SETTINGS = {
@@ -95,6 +95,7 @@ def rows_of(runs: Sequence[Run]) -> list[Row]:
     for run in runs:
         groups.setdefault(run.identity, []).append(run)
     rows = [_row(sorted(group, key=lambda run: _seed_order(run.seed))) for group in groups.values()]
+    _tell_images_apart(rows)
     _name_variants(rows)
     methods = list(dict.fromkeys(row.method for row in rows))
     backbones = list(dict.fromkeys(row.backbone for row in rows))
@@ -208,6 +209,21 @@ def label_use(config: Mapping[str, Any], uses_labels: bool) -> str:
     return own if before == "none" else f"{own}{_START}{before}"
 
 
+def _tell_images_apart(rows: Sequence[Row]) -> None:
+    """Add their fingerprints to names of training data that stand for different images: ``imagefolder`` may be any folder. Stored
+    images depend on the image size, and which are held out on ``knn_every``, so rows that differ in these say nothing of it."""
+    alike: dict[tuple, list[Row]] = {}
+    for row in rows:
+        config = row.runs[0].config
+        if row.runs[0].fingerprint:
+            key = (row.settings["data"], told(row.runs[0], "image_size"), bool(config.get("knn_every")))
+            alike.setdefault(key, []).append(row)
+    for group in alike.values():
+        if len({row.runs[0].fingerprint for row in group}) > 1:
+            for row in group:
+                row.settings["data"] += f" ({row.runs[0].fingerprint[:6]})"
+
+
 def _name_variants(rows: list[Row]) -> None:
     """Say by which options rows differ that would otherwise look alike."""
     alike: dict[tuple, list[Row]] = {}
@@ -232,9 +248,10 @@ def letters(number: int) -> str:
 
 
 def differing_options(rows: Sequence[Row]) -> list[str]:
-    """Options that are not equal in all rows, in the order of the first row's configuration."""
+    """Options that are not equal in all rows, in the order of the first row's configuration. (Which images they were trained on
+    stands with the data's name.)"""
     configs = [row.runs[0].trained_options for row in rows]
-    keys = dict.fromkeys(key for config in configs for key in config)
+    keys = dict.fromkeys(key for config in configs for key in config if key != IMAGES)
     return [
         key for key in keys if len({json.dumps(config.get(key), sort_keys=True, default=str) for config in configs}) > 1
     ]

@@ -28,6 +28,8 @@ INCIDENTAL = frozenset(
         "keep_checkpoints",
     }
 )
+#: Under which name the fingerprint of a run's training images stands with its options.
+IMAGES = "data_fingerprint"
 #: Methods without any training.
 UNTRAINED = ("random", "pixels")
 #: Step records read of a log, at most; longer logs are read at even distances (the last record always).
@@ -77,6 +79,7 @@ class Run:
         warnings: texts of the run's own warnings.
         end: the last record of a finished training; None for one that has not ended.
         has_log: False for an evaluation of given weights, which trains nothing.
+        fingerprint: of the images that it was trained on; "" where the log does not say.
         results: measurements in the order of the files' names.
         logged: number of step records in the log.
         reproduces: which row of which published table this is (``reports.reproduction``), or None.
@@ -91,6 +94,7 @@ class Run:
     warnings: list[str] = field(default_factory=list)
     end: dict[str, Any] | None = None
     has_log: bool = False
+    fingerprint: str = ""
     results: list[Result] = field(default_factory=list)
     logged: int = 0
     reproduces: dict[str, Any] | None = None
@@ -116,10 +120,11 @@ class Run:
     @property
     def trained_options(self) -> dict[str, Any]:
         """The options that say what was trained: no seed, nothing incidental, nothing of evaluations, and where nothing was
-        trained, nothing of training."""
+        trained, nothing of training. With them the fingerprint of the images, since one name (imagefolder) may stand for any."""
+        images = {IMAGES: self.fingerprint} if self.fingerprint else {}
         if self.config.get("method") in UNTRAINED:
             kept = ("method", "backbone", "data", "image_size")
-            return {key: self.config[key] for key in kept if key in self.config}
+            return {key: self.config[key] for key in kept if key in self.config} | images
         # A budget of minutes is measured anew in each run: how many epochs it gave is a result.
         measured = str(self.config.get("budget") or "").startswith("minutes=")
         found = ("seed", "epochs", "warmup_epochs") if measured else ("seed",)
@@ -129,7 +134,7 @@ class Run:
             key: value
             for key, value in self.config.items()
             if key not in INCIDENTAL and key not in found and not (evaluations and key.startswith(evaluations))
-        }
+        } | images
 
     @property
     def newest(self) -> str:
@@ -326,6 +331,8 @@ def _read_log(run: Run, problem) -> None:
             run.warnings.append(str(record.get("message") or record.get("text") or record))
         elif kind == "end":
             run.end = record
+        elif kind == "start":
+            run.fingerprint = str(record.get("fingerprint") or "")
         if "effective_rank" in record or "feature_std" in record:
             run.diagnostics.append(record)
     if damaged:
