@@ -53,14 +53,16 @@ def explained(
 
 
 def fitting(config: TrainConfig, device: torch.device, memory_gib: Mapping[str, float | None]) -> int:
-    """Images of a forward pass that would fit into the device's memory by the estimate, and fewer than now; 0: not even one."""
-    now = config.batch_size // config.accumulate
+    """Images of one process's forward pass that would fit into its device's memory by the estimate (which is of one process), and
+    fewer than now; 0: not even one."""
+    together = config.batch_size // config.accumulate
+    fewer = together // world_size() // 2
     activations = memory_gib.get("activations")
     if not activations:
-        return now // 2
+        return fewer
     fixed = sum(value for name, value in memory_gib.items() if name != "activations" and value)
     free = USABLE * memory_of(device) / 2**30 - fixed
-    return max(0, min(int(free / (activations / now)), now // 2))
+    return max(0, min(int(free / (activations / together)), fewer))
 
 
 def memory_of(device: torch.device) -> int:
@@ -75,10 +77,18 @@ def memory_of(device: torch.device) -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     if soft != resource.RLIM_INFINITY:
         limits.append(soft)
-    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        if Path(file).is_file() and (text := Path(file).read_text().strip()).isdecimal():
+    for file in (*_cgroups(), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
+        if file.is_file() and (text := file.read_text().strip()).isdecimal():
             limits.append(int(text))
     return min(limits)
+
+
+def _cgroups() -> list[Path]:
+    """Files of the limits of this process's control group (a SLURM job's, a container's) and of those around it."""
+    own = Path("/proc/self/cgroup")
+    lines = own.read_text().splitlines() if own.is_file() else []
+    groups = [Path("/sys/fs/cgroup") / line.split(":", 2)[2].lstrip("/") for line in lines if line.startswith("0:")]
+    return [place / "memory.max" for group in groups for place in (group, *group.parents)]
 
 
 def _linux() -> bool:
@@ -93,16 +103,17 @@ def _out_of_memory(
     tensors = sorted(((p.nbytes / 2**30, name) for name, p in method.named_parameters()), reverse=True)[:3]
     named = ", ".join(f"{name} {_size(value)}" for value, name in tensors)
     estimate = f" the estimate: {largest};" if largest else ""
-    count, batch = fitting(config, device, memory_gib), config.batch_size
+    count, share = fitting(config, device, memory_gib), config.batch_size // world_size()
     if count >= 1:
         parts_needed = next(
-            n for n in range(config.accumulate + 1, batch + 1) if batch % n == 0 and batch // n <= count
+            n for n in range(config.accumulate + 1, share + 1) if share % n == 0 and share // n <= count
         )
-        advice = f"--batch_size {count * config.accumulate} would fit, or --accumulate {parts_needed} for the same batch in parts"
+        fits = count * config.accumulate * world_size()
+        advice = f"--batch_size {fits} would fit, or --accumulate {parts_needed} for the same batch in parts"
     else:
         advice = "not even one image would fit: give a smaller backbone or --image_size, or --precision bf16"
     return (
-        f"out of memory on {device} ({_size(memory_of(device) / 2**30)}) with {batch // config.accumulate} images a forward pass;"
+        f"out of memory on {device} ({_size(memory_of(device) / 2**30)}) with {share // config.accumulate} images a forward pass;"
         f"{estimate} the largest tensors: {named}. In another --out, {advice}; {config.out} keeps its last checkpoint"
     )
 

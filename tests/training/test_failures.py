@@ -175,6 +175,15 @@ def test_a_batch_that_fits(small, tmp_path):
                 raise MemoryError
             advice = f"--batch_size {2 * images} would fit" if images else "not even one image would fit"
             assert advice in str(raised.value)
+            if memory == 2**30 * 5:
+                continue
+            # Of four processes, each has a quarter of the images: 4 and 4 in place of 8 a forward pass.
+            patch.setattr("training.failures.world_size", lambda: 4)
+            assert fitting(config, CPU, gib) == 4
+            with pytest.raises(UserError) as raised, explained(config, torch.nn.Linear(2, 2), CPU, lambda: gib):
+                raise MemoryError
+            assert "with 8 images a forward pass" in str(raised.value)
+            assert "--batch_size 32 would fit, or --accumulate 4 for" in str(raised.value)
 
 
 #: A training that gets 60 MiB more than it has when it begins, and wants far more.
