@@ -13,9 +13,10 @@ from signal import Signals
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from common.distributed import all_reduce_mean, is_main, rank
+from common.distributed import all_reduce_mean, is_distributed, is_main, main_first, rank
 from common.errors import UserError
 from common.files import archive_damage, name_also, read_json_lines, write_json
 from methods.base import Progress, StepOutput, steps_of
@@ -74,7 +75,10 @@ class Session:
         """Go on from the last checkpoint, or begin; train; tell what it took."""
         config = self.config
         with RunLog(self.directory, self.options, self.total, config.tensorboard, config.wandb) as self.log:
-            state = load_newest(self.directory, self.log.say, repair=is_main())
+            with main_first():  # the first sets damaged checkpoints aside; the others find what it leaves
+                state = load_newest(self.directory, self.log.say, repair=is_main())
+            if is_distributed():
+                dist.barrier()  # all have looked before the first writes
             start, seconds = self._begin() if state is None else self._restore(state)
             seconds = self.steps(start, seconds)
             images = self.total * config.batch_size
