@@ -35,8 +35,8 @@ def make_config(out, **options) -> TrainConfig:
     )
 
 
-def fit(task, store, config, augmentation=WHOLE):
-    batches = SegmentationBatches(store, image_samples(store, augmentation), config, CPU)
+def fit(task, store, config, augmentation=WHOLE, workers=1):
+    batches = SegmentationBatches(store, image_samples(store, augmentation), config, CPU, workers)
     train_task(config, {"head": task.config.head}, task, batches)
     return task
 
@@ -98,7 +98,7 @@ def test_void_pixels_change_no_gradient(stores):
     assert torch.equal(*gradients)
 
 
-def test_resuming_equals_never_having_stopped(stores, tmp_path, monkeypatch):
+def test_resuming_with_more_threads_equals_never_having_stopped(stores, tmp_path, monkeypatch):
     augmentation = SegmentationAugmentation(crop_size=32)
     whole = fit(
         make_task(head="setr_naive", finetune=True), stores[0], make_config(tmp_path / "a", epochs=4), augmentation
@@ -118,7 +118,7 @@ def test_resuming_equals_never_having_stopped(stores, tmp_path, monkeypatch):
         fit(make_task(head="setr_naive", finetune=True), stores[0], config, augmentation)
     monkeypatch.setattr(SegmentationBatches, "stream", stream)
     assert load_checkpoint(last_checkpoint(tmp_path / "b"))["step"] == 4
-    resumed = fit(make_task(head="setr_naive", finetune=True), stores[0], config, augmentation)
+    resumed = fit(make_task(head="setr_naive", finetune=True), stores[0], config, augmentation, workers=3)
     assert equal(whole.state_dict(), resumed.state_dict())
     a, b = ([json.loads(line) for line in (tmp_path / n / "log.jsonl").read_text().splitlines()] for n in "ab")
     losses = [[record["loss"] for record in log if record["kind"] == "step"] for log in (a, b)]
