@@ -23,28 +23,39 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess]:
-    """``run(*words, **environment)``: run.py, from another folder than the checkout, with a cache of its own."""
+def start(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.Popen]:
+    """``start(*words, **environment)``: run.py, from another folder than the checkout, with a cache of its own."""
     folder = tmp_path_factory.mktemp("elsewhere")
     cache = tmp_path_factory.getbasetemp() / "cache"
 
-    def start(*words: object, **environment: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
+    def begin(*words: object, **environment: str) -> subprocess.Popen:
+        about = {"SSL_COMPARE_CACHE": str(cache), "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(
             [sys.executable, str(ROOT / "run.py"), *map(str, words)],
             cwd=folder,
-            env={
-                **os.environ,
-                "SSL_COMPARE_CACHE": str(cache),
-                "COLUMNS": "200",
-                "OMP_NUM_THREADS": "1",
-                **environment,
-            },
-            capture_output=True,
+            env={**os.environ, **about, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=300,
         )
 
-    return start
+    return begin
+
+
+@pytest.fixture(scope="session")
+def run(start: Callable[..., subprocess.Popen]) -> Callable[..., subprocess.CompletedProcess]:
+    """``run(*words, **environment)``: the same, to its end."""
+
+    def finish(*words: object, **environment: str) -> subprocess.CompletedProcess:
+        with start(*words, **environment) as process:
+            try:
+                said = process.communicate(timeout=300)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+        return subprocess.CompletedProcess(words, process.returncode, *said)
+
+    return finish
 
 
 @pytest.fixture

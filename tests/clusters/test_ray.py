@@ -1,6 +1,7 @@
 """Grids on a real Ray cluster of several nodes, all on this machine."""
 
 import json
+import signal
 import threading
 
 import pytest
@@ -65,7 +66,7 @@ def test_a_cell_moves_from_a_lost_node(cluster, run, grid, until, tmp_path):
     found = []
     thread = threading.Thread(target=lambda: found.append(run(*words)))
     thread.start()
-    until(lambda: (directory / "checkpoints" / "last.pt").exists() and steps(directory), "the cell trains")
+    until(lambda: steps(directory), "the cell trains")
     cluster.add_node(num_cpus=1)
     cluster.remove_node(nodes[0])
     thread.join()
@@ -74,6 +75,26 @@ def test_a_cell_moves_from_a_lost_node(cluster, run, grid, until, tmp_path):
     assert "resumed" in json.loads((directory / "environment.json").read_text())
 
 
+def test_a_grid_that_is_stopped_lets_its_cells_write_checkpoints(cluster, start, grid, until, tmp_path):
+    directory = tmp_path / "grid" / "runs" / "barlow_twins-vit_nano-seed0"
+    words = [*grid, "--launcher", "ray", "--address", cluster[0].address]
+    words[words.index("--epochs") + 1] = "1000"
+    process = start(*words)
+    until(lambda: len(steps(directory)) > 7, "the cell trains")
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(timeout=120) == 128 + signal.SIGUSR1
+    log = (tmp_path / "grid" / "logs" / f"{directory.name}.log").read_text()
+    assert log.count("stopped by SIGTERM after step") == 1, log[-3000:]
+
+
+def test_no_cluster_at_the_address(run, grid):
+    done = run(*grid, "--launcher", "ray", "--address", "127.0.0.1:1")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: --address 127.0.0.1:1: no Ray cluster answers there (")
+    assert done.stderr.count("\n") == 1
+
+
 def steps(directory):
-    lines = (directory / "log.jsonl").read_text().splitlines()
+    log = directory / "log.jsonl"
+    lines = log.read_text().splitlines() if log.exists() else []
     return [record["step"] for record in map(json.loads, lines) if record["kind"] == "step"]

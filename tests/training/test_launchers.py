@@ -160,10 +160,12 @@ def test_no_ray_cluster_at_the_address(address):
     assert str(error.value).startswith(f"--address {address}: no Ray cluster answers there (")
 
 
-def test_addresses_that_ray_resolves():
+def test_addresses_that_may_be_rays(monkeypatch):
+    monkeypatch.setenv("RAY_NUM_REDIS_GET_RETRIES", "7")  # a user's own number stays
     ray_cluster.require_answer("auto")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         ray_cluster.require_answer(f"127.0.0.1:{listener.getsockname()[1]}")
+    assert os.environ["RAY_NUM_REDIS_GET_RETRIES"] == "7"
 
 
 def test_slurm_that_is_not_here(tmp_path, monkeypatch):

@@ -33,13 +33,13 @@ def launch(states: Sequence[CellState], command: CompareCommand, plugins: Sequen
     Raises:
         UserError: no ray here, or no cluster at the address.
     """
+    options = command.launch
+    address = options.address or "auto"
+    require_answer(address)
     try:
         import ray
     except ImportError as error:
         raise UserError("--launcher ray needs the package ray; pip install 'ray>=2.52'") from error
-    options = command.launch
-    address = options.address or "auto"
-    require_answer(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level="error")
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -83,7 +83,7 @@ def launch(states: Sequence[CellState], command: CompareCommand, plugins: Sequen
 
 
 def require_answer(address: str) -> None:
-    """Raises UserError where nothing listens at ``host:port``: Ray itself would try for a minute, and then end this process."""
+    """Raises UserError where nothing listens at ``host:port``: Ray itself would try for a quarter of an hour."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon:
         return  # "auto", "local": Ray knows where
@@ -91,6 +91,8 @@ def require_answer(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     except (OSError, ValueError, OverflowError) as error:
         raise no_cluster(address, str(error)) from error
+    # Something listens, perhaps not Ray's: ray, once imported, then makes so many tries of 40 seconds, in place of 20.
+    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "3")
 
 
 def no_cluster(address: str, reason: str) -> UserError:
@@ -124,9 +126,8 @@ def run_cell(words: Sequence[str], processes: int, folder: str, log: str, enviro
             preexec_fn=end_with_parent,
         )
         try:
-            while (
-                status := process.poll()
-            ) is None:  # not wait(): a cancelled task's KeyboardInterrupt would wait, too
+            # Not wait(), which a cancelled task's KeyboardInterrupt does not reach.
+            while (status := process.poll()) is None:
                 time.sleep(0.2)
         finally:
             process.terminate()  # of one that has ended, nothing
