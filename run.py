@@ -53,24 +53,13 @@ def train(words: Sequence[str]) -> int:
 
 
 def evaluate(words: Sequence[str]) -> int:
-    from common.cli import make_parser, parse, require_one_process, value_of
-    from common.registry import load_plugin
-    from eval.base import EVALUATIONS
-    from eval.config import EvaluateCommand
+    from eval.options import read_options
 
-    require_one_process("evaluate")
-    for plugin in value_of(words, "plugin") or []:
-        load_plugin(plugin)
-    parser = make_parser("evaluate", COMMANDS["evaluate"])
-    parser.add_arguments(EvaluateCommand, dest="command")
-    names = value_of(words, "evals", many=True) or EvaluateCommand().evals
-    for name in names:
-        parser.add_arguments(EVALUATIONS.get(name).Config, dest=f"eval_{name}", prefix=f"{name}_")
-    options = parse(parser, words)
+    command, evaluations = read_options(words, COMMANDS["evaluate"])
 
     from eval.command import evaluate_weights
 
-    evaluate_weights(options.command, {name: getattr(options, f"eval_{name}") for name in names})
+    evaluate_weights(command, evaluations)
     return 0
 
 

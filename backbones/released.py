@@ -137,7 +137,9 @@ def _from_url(release: Release, path: Path) -> Path:
 def _from_hub(release: Release) -> Path:
     """From the Hugging Face hub, by its own client and cache, which keeps files under the SHA-256 digest of their content."""
     from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils import logging
 
+    logging.set_verbosity_error()  # it tells each retry, and what comes of them is said below
     try:
         path = Path(hf_hub_download(release.repository, "model.safetensors"))
     except Exception as error:  # its own, those of its HTTP client, and those of the disk

@@ -64,9 +64,8 @@ def download(url: str, path: Path, md5: str | None = None, progress: bool = True
                 if attempt == ATTEMPTS:
                     got = part.stat().st_size if part.exists() else 0
                     reason = getattr(error, "reason", None) or error
-                    raise UserError(
-                        f"{url}: the connection breaks ({reason}); {got:,} bytes are kept, and the same command continues"
-                    ) from error
+                    kept = f"{got:,} bytes are kept, and the same command continues" if got else "nothing came"
+                    raise UserError(f"{url}: the connection breaks ({reason}); {kept}") from error
     if wrong := _wrong_digest(part, md5, sha256):
         part.unlink()
         raise UserError(f"{url}: the file has {wrong}; it was removed, so fetch it again")

@@ -12,9 +12,10 @@ import yaml
 from PIL import Image
 
 import run
+from common.errors import UserError
 from eval.base import EVALUATIONS
 from reports.published import read_published
-from training.reproduce import tasks_of
+from training.reproduce import _mark, tasks_of
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = read_published()
@@ -93,6 +94,46 @@ def test_rows_run_or_say_in_a_sentence_why_not(published, tmp_path, capsys):
     assert "was run with the table's own options; give the same, or another --out" in capsys.readouterr().err
 
 
+def test_an_interrupted_training_row_continues(published, tmp_path, capsys, monkeypatch):
+    grid = tmp_path / "grid.yaml"
+    base = {"data": "imagefolder", "image_size": 16, "batch_size": 8, "epochs": 3, "warmup_epochs": 0, "knn_ks": [5]}
+    base |= {"projector": "8-8", "optimizer": "adamw", "device": "cpu", "precision": "fp32"}
+    cells = {"methods": ["barlow_twins"], "backbones": ["vit_nano"], "evals": ["knn"]}
+    grid.write_text(yaml.safe_dump({"base": base, **cells}))
+    file = tmp_path / "published" / "made.yaml"
+    content = yaml.safe_load(file.read_text())
+    table = content["tables"]["t1"]
+    del table["parts"]
+    rows = [{"name": "Barlow Twins", "published": {"knn": 40.0}, "cell": "barlow_twins-vit_nano"}]
+    content["tables"]["t1"] = {**table, "grid": str(grid), "rows": rows}
+    file.write_text(yaml.safe_dump(content))
+
+    def in_this_process(words, log):
+        return "" if run.main(words) == 0 else "stopped"
+
+    monkeypatch.setattr("training.reproduce._run", in_this_process)
+    from training.batches import Batches
+
+    stream, seen = Batches.stream, []
+
+    def counted(self, start, end):
+        for batch in stream(self, start, end):
+            seen.append(start)
+            if len(seen) == 5:  # an epoch has two steps
+                raise KeyboardInterrupt
+            yield batch
+
+    monkeypatch.setattr(Batches, "stream", counted)
+    out = tmp_path / "out"
+    words = ["reproduce", "made/t1", "--data_root", str(published), "--out", str(out)]
+    assert run.main(words) == 1
+    assert "not run: Barlow Twins: stopped" in capsys.readouterr().out
+    assert run.main(words) == 0
+    assert seen[5] > 0  # from a checkpoint, not from the first step
+    lines = (out / "made/t1/published-and-measured.csv").read_text().splitlines()
+    assert lines[1].startswith('Barlow Twins,"k-NN, %",40,')
+
+
 def test_missing_data_is_one_sentence_for_each_row_and_starts_nothing(published, tmp_path, capsys):
     out = tmp_path / "out"
     assert run.main(["reproduce", "made/t1", "--out", str(out), "--rows", "untrained"]) == 1
@@ -112,6 +153,8 @@ def test_missing_data_is_one_sentence_for_each_row_and_starts_nothing(published,
         (["dino/table2", "--rows", "BYOL ViT-S"], "cannot be run: its weights are not among"),
         (["dino/table3", "--data_root", "roxford5=DIR"], "did you mean roxford5k?"),
         (["dino/table2", "--data_root", "A", "B"], "a folder was given for it before"),
+        (["dino/table2", "--knn_kz", "5"], "DINO ViT-S: unknown option '--knn_kz'; did you mean --knn_ks?"),
+        (["small/lightly_cifar10", "--epocs", "3"], "unknown option '--epocs'; did you mean --epochs?"),
     ],
 )
 def test_what_is_wrong_is_named(words, message, capsys, tmp_path, monkeypatch):
@@ -119,6 +162,17 @@ def test_what_is_wrong_is_named(words, message, capsys, tmp_path, monkeypatch):
     assert run.main(["reproduce", *words]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_row_that_has_not_begun_takes_other_options(tmp_path):
+    table = TABLES["dino/table5"]
+    task = tasks_of(table, None, None, {})[0]
+    for further in ({"davis_topk": 3}, {"davis_topk": 7}):  # the first of them found no weights, say
+        _mark(tmp_path, table, task, further)
+        assert json.loads((tmp_path / "reproduces.json").read_text())["changed"] == further
+    (tmp_path / "results").mkdir()
+    with pytest.raises(UserError, match=r"was run with --davis_topk 7; give the same, or another --out"):
+        _mark(tmp_path, table, task, {})
 
 
 def test_each_data_set_of_a_table_has_its_folder(tmp_path, capsys):

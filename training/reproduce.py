@@ -91,6 +91,8 @@ def run_table(table: PublishedTable, command: ReproduceCommand, further: Mapping
     """
     out = Path(command.out) / table.name
     tasks = tasks_of(table, command.rows, command.seeds, further)
+    if further:
+        _check_options(tasks)
     roots = _roots(table, tasks, command.data_root or [])
     due, missing = [], {}
     for task in tasks:
@@ -115,6 +117,19 @@ def run_table(table: PublishedTable, command: ReproduceCommand, further: Mapping
     for (row, part), reason in missing.items():
         _say(console, f"not run: {row} ({part}): {reason}" if len(table.parts) > 1 else f"not run: {row}: {reason}")
     return 1 if missing else 0
+
+
+def _check_options(tasks: Sequence[Task]) -> None:
+    """Parse one of each kind of command, so that a wrong option stops all of them before anything is written. Raises UsageError."""
+    from eval.options import read_options as read_evaluate
+    from training.command import read_options as read_train
+
+    for task in {(task.part, task.options.get("method")): task for task in tasks}.values():
+        read = read_train if task.command == "train" else read_evaluate
+        try:
+            read(words_of(task.options))
+        except UsageError as error:
+            raise UsageError(f"{task.row}: {error}") from error
 
 
 def _say(console: Console, words: str) -> None:
@@ -224,7 +239,8 @@ def _with_data(task: Task, table: PublishedTable, roots: Mapping[str, str]) -> T
 
 
 def _mark(directory: Path, table: PublishedTable, task: Task, further: Mapping[str, Any]) -> None:
-    """Say in a run's directory which row it reproduces; UserError where it is another's, or has other options."""
+    """Say in a run's directory which row it reproduces; UserError where something was trained or measured there for another one, or
+    with other options."""
     changed = {name: value for name, value in further.items() if name not in INCIDENTAL}
     mark = {"table": table.name, "row": task.row, "part": task.part, "changed": changed}
     mark = json.loads(json.dumps(mark, default=str))  # as the file has it
@@ -234,11 +250,12 @@ def _mark(directory: Path, table: PublishedTable, task: Task, further: Mapping[s
             there = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(f"{file}: cannot be read ({error}); delete it, or give another --out") from error
-        if there != mark:
+        if there == mark:
+            return
+        if any((directory / folder).is_dir() for folder in ("checkpoints", "results")):
             options = there.get("changed") if isinstance(there, dict) else None
             given = " ".join(words_of(options)) if isinstance(options, dict) and options else "the table's own options"
             raise UserError(f"{directory} was run with {given}; give the same, or another --out")
-        return
     write_json(file, mark)
 
 

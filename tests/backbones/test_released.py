@@ -174,7 +174,7 @@ def test_no_network(server, tmp_path, monkeypatch, vit):
     with pytest.raises(UserError, match="Connection refused") as caught:
         find_release("dino:vit_s16")
     assert sentence(caught).startswith(f"dino:vit_s16: {gone.url}: the connection breaks")
-    assert sentence(caught).endswith(f"; where there is no network, put that file at {path}")
+    assert sentence(caught).endswith(f"); nothing came; where there is no network, put that file at {path}")
     path.write_bytes(saved(vit.state_dict(), tmp_path))  # as the message says
     assert find_release("dino:vit_s16") == path
     assert path.with_name(f"{path.name}.sha256").is_file()
