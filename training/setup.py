@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,23 @@ def images_of(config: TrainConfig) -> tuple[ImageStore, ImageStore]:
             raise UserError(f"--method {config.method} needs labels, and no training image of {config.data} has one")
     trained, held_out = hold_out(len(store), config.knn_every)
     return store.subset(trained), store.subset(held_out)
+
+
+def require_same_images(run: Path, config: TrainConfig) -> None:
+    """See that a run that has begun goes on, or is evaluated, on the images that it began with: they may have moved, and
+    ``data_root`` may then differ. Raises UserError where its log says that they were others."""
+    try:
+        with open(run / "log.jsonl", encoding="utf-8") as log:
+            begun = json.loads(log.readline()).get("fingerprint")
+    except (OSError, ValueError, AttributeError):  # a damaged log is the loop's to tell
+        return
+    now = images_of(config)[0].fingerprint
+    if begun not in (None, now):
+        where = f" in {config.data_root}" if config.data_root else ""
+        raise UserError(
+            f"{run} was begun on other images than those of {config.data}{where} (fingerprint {begun}, now {now}); "
+            "give the folder of those, or another --out"
+        )
 
 
 def costs_of(config: TrainConfig, method_config: MethodConfig, store: ImageStore) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from training.loop import Session, end_of, whole_end_of
 from training.monitor import Monitor
 from training.plan import print_plan
 from training.resolve import options_of, require_same_run, write_config
-from training.setup import build_method, costs_of, images_of
+from training.setup import build_method, costs_of, images_of, require_same_images
 from training.step import Stepper
 
 __all__ = ["end_of", "plan", "print_plan", "train", "train_task", "whole_end_of"]
@@ -72,6 +72,8 @@ def train(
                 raise UserError(f"{run} holds a run, which --resume never does not continue; give another --out")
             require_same_run(run, config, method_config)
             begins = not has_checkpoint(run)
+            if not begins and (evaluations or whole_end_of(run) is None):
+                require_same_images(run, config)
             if is_distributed():
                 dist.barrier()  # all have looked before the first writes
             options = options_of(config, method_config, evaluations)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 import yaml
 
 from common.errors import UsageError, UserError
+from eval.knn import KNNConfig
 from methods.base import METHODS
 from training.checkpoint import backbone_prefix, last_checkpoint, load_checkpoint
 from training.setup import build_method
@@ -298,3 +300,29 @@ def test_pairing_by_label_may_start_later(small, tmp_path):
 def test_a_start_of_pairing_has_to_make_sense(options, message, small, tmp_path):
     with pytest.raises(UsageError, match=message):
         plan(*small(tmp_path / "run", "dino", **options))
+
+
+def test_a_run_goes_on_with_the_images_that_it_began_with(folder, small, tmp_path):
+    """Wherever they lie; under the same name there may be others."""
+    run = train(*small(tmp_path / "run", "random"))
+    others = shutil.copytree(folder, tmp_path / "others")
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    first = sorted((others / "train" / "red").iterdir())[0]
+    shutil.copy(sorted((others / "train" / "green").iterdir())[0], first)
+    evaluations = {"knn": KNNConfig(ks=[1])}
+    with pytest.raises(UserError, match=r"was begun on other images than those of imagefolder in .*others"):
+        train(*small(run, "random", data_root=str(others)), evaluations)
+    assert yaml.safe_load((run / "config.yaml").read_text())["data_root"] == str(folder)
+    train(*small(run, "random", data_root=str(moved)), evaluations)
+    assert (run / "results" / "knn.json").is_file()
+
+
+def test_a_stopped_run_does_not_continue_on_other_images(folder, small, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        StopAt(patch, "barlow_twins", step=2)
+        with pytest.raises(SystemExit):
+            train(*small(tmp_path / "run", "barlow_twins"))
+    others = shutil.copytree(folder, tmp_path / "others")
+    sorted((others / "train" / "red").iterdir())[0].unlink()
+    with pytest.raises(UserError, match="was begun on other images"):
+        train(*small(tmp_path / "run", "barlow_twins", data_root=str(others)))
