@@ -77,7 +77,9 @@ def predict(
     Yields:
         the image's index, and for each head uint8 ``[H, W]`` on the CPU at the image's original resolution.
     """
-    count = max(1, PIXELS // view.size**2) if view.mode == "whole" else 1
+    # What is kept of a batch grows with the number of looks at each image.
+    looks = sum(scale**2 for scale in view.scales) * (1 + view.flip)
+    count = max(1, int(PIXELS / (view.size**2 * max(1, looks)))) if view.mode == "whole" else 1
     for start in range(0, len(store), count):
         indices = range(start, min(start + count, len(store)))
         images = [original(store, i) for i in indices]
@@ -88,25 +90,27 @@ def predict(
 @torch.inference_mode()
 def predict_images(
     backbone: Backbone, heads: Heads, images: Sequence[Tensor], view: View, device: torch.device, precision: Precision
-) -> list[dict[Any, Tensor]]:
-    """Mean class probabilities over scales and flips: for each image (uint8 ``[3, H, W]``) and head ``[C, H, W]``."""
+) -> Iterator[dict[Any, Tensor]]:
+    """Mean class probabilities over scales and flips: for each image (uint8 ``[3, H, W]``) and head ``[C, H, W]``.
+
+    Of all images together only what the heads give at the network's resolution is kept: at the images' own, it is large.
+    """
     look = _whole if view.mode == "whole" else _slide
-    sums: list[dict[Any, Tensor]] = [{} for _ in images]
+    looks = []
     for scale in view.scales:
         for flip in (False, True) if view.flip else (False,):
             seen = [image.flip(-1) for image in images] if flip else images
-            for total, image, found in zip(
-                sums, images, look(backbone, heads, seen, view, scale, device, precision), strict=True
-            ):
-                for name, logits in found.items():
-                    # Sizes first, probabilities then: interpolated probabilities would blur what the head is sure of.
-                    full = F.interpolate(logits[None], image.shape[-2:], mode="bilinear", align_corners=False)[
-                        0
-                    ].softmax(0)
-                    full = full.flip(-1) if flip else full
-                    total[name] = total[name] + full if name in total else full
-    looks = len(view.scales) * (1 + view.flip)
-    return [{name: total / looks for name, total in of_image.items()} for of_image in sums]
+            looks.append((flip, list(look(backbone, heads, seen, view, scale, device, precision))))
+    for place, image in enumerate(images):
+        totals: dict[Any, Tensor] = {}
+        for flip, found in looks:
+            for name, logits in found[place].items():
+                # Sizes first, probabilities then: interpolated probabilities would blur what the head is sure of.
+                full = F.interpolate(logits[None], image.shape[-2:], mode="bilinear", align_corners=False)
+                full = full[0].softmax(0)
+                full = full.flip(-1) if flip else full
+                totals[name] = totals[name] + full if name in totals else full
+        yield {name: total / len(looks) for name, total in totals.items()}
 
 
 def _logits(

@@ -55,7 +55,7 @@ def test_predictions_lie_where_the_things_are(mode, scales, flip):
     backbone = Pixels()
     view = View(size=48, mode=mode, scales=scales, flip=flip, multiple=16)
     pairs = [image_with_red(40, 90, (8, 60, 32, 84)), image_with_red(90, 40, (60, 4, 84, 30))]
-    found = predict_images(backbone, HEADS, [image for image, _ in pairs], view, CPU, "fp32")
+    found = list(predict_images(backbone, HEADS, [image for image, _ in pairs], view, CPU, "fp32"))
     for (_, mask), of_image in zip(pairs, found, strict=True):
         probabilities = of_image["reds"]
         assert probabilities.shape[1:] == mask.shape
@@ -74,7 +74,7 @@ def test_flipping_an_image_flips_its_prediction():
     for flip, symmetric in ((True, True), (False, False)):
         view = View(size=60, flip=flip)
         plain, mirrored = (
-            predict_images(Pixels(), heads, [pixels], view, CPU, "fp32")[0]["left"]
+            next(predict_images(Pixels(), heads, [pixels], view, CPU, "fp32"))["left"]
             for pixels in (image, image.flip(-1))
         )
         assert torch.allclose(plain, mirrored.flip(-1), atol=1e-6) == symmetric
@@ -98,7 +98,7 @@ def test_padding_is_cut_off():
             return torch.stack([torch.zeros_like(right), right], 1)
 
     image = torch.zeros(3, 80, 40, dtype=torch.uint8)
-    found = predict_images(Pixels(), {"r": (Right(), (0,))}, [image], View(size=80), CPU, "fp32")[0]["r"]
+    found = next(predict_images(Pixels(), {"r": (Right(), (0,))}, [image], View(size=80), CPU, "fp32"))["r"]
     assert (found.argmax(0) == 0).all()
 
 
