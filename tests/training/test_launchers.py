@@ -15,6 +15,7 @@ from rich.console import Console
 
 import run as command_line
 from common.errors import UsageError, UserError
+from common.lock import run_lock
 from training.config import CompareCommand
 from training.grid import Cell
 from training.launchers import ray_cluster, slurm
@@ -166,6 +167,13 @@ def test_addresses_that_may_be_rays(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         ray_cluster.require_answer(f"127.0.0.1:{listener.getsockname()[1]}")
     assert os.environ["RAY_NUM_REDIS_GET_RETRIES"] == "7"
+
+
+def test_one_process_at_a_time_runs_a_grid(tmp_path):
+    said = rf"process {os.getpid()} on \S+, since .* is writing into it"
+    with run_lock(tmp_path), pytest.raises(UserError, match=said):
+        run_cells([Cell("a", {})], CompareCommand(out=str(tmp_path)), [], Console(file=io.StringIO()))
+    assert [file.name for file in tmp_path.iterdir()] == ["lock"]
 
 
 def test_slurm_that_is_not_here(tmp_path, monkeypatch):

@@ -23,6 +23,7 @@ from rich.table import Table
 from common.cli import words_of
 from common.errors import UsageError, UserError
 from common.files import read_json_lines, write_json
+from common.lock import run_lock
 from training.config import CompareCommand
 from training.grid import Cell
 
@@ -88,19 +89,22 @@ def run_cells(
 
     Returns:
         the state of each cell: done or failed; of a cluster that is not waited for, also another.
+
+    Raises:
+        UserError: another process runs this grid, or the launcher cannot.
     """
     out = Path(command.out).absolute()
-    (out / "logs").mkdir(parents=True, exist_ok=True)
     states = [CellState(cell, out / "runs" / cell.name) for cell in cells]
-    write_json(
-        out / "cells.json", [{"name": cell.name, "evals": list(cell.options.get("evals") or [])} for cell in cells]
-    )
     for state in states:
         if state.is_done and state.cell.name not in again:
             state.status = "done"
     launch = importlib.import_module(f"training.launchers.{MODULES[command.launch.launcher]}").launch
-    with stopping_well(), shown(states, console) as show:
-        launch(states, command, plugins, show)
+    with run_lock(out):  # two would start each cell twice
+        (out / "logs").mkdir(exist_ok=True)
+        described = [{"name": cell.name, "evals": list(cell.options.get("evals") or [])} for cell in cells]
+        write_json(out / "cells.json", described)
+        with stopping_well(), shown(states, console) as show:
+            launch(states, command, plugins, show)
     return states
 
 
