@@ -227,7 +227,7 @@ def _kept_features(evolutions: Sequence[Evolution]) -> str:
     sizes = sorted({e.matrices.shape[-1] for e in evolutions})
     return (
         f"The features that runs keep: {' or '.join(map(str, sizes))} evenly spaced ones, or all if there are no more. "
-        "Two views of the same image, over a few hundred images."
+        "Two views of the same image, over a few hundred images (all, where there are fewer)."
     )
 
 
