@@ -20,7 +20,7 @@ from training.command import read_options
 from training.config import CompareCommand
 from training.grid import Cell, cells_of, fix_backbones, grid_of, options_of_methods
 from training.launchers.cells import ENDED, is_done, run_cells, tail_of
-from training.resolve import other_evaluations, other_options
+from training.resolve import is_out_of_date, other_options
 
 #: Options that a run's name tells.
 NAMED = ("method", "backbone", "seed")
@@ -72,7 +72,7 @@ def compare(command: CompareCommand, further: Mapping[str, Any]) -> int:
 
 
 def to_evaluate_again(cells: Sequence[Cell], out: Path) -> set[str]:
-    """Names of the cells that were evaluated with other options than they are asked for now.
+    """Names of the cells that were evaluated with other options than they are asked for now, or on data in another folder.
 
     Raises UserError where a cell's directory holds a training with other options: the report would show its results as those of
     what is asked for.
@@ -87,7 +87,7 @@ def to_evaluate_again(cells: Sequence[Cell], out: Path) -> set[str]:
             raise UserError(
                 f"{run} holds a run with other options ({differing}); give another --out, or those options, or delete it"
             )
-        if other_evaluations(run, asked.evaluations):
+        if is_out_of_date(run, asked.train, asked.evaluations):
             again.add(cell.name)
     return again
 

@@ -142,12 +142,7 @@ def other_options(run: Path, config: TrainConfig, method_config: MethodConfig) -
     """In which options what is asked for differs from the run that a directory holds, in words; "" where in none, or where nothing
     is known of a run there. What the machine decides does not count, for runs may come from another one: what
     ``auto`` stands for, the epochs of a budget, what is read from initial weights."""
-    try:
-        there = read_yaml(run / "config.yaml")
-    except (OSError, ValueError):
-        return ""
-    if not isinstance(there, dict):
-        return ""
+    there = _written(run)
     now = options_of(_on_any_machine(config), method_config, {})
     open_ones = {"precision"} if config.precision == "auto" else set()
     if config.budget is not None and config.budget == there.get("budget"):
@@ -158,20 +153,23 @@ def other_options(run: Path, config: TrainConfig, method_config: MethodConfig) -
     return "; ".join(f"{name} was {there[name]}, now {now[name]}" for name in differing)
 
 
-def other_evaluations(run: Path, evaluations: Mapping[str, Any]) -> list[str]:
-    """Of these evaluations (name to options), those that a run was last given with other options; none where nothing is known."""
+def is_out_of_date(run: Path, config: TrainConfig, evaluations: Mapping[str, Any]) -> bool:
+    """Whether a finished run is to be gone through again: its data lie in another folder now, which may hold other images, or one
+    of these evaluations (name to options) was last asked for with other options. False where nothing is known."""
+    there = _written(run)
+    now = {"data_root": config.data_root}
+    for name, options in evaluations.items():
+        now |= {f"{name}_{option}": value for option, value in dataclasses.asdict(options).items()}
+    return any(option in there and there[option] != value for option, value in now.items())
+
+
+def _written(run: Path) -> dict[str, Any]:
+    """What the run's ``config.yaml`` says; nothing where it cannot be read."""
     try:
         there = read_yaml(run / "config.yaml")
     except (OSError, ValueError):
-        return []
-    if not isinstance(there, dict):
-        return []
-
-    def differs(name: str, options: Any) -> bool:
-        now = {f"{name}_{option}": value for option, value in dataclasses.asdict(options).items()}
-        return any(option in there and there[option] != value for option, value in now.items())
-
-    return [name for name, options in evaluations.items() if differs(name, options)]
+        return {}
+    return there if isinstance(there, dict) else {}
 
 
 def write_config(run: Path, options: Mapping[str, Any]) -> None:

@@ -183,8 +183,10 @@ def finished(tmp_path):
 def test_a_finished_run_is_known_on_another_machine(finished, tmp_path):
     cell, run = finished
     config = read_config(run / "config.yaml")
-    write_config(run, {**config, "precision": "fp16", "device": "cuda", "data_root": "elsewhere"})
+    write_config(run, {**config, "precision": "fp16", "device": "cuda"})
     assert to_evaluate_again([cell], tmp_path) == set()
+    write_config(run, {**config, "data_root": "elsewhere"})  # other images may lie here
+    assert to_evaluate_again([cell], tmp_path) == {cell.name}
 
 
 def test_a_run_with_other_options_is_not_taken_for_what_is_asked_for(finished, tmp_path, capsys):
