@@ -22,6 +22,13 @@ def test_help_lists_every_command_and_imports_no_torch():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL).returncode == 0
 
 
+def test_a_grid_begins_without_the_trainer():
+    """Importing it takes seconds, which its cells spend as well."""
+    code = "import sys, training.compare, training.grid as grid; grid.options_of_methods(['dino', 'barlow_twins']); "
+    code += "assert not {'timm', 'torchvision', 'training.trainer'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
 @pytest.mark.parametrize(
     "words, message",
     [
