@@ -1,4 +1,4 @@
-"""Building the image store beside decoding alone: images per second."""
+"""Building the image store, and batches decoded on the way, beside decoding alone: images per second."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
@@ -16,11 +17,12 @@ from benchmarks.bench import Bench, cores
 from benchmarks.timing import Measurement, measure
 from benchmarks.views import photos
 from data.datasets import open_dataset
+from training.batches import AHEAD
 
 
 def decode(path: Path) -> None:
     with Image.open(path) as image:
-        image.convert("RGB")
+        np.asarray(image)
 
 
 def store(bench: Bench) -> list[Measurement]:
@@ -34,10 +36,18 @@ def store(bench: Bench) -> list[Measurement]:
             image.save(path, quality=90)
         files = sorted(root.glob("data/train/*/*.jpg"))
         numbers = count()
+        checked = open_dataset(
+            "imagefolder", "train", root / "data", None, root / "checked", progress=False, stream=True
+        )
+        batches = np.array_split(np.random.default_rng(0).permutation(images), max(1, images // 50))
 
         def ours() -> None:
             cache = root / f"cache{next(numbers)}"
             open_dataset("imagefolder", "train", root / "data", None, cache=cache, progress=False)
+
+        def streamed() -> None:
+            with ThreadPoolExecutor(AHEAD) as pool:  # as training gathers
+                assert sum(len(batch.sizes) for batch in pool.map(checked.batch, batches)) == images
 
         def reference() -> None:
             data = ImageFolder(str(root / "data" / "train"), transform=PILToTensor())
@@ -48,7 +58,8 @@ def store(bench: Bench) -> list[Measurement]:
                 list(pool.map(decode, files))
 
         contenders = {
-            f"ours, {workers} threads": ours,
+            f"ours, the store, {workers} threads": ours,
+            f"ours, streamed in batches of 50, {workers} threads": streamed,
             f"ImageFolder in {workers} loader workers": reference,
             f"JPEG decoding alone, {workers} threads": all_cores,
             "JPEG decoding alone, one thread": lambda: [decode(file) for file in files],

@@ -200,7 +200,8 @@ class _Builder:
             return _Outcome(skipped=str(reason))
         except WrongData as error:
             return _Outcome(refused=str(error))
-        planes = np.ascontiguousarray(sample.image.pixels.transpose(2, 0, 1))
+        planes = np.empty((3, sample.image.image.height, sample.image.image.width), np.uint8)
+        sample.image.write_planes(planes)
         record = np.zeros((), RECORD)
         record["row"] = row
         record["size"] = planes.shape[1:]

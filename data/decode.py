@@ -48,14 +48,24 @@ class Decoded:
     """One image.
 
     Attributes:
-        pixels: uint8 ``[H, W, 3]``.
+        image: Pillow's, in its mode RGB.
         original_size: (height, width) before any resizing.
         note: how the file was converted to RGB ("" where it was RGB).
     """
 
-    pixels: np.ndarray
+    image: Image.Image
     original_size: tuple[int, int]
     note: str
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """uint8 ``[H, W, 3]``."""
+        return np.asarray(self.image)
+
+    def write_planes(self, out: np.ndarray) -> None:
+        """Write the same into ``out``, uint8 ``[3, H, W]``: in less than half of the time of transposing ``pixels``."""
+        for plane, band in zip(out, "RGB", strict=True):
+            plane[:] = np.frombuffer(self.image.tobytes("raw", band), np.uint8).reshape(plane.shape)
 
 
 def decode_image(path: Path, short_side: int | None = None) -> Decoded:
@@ -181,7 +191,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         alpha = image.convert("RGBA").getchannel("A")
         if alpha.getextrema()[0] < 255:
             raise DamagedImage("transparent pixels; flatten it onto a background")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy one that is RGB already
 
 
 def _check_end(file: BinaryIO) -> None:
@@ -189,7 +199,8 @@ def _check_end(file: BinaryIO) -> None:
     without an error."""
     file.seek(0)
     content = file.read()
-    if content.find(b"\xff\xd9", content.rfind(b"\xff\xda")) < 0:
+    end = content.rfind(b"\xff\xd9")
+    if end < 0 or content.find(b"\xff\xda", end) >= 0:
         raise DamagedImage("the file stops inside the image")
 
 
@@ -198,7 +209,7 @@ def _decoded(image: Image.Image, short_side: int | None, note: str) -> Decoded:
     size = kept_size(width, height, short_side)
     if size != image.size:
         image = image.resize(size, Image.Resampling.BICUBIC)
-    return Decoded(np.asarray(image), (height, width), note)
+    return Decoded(image, (height, width), note)
 
 
 def _raise_if_unreadable(error: Exception, path: Path) -> None:

@@ -27,21 +27,23 @@ class StreamedStore(ImageStore):
         return self._listing.mask(record["row"], tuple(record["original_size"].tolist()))
 
     def _fill(self, targets: list[np.ndarray], rows: list[int]) -> None:
-        def write(target: np.ndarray, row: int) -> None:
-            target[:] = self._planes(row)
-
         # Pillow and numpy let other threads run while they decode, resize and copy.
         with ThreadPoolExecutor(processors(), thread_name_prefix="decode") as pool:
-            list(pool.map(write, targets, rows))
+            list(pool.map(self._decode, targets, rows))
 
     def _planes(self, index: int) -> np.ndarray:
+        planes = np.empty((3, *self._sizes[index]), np.uint8)
+        self._decode(planes, index)
+        return planes
+
+    def _decode(self, target: np.ndarray, index: int) -> None:
         try:
-            pixels = self._listing.image(self._records[index]["row"], self.short_side).pixels
+            found = self._listing.image(self._records[index]["row"], self.short_side)
         except DamagedImage as reason:
             raise self._changed(index, str(reason)) from None
-        if list(pixels.shape[:2]) != self._sizes[index].tolist():
+        if (found.image.height, found.image.width) != target.shape[1:]:
             raise self._changed(index, "another size")
-        return pixels.transpose(2, 0, 1)
+        found.write_planes(target)
 
     def _changed(self, index: int, how: str) -> UserError:
         return UserError(
