@@ -119,12 +119,13 @@ def shift_hue(images: Tensor, shifts: Sequence[float], scratch: Scratch) -> None
 
     # PIL cuts the saturation, chroma / top, to 255ths too: by half of one on average.
     chroma.sub_(top, alpha=0.5 / 255).relu_().mul_(1 / SIXTH)
-    # Red: low + chroma · clamp(|hue - 1/2| - 1/6, 0, 1/6) with all angles in turns; green and blue fall where red rises.
-    torch.sub(top, chroma, alpha=2 * SIXTH, out=a)
+    # A channel falls from top by chroma between 1/6 and 2/6 of a turn from its own hue. The distance to green, 2/6, and to blue,
+    # 4/6, is |hue - theirs|; that to red, which is both 0 and 1, is 1/2 - |hue - 1/2|. All three go together: calls cost, too.
+    torch.sub(hue.unsqueeze(1), SIXTH * _axis(images, (3, 2, 4)), out=images).abs_()
+    torch.sub(3 * SIXTH * _one(red), red, out=red)
+    images.clamp_(SIXTH, 2 * SIXTH)
     torch.add(top, chroma, alpha=SIXTH, out=b)
-    for channel, opposite, level, sign in ((red, 3, a, 1), (green, 2, b, -1), (blue, 4, b, -1)):
-        distance = torch.sub(hue, opposite * SIXTH, out=turn).abs_().clamp_(SIXTH, 2 * SIXTH)
-        torch.addcmul(level, chroma, distance, value=sign, out=channel)
+    torch.addcmul(b.unsqueeze(1), chroma.unsqueeze(1), images, value=-1, out=images)
 
 
 def to_grey(images: Tensor, scratch: Scratch) -> None:
@@ -144,6 +145,11 @@ def solarize(images: Tensor, threshold: float, scratch: Scratch) -> None:
 def _column(images: Tensor, values: Sequence[float]) -> Tensor:
     """A value for each image, shaped to broadcast."""
     return torch.tensor(values, dtype=images.dtype, device=images.device).view(-1, *[1] * (images.ndim - 1))
+
+
+def _axis(images: Tensor, values: Sequence[float]) -> Tensor:
+    """A value for each channel, shaped to broadcast."""
+    return torch.tensor(values, dtype=images.dtype, device=images.device).view(1, 3, 1, 1)
 
 
 def _one(images: Tensor) -> Tensor:

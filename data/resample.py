@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -35,7 +36,8 @@ class Source:
     def packed(self) -> Tensor:
         """int32 ``[B, H, W]``, a pixel's levels in its three lowest bytes."""
         if self._packed is None:
-            self._packed = self.pixels[:, 2].int()
+            # numpy asks the system for huge pages, torch does not: the first write is several times as fast.
+            self._packed = torch.from_numpy(np.empty(self.pixels[:, 0].shape, np.int32)).copy_(self.pixels[:, 2])
             for channel in (1, 0):
                 self._packed.mul_(256).add_(self.pixels[:, channel])
         return self._packed
@@ -60,9 +62,14 @@ class Source:
         height, width = self.pixels.shape[2:]
         if self.pixels.device.type != "cpu" or 3 * size * width * (height + size) <= SMALL_PRODUCT:
             return crop_by_products(self.pixels, rows, boxes, flips, size)
-        out = torch.empty(len(rows), 3, size, size)
-        for crop, row, box, flip in zip(out, rows, boxes, flips, strict=True):
+        packed = torch.empty(len(rows), size, size, dtype=torch.int32)
+        for crop, row, box, flip in zip(packed, rows, boxes, flips, strict=True):
             _crop_packed(self.packed[row], box, flip, crop)
+        out = torch.empty(len(rows), 3, size, size)
+        level = torch.bitwise_and(packed, 255)
+        out[:, 0].copy_(level)
+        for channel, shift in ((1, 8), (2, 16)):
+            out[:, channel].copy_(torch.bitwise_right_shift(packed, shift, out=level).bitwise_and_(255))
         return out
 
 
@@ -118,7 +125,7 @@ def bicubic_weights(starts: Tensor, lengths: Tensor, size: int, total: int) -> T
 
 
 def _crop_packed(image: Tensor, box: Box, flip: bool, out: Tensor) -> None:
-    """One crop of a packed image ``[H, W]`` into ``out``, float32 ``[3, size, size]``."""
+    """One crop of a packed image ``[H, W]`` into ``out``, packed as well, ``[size, size]``."""
     top, left, height, width = box
     size = out.shape[1]
     crop = image[top : top + height, left : left + width]
@@ -127,11 +134,7 @@ def _crop_packed(image: Tensor, box: Box, flip: bool, out: Tensor) -> None:
     if down_first(height, width, size, size):
         levels = F.interpolate(levels, (size, width), mode="bicubic", antialias=True)
     levels = F.interpolate(levels, (size, size), mode="bicubic", antialias=True)
-    packed = levels.permute(0, 2, 3, 1).contiguous().view(torch.int32)[0, :, :, 0]
-    level = torch.bitwise_and(packed, 255)
-    out[0].copy_(level)
-    for channel, shift in ((1, 8), (2, 16)):
-        out[channel].copy_(torch.bitwise_right_shift(packed, shift, out=level).bitwise_and_(255))
+    out.copy_(levels.permute(0, 2, 3, 1).contiguous().view(torch.int32)[0, :, :, 0])
 
 
 class GaussianBlur:

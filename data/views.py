@@ -312,10 +312,11 @@ class ViewMaker:
         blurred = crops.sigmas > 0
         blur = GaussianBlur(crops.sigmas[blurred].tolist(), size, out.device)
         places = torch.from_numpy(blurred.cumsum() - 1)  # of the crops among the blurred
+        factors = np.take_along_axis(crops.factors, crops.order, axis=1)  # in the order; -1, no operation, takes any
         for chunk in _chunks(crops, size, source.pixels):
             rows, boxes, flips = (values[chunk].tolist() for values in (crops.rows, crops.boxes, crops.flips))
             x = source.crop(rows, boxes, flips, size)
-            _jitter(x, crops.order[chunk], crops.factors[chunk], scratch)
+            _jitter(x, crops.order[chunk], factors[chunk], scratch)
             _on(x, crops.grey[chunk], lambda y, _: colour.to_grey(y, scratch))
             _on(x, blurred[chunk], lambda y, at, c=chunk: blur(y, places[c[at]].to(y.device)))
             for threshold in np.unique(crops.solarize[chunk][crops.solarize[chunk] < np.inf]).tolist():
@@ -339,9 +340,8 @@ def _chunks(crops: _Crops, size: int, pixels: Tensor) -> list[np.ndarray]:
 
 
 def _jitter(x: Tensor, order: np.ndarray, factors: np.ndarray, scratch: Scratch) -> None:
-    """ColorJitter, on images of one chunk."""
-    for kinds in order.T:
-        chosen = np.take_along_axis(factors, kinds[:, None], axis=1)[:, 0]  # -1, no operation, takes any
+    """ColorJitter, on images of one chunk. ``factors[i, t]`` is that of ``order[i, t]``."""
+    for kinds, chosen in zip(order.T, factors.T, strict=True):
         if kinds[0] == colour.HUE:
             colour.shift_hue(x, chosen.tolist(), scratch)
         else:

@@ -4,7 +4,7 @@ anywhere, and N processes draw what one would."""
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -129,25 +129,45 @@ class Batches:
         images, rows = np.unique(sources[:, mine], return_inverse=True)
         batch = self.store.batch(images)
         if self.device.type == "cuda":
-            batch = ImageBatch(batch.pixels.pin_memory(), batch.sizes.pin_memory())
+            batch = ImageBatch(batch.pixels.pin_memory(), batch.sizes)
         rows = torch.from_numpy(rows.reshape(len(sources), share))
         return HostBatch(batch, rows, params[:, mine], self._labels[anchors[mine]])
 
     def make(self, host: HostBatch) -> ViewBatch:
-        """Crops, on the device."""
-        images = host.images.to(self.device, non_blocking=True)
-        views = self._maker.make(images, host.sources.to(self.device, non_blocking=True), host.params)
+        """Crops, on the device. What they are planned from stays on the CPU: reading it back would wait for the device."""
+        images = ImageBatch(host.images.pixels.to(self.device, non_blocking=True), host.images.sizes)
+        views = self._maker.make(images, host.sources, host.params)
         return ViewBatch(views, host.labels.to(self.device, non_blocking=True))
 
     def stream(self, first: int, end: int) -> Iterator[ViewBatch]:
-        """The batches of the steps from ``first`` to before ``end``; threads gather ahead while the caller trains."""
+        """The batches of the steps from ``first`` to before ``end``; threads gather ahead while the caller trains. On a CUDA device
+        they make the crops, too, on a stream beside the one that trains; a CPU has no more cores for that than training has."""
+        side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         with ThreadPoolExecutor(AHEAD, thread_name_prefix="batches") as pool:
-            pending = deque(pool.submit(self.gather, step) for step in range(first, min(first + AHEAD, end)))
+            pending = deque(pool.submit(self._prepare, step, side) for step in range(first, min(first + AHEAD, end)))
             for step in range(first, end):
-                host = pending.popleft().result()
+                take = pending.popleft().result()
                 if step + AHEAD < end:
-                    pending.append(pool.submit(self.gather, step + AHEAD))
-                yield self.make(host)
+                    pending.append(pool.submit(self._prepare, step + AHEAD, side))
+                yield take()
+
+    def _prepare(self, step: int, side: torch.cuda.Stream | None) -> Callable[[], ViewBatch]:
+        """What a thread does of a batch ahead of its step; what is returned does the rest."""
+        host = self.gather(step)
+        if side is None:
+            return lambda: self.make(host)
+        with torch.cuda.stream(side):
+            made, ready = self.make(host), side.record_event()
+
+        def take() -> ViewBatch:
+            training = torch.cuda.current_stream(self.device)
+            training.wait_event(ready)
+            for tensor in (*made.views, made.labels):
+                # Else its memory could be given to a later batch before the step has read it.
+                tensor.record_stream(training)
+            return made
+
+        return take
 
 
 def split(batch: ViewBatch, parts: int) -> list[ViewBatch]:
