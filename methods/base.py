@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones.base import Backbone
+from common.distributed import own_parts
 from common.errors import UsageError
 from common.registry import Registry
 from data.views import View
@@ -164,6 +165,5 @@ class Method(nn.Module):
 def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """``teacher = momentum · teacher + (1 - momentum) · student`` over parameters; buffers are left alone
     (reference: main_dino.py, "EMA update for the teacher")."""
-    targets = [p.data for p in teacher.parameters()]
-    torch._foreach_mul_(targets, momentum)
-    torch._foreach_add_(targets, [p.data for p in student.parameters()], alpha=1 - momentum)
+    targets, sources = (own_parts([p.data for p in network.parameters()]) for network in (teacher, student))
+    torch._foreach_lerp_(targets, sources, 1 - momentum)

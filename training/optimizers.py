@@ -19,7 +19,7 @@ class LARS(torch.optim.Optimizer):
 
     ``mu = momentum · mu + q · (grad + weight_decay · w)``, ``w -= lr · mu`` with ``q = eta · |w| / |grad + weight_decay · w|``
     (1 where either norm is zero). 1-d tensors (biases, norms) have neither decay nor adaptation. A tensor without a gradient
-    is left alone, its ``mu`` too.
+    is left alone, its ``mu`` too. A step uses the gradients up: afterwards they hold ``q · (grad + weight_decay · w)``.
 
     Args:
         params: parameters or groups, as of any torch optimiser.
@@ -45,23 +45,21 @@ class LARS(torch.optim.Optimizer):
             parameters = [p for p in group["params"] if p.grad is not None]
             if not parameters:
                 continue
-            updates = [p.grad for p in parameters]
-            matrices = [i for i, p in enumerate(parameters) if p.ndim != 1]
+            # Gradients are changed where they are: on a CPU, fresh memory costs more than the arithmetic.
+            matrices = [p for p in parameters if p.ndim != 1]
             if matrices:
-                weights = [parameters[i] for i in matrices]
-                decayed = torch._foreach_add([updates[i] for i in matrices], weights, alpha=group["weight_decay"])
-                weight_norms, update_norms = norms(weights), norms(decayed)
+                decayed = [p.grad for p in matrices]
+                torch._foreach_add_(own_parts(decayed), own_parts(matrices), alpha=group["weight_decay"])
+                weight_norms, update_norms = norms(matrices), norms(decayed)
                 ratios = group["eta"] * weight_norms / update_norms
                 ratios = torch.where((weight_norms > 0) & (update_norms > 0), ratios, 1.0)
                 torch._foreach_mul_(own_parts(decayed), list(ratios.unbind()))
-                for i, update in zip(matrices, decayed, strict=True):
-                    updates[i] = update
             for p in parameters:
                 if "mu" not in self.state[p]:
                     self.state[p]["mu"] = torch.zeros_like(p)
             mus = own_parts([self.state[p]["mu"] for p in parameters])
             torch._foreach_mul_(mus, group["momentum"])
-            torch._foreach_add_(mus, own_parts(updates))
+            torch._foreach_add_(mus, own_parts([p.grad for p in parameters]))
             torch._foreach_add_(own_parts(parameters), mus, alpha=-group["lr"])
 
 
@@ -79,7 +77,8 @@ def build_optimizer(name: str, groups: list[dict[str, Any]], momentum: float) ->
     # A fixed decay is kept under a name of its own: torch fills in ``weight_decay`` where a group has none.
     groups = [{"lr_scale": 1.0, "fixed_weight_decay": group.get("weight_decay"), **group} for group in groups]
     if name == "adamw":
-        return torch.optim.AdamW(groups, lr=0.0, weight_decay=0.0)
+        # One pass over weights and moments instead of one for each operation.
+        return torch.optim.AdamW(groups, lr=0.0, weight_decay=0.0, fused=True)
     if name == "sgd":
         return torch.optim.SGD(groups, lr=0.0, weight_decay=0.0, momentum=momentum)
     if name == "lars":

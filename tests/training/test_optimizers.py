@@ -1,5 +1,7 @@
 """Batched LARS and clipping equal the references' loops; groups get the rates they ask for."""
 
+import copy
+
 import pytest
 import torch
 
@@ -44,6 +46,28 @@ def test_lars_equals_the_loop():
     for p, w in zip(ours, weights, strict=True):
         torch.testing.assert_close(p.detach(), w)
     assert ours[4] not in optimizer.state
+
+
+def test_adamw_equals_torchs_loop_and_continues():
+    """In one pass over weights and moments; from its state dict it goes on to the same bits."""
+    whole, parts, loop = parameters(), parameters(), parameters()
+    optimizer, first = (build_optimizer("adamw", [{"params": made}], 0.9) for made in (whole, parts))
+    reference = torch.optim.AdamW(loop, weight_decay=0.1, lr=0.01, foreach=False)
+    for step in range(4):
+        for p, q, r, fresh in zip(whole, parts, loop, parameters(step), strict=True):
+            p.grad = q.grad = r.grad = fresh.grad
+        if step == 2:
+            state = copy.deepcopy(first.state_dict())
+            first = build_optimizer("adamw", [{"params": parts}], 0.9)
+            first.load_state_dict(state)
+        for one in (optimizer, first):
+            set_rates(one, 0.01, 0.1)
+            one.step()
+        reference.step()
+    for p, q, r in zip(whole, parts, loop, strict=True):
+        assert torch.equal(p, q)
+        torch.testing.assert_close(p, r)
+    assert not torch.equal(whole[0], parameters()[0])
 
 
 @pytest.mark.parametrize("max_norm", [0.5, 2.0, 100.0])
