@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.base import Backbone
-from common.distributed import all_reduce_mean, world_size
+from common.distributed import all_gather_rows, all_reduce_mean, all_reduce_sum, world_size
 from common.errors import UsageError, UserError
 from data.views import View
 from heads.barlow import BarlowProjector
@@ -103,21 +103,13 @@ class BarlowTwins(Method):
             z2 = z2.detach()
         # Sums over the batch and squares of D × D entries: half precision has no room for them.
         with torch.autocast(z1.device.type, enabled=False):
-            correlation = self.cross_correlation(z1.float(), z2.float())
-            loss, metrics = self.loss(correlation)
+            loss, metrics = self.loss(self.normalized(z1.float()), self.normalized(z2.float()))
         return StepOutput(loss, metrics, (z1.detach(), z2.detach()))
 
-    def cross_correlation(self, z1_BD: Tensor, z2_BD: Tensor) -> Tensor:
-        """``[D, D]``, over the batch of all ranks together; entry (i, j) is of feature i of the first crop and j of the
-        second."""
-        if len(z1_BD) * world_size() < 2:
+    def normalized(self, z_BD: Tensor) -> Tensor:
+        """What the cross-correlation is of. Where BatchNorm normalises, a call changes its running statistics."""
+        if len(z_BD) * world_size() < 2:
             raise UserError("barlow_twins needs at least 2 images in a batch; raise --batch_size")
-        z1_BD, z2_BD = self._normalized(z1_BD), self._normalized(z2_BD)
-        # The mean over ranks is differentiable and every rank's loss is of the whole batch (see common.distributed). The
-        # reference's all_reduce is neither, which makes its gradients depend on the number of GPUs.
-        return all_reduce_mean(z1_BD.T @ z2_BD / len(z1_BD))
-
-    def _normalized(self, z_BD: Tensor) -> Tensor:
         if self.config.normalization == "batch":
             return self.bn(z_BD)
         if self.config.normalization == "feature":
@@ -125,8 +117,9 @@ class BarlowTwins(Method):
             return F.layer_norm(z_BD, z_BD.shape[1:])
         return z_BD - all_reduce_mean(z_BD.mean(0))
 
-    def loss(self, correlation_DD: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss (of the global batch, the same on all ranks) and its two terms. With C the cross-correlation::
+    def loss(self, z1_BD: Tensor, z2_BD: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss (of the global batch, the same on all ranks) and its two terms, of normalised projections. With C their
+        cross-correlation::
 
             on_diag = sum((C[i, i] - 1) ** 2 for i in range(D))
             off_diag = sum(C[i, j] ** 2 for i in range(D) for j in range(D) if i != j)
@@ -135,11 +128,12 @@ class BarlowTwins(Method):
         ``cross_entropy`` (the paper's table 5) is ``-log Σ_i exp(C_ii / T) + lambd · log Σ_{i≠j} exp(max(C_ij, 0) / T)``.
         """
         config = self.config
-        diagonal_D = correlation_DD.diagonal()
-        # Taken away before squaring: the diagonal's squares would swallow the rest's small ones.
-        rest_DD = correlation_DD - diagonal_D.diag_embed()
+        if config.loss != "cross_entropy" and cheaper_by_images(len(z1_BD) * world_size(), z1_BD.shape[1]):
+            diagonal_D, off_diag = diagonal_and_rest_by_images(z1_BD, z2_BD)
+        else:
+            diagonal_D, rest_DD = diagonal_and_rest(cross_correlation(z1_BD, z2_BD))
+            off_diag = rest_DD.square().sum()
         on_diag = (diagonal_D - 1).square().sum()
-        off_diag = rest_DD.square().sum()
         metrics = {"on_diag": on_diag.detach(), "off_diag": off_diag.detach()}
         if config.loss == "on_diagonal":
             return on_diag, metrics
@@ -164,6 +158,40 @@ class BarlowTwins(Method):
             },
         ]
         return [group for group in groups if group["params"]]
+
+
+def cross_correlation(z1_BD: Tensor, z2_BD: Tensor) -> Tensor:
+    """``[D, D]``, over the batch of all ranks together; entry (i, j) is of feature i of the first crop and j of the second."""
+    # The sum over ranks is differentiable and every rank's loss is of the whole batch (see common.distributed). The
+    # reference's all_reduce is neither, which makes its gradients depend on the number of GPUs.
+    return all_reduce_sum((z1_BD / (len(z1_BD) * world_size())).T @ z2_BD)
+
+
+def diagonal_and_rest(correlation_DD: Tensor) -> tuple[Tensor, Tensor]:
+    """The diagonal ``[D]``, and the matrix itself with zeros there. Taken away before squaring: the diagonal's squares would
+    swallow the rest's small ones."""
+    diagonal_D = correlation_DD.diagonal().clone()
+    return diagonal_D, correlation_DD.fill_diagonal_(0)
+
+
+def cheaper_by_images(images: int, features: int) -> bool:
+    """Whether ``diagonal_and_rest_by_images`` takes fewer operations than the cross-correlation: two products of
+    images² × features against one of images × features²."""
+    return 2 * images < features
+
+
+def diagonal_and_rest_by_images(z1_BD: Tensor, z2_BD: Tensor) -> tuple[Tensor, Tensor]:
+    """The cross-correlation's diagonal ``[D]`` and the sum of all other entries' squares, from the images' inner products: that
+    of all squares is ``Σ_ij (Z1ᵀ Z2)²_ij = Σ_ab (Z1 Z1ᵀ)_ab (Z2 Z2ᵀ)_ab``. No D × D matrix is made or sent between ranks.
+
+    With n images the matrix has a rank below n, so that the squares of all its entries sum to at least (Σ_i C_ii)² / (n - 1):
+    with n below D / 2, what is left without the diagonal's squares is no small difference of large numbers.
+    """
+    images = len(z1_BD) * world_size()
+    diagonal_D = all_reduce_sum((z1_BD * z2_BD).sum(0)) / images
+    inner1, inner2 = (z_BD @ all_gather_rows(z_BD).T for z_BD in (z1_BD, z2_BD))
+    squares = all_reduce_sum((inner1 * inner2).sum()) / images**2
+    return diagonal_D, squares - diagonal_D.square().sum()
 
 
 def parse_widths(spec: str) -> list[int]:

@@ -7,7 +7,14 @@ import torch
 from torch import nn
 
 from common.errors import UsageError, UserError
-from methods.barlow_twins import BarlowTwins, BarlowTwinsConfig
+from methods.barlow_twins import (
+    BarlowTwins,
+    BarlowTwinsConfig,
+    cheaper_by_images,
+    cross_correlation,
+    diagonal_and_rest,
+    diagonal_and_rest_by_images,
+)
 
 
 def correlation_by_loops(z1, z2, normalization):
@@ -41,23 +48,46 @@ def loss_by_loops(c, config):
 
 @pytest.mark.parametrize("loss", ["full", "on_diagonal", "off_diagonal", "cross_entropy"])
 @pytest.mark.parametrize("normalization", ["batch", "feature", "none"])
-def test_loss_equals_loops(make_method, loss, normalization):
+@pytest.mark.parametrize("batch", [8, 2])  # by the matrix, and by the images
+def test_loss_equals_loops(make_method, loss, normalization, batch):
     method = make_method("barlow_twins", projector="6", loss=loss, normalization=normalization, lambd=0.3)
-    z1, z2 = torch.randn(2, 8, 6, generator=torch.Generator().manual_seed(0)) + 0.5
-    correlation = method.cross_correlation(z1, z2)
+    z1, z2 = torch.randn(2, batch, 6, generator=torch.Generator().manual_seed(0)) + 0.5
+    z1_BD, z2_BD = method.normalized(z1), method.normalized(z2)
     expected = correlation_by_loops(z1, z2, normalization)
-    assert torch.allclose(correlation.double(), expected, atol=1e-5)
-    value, metrics = method.loss(correlation)
+    assert torch.allclose(cross_correlation(z1_BD, z2_BD).double(), expected, atol=1e-5)
+    value, metrics = method.loss(z1_BD, z2_BD)
     reference = loss_by_loops(expected, method.config)
     assert abs(value - reference) < 1e-5 * max(1.0, abs(reference))
+    off_diag = expected.square().sum() - expected.diagonal().square().sum()
+    assert abs(metrics["off_diag"] / off_diag - 1) < 1e-5
     assert metrics.keys() == {"on_diag", "off_diag"}
 
 
-def test_small_correlations_survive_a_large_diagonal(make_method):
-    """In single precision, the sum of all squares less the diagonal's would be 0 here."""
+def test_terms_and_gradients_by_images_equal_those_by_the_matrix(make_method):
+    """In single precision, with a perfect diagonal beside the smallest rest that so few images allow."""
+    generator = torch.Generator().manual_seed(0)
     method = make_method("barlow_twins", projector="512")
-    _, metrics = method.loss(torch.eye(512) * 1000 + (1 - torch.eye(512)) * 1e-4)
-    assert abs(metrics["off_diag"] / (512 * 511 * 1e-8) - 1) < 1e-4
+    z = method.normalized(torch.randn(64, 512, generator=generator))
+    found = {}
+    for way in ("matrix", "images"):
+        z1, z2 = z.clone().requires_grad_(), z.clone().requires_grad_()
+        if way == "images":
+            assert cheaper_by_images(*z.shape)
+            diagonal, off_diag = diagonal_and_rest_by_images(z1, z2)
+        else:
+            diagonal, rest = diagonal_and_rest(cross_correlation(z1, z2))
+            off_diag = rest.square().sum()
+        ((diagonal - 1).square().sum() + method.config.lambd * off_diag).backward()
+        found[way] = (diagonal.detach(), off_diag.detach(), z1.grad, z2.grad)
+    for ours, other in zip(found["images"], found["matrix"], strict=True):
+        assert (ours - other).abs().max() < 1e-5 * other.abs().max()
+
+
+def test_small_correlations_survive_a_large_diagonal():
+    """In single precision, the sum of all squares less the diagonal's would be 0 here."""
+    diagonal, rest = diagonal_and_rest(torch.eye(512) * 1000 + (1 - torch.eye(512)) * 1e-4)
+    assert torch.equal(diagonal, torch.full((512,), 1000.0))
+    assert abs(rest.square().sum() / (512 * 511 * 1e-8) - 1) < 1e-4
 
 
 def test_stop_gradient(make_method, make_batch):

@@ -24,6 +24,7 @@ CASES = {
     "dino, mse": ("dino", {**DINO, "loss": "mse"}, 0, "single"),
     "weak_dino": ("weak_dino", DINO, 3, "single"),
     "barlow_twins": ("barlow_twins", {"projector": "16-16"}, 0, "single"),
+    "barlow_twins, by images": ("barlow_twins", {"projector": "16-32"}, 0, "single"),
     "barlow_twins, feature": ("barlow_twins", {"projector": "16-16", "normalization": "feature"}, 0, "single"),
     "barlow_twins, none": ("barlow_twins", {"projector": "16-16", "normalization": "none"}, 0, "single"),
     "barlow_twins, cross_entropy": ("barlow_twins", {"projector": "16-16", "loss": "cross_entropy"}, 0, "single"),

@@ -1,9 +1,10 @@
 """Barlow Twins' cross-correlation, loss and both gradients, against the authors' (barlow_loss.npz)."""
 
+import pytest
 import torch
 from torch import nn
 
-from methods.barlow_twins import BarlowTwins, BarlowTwinsConfig
+from methods.barlow_twins import BarlowTwins, BarlowTwinsConfig, cross_correlation
 
 
 class Features(nn.Module):
@@ -14,15 +15,18 @@ class Features(nn.Module):
         self.width = width
 
 
-def test_equals_reference(golden, golden_error):
+@pytest.mark.parametrize("by_images", [False, True])
+def test_equals_reference(golden, golden_error, monkeypatch, by_images):
+    monkeypatch.setattr("methods.barlow_twins.cheaper_by_images", lambda images, features: by_images)
     arrays = golden("barlow_loss")
     width = arrays["z1"].shape[1]
     config = BarlowTwinsConfig(projector=str(width), lambd=float(arrays["lambd"]))
     method = BarlowTwins(config, lambda **_: Features(width), num_classes=0)
     z1 = torch.tensor(arrays["z1"], requires_grad=True)
     z2 = torch.tensor(arrays["z2"], requires_grad=True)
-    correlation = method.cross_correlation(z1, z2)
-    loss, metrics = method.loss(correlation)
+    normalized = method.normalized(z1), method.normalized(z2)
+    correlation = cross_correlation(*normalized)
+    loss, metrics = method.loss(*normalized)
     loss.backward()
     assert golden_error(correlation, arrays["cross_correlation"]) < 1e-5
     assert golden_error(metrics["on_diag"], arrays["on_diag"]) < 1e-5
