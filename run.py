@@ -53,8 +53,10 @@ def train(words: Sequence[str]) -> int:
 
 
 def evaluate(words: Sequence[str]) -> int:
+    from common.cli import require_one_process
     from eval.options import read_options
 
+    require_one_process("evaluate")
     command, evaluations = read_options(words, COMMANDS["evaluate"])
 
     from eval.command import evaluate_weights
