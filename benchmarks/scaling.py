@@ -3,8 +3,8 @@
     python -m benchmarks.scaling --out scaling.json --figure docs/images/scaling.png
 
 Every point is a process of its own, whose peak memory is then its own; what Python and its packages take is not counted. Times
-are medians of three after one that does not count. Exponents are slopes of least squares through the logarithms: 1 is linear,
-0 is no cost at all. A Markdown table is printed.
+are medians of three after one that does not count; with ``--threads 1`` the CPU time of one thread. Exponents are slopes of
+least squares through the logarithms: 1 is linear, 0 is no cost at all. A Markdown table is printed.
 """
 
 from __future__ import annotations
@@ -55,10 +55,11 @@ SERIES = {
 }
 
 
-def point(series: str, value: int, device_name: str) -> dict[str, float] | None:
+def point(series: str, value: int, device_name: str, threads: int | None) -> dict[str, float] | None:
     """Measure one point in this process. None in all but the first of several processes."""
     import torch
 
+    from benchmarks.bench import Bench
     from benchmarks.evaluation import TEMPERATURE
     from benchmarks.training import our_stepper, random_views
     from common.distributed import is_main, world_size
@@ -67,6 +68,10 @@ def point(series: str, value: int, device_name: str) -> dict[str, float] | None:
     from training.devices import peak_memory_gib, pick_device, pick_precision, process_group, synchronize
 
     device = pick_device(device_name)
+    if threads:
+        torch.set_num_threads(threads)
+    # Processes wait for each other, which only the clock on the wall sees.
+    clock = time.perf_counter if series == "processes" else Bench(device).clock
 
     def step() -> Callable[[], object]:
         batch = {"batch": value, "processes": 8}.get(series, 4)
@@ -115,17 +120,19 @@ def point(series: str, value: int, device_name: str) -> dict[str, float] | None:
         seconds = []
         for _ in range(4):
             synchronize(device)
-            began = time.perf_counter()
+            began = clock()
             work()
             synchronize(device)
-            seconds.append(time.perf_counter() - began)
+            seconds.append(clock() - began)
         found = {"value": value, "seconds": statistics.median(seconds[1:])}
         return {**found, "gib": peak_memory_gib(device) - before} if is_main() else None
 
 
-def measure(series: str, value: int, device: str) -> dict[str, float]:
+def measure(series: str, value: int, device: str, threads: int | None) -> dict[str, float]:
     """The same in a process of its own, or in several."""
     words = ["-m", "benchmarks.scaling", "--point", series, str(value), "--device", device]
+    if threads:
+        words += ["--threads", str(threads)]
     environment = dict(os.environ)
     if series == "processes":
         environment["OMP_NUM_THREADS"] = "1"
@@ -180,20 +187,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=SERIES, default=list(SERIES), help="default: all")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    parser.add_argument("--threads", type=int, help="of a CPU; with 1, times are of the CPU")
     parser.add_argument("--out", type=Path, default=Path("scaling.json"), help="JSON file for the figures")
     parser.add_argument("--figure", type=Path, help="PNG file for a plot")
     parser.add_argument("--point", nargs=2, metavar=("SERIES", "VALUE"), help="measure this one here, and print it")
     options = parser.parse_args()
     if options.point:
-        found = point(options.point[0], int(options.point[1]), options.device)
+        found = point(options.point[0], int(options.point[1]), options.device, options.threads)
         if found is not None:
             print(json.dumps(found))
         return 0
     measured = {}
     for name in options.only:
-        measured[name] = [measure(name, value, options.device) for value in SERIES[name].values]
+        measured[name] = [measure(name, value, options.device, options.threads) for value in SERIES[name].values]
         print(f"{name}: {measured[name]}", file=sys.stderr)
-    write_json(options.out, measured)
+        write_json(options.out, measured)
     if options.figure:
         draw(measured, options.figure)
     print(markdown(measured))
