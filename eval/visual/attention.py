@@ -94,7 +94,7 @@ def _video(options: AttentionOptions, network: Network, side: int, how: str, fol
     title = f"Attention of {network.name}, {network.weights}; {Path(options.video).name}, {how}; {held}"
     tiles = VideoTiles(scale, size, title, widest=1280 if frames.is_video else 800)
     path = folder / f"attention-{file_stem(Path(options.video).stem)}{'.mp4' if frames.is_video else '.gif'}"
-    with video_writer(path, options.fps or frames.fps, tiles.size) as write:
+    with video_writer(path, frames.fps if options.fps is None else options.fps, tiles.size) as write:
         for number, pixels in enumerate(track(frames.read(), "drawing", frames.count)):
             write(tiles.draw(fit(pixels, number), maps[number], masks_of(maps[number], options.mass)))
     return path

@@ -349,6 +349,19 @@ def test_attention_over_a_folder_of_frames(capsys, tmp_path, barlow_run):
     assert status == 0, error
     with Image.open(path) as image:
         assert image.n_frames == 3
+    words = [
+        "attention",
+        "--weights",
+        barlow_run,
+        "--video",
+        tmp_path / "frames",
+        "--fps",
+        0,
+        "--out",
+        tmp_path / "none",
+    ]
+    status, _, error = visualize(capsys, *words)
+    assert status == 2 and "--fps 0: give a number above 0" in error
 
 
 @pytest.mark.parametrize(
