@@ -64,6 +64,8 @@ def build_backbone(name: str, image_size: int = 224, **hints: Any) -> Backbone:
 
     Raises UsageError for an unknown name, UserError where the backbone cannot take images of that size.
     """
+    from backbones.convolutions import avoid_single_pixels  # here, because it takes torch
+
     if unknown := hints.keys() - set().union(*HINTS.values()):
         raise TypeError(f"unknown backbone hints: {', '.join(sorted(unknown))}")
     check_name(name)
@@ -73,4 +75,4 @@ def build_backbone(name: str, image_size: int = 224, **hints: Any) -> Backbone:
     if stride is not None and backbone.stride != stride:
         raise UsageError(f"{name} has an output stride of {backbone.stride} and cannot be given {stride}")
     backbone.label = name
-    return backbone
+    return avoid_single_pixels(backbone)

@@ -25,8 +25,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 #: Columns that differ between any two runs, by a part of their heading.
 CLOCKED = ("minutes", "images/s", "memory", "date", "command", "run", "directory", "finished", "newest")
-OPTIONS = shlex.split("""--methods dino barlow_twins weak_dino --backbones vit_nano resnet18_cifar --seeds 0 1 2 --evals knn
-    --data demo --budget images=2048 --batch_size 128 --optimizer adamw --knn_every 0 --checkpoint_every 1 --log_every 4
+OPTIONS = shlex.split("""--methods dino barlow_twins weak_dino --backbones vit_nano resnet18 --seeds 0 1 2 --evals knn
+    --data demo --budget images=1024 --batch_size 128 --optimizer adamw --knn_every 0 --checkpoint_every 1 --log_every 4
     --local_crops 2 --local_size 16 --out_dim 256 --hidden_dim 128 --bottleneck_dim 64 --projector 128-128""")
 
 

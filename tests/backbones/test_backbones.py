@@ -247,6 +247,26 @@ def test_plugin_backbone(monkeypatch):
     assert backbone.label == "mean_colour"
 
 
+@pytest.mark.parametrize("name", ["resnet18", "timm:resnet18"])
+def test_weight_gradients_of_single_pixels_are_not_made_of_unwritten_memory(name):
+    """Of 16 pixels the last stage of a ResNet sees one, where oneDNN's bf16 convolution gave anything up to NaN."""
+    torch.manual_seed(0)
+    strided = [m for m in build_backbone(name, 16).modules() if isinstance(m, torch.nn.Conv2d) and m.stride == (2, 2)]
+    convolution = next(m for m in reversed(strided) if m.kernel_size == (3, 3))
+    inputs = torch.randn(64, convolution.in_channels, 1, 1)
+    upstream = torch.randn(64, convolution.out_channels, 1, 1)
+    plain = torch.nn.functional.conv2d(inputs, convolution.weight, stride=2, padding=1)
+    assert torch.allclose(convolution(inputs), plain, rtol=1e-4, atol=1e-5)
+    (exact,) = torch.autograd.grad((plain * upstream).sum(), convolution.weight)
+    for _ in range(4):
+        junk = [torch.full((1 << 20,), torch.nan) for _ in range(20)]
+        del junk
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            outputs = convolution(inputs)
+        (gradient,) = torch.autograd.grad((outputs.float() * upstream).sum(), convolution.weight)
+        assert (gradient - exact).norm() < 0.02 * exact.norm()
+
+
 def test_pooled_features_are_the_cls_token_of_all_tokens():
     """The last block computes only the CLS token where only that is asked for."""
     torch.manual_seed(0)
