@@ -1,6 +1,6 @@
 """A way around a fault of oneDNN: the weight gradient of a strided bf16 convolution of a single pixel is made of memory that
-nobody has written, up to NaN (seen with torch 2.15 on a CPU with AVX-512 BF16). ResNets meet it where a crop is so small that a stage
-sees one pixel."""
+nobody has written, up to NaN (seen with torch 2.15 on a CPU with AVX-512 BF16). ResNets meet it where a crop is so small that
+a stage sees one pixel."""
 
 from __future__ import annotations
 
