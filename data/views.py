@@ -334,7 +334,8 @@ def _chunks(crops: _Crops, size: int, pixels: Tensor) -> list[np.ndarray]:
         count = max(1, DEVICE_CHUNK // max(size**2, pixels[0, 0].numel() // 4))
     is_hue = crops.order == colour.HUE
     when = np.where(is_hue.any(axis=1), is_hue.argmax(axis=1), -1)
-    ranking = np.lexsort((*crops.order.T[::-1], when))  # like operations together, where that is possible
+    # Like operations together, where that is possible.
+    ranking = np.lexsort((crops.sigmas > 0, *crops.order.T[::-1], when))
     bounds = np.flatnonzero(np.diff(when[ranking])) + 1
     return [part[i : i + count] for part in np.split(ranking, bounds) for i in range(0, len(part), count)]
 
