@@ -157,7 +157,7 @@ class Comparison:
         """Positions of the rows of each backbone and training data: what a method is compared within."""
         blocks: dict[tuple[str, str], list[int]] = {}
         for position, row in enumerate(self.rows):
-            blocks.setdefault((row.settings["data"], row.backbone), []).append(position)
+            blocks.setdefault((row.data, row.backbone), []).append(position)
         return list(blocks.values())
 
     def best(self, column: int, rows: Iterable[int]) -> int | None:
@@ -371,8 +371,8 @@ class _Tests:
             return
         first, second = np.triu_indices(len(rows), 1)
         of = [table.rows[row] for row in rows]
-        block = _numbers([(row.settings["data"], row.backbone) for row in of])
-        kind = _numbers([(row.settings["data"], row.method, row.variant) for row in of])
+        block = _numbers([(row.data, row.backbone) for row in of])
+        kind = _numbers([(row.data, row.method, row.variant) for row in of])
         reference = np.array([row.method in REFERENCES for row in of])
         comparable = (
             (block[first] == block[second]) | (kind[first] == kind[second]) | (reference[first] ^ reference[second])

@@ -230,7 +230,7 @@ def _tell_backbones_apart(figure: Any, rows: Sequence[Row]) -> None:
 
 def knn_curves(rows: Sequence[Row], look: Look) -> Picture | None:
     """Online k-NN over epochs, a panel for each backbone and data set."""
-    several = len({row.settings["data"] for row in rows}) > 1
+    several = len({row.data for row in rows}) > 1
     with style():
         made = _panels(
             rows,

@@ -58,6 +58,8 @@ class Row:
         variant: the options in which this row differs from others of its method, backbone, data and label use ("" if none); a
             letter where these are more than ``MOST_SPELT`` (the table of options tells them).
         settings: what a comparison has to hold equal, by the keys of ``SETTINGS``; text.
+        data: name of the training data, by which rows are put together; for weights from elsewhere, whose training data are
+            unknown (``settings["data"]``), of the data that they were evaluated on.
         cost: means over seeds (peak memory: the largest), None where the runs do not say: images_seen, minutes,
             images_per_second, peak_memory_gib, parameters, flops (one image, forward), training_flops (the whole training).
         device: what it was trained on.
@@ -67,6 +69,7 @@ class Row:
     method: str
     backbone: str
     settings: dict[str, str]
+    data: str
     cost: dict[str, float | None]
     device: str
     variant: str = ""
@@ -99,10 +102,10 @@ def rows_of(runs: Sequence[Run]) -> list[Row]:
     _name_variants(rows)
     methods = list(dict.fromkeys(row.method for row in rows))
     backbones = list(dict.fromkeys(row.backbone for row in rows))
-    data = list(dict.fromkeys(row.settings["data"] for row in rows))
+    data = list(dict.fromkeys(row.data for row in rows))
     return sorted(
         rows,
-        key=lambda row: (data.index(row.settings["data"]), backbones.index(row.backbone), methods.index(row.method)),
+        key=lambda row: (data.index(row.data), backbones.index(row.backbone), methods.index(row.method)),
     )
 
 
@@ -141,6 +144,7 @@ def _row(runs: list[Run]) -> Row:
     if speed is None and seen and minutes:
         speed = seen / (60 * minutes)
     size = told(first, "image_size")
+    data = str(first.config.get("data") or "?")
     return Row(
         runs,
         method,
@@ -148,11 +152,12 @@ def _row(runs: list[Run]) -> Row:
         settings={
             "patch": _patch(first, backbone),
             "input": f"{size}" if size else "?",
-            "data": str(first.config.get("data") or "?"),
+            "data": data if "method" in first.config else "?",
             "start": _start(first),
             "budget": short_count(seen) if seen is not None else "?",
             "labels": _labels(first),
         },
+        data=data,
         cost={
             "images_seen": seen,
             "minutes": minutes,
@@ -216,19 +221,19 @@ def _tell_images_apart(rows: Sequence[Row]) -> None:
     for row in rows:
         config = row.runs[0].config
         if row.runs[0].fingerprint:
-            key = (row.settings["data"], told(row.runs[0], "image_size"), bool(config.get("knn_every")))
+            key = (row.data, told(row.runs[0], "image_size"), bool(config.get("knn_every")))
             alike.setdefault(key, []).append(row)
     for group in alike.values():
         if len({row.runs[0].fingerprint for row in group}) > 1:
             for row in group:
-                row.settings["data"] += f" ({row.runs[0].fingerprint[:6]})"
+                row.data = row.settings["data"] = f"{row.data} ({row.runs[0].fingerprint[:6]})"
 
 
 def _name_variants(rows: list[Row]) -> None:
     """Say by which options rows differ that would otherwise look alike."""
     alike: dict[tuple, list[Row]] = {}
     for row in rows:
-        key = (row.method, row.backbone, row.settings["data"], row.settings["labels"].partition(_START)[0])
+        key = (row.method, row.backbone, row.data, row.settings["labels"].partition(_START)[0])
         alike.setdefault(key, []).append(row)
     for group in alike.values():
         if len(group) == 1:

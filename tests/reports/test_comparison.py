@@ -180,6 +180,23 @@ def test_weights_of_unknown_labels_are_told_as_such(tmp_path):
     assert (row.settings["start"], row.settings["labels"]) == ("last.pt (?)", "10% (pairs); start: ?")
 
 
+def test_training_data_of_weights_from_elsewhere_are_unknown(tmp_path):
+    """They are not what the weights were evaluated on; the row is compared all the same, and the difference marked."""
+    write_run(tmp_path / "a", "dino", images=100)
+    weights = write_run(tmp_path / "b", "barlow_twins", images=100)
+    (weights / "log.jsonl").unlink()
+    (weights / "config.yaml").write_text(
+        "{weights: released.pth, backbone: vit_s8, data: demo, image_size: 32, seed: 0}"
+    )
+    comparison = comparison_of(tmp_path)
+    assert {row.label: row.settings["data"] for row in comparison.rows} == {
+        "DINO, vit_s8": "demo",
+        "Weights released.pth, vit_s8": "?",
+    }
+    assert comparison.blocks == [[0, 1]] and comparison.tested == 2  # k-NN and linear probe
+    assert "data" in comparison.unequal_settings
+
+
 def test_other_test_data_is_another_table(tmp_path):
     write_run(tmp_path / "a", data="demo", images=60)
     write_run(tmp_path / "b", data="cifar10", images=60)
