@@ -145,7 +145,7 @@ def other_options(run: Path, config: TrainConfig, method_config: MethodConfig) -
     there = _written(run)
     now = options_of(_on_any_machine(config), method_config, {})
     open_ones = {"precision"} if config.precision == "auto" else set()
-    if config.budget is not None and config.budget == there.get("budget"):
+    if config.budget is not None:  # which is compared itself
         open_ones |= {"epochs", "warmup_epochs"}
     if config.init is not None:  # read from the file where they are not given
         open_ones |= {name for name in ("init_sha256", "init_labels") if now[name] is None}

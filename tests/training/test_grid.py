@@ -12,7 +12,7 @@ from training.compare import to_evaluate_again
 from training.config import CompareCommand
 from training.grid import Cell, Grid, cells_of, fix_backbones, grid_of, options_of_methods, read_grid
 from training.launchers.cells import run_cells
-from training.resolve import options_of, resolve, write_config
+from training.resolve import options_of, other_options, resolve, write_config
 
 KNOWN = {
     "dino": {"method", "backbone", "seed", "epochs", "lr", "out_dim", "teacher_temp"},
@@ -193,6 +193,15 @@ def test_a_run_with_other_options_is_not_taken_for_what_is_asked_for(finished, t
     words = ["compare", "--methods", "random", "--backbones", "vit_nano", "--evals", "knn", "--out", str(tmp_path)]
     assert command_line.main([*words, "--image_size", "48"]) == 1
     assert "holds a run with other options (image_size was 32, now 48)" in capsys.readouterr().err
+
+
+def test_of_a_budget_the_budget_is_compared(finished, tmp_path):
+    _, run = finished
+    write_config(run, {**read_config(run / "config.yaml"), "budget": "images=70", "epochs": 2.0, "warmup_epochs": 0.2})
+    asked = read_options(["--method", "random", "--backbone", "vit_nano", "--budget", "images=70"])
+    assert other_options(run, asked.train, asked.method) == ""
+    asked = read_options(["--method", "random", "--backbone", "vit_nano", "--budget", "images=140"])
+    assert other_options(run, asked.train, asked.method) == "budget was images=70, now images=140"
 
 
 def test_a_run_that_was_evaluated_with_other_options_is_not_done(finished, tmp_path, capsys, monkeypatch):
