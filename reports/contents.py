@@ -123,7 +123,7 @@ def results_caption(comparison: Comparison) -> str:
     if kinds:
         parts.append(
             "Bold: the best of its backbone’s rows, where its difference to every other of them holds "
-            f"(p < {ALPHA} after Holm’s correction over the {comparison.tested} tests of this table). "
+            f"(p < {ALPHA} after Holm’s correction over the {_tests_of(comparison)} of this table). "
             + " ".join(TEST_WORDS[kind] for kind in kinds)
         )
     else:
@@ -143,6 +143,10 @@ def results_caption(comparison: Comparison) -> str:
         if told:
             parts.append(f"The protocol is not the same in all rows ({told}).")
     return " ".join(parts)
+
+
+def _tests_of(comparison: Comparison) -> str:
+    return "one test" if comparison.tested == 1 else f"{comparison.tested} tests"
 
 
 TEST_WORDS = {

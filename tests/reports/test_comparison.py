@@ -13,7 +13,7 @@ from scipy import stats
 from eval.confusion import scores
 from reports import build_report
 from reports.comparison import compare
-from reports.contents import UNEQUAL, results
+from reports.contents import UNEQUAL, results, results_caption
 from reports.rows import rows_of
 from reports.runs import read_runs
 from reports.statistics import holm
@@ -194,6 +194,9 @@ def test_training_data_of_weights_from_elsewhere_are_unknown(tmp_path):
         "Weights released.pth, vit_s8": "?",
     }
     assert comparison.blocks == [[0, 1]] and comparison.tested == 2  # k-NN and linear probe
+    assert "over the 2 tests of this table" in results_caption(comparison)
+    comparison.tested = 1
+    assert "over the one test of this table" in results_caption(comparison)
     assert "data" in comparison.unequal_settings
 
 
