@@ -16,6 +16,7 @@ from common.errors import UsageError, UserError
 from common.registry import load_plugin
 from eval.visual import draw_for_run
 from reports import build_report
+from training.budget import parse_budget
 from training.command import read_options
 from training.config import CompareCommand
 from training.grid import Cell, cells_of, fix_backbones, grid_of, options_of_methods
@@ -46,6 +47,8 @@ def compare(command: CompareCommand, further: Mapping[str, Any]) -> int:
     grid = grid_of(command, further)
     fix_backbones(grid)
     cells = cells_of(grid, options_of_methods([*grid.methods, *grid.file_methods]))
+    for budget in {str(cell.options["budget"]) for cell in cells if cell.options.get("budget") is not None}:
+        parse_budget(budget)
     out = Path(command.out)
     again = to_evaluate_again(cells, out)
     console = Console()

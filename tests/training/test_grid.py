@@ -195,6 +195,12 @@ def test_a_run_with_other_options_is_not_taken_for_what_is_asked_for(finished, t
     assert "holds a run with other options (image_size was 32, now 48)" in capsys.readouterr().err
 
 
+def test_a_wrong_budget_is_named_before_anything_runs(tmp_path, capsys):
+    words = ["compare", "--methods", "random", "--backbones", "vit_nano", "--out", str(tmp_path), "--budget", "hours=1"]
+    assert command_line.main(words) == 2
+    assert "--budget hours=1: give one of epochs=NUMBER" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
 def test_of_a_budget_the_budget_is_compared(finished, tmp_path):
     _, run = finished
     write_config(run, {**read_config(run / "config.yaml"), "budget": "images=70", "epochs": 2.0, "warmup_epochs": 0.2})
