@@ -125,6 +125,19 @@ time.sleep(60)
 """
 
 
+def signal_when_begun(folder, number) -> threading.Thread:
+    """Send this process a signal once the cell runs."""
+
+    def send() -> None:
+        while not (folder / "begun").exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=send, daemon=True)
+    thread.start()
+    return thread
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_grid_that_is_stopped_stops_its_cells_first(number, tmp_path, monkeypatch, capsys):
     (tmp_path / "run.py").write_text(CELL)
@@ -132,14 +145,7 @@ def test_a_grid_that_is_stopped_stops_its_cells_first(number, tmp_path, monkeypa
     cells = [Cell("a", {"method": "dino"})]
     before = signal.getsignal(number)
     console = Console(file=io.StringIO())
-
-    def stop() -> None:
-        while not (tmp_path / "begun").exists():
-            time.sleep(0.05)
-        os.kill(os.getpid(), number)
-
-    thread = threading.Thread(target=stop)
-    thread.start()
+    thread = signal_when_begun(tmp_path, number)
     with pytest.raises(SystemExit) as stopped:
         run_cells(cells, CompareCommand(out=str(tmp_path)), [], console)
     thread.join()
@@ -167,6 +173,17 @@ def test_addresses_that_may_be_rays(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         ray_cluster.require_answer(f"127.0.0.1:{listener.getsockname()[1]}")
     assert os.environ["RAY_NUM_REDIS_GET_RETRIES"] == "7"
+
+
+def test_a_cancelled_task_stops_its_cell_first(tmp_path, monkeypatch):
+    """Ray cancels a task by KeyboardInterrupt."""
+    (tmp_path / "run.py").write_text(CELL)
+    monkeypatch.setattr("training.launchers.ray_cluster.ROOT", tmp_path)
+    thread = signal_when_begun(tmp_path, signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        ray_cluster.run_cell(["train"], 1, str(tmp_path), str(tmp_path / "log"), {})
+    thread.join()
+    assert (tmp_path / "stopped").read_text() == "SIGTERM"
 
 
 def test_one_process_at_a_time_runs_a_grid(tmp_path):
