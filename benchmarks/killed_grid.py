@@ -4,7 +4,7 @@
     .venv/bin/python benchmarks/killed_grid.py --out /tmp/killed_grid
 
 runs 3 methods × 2 backbones × 3 seeds on the built-in data twice: once undisturbed, once killed (SIGKILL, the grid and its
-trainings) at two random moments and started again each time. Then every table of the two reports is compared, without what a clock
+trainings) in the middle of two random trainings and started again each time. Then every table of the two reports is compared, without what a clock
 or the machine says. Exit status 1 where they differ.
 """
 
@@ -65,16 +65,18 @@ def main() -> int:
     seconds = time.monotonic() - began
     print(f"unbroken: {seconds:.0f} s", flush=True)
     moments = random.Random(options.seed)
-    for kill in range(options.kills):
+    for kill, ended in enumerate(sorted(moments.sample(range(1, 16), options.kills)), 1):
         # A session of its own, so that the trainings die in the same moment as the grid.
         process = subprocess.Popen(command(broken, options.jobs), start_new_session=True)
-        time.sleep(moments.uniform(0.15, 0.5) * seconds)
+        while process.poll() is None and finished(broken) < ended:
+            time.sleep(0.1)
+        time.sleep(moments.uniform(0, 2 * options.jobs * seconds / 18))
         if process.poll() is not None:
             print("it ended before it could be killed", flush=True)
             return 1
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        print(f"kill {kill + 1}: {finished(broken)} of 18 trainings had ended", flush=True)
+        print(f"kill {kill}: {finished(broken)} of 18 trainings had ended", flush=True)
     subprocess.run(command(broken, options.jobs), check=True)
     ours, theirs = tables(whole), tables(broken)
     different = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
