@@ -4,8 +4,8 @@
     .venv/bin/python benchmarks/killed_grid.py --out /tmp/killed_grid
 
 runs 3 methods × 2 backbones × 3 seeds on the built-in data twice: once undisturbed, once killed (SIGKILL, the grid and its
-trainings) in the middle of two random trainings and started again each time. Then every table of the two reports is compared, without what a clock
-or the machine says. Exit status 1 where they differ.
+trainings) in the middle of two random trainings and started again each time. Then every table of the two reports is compared,
+without what a clock or the machine says. Exit status 1 where they differ.
 """
 
 from __future__ import annotations
