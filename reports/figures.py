@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -72,7 +73,7 @@ def intervals(comparison: Comparison, look: Look, name: str) -> Picture | None:
         return None
     with style():
         height = 0.9 + 0.27 * len(shown)
-        figure, axes = figure_of(len(columns), max(1, len(columns)), WIDTH, height, sharey=True)
+        figure, axes = figure_of(len(columns), 3, WIDTH, height, sharey=True)
         for axis, column in zip(axes, columns, strict=True):
             for position, row in enumerate(shown):
                 cell = comparison.cells.get((position, column))
@@ -85,7 +86,7 @@ def intervals(comparison: Comparison, look: Look, name: str) -> Picture | None:
                     spread = [cell.over_seeds.low, cell.over_seeds.high]
                     axis.plot(spread, [position] * 2, color=colour, lw=1.1, marker="|", ms=5, mew=1.1)
                 axis.plot(cell.over_seeds.mean, position, look.marker(row), color=colour, ms=5.5, mec="none")
-            axis.set_title(comparison.columns[column].name)
+            axis.set_title(textwrap.fill(short(comparison.columns[column].name, 52), 26))
             axis.grid(axis="y", visible=False)
             axis.xaxis.set_major_locator(MaxNLocator(5))
             _fit(axis, comparison, column, len(shown))
@@ -357,7 +358,7 @@ def cost_and_accuracy(comparison: Comparison, look: Look, name: str) -> Picture 
                 axis.plot(minutes, summary.mean, look.marker(row), color=look.colour(row), ms=6, mec="none")
             if max(p[0] for p in points) > 8 * min(p[0] for p in points):
                 axis.set_xscale("log")
-            axis.set_title(comparison.columns[column].name)
+            axis.set_title(textwrap.fill(short(comparison.columns[column].name, 52), 26))
             axis.set_xlabel("device-minutes")
         _legend(figure, [comparison.rows[position] for position in timed], look, lines=False)
         devices = {comparison.rows[position].device for position in timed}

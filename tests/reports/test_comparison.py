@@ -1,6 +1,7 @@
 """Rows, columns, tests and bold."""
 
 import csv
+import io
 import json
 import re
 import shutil
@@ -8,12 +9,14 @@ import shutil
 import numpy as np
 import pytest
 from factory import NAMES_HASH, write_run
+from PIL import Image
 from scipy import stats
 
 from eval.confusion import scores
 from reports import build_report
 from reports.comparison import compare
 from reports.contents import UNEQUAL, results, results_caption
+from reports.figures import Look, intervals
 from reports.rows import rows_of
 from reports.runs import read_runs
 from reports.statistics import holm
@@ -262,3 +265,17 @@ def test_options_of_training_do_not_split_untrained_rows(tmp_path):
     write_run(tmp_path / "b", "random", images=20, seed=1, options={"lr": 0.2})
     runs, _ = read_runs([tmp_path])
     assert [row.seeds for row in rows_of(runs)] == [[0, 1]]
+
+
+def test_many_evaluations_are_drawn_on_several_lines(tmp_path):
+    run = write_run(tmp_path / "a", images=40)
+    measured = json.loads((run / "results" / "knn.json").read_text())
+    heights = []
+    for more in ((), ("one", "two", "three")):
+        for name in more:
+            (run / "results" / f"{name}.json").write_text(json.dumps([{**m, "evaluation": name} for m in measured]))
+        comparison = comparison_of(tmp_path)
+        assert len(comparison.headline) == 2 + len(more)
+        drawn = intervals(comparison, Look(comparison.rows), "intervals")
+        heights.append(Image.open(io.BytesIO(drawn.png)).height)
+    assert heights[1] == pytest.approx(2 * heights[0], rel=0.02)
