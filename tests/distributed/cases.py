@@ -1,19 +1,23 @@
-"""What one process and two do alike. Run as a script by ``torchrun``, it does so as one of two and writes what came out;
-the test imports it and does it alone. No ``test_`` in its name: it is part of a test."""
+"""What one process does, and two or four do alike. Run as a script by ``torchrun``, it does so as one of several and writes what
+came out; the test imports it and does it alone. No ``test_`` in its name: it is part of a test."""
 
+import hashlib
 import importlib.util
+import io
 import json
 import shutil
 import sys
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import torch
 
 HERE = Path(__file__).resolve().parent
 CPU = torch.device("cpu")
 IMAGES = 8
 OPTIMIZERS = ("adamw", "sgd", "lars")
+STEPS = 3
 
 #: Case name: method, backbone, the method's own options.
 CASES = {
@@ -38,6 +42,25 @@ CASES = {
     "supervised-resnet": ("supervised", "resnet18_cifar", {}),
     "supervised-several-labels": ("supervised", "small_cnn", {}),
 }
+#: Cases by number of processes and strategy: by four, one of every method, of small networks.
+CASES_OF = {
+    (2, "ddp"): tuple(CASES),
+    (2, "fsdp"): tuple(CASES),
+    (4, "ddp"): (
+        "dino-vit",
+        "weak_dino",
+        "barlow_twins-vit",
+        "simclr",
+        "supcon",
+        "byol",
+        "mocov2",
+        "mocov3",
+        "vicreg",
+        "swav",
+        "supervised-vit",
+    ),
+    (4, "fsdp"): ("dino-vit", "barlow_twins-vit", "mocov3"),
+}
 
 
 def small():
@@ -48,12 +71,12 @@ def small():
     return module
 
 
-def two_steps(name, accumulate=1, **further):
-    """Two optimiser steps on a fixed batch of which each process takes its share. In float64, in the places as well where
+def steps(name, accumulate=1, **further):
+    """Three optimiser steps on a fixed batch of which each process takes its share. In float64, in the places as well where
     methods ask for float32: there small differences grow in normalisation layers, and a mistake could hide among them.
 
     Returns:
-        ``losses`` (mean over processes), ``gradients`` of the first step and ``state`` after the second, by name.
+        ``losses`` (mean over processes), ``gradients`` of the first step and ``same``, the state after the last, by name.
     """
     from common.distributed import all_reduce_mean, is_shared_out, rank, whole, world_size
     from methods.base import METHODS, Progress, ViewBatch
@@ -92,20 +115,36 @@ def two_steps(name, accumulate=1, **further):
         torch.randn(IMAGES, 3, view.size, view.size, generator=generator, dtype=torch.float64)
         for view in METHODS.get(method_name).views(method_config, config.image_size)
     ]
-    labels = torch.tensor([0, 1, 2, -1, 1, -1, -1, 0])  # the second half has fewer
+    labels = torch.tensor([0, 1, 2, -1, 1, -1, -1, 0])  # each half and quarter has others
     if name.endswith("several-labels"):
         labels = torch.nn.functional.one_hot(labels.clamp(min=0), 3).float() * (labels >= 0)[:, None]
     share = IMAGES // world_size()
     mine = slice(rank() * share, (rank() + 1) * share)
     batch = ViewBatch([view[mine] for view in views], labels[mine])
     losses, gradients = [], {}
-    for step in range(2):
+    for step in range(STEPS):
         with mock.patch.object(torch.Tensor, "float", torch.Tensor.double):
             loss, _ = stepper.step(split(batch, accumulate), Progress(1 + step, 1, 10))
         losses.append(all_reduce_mean(loss))
         if step == 0:
             gradients = {n: whole(p.grad).clone() for n, p in stepper.method.named_parameters() if p.grad is not None}
-    return {"losses": torch.stack(losses), "gradients": gradients, "state": whole(stepper.method.state_dict())}
+    return {"losses": torch.stack(losses), "gradients": gradients, "same": whole(stepper.method.state_dict())}
+
+
+def online_numbers(folder):
+    """The online k-NN of an untrained network, and the features it has compared, of counts that neither two nor four divide."""
+    from training.monitor import Monitor
+    from training.resolve import resolve
+    from training.setup import build_method, images_of
+
+    config, method_config = small().small_run(folder, Path("unused"), "barlow_twins", backbone="small_cnn")
+    config = resolve(config)
+    train, held_out = images_of(config)
+    method = build_method(config, method_config, train.num_classes)
+    monitor = Monitor(method, list(method.views(method_config, config.image_size)), train, held_out, config, CPU)
+    method.eval()
+    features = [monitor._features(store, np.arange(len(store))) for store in (train, held_out)]
+    return {"knn": monitor.knn(), "same": features}
 
 
 def whole_run(folder, out):
@@ -144,22 +183,56 @@ def as_after_one_epoch(run, copy):
     (copy / "log.jsonl").write_text("".join(line for line in lines if json.loads(line)["step"] <= 2))
 
 
+def save_case(found, path):
+    """Write what the first process has found, and, as ``digests``, whether the others' weights or features are the same."""
+    content = io.BytesIO()
+    torch.save(found["same"], content)
+    digests = [None] * world_size()
+    dist.all_gather_object(digests, hashlib.sha256(content.getvalue()).hexdigest())
+    if rank() == 0:
+        torch.save(found | {"digests": digests}, path)
+
+
+def as_two(folder, out):
+    """Whole runs, by both strategies; and one that changes the strategy."""
+    whole_run(folder, out / "run")
+    for optimizer in OPTIMIZERS:
+        options = {"optimizer": optimizer, "accumulate": 1 if optimizer == "adamw" else 2}
+        for strategy in ("ddp", "fsdp"):
+            sharded_run(folder, out / f"{strategy}-{optimizer}", strategy=strategy, **options)
+    with main_first():
+        if rank() == 0:
+            as_after_one_epoch(out / "ddp-adamw", out / "continued")
+    sharded_run(folder, out / "continued", optimizer="adamw", strategy="fsdp")
+
+
+def as_four(folder, out, of_two):
+    """A run of four; and the run of two, continued by four, where its last checkpoint has been damaged."""
+    sharded_run(folder, out / "fsdp-adamw", optimizer="adamw", strategy="fsdp")
+    with main_first():
+        if rank() == 0:
+            shutil.copytree(of_two / "fsdp-adamw", out / "damaged")
+            last = out / "damaged" / "checkpoints" / "last.pt"
+            content = last.read_bytes()
+            last.unlink()
+            last.write_bytes(content[: len(content) // 2])
+    sharded_run(folder, out / "damaged", optimizer="adamw", strategy="fsdp")
+
+
 if __name__ == "__main__":
+    import torch.distributed as dist
+
+    from common.distributed import main_first, rank, world_size
     from training.devices import process_group
 
     torch.set_num_threads(1)
-    folder, out = Path(sys.argv[1]), Path(sys.argv[2])
+    folder, out, *of_two = map(Path, sys.argv[1:])
     with process_group("cpu"):
-        from common.distributed import main_first, rank
-
-        found = {strategy: {name: two_steps(name, strategy=strategy) for name in CASES} for strategy in ("ddp", "fsdp")}
-        torch.save(found, out / f"rank{rank()}.pt")
-        whole_run(folder, out / "run")
-        for optimizer in OPTIMIZERS:
-            options = {"optimizer": optimizer, "accumulate": 1 if optimizer == "adamw" else 2}
-            for strategy in ("ddp", "fsdp"):
-                sharded_run(folder, out / f"{strategy}-{optimizer}", strategy=strategy, **options)
-        with main_first():
-            if rank() == 0:
-                as_after_one_epoch(out / "ddp-adamw", out / "continued")
-        sharded_run(folder, out / "continued", optimizer="adamw", strategy="fsdp")
+        for strategy in ("ddp", "fsdp"):
+            for name in CASES_OF[world_size(), strategy]:
+                save_case(steps(name, strategy=strategy), out / f"{strategy}-{name}.pt")
+        save_case(online_numbers(folder), out / "online.pt")
+        if world_size() == 2:
+            as_two(folder, out)
+        else:
+            as_four(folder, out, *of_two)

@@ -1,11 +1,10 @@
-"""Two processes on different halves of a batch equal one on the whole of it: in loss, gradient, buffers and whole runs;
-whether each has all weights (ddp) or a part of each (fsdp)."""
+"""Two and four processes on different parts of a batch equal one on the whole of it: in loss, gradient, buffers, online numbers
+and whole runs; whether each has all weights (ddp) or a part of each (fsdp)."""
 
 import functools
 import importlib.util
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -31,41 +30,68 @@ def load_cases():
 cases = load_cases()
 
 
-@pytest.fixture(scope="module")
-def two_processes(tmp_path_factory):
-    """Everything that needs two processes, done once: (folder with what they wrote, folder of images)."""
-    out = tmp_path_factory.mktemp("two")
-    folder = cases.small().make_folder(out / "images")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        "SSL_COMPARE_CACHE": str(out / "cache"),
-    }
+def launch(processes, out, *words):
+    """cases.py, as so many processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with (
         open(out / "said.txt", "w+") as said,
         subprocess.Popen(
-            [*command, str(HERE / "cases.py"), str(folder), str(out)],
+            [*command, str(HERE / "cases.py"), *map(str, words)],
             env=environment,
             stdout=said,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
         ) as launcher,
     ):
         try:
-            status = launcher.wait(timeout=400)
+            status = launcher.wait(timeout=1200)
         finally:
-            if launcher.poll() is None:
-                os.killpg(launcher.pid, signal.SIGKILL)  # the launcher's children as well
+            launcher.terminate()  # it ends its processes, which are in sessions of their own
     assert status == 0, (out / "said.txt").read_text()[:5000]
-    return out, folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """45 images to train on and five held out, which neither two nor four divide."""
+    out = tmp_path_factory.mktemp("images")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_COMPARE_CACHE", str(out / "cache"))
+        yield cases.small().make_folder(out / "images", 50)
+
+
+@pytest.fixture(scope="module")
+def two_processes(folder, tmp_path_factory):
+    """Everything that needs two processes, done once: the folder with what they wrote."""
+    out = tmp_path_factory.mktemp("two")
+    launch(2, out, folder, out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def four_processes(folder, two_processes, tmp_path_factory):
+    """The same of four, which continue a run of the two."""
+    out = tmp_path_factory.mktemp("four")
+    launch(4, out, folder, out, two_processes)
+    return out
+
+
+@pytest.fixture
+def several(request):
+    """``several(processes, name)``: what they found, after a look that it is the same in all of them."""
+
+    def load(processes, name):
+        out = request.getfixturevalue({2: "two_processes", 4: "four_processes"}[processes])
+        found = torch.load(out / f"{name}.pt")
+        assert len(found["digests"]) == processes and len(set(found["digests"])) == 1, "the processes differ"
+        return found
+
+    return load
 
 
 @pytest.fixture(scope="module")
 def alone():
-    """What one process finds, by the case's name."""
-    return functools.cache(cases.two_steps)
+    """What one process finds, by the case's name; of the last one asked for, since they are large."""
+    return functools.lru_cache(1)(cases.steps)
 
 
 def assert_close(ours, reference, what):
@@ -81,16 +107,26 @@ def assert_close(ours, reference, what):
             assert torch.equal(ours[name], value), f"{what} {name}"
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-@pytest.mark.parametrize("name", cases.CASES)
-def test_loss_gradient_and_state(name, strategy, alone, two_processes):
-    out, _ = two_processes
-    first, second = (torch.load(out / f"rank{rank}.pt")[strategy][name] for rank in (0, 1))
-    expected = alone(name)
-    torch.testing.assert_close(first["losses"], expected["losses"], rtol=1e-5, atol=1e-6)
-    assert_close(first["gradients"], expected["gradients"], "gradient of")
-    assert_close(first["state"], expected["state"], "after two steps")
-    assert all(torch.equal(first["state"][key], second["state"][key]) for key in first["state"]), "the processes differ"
+@pytest.mark.parametrize(
+    ("name", "processes", "strategy"),
+    [(name, *kind) for name in cases.CASES for kind, names in cases.CASES_OF.items() if name in names],
+)
+def test_loss_gradient_and_state(name, processes, strategy, alone, several):
+    found, expected = several(processes, f"{strategy}-{name}"), alone(name)
+    torch.testing.assert_close(found["losses"], expected["losses"], rtol=1e-5, atol=1e-6)
+    assert_close(found["gradients"], expected["gradients"], "gradient of")
+    assert_close(found["same"], expected["same"], f"after {cases.STEPS} steps")
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_no_image_is_counted_twice(processes, folder, several):
+    """Of 45 and five images each process takes an equal share, the last of which are filled up."""
+    expected = cases.online_numbers(folder)
+    assert (expected["knn"]["bank"], expected["knn"]["n"]) == (45, 5)
+    found = several(processes, "online")
+    assert found["knn"] == expected["knn"]
+    for ours, reference in zip(found["same"], expected["same"], strict=True):
+        torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-6)
 
 
 def tensors_of(run):
@@ -105,54 +141,55 @@ def tensors_of(run):
 @pytest.mark.parametrize("optimizer", cases.OPTIMIZERS)
 def test_what_is_shared_out_equals_what_is_not(optimizer, two_processes):
     """Weights, the teacher's among them, and moments after two epochs with clipped gradients."""
-    out, _ = two_processes
-    ours, reference = (tensors_of(out / f"{strategy}-{optimizer}") for strategy in ("fsdp", "ddp"))
+    assert_same_training(two_processes / f"fsdp-{optimizer}", two_processes / f"ddp-{optimizer}")
+
+
+def assert_same_training(run, other):
+    ours, reference = tensors_of(run), tensors_of(other)
     assert ours.keys() == reference.keys()
     for name, value in reference.items():
         torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def test_a_checkpoint_continues_on_another_number_of_devices(two_processes, tmp_path, monkeypatch):
-    """From two processes with all weights to two with parts; from those to one."""
-    out, folder = two_processes
-    monkeypatch.setenv("SSL_COMPARE_CACHE", str(out / "cache"))
-    cases.as_after_one_epoch(out / "fsdp-adamw", tmp_path / "alone")
-    cases.sharded_run(folder, tmp_path / "alone", optimizer="adamw")
-    reference = tensors_of(out / "ddp-adamw")
-    for run in (out / "continued", tmp_path / "alone"):
+def test_a_checkpoint_continues_on_another_number_of_devices(folder, two_processes, four_processes, tmp_path):
+    """From two processes with all weights to two with parts; from those, damaged, to four; from two and from four to one."""
+    runs = [two_processes / "continued", four_processes / "damaged"]
+    for of_several in (two_processes, four_processes):
+        runs.append(tmp_path / of_several.name)
+        cases.as_after_one_epoch(of_several / "fsdp-adamw", runs[-1])
+        cases.sharded_run(folder, runs[-1], optimizer="adamw")
+    for run in runs:
         assert "resumed" in json.loads((run / "environment.json").read_text())
-        ours = tensors_of(run)
-        assert ours.keys() == reference.keys()
-        for name, value in reference.items():
-            torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+        assert_same_training(run, two_processes / "ddp-adamw")
+    said = (four_processes / "said.txt").read_text()
+    assert said.count("step-2.pt is taken in its place") == 1 and "continuing after step 2 of 4" in said
 
 
 def test_recomputed_activations_change_nothing():
     """In one process the strategy is that alone; stochastic depth draws the same paths again."""
-    usual, recomputed = (cases.two_steps("dino-vit", drop_path=0.5, strategy=s) for s in ("ddp", "fsdp"))
+    usual, recomputed = (cases.steps("dino-vit", drop_path=0.5, strategy=s) for s in ("ddp", "fsdp"))
     assert torch.equal(usual["losses"], recomputed["losses"])
     assert_close(recomputed["gradients"], usual["gradients"], "gradient of")
 
 
-def test_a_whole_run(two_processes, tmp_path, monkeypatch):
+def test_a_whole_run(folder, two_processes, tmp_path):
     """The same images, crops and order, whatever the number of processes. (Accumulated BatchNorm sees other parts of a batch
     in two processes than in one, so the losses are near, not equal.)"""
-    out, folder = two_processes
-    monkeypatch.setenv("SSL_COMPARE_CACHE", str(out / "cache"))
     alone = cases.whole_run(folder, tmp_path / "run")
-    logs = [[json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()] for run in (out / "run", alone)]
+    runs = (two_processes / "run", alone)
+    logs = [[json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()] for run in runs]
     assert [(r["kind"], r["step"]) for r in logs[0]] == [(r["kind"], r["step"]) for r in logs[1]]
     losses = np.array([[r["loss"] for r in log if r["kind"] == "step"] for log in logs])
     assert abs(losses[0, 0] / losses[1, 0] - 1) < 0.2
     assert logs[0][1]["top1"] == logs[1][1]["top1"]  # of the untrained network: no rounding can have grown
-    states = [load_checkpoint(last_checkpoint(run)) for run in (out / "run", alone)]
+    states = [load_checkpoint(last_checkpoint(run)) for run in runs]
     assert states[0]["step"] == states[1]["step"] == 4
     assert states[0]["method"].keys() == states[1]["method"].keys()
 
 
 def test_accumulation_equals_the_whole_batch():
     """Without BatchNorm and with a loss that is a mean over images, parts of a batch give the batch's gradient."""
-    whole, parts = (cases.two_steps("dino-vit", parts, centering="none") for parts in (1, 4))
+    whole, parts = (cases.steps("dino-vit", parts, centering="none") for parts in (1, 4))
     torch.testing.assert_close(parts["losses"][0], whole["losses"][0], rtol=1e-4, atol=1e-5)
     for name, gradient in whole["gradients"].items():
         torch.testing.assert_close(parts["gradients"][name], gradient, rtol=1e-3, atol=1e-6)
