@@ -123,7 +123,9 @@ def require_same_run(run: Path, config: TrainConfig, method_config: MethodConfig
     if not file.exists():
         for kind in ("log.jsonl", "checkpoints"):
             if (run / kind).exists():
-                raise UserError(f"{run} holds {kind} but no config.yaml, so what was trained is unknown; give another --out")
+                raise UserError(
+                    f"{run} holds {kind} but no config.yaml, so what was trained is unknown; give another --out"
+                )
         return
     try:
         there = read_yaml(file)
