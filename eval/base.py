@@ -31,6 +31,7 @@ _HELPERS = (
     "maps",
     "neighbours",
     "nested",
+    "options",
     "probe",
     "progress",
     "propagation",

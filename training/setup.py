@@ -47,7 +47,7 @@ def require_same_images(run: Path, config: TrainConfig) -> None:
     try:
         with open(run / "log.jsonl", encoding="utf-8") as log:
             begun = json.loads(log.readline()).get("fingerprint")
-    except (OSError, ValueError, AttributeError):  # a damaged log is the loop's to tell
+    except (OSError, ValueError, AttributeError, RecursionError):  # a damaged log is the loop's to tell
         return
     now = images_of(config)[0].fingerprint
     if begun not in (None, now):
