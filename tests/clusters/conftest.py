@@ -49,7 +49,7 @@ def run(start: Callable[..., subprocess.Popen]) -> Callable[..., subprocess.Comp
     def finish(*words: object, **environment: str) -> subprocess.CompletedProcess:
         with start(*words, **environment) as process:
             try:
-                said = process.communicate(timeout=300)
+                said = process.communicate(timeout=900)
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise
@@ -71,10 +71,10 @@ def grid(images: Path, tmp_path: Path) -> list[str]:
 
 @pytest.fixture(scope="session")
 def until() -> Callable[..., None]:
-    """``until(condition, what)``: wait for something that happens elsewhere; two minutes are too long."""
+    """``until(condition, what)``: wait for something that happens elsewhere; ten minutes are too long."""
 
     def wait(condition: Callable[[], object], what: str) -> None:
-        for _ in range(240):
+        for _ in range(1200):
             if condition():
                 return
             time.sleep(0.5)
