@@ -82,7 +82,7 @@ def test_a_grid_that_is_stopped_lets_its_cells_write_checkpoints(cluster, start,
     process = start(*words)
     until(lambda: len(steps(directory)) > 7, "the cell trains")
     process.send_signal(signal.SIGUSR1)
-    assert process.wait(timeout=120) == 128 + signal.SIGUSR1
+    assert process.wait(timeout=600) == 128 + signal.SIGUSR1
     log = (tmp_path / "grid" / "logs" / f"{directory.name}.log").read_text()
     assert log.count("stopped by SIGTERM after step") == 1, log[-3000:]
 

@@ -215,7 +215,7 @@ def test_real_memory_that_runs_out(small, tmp_path):
     config, own = small(tmp_path / "run", knn_every=0, batch_size=40, image_size=224, local_size=96)
     done = subprocess.run(
         [sys.executable, "-c", OUT_OF_MEMORY, str(HERE / "conftest.py"), "train", *words_of(config, own)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 1, done.stderr[-2000:]
     assert "out of memory on cpu" in assert_one_sentence(done.stderr)
@@ -258,7 +258,7 @@ def test_a_process_of_the_training_that_dies(small, tmp_path):
             stderr=subprocess.PIPE, text=True,
         ) for rank in range(2)
     ]  # fmt: skip
-    said = [process.communicate(timeout=120)[1] for process in processes]
+    said = [process.communicate(timeout=600)[1] for process in processes]
     assert [process.returncode for process in processes] == [1, -9], said[0][-3000:]
     assert "process 0 of 2: another process of this training has ended" in assert_one_sentence(said[0])
     assert load_checkpoint(last_checkpoint(tmp_path / "run"))["step"] == 5
