@@ -212,7 +212,7 @@ sys.exit(run.main(sys.argv[2:]))
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space as Linux has them")
 def test_real_memory_that_runs_out(small, tmp_path):
-    config, own = small(tmp_path / "run", knn_every=0, batch_size=40, image_size=224, local_size=96)
+    config, own = small(tmp_path / "run", knn_every=0, batch_size=40, image_size=512, local_size=96)
     done = subprocess.run(
         [sys.executable, "-c", OUT_OF_MEMORY, str(HERE / "conftest.py"), "train", *words_of(config, own)],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600,
