@@ -146,12 +146,19 @@ def stopping_well() -> Iterator[None]:
 
     def stop(number: int, frame: FrameType | None) -> None:
         print(f"stopped by {signal.Signals(number).name}; the same command continues", file=sys.stderr)
+        received.append(number)
         raise SystemExit(128 + number)
+
+    received: list[int] = []
 
     numbers = (signal.SIGTERM, signal.SIGUSR1) if threading.current_thread() is threading.main_thread() else ()
     before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
+    except SystemExit as end:
+        if received:  # Ray, where it waits, makes an exit of status 1 of any
+            raise SystemExit(128 + received[0]) from end
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
