@@ -159,7 +159,7 @@ class Session:
 
     def _begin(self) -> tuple[int, float]:
         self.log.rewind(-1)
-        self._write_environment(0)
+        self._write_environment()
         left_out = self.batches.left_out if self.batches else 0
         plan = {"steps_per_epoch": self.per_epoch, "left_out_each_epoch": left_out}
         self.log.write("start", 0, 0, **self.about, **plan)
@@ -250,16 +250,16 @@ class Session:
             "--precision fp32"
         )
 
-    def _write_environment(self, start: int) -> None:
+    def _write_environment(self, resumed_after: int | None = None) -> None:
         """``environment.json``: of the first start; under ``resumed``, of each later one with the step it began after."""
         if not is_main():
             return
         path = self.directory / "environment.json"
         here = describe_environment(self.stepper.device, self.config.precision)
-        if start and path.exists():
+        if resumed_after is not None and path.exists():
             try:
                 first = json.loads(path.read_text(encoding="utf-8"))
-                first.setdefault("resumed", []).append({"step": start, **here})
+                first.setdefault("resumed", []).append({"step": resumed_after, **here})
             except (ValueError, AttributeError) as error:
                 raise UserError(f"{path}: damaged ({error}); delete it, and the same command continues") from error
             here = first
