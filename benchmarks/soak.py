@@ -188,6 +188,9 @@ def workloads(data: Path, many: Path, masks: Path, plugin: Path) -> dict[str, Wo
         words = ["--method", "random", *training, "--out", str(folder / "run")]
         assert finish(folder, words) == 0
 
+    def on_weights(command: str, folder: Path) -> list[str]:
+        return [command, "--weights", str(folder / "run"), "--plugin", str(plugin), "--device", "cpu"]
+
     evaluation = [
         "--knn_ks",
         "5",
@@ -220,28 +223,13 @@ def workloads(data: Path, many: Path, masks: Path, plugin: Path) -> dict[str, Wo
         "dino": Workload(train("dino"), lambda folder: result_of_run(folder / "run")),
         "barlow_twins": Workload(train("barlow_twins"), lambda folder: result_of_run(folder / "run")),
         "evaluation": Workload(
-            lambda folder: [
-                "evaluate",
-                "--weights",
-                str(folder / "run"),
-                "--plugin",
-                str(plugin),
-                "--device",
-                "cpu",
-                *evaluation,
-            ],
+            lambda folder: [*on_weights("evaluate", folder), *evaluation],
             lambda folder: result_of_run(folder / "run"),
             prepare,
         ),
         "segmentation": Workload(
             lambda folder: [
-                "segment",
-                "--weights",
-                str(folder / "run"),
-                "--plugin",
-                str(plugin),
-                "--device",
-                "cpu",
+                *on_weights("segment", folder),
                 "--data",
                 "voc2012",
                 "--data_root",

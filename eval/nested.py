@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.results import digest_of
+from reports.runs import INCIDENTAL
 from training.config import TrainConfig
-from training.resolve import INCIDENTAL, resolve
+from training.resolve import resolve
 from training.trainer import whole_end_of
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from typing import Any
 
 from common.files import read_yaml
 
-#: Options that change where and how a training runs, not what is trained. Runs that differ only in them are one row.
+#: Options that change where and how a training runs, not what is trained. They may differ between a run and its continuation, and
+#: runs that differ only in them are one row.
 INCIDENTAL = frozenset(
     {
         "out",
@@ -20,6 +21,7 @@ INCIDENTAL = frozenset(
         "data_root",
         "stream",
         "device",
+        "strategy",
         "evals",
         "tensorboard",
         "wandb",

@@ -52,16 +52,18 @@ def read_options(words: Sequence[str], description: str = "") -> TrainOptions:
 
 def _fitting(options: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
     """A configuration file's options without those of its method and its evaluations where ``words`` name others; says which."""
-    known = {f.name for f in dataclasses.fields(TrainConfig)}
-    theirs, evaluations = options.get("method", TrainConfig.method), options.get("evals") or []
-    ours = value_of(words, "method") or theirs
-    gone = set()
-    if ours != theirs and theirs in METHODS.names() and ours in METHODS.names():
-        own, others = ({f.name for f in dataclasses.fields(METHODS.get(name).Config)} for name in (theirs, ours))
-        gone |= own - others - known
-    for name in evaluations if value_of(words, "evals", many=True) is not None else ():
-        if name not in value_of(words, "evals", many=True) and name in EVALUATIONS.names():
-            gone |= {f"{name}_{f.name}" for f in dataclasses.fields(EVALUATIONS.get(name).Config)}
+
+    def names_in(kind: type, prefix: str = "") -> set[str]:
+        return {prefix + field.name for field in dataclasses.fields(kind)}
+
+    gone: set[str] = set()
+    theirs, ours = options.get("method", TrainConfig.method), value_of(words, "method")
+    if theirs in METHODS.names() and ours in METHODS.names():
+        gone |= names_in(METHODS.get(theirs).Config) - names_in(METHODS.get(ours).Config) - names_in(TrainConfig)
+    asked = value_of(words, "evals", many=True)
+    if asked is not None:
+        for name in set(options.get("evals") or []) & set(EVALUATIONS.names()) - set(asked):
+            gone |= names_in(EVALUATIONS.get(name).Config, f"{name}_")
     gone &= options.keys()
     if gone:
         Console(stderr=True).print(

@@ -6,7 +6,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -14,13 +13,13 @@ from backbones.base import Backbone
 from backbones.released import is_released, release_of
 from backbones.weights import find_weights, load_weights, read_weights
 from common.errors import UsageError, UserError
-from common.files import read_yaml
 from data.download import digest
 from methods.base import METHODS, Method, MethodConfig
 from reports.rows import label_use
 from training.authors import method_state
 from training.checkpoint import has_checkpoint, is_finite
 from training.config import TrainConfig
+from training.resolve import written_options
 
 #: A learning rate above this part of the recipe's has undone trained weights, and a teacher faster than this, too:
 #: facebookresearch/dino issues 116, 207 and 284.
@@ -48,7 +47,7 @@ def with_initial_weights(config: TrainConfig) -> TrainConfig:
             f"--init: {config.method} trains nothing; run.py evaluate --weights {config.init} measures them"
         )
     run = Path(config.out)
-    known = _options_there(run)
+    known = written_options(run)
     if has_checkpoint(run) and known.get("init") == config.init and known.get("init_sha256"):
         return dataclasses.replace(
             config,
@@ -146,12 +145,3 @@ def _misfit(state: Mapping[str, torch.Tensor] | None, method: Method, same_backb
             return f"{name} has the shape {tuple(state[name].shape)} there, not {tuple(value.shape)}"
     unknown = next((name for name in state if name not in wanted), None)
     return None if unknown is None else f"{unknown} is not in {type(method).__name__}"
-
-
-def _options_there(run: Path) -> dict[str, Any]:
-    """What a run directory's ``config.yaml`` says; nothing where there is none, or a damaged one (which the trainer refuses)."""
-    try:
-        options = read_yaml(run / "config.yaml")
-    except (OSError, ValueError):
-        return {}
-    return options if isinstance(options, dict) else {}

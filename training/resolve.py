@@ -18,24 +18,9 @@ from common.files import read_yaml, write_text
 from data.datasets import default_image_size
 from eval.visual.config import RUN_PICTURES
 from methods.base import MethodConfig
+from reports.runs import INCIDENTAL
 from training.config import TrainConfig
 from training.devices import pick_device, pick_precision
-
-#: Options that may differ between a run and its continuation: they change neither what is trained nor how.
-INCIDENTAL = (
-    "out",
-    "visualize",
-    "data_root",
-    "stream",
-    "device",
-    "strategy",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "log_every",
-    "evals",
-    "tensorboard",
-    "wandb",
-)
 
 #: Side in pixels of the largest images that are trained on or evaluated: their store alone is too large for any disk beyond it.
 MAX_IMAGE_SIZE = 4096
@@ -144,7 +129,7 @@ def other_options(run: Path, config: TrainConfig, method_config: MethodConfig) -
     """In which options what is asked for differs from the run that a directory holds, in words; "" where in none, or where nothing
     is known of a run there. What the machine decides does not count, for runs may come from another one: what
     ``auto`` stands for, the epochs of a budget, what is read from initial weights."""
-    there = _written(run)
+    there = written_options(run)
     now = options_of(_on_any_machine(config), method_config, {})
     open_ones = {"precision"} if config.precision == "auto" else set()
     if config.budget is not None:  # which is compared itself
@@ -158,15 +143,16 @@ def other_options(run: Path, config: TrainConfig, method_config: MethodConfig) -
 def is_out_of_date(run: Path, config: TrainConfig, evaluations: Mapping[str, Any]) -> bool:
     """Whether a finished run is to be gone through again: its data lie in another folder now, which may hold other images, or one
     of these evaluations (name to options) was last asked for with other options. False where nothing is known."""
-    there = _written(run)
+    there = written_options(run)
     now = {"data_root": config.data_root}
     for name, options in evaluations.items():
         now |= {f"{name}_{option}": value for option, value in dataclasses.asdict(options).items()}
     return any(option in there and there[option] != value for option, value in now.items())
 
 
-def _written(run: Path) -> dict[str, Any]:
-    """What the run's ``config.yaml`` says; nothing where it cannot be read."""
+def written_options(run: Path) -> dict[str, Any]:
+    """What a run directory's ``config.yaml`` says; nothing where there is none, or a damaged one (which ``require_same_run``
+    refuses)."""
     try:
         there = read_yaml(run / "config.yaml")
     except (OSError, ValueError):

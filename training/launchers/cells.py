@@ -144,12 +144,12 @@ def stopping_well() -> Iterator[None]:
     """While this is entered, SIGTERM and SIGUSR1 end this process as Ctrl-C does, by an exception, so that it can stop its cells
     first: they write their checkpoints. The exit status is 128 + the signal's number."""
 
+    received: list[int] = []
+
     def stop(number: int, frame: FrameType | None) -> None:
         print(f"stopped by {signal.Signals(number).name}; the same command continues", file=sys.stderr)
         received.append(number)
         raise SystemExit(128 + number)
-
-    received: list[int] = []
 
     numbers = (signal.SIGTERM, signal.SIGUSR1) if threading.current_thread() is threading.main_thread() else ()
     before = {number: signal.signal(number, stop) for number in numbers}
