@@ -1,8 +1,12 @@
 """run.py reproduce: the list, rows that run and rows that cannot, and that every row of every table is a valid command."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -15,7 +19,7 @@ import run
 from common.errors import UserError
 from eval.base import EVALUATIONS
 from reports.published import read_published
-from training.reproduce import _mark, tasks_of
+from training.reproduce import _mark, _run, tasks_of
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = read_published()
@@ -57,6 +61,41 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 pixels[..., label] += 180
                 Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
     return root
+
+
+COMMAND = """
+import pathlib, signal, sys, time
+folder = pathlib.Path(sys.argv[1])
+
+def stop(number, frame):
+    (folder / "stopped").write_text(signal.Signals(number).name)
+    sys.exit(128 + number)
+
+signal.signal(signal.SIGTERM, stop)
+(folder / "begun").touch()
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_stops_the_rows_command_first(number, tmp_path, monkeypatch):
+    (tmp_path / "run.py").write_text(COMMAND)
+    monkeypatch.setattr("training.reproduce.ROOT", tmp_path)
+    before = signal.getsignal(number)
+
+    def send() -> None:
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=send, daemon=True)
+    thread.start()
+    with pytest.raises(SystemExit) as stopped:
+        _run([str(tmp_path)], tmp_path / "logs" / "row.log")
+    thread.join()
+    assert stopped.value.code == 128 + number
+    assert (tmp_path / "stopped").read_text() == "SIGTERM"  # and this process has waited for it
+    assert signal.getsignal(number) is before
 
 
 def test_rows_run_or_say_in_a_sentence_why_not(published, tmp_path, capsys):

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -137,13 +136,13 @@ def _say(console: Console, words: str) -> None:
 
 
 def _run(words: Sequence[str], log: Path) -> str:
-    """Run a command in a process of its own. Returns "" or, where it fails, its one sentence of why. A SIGTERM reaches it, too,
-    so that it writes its checkpoint first."""
-    from training.launchers.cells import end_with_parent
+    """Run a command in a process of its own. Returns "" or, where it fails, its one sentence of why. A signal that ends this
+    process stops that one first, with its checkpoint."""
+    from training.launchers.cells import end_with_parent, stopping_well
 
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with open(log, "w", encoding="utf-8") as file:
+    with open(log, "w", encoding="utf-8") as file, stopping_well():
         process = subprocess.Popen(
             [sys.executable, str(ROOT / "run.py"), *words],
             stdout=file,
@@ -151,11 +150,9 @@ def _run(words: Sequence[str], log: Path) -> str:
             env=environment,
             preexec_fn=end_with_parent,
         )
-        before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
         try:
             status = process.wait()
         finally:
-            signal.signal(signal.SIGTERM, before)
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
             process.wait()
