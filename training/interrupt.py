@@ -14,7 +14,8 @@ from common.distributed import is_distributed
 
 class Interruption:
     """While this is entered, SIGINT, SIGTERM and SIGUSR1 (which a cluster can be asked to send ahead of its time limit) are
-    remembered instead of killing the process. A second SIGINT raises KeyboardInterrupt at once."""
+    remembered instead of killing the process. A second SIGINT raises KeyboardInterrupt at once. One that came when the loop did not
+    look any more does what it would have done when this is left, since what follows may take longer than the sender waits."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -26,9 +27,11 @@ class Interruption:
                 self._before[number] = signal.signal(number, self._remember)
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self.signal is not None and kind is None:
+            signal.raise_signal(self.signal)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.signal == signal.SIGINT:

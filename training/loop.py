@@ -148,7 +148,7 @@ class Session:
                         raise self._not_finite("a weight", done)
                     best = self._look(done, knn) if knn or last else False
                     self._save(done, clock.seconds, best)
-                    if stopped and not last:
+                    if stopped:  # also after the last step: evaluations may follow
                         self.log.say(
                             f"stopped by {Signals(stopped).name} after step {done} of {self.total}; "
                             f"the same command continues there ({self.checkpoint})"

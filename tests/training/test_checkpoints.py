@@ -143,6 +143,35 @@ def test_signals_stop_after_a_checkpoint(number, whole, small, tmp_path, monkeyp
     assert states_equal(last_checkpoint(train(*small(tmp_path / "run"))), last_checkpoint(whole))
 
 
+@pytest.mark.parametrize(("late", "status"), [(False, 128 + signal.SIGUSR1), (True, 99)])
+def test_a_signal_in_the_last_step_is_not_forgotten(late, status, small, tmp_path, monkeypatch):
+    """Nor one while the last checkpoint is written: no evaluation begins that would outlast what the sender waits for."""
+    options = small(tmp_path / "run", epochs=1, knn_every=0)
+    name = "_save" if late else "_log_step"
+    original = getattr(Session, name)
+
+    def and_signal(self, first, *rest):
+        original(self, first, *rest)
+        if (first if late else first.step + 2) == self.total:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    def received(number, frame):
+        raise SystemExit(99)  # in place of the end of this process
+
+    before = signal.signal(signal.SIGUSR1, received)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(Session, name, and_signal)
+            with pytest.raises(SystemExit) as stop:
+                train(*options)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert stop.value.code == status
+    assert not records_of(tmp_path / "run", "end")
+    train(*options)
+    assert records_of(tmp_path / "run", "end")[0]["step"] == load_checkpoint(last_checkpoint(tmp_path / "run"))["step"]
+
+
 def test_resume_never_wants_a_free_directory(small, tmp_path):
     train(*small(tmp_path / "run", epochs=1, knn_every=0), resume=False)
     with pytest.raises(UserError, match=r"run holds a run, which --resume never does not continue"):
