@@ -26,7 +26,7 @@ from common.distributed import is_main
 from common.errors import UserError
 from common.files import append_json_line, atomic_file, read_json_lines, remove_unfinished, write_text
 from common.lock import owned_lock
-from data.decode import DamagedImage, WrongData, kept_size
+from data.decode import DamagedImage, WrongData, check_file, kept_size
 from data.listing import Listing
 from data.store import RECORD, ImageStore, cache_root
 from data.stream import StreamedStore, processors
@@ -112,7 +112,8 @@ def _bytes_of(listing: Listing, row: int, short_side: int | None) -> int | None:
         height, width = listing.arrays[row].shape[:2]
     else:
         try:
-            with Image.open(listing.root / listing.names[row]) as image:
+            check_file(path := listing.root / listing.names[row])
+            with Image.open(path) as image:
                 width, height = image.size
         except Exception:  # Pillow raises many kinds; the build tells what it finds
             return None

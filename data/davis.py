@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from common.errors import UserError
 from data.benchmark import Benchmark
+from data.decode import read_ids
+from data.listing import read_names
 
 #: Value of void pixels, or of the one object where a video's first mask knows no other.
 VOID = 255
@@ -41,7 +42,7 @@ class Video:
         """
         masks = []
         for file in self.masks:
-            mask = _read_mask(file)
+            mask = read_ids(file)
             if masks and mask.shape != masks[0].shape:
                 (h, w), (first_h, first_w) = mask.shape, masks[0].shape
                 raise UserError(
@@ -84,16 +85,10 @@ def read_davis(data: str, root: Path) -> Davis:
     Raises UserError for a missing or empty list, a video without frames, and a frame without its mask.
     """
     listed = root / LIST
-    try:
-        names = listed.read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{listed}: the list of videos is missing or no text; is {root} in DAVIS 2017's layout?"
-        ) from error
-    if not names or len(set(names)) < len(names):
-        raise UserError(
-            f"{listed}: names {'some videos twice' if names else 'no video'}; is {root} a whole DAVIS 2017?"
-        )
+    if not listed.is_file():
+        raise UserError(f"{listed}: the list of videos is missing; is {root} in DAVIS 2017's layout?")
+    if not (names := read_names(listed)):
+        raise UserError(f"{listed}: names no video; is {root} a whole DAVIS 2017?")
     videos = tuple(_video(root, name) for name in names)
     files = tuple(file for video in videos for file in (*video.frames, *video.masks))
     return Davis(name=data, root=root, files=files, videos=videos)
@@ -111,15 +106,3 @@ def _video(root: Path, name: str) -> Video:
     if missing:
         raise UserError(f"{missing[0]}: the mask is missing, one of {len(missing)} that the video {name} lacks")
     return Video(name, tuple(frames), tuple(masks))
-
-
-def _read_mask(file: Path) -> np.ndarray:
-    try:
-        with Image.open(file) as image:
-            if image.mode not in ("P", "L"):
-                raise UserError(
-                    f"{file}: a {image.mode} image, no mask of object ids; give palette or 8-bit grey PNG files"
-                )
-            return np.array(image, np.uint8)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{file}: the mask cannot be read ({str(error).splitlines()[0]})") from error

@@ -2,6 +2,7 @@
 guessed at; what is converted exactly says so."""
 
 import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -13,6 +14,8 @@ from common.errors import UserError
 
 #: Largest image in pixels (height × width); a file that claims more is taken for a decompression bomb. Pillow's own default.
 MAX_PIXELS = 89_478_485
+#: Largest file in bytes. So many pixels take less even unpacked, and a JPEG file is read to its end.
+MAX_BYTES = 2**30
 #: Longest side as a multiple of the shorter one. Beyond it no crop shows anything, and a batch that such an image is padded into
 #: may take any memory.
 MAX_ASPECT = 100
@@ -80,24 +83,21 @@ def decode_image(path: Path, short_side: int | None = None) -> Decoded:
 
     Raises:
         DamagedImage: no file, empty, truncated or otherwise undecodable; a side of one pixel, or more than ``MAX_ASPECT`` times the
-            other; more than ``MAX_PIXELS``; CMYK, more than 8 bits a channel, transparency, several frames; EPS.
+            other; more than ``MAX_PIXELS`` or ``MAX_BYTES``; CMYK, more than 8 bits a channel, transparency, several frames; EPS.
         UserError: the system does not let the file be read.
     """
     # Other libraries switch this on for the whole process, and a truncated file would then come out padded with grey.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     # Pillow's decoders raise many kinds of exceptions for damaged bytes (OSError, SyntaxError, ValueError, struct.error, …).
     try:
-        with open(path, "rb") as file:
-            if not file.read(1):
-                raise DamagedImage("empty file")
-            file.seek(0)
-            with Image.open(file) as image:
-                _check(image)
-                note = _EXACT[image.mode]
-                jpeg = image.format in ("JPEG", "MPO")
-                image = _to_rgb(image)
-                if jpeg:
-                    _check_end(file)
+        check_file(path)
+        with open(path, "rb") as file, Image.open(file) as image:
+            _check(image)
+            note = _EXACT[image.mode]
+            jpeg = image.format in ("JPEG", "MPO")
+            image = _to_rgb(image)
+            if jpeg:
+                _check_end(file)
     except (DamagedImage, MemoryError):
         raise
     except FileNotFoundError:
@@ -135,28 +135,9 @@ def decode_mask(path: Path, classes: int, image_size: tuple[int, int]) -> np.nda
         uint8 ``[height, width]``.
 
     Raises:
-        WrongData: missing, undecodable, RGB or any other mode, another size than its image's, a foreign class id. It names
-            the file.
+        WrongData: as ``read_ids``; a foreign class id.
     """
-    try:
-        with Image.open(path) as image:
-            if image.mode not in ("P", "L"):
-                raise WrongData(
-                    f"{path}: the mask is a {image.mode} image, not one of class ids; give palette or 8-bit grey PNG files"
-                )
-            if (image.height, image.width) != tuple(image_size):
-                raise WrongData(
-                    f"{path}: the mask is {image.height}×{image.width} pixels and its image "
-                    f"{image_size[0]}×{image_size[1]} (height×width); masks have the size of their images"
-                )
-            mask = np.array(image, np.uint8)
-    except FileNotFoundError:
-        raise WrongData(f"{path}: the mask is missing") from None
-    except (WrongData, MemoryError):
-        raise
-    except Exception as error:
-        _raise_if_unreadable(error, path)
-        raise WrongData(f"{path}: the mask cannot be read: {_sentence(error)}") from error
+    mask = read_ids(path, image_size)
     present = np.bincount(mask.ravel(), minlength=256)
     present[:classes] = 0
     present[VOID] = 0
@@ -164,6 +145,59 @@ def decode_mask(path: Path, classes: int, image_size: tuple[int, int]) -> np.nda
         foreign = ", ".join(map(str, np.flatnonzero(present)))
         raise WrongData(f"{path}: the mask holds class ids {foreign}; known are 0 to {classes - 1} and {VOID} (void)")
     return mask
+
+
+def read_ids(path: Path, image_size: tuple[int, int] | None = None) -> np.ndarray:
+    """Read a mask of any ids, of classes or of objects: palette indices or grey values.
+
+    Args:
+        path: the file.
+        image_size: (height, width) of the image it belongs to; None: any.
+
+    Returns:
+        uint8 ``[height, width]``.
+
+    Raises:
+        WrongData: missing, undecodable, RGB or any other mode, another size than its image's, more than ``MAX_PIXELS`` or
+            ``MAX_BYTES``. It names the file.
+        UserError: the system does not let the file be read.
+    """
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # as for images
+    try:
+        check_file(path)
+        with Image.open(path) as image:
+            if image.mode not in ("P", "L"):
+                raise WrongData(
+                    f"{path}: the mask is a {image.mode} image, not one of ids; give palette or 8-bit grey PNG files"
+                )
+            if image_size is not None and (image.height, image.width) != tuple(image_size):
+                raise WrongData(
+                    f"{path}: the mask is {image.height}×{image.width} pixels and its image "
+                    f"{image_size[0]}×{image_size[1]} (height×width); masks have the size of their images"
+                )
+            if image.height * image.width > MAX_PIXELS:
+                raise WrongData(
+                    f"{path}: the mask claims {image.height}×{image.width} pixels, more than {MAX_PIXELS:,}"
+                )
+            return np.array(image, np.uint8)
+    except FileNotFoundError:
+        raise WrongData(f"{path}: the mask is missing") from None
+    except (WrongData, MemoryError):
+        raise
+    except Exception as error:
+        _raise_if_unreadable(error, path)
+        raise WrongData(f"{path}: the mask cannot be read: {_sentence(error)}") from error
+
+
+def check_file(path: Path) -> None:
+    """Refuse what is no image before it is opened, which of a pipe would wait for ever. Raises DamagedImage, OSError."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise DamagedImage("no regular file")
+    if found.st_size == 0:
+        raise DamagedImage("empty file")
+    if found.st_size > MAX_BYTES:
+        raise DamagedImage(f"{found.st_size:,} bytes, more than {MAX_BYTES:,}: taken for no image")
 
 
 def _check(image: Image.Image) -> None:

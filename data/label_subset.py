@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import UsageError, UserError
+from data.listing import read_lines
 from data.pairing import labelled
 from data.store import ImageStore
 
@@ -51,10 +52,7 @@ def listed_part(store: ImageStore, file: Path) -> tuple[np.ndarray, dict[str, An
     Raises:
         UserError: the list cannot be read, names an image twice, one that the data set lacks, has no label of or more than once.
     """
-    try:
-        names = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: the list of labelled images cannot be read ({error})") from error
+    names = [line.strip() for line in read_lines(file) if line.strip()]
     if not names or len(set(names)) < len(names):
         raise UserError(f"{file}: {'names some images twice' if names else 'names no images'}; give one image a line")
     known: dict[str, list[int]] = {}

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from common.errors import UserError, unknown_name
-from data.decode import Decoded, WrongData, decode_image, decode_mask, from_array
+from data.decode import DamagedImage, Decoded, WrongData, check_file, decode_image, decode_mask, from_array
 
 T = TypeVar("T")
 
@@ -93,12 +94,13 @@ def read_annotation(path: Path, classes: tuple[str, ...]) -> np.ndarray:
     """Bool ``[classes]``: those of the objects in a VOC annotation that are not marked difficult, as VOC's classification
     task counts them. WrongData names the file where it is missing, no XML, or holds an unknown class."""
     try:
+        check_file(path)
         objects = ElementTree.parse(path).getroot().findall("object")
     except FileNotFoundError:
         raise WrongData(f"{path}: the annotation is missing") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ElementTree.ParseError, ValueError, LookupError) as error:
+    except (DamagedImage, ElementTree.ParseError, ValueError, LookupError) as error:
         raise WrongData(f"{path}: not XML ({error})") from error
     label_set = np.zeros(len(classes), bool)
     for item in objects:
@@ -113,8 +115,9 @@ def read_annotation(path: Path, classes: tuple[str, ...]) -> np.ndarray:
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file (UTF-8, at most 256 MiB), without their ends. UserError names a file that is something else."""
     try:
-        if path.stat().st_size > 2**28:
-            raise UserError(f"{path}: {path.stat().st_size:,} bytes; that is no list")
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode) or found.st_size > 2**28:
+            raise UserError(f"{path}: no regular file, or more than 256 MiB; that is no list")
         return path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
@@ -146,8 +149,8 @@ def read_names(path: Path) -> list[str]:
 def stamp_of(entries: Iterable[tuple[str, os.stat_result]]) -> str:
     """Hash over names, sizes and modification times."""
     digest = hashlib.sha256()
-    for name, stat in entries:
-        digest.update(os.fsencode(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\0"))
+    for name, found in entries:
+        digest.update(os.fsencode(f"{name}\0{found.st_size}\0{found.st_mtime_ns}\0"))
     return digest.hexdigest()
 
 

@@ -52,7 +52,8 @@ def read_revisited(data: str, root: Path) -> Revisited:
         ) from error
     images, queries = (tuple(folder / "jpg" / f"{name}.jpg" for name in of_part) for of_part in names)
     every = np.concatenate([places for lists in found.values() for places in lists])
-    if not queries or len(boxes) != len(queries) or not ((every >= 0) & (every < len(images))).all():
+    right = np.isfinite(boxes).all() and ((every >= 0) & (every < len(images))).all()
+    if not queries or len(boxes) != len(queries) or not right:
         raise UserError(
             f"{path}: {len(queries)} queries, {len(boxes)} with ground truth, on {len(images)} images; "
             "numbers and places have to agree, so the file is damaged or of another data set"

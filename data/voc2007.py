@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from common.errors import UserError
-from data.listing import Listing, of_split
+from data.listing import Listing, of_split, read_names
 from data.voc import CLASSES, stamp_of_listed
 
 if TYPE_CHECKING:
@@ -37,14 +37,9 @@ def list_voc2007(data: str, split: str, root: Path) -> Listing:
             f"{root}: no ImageSets/Main here or in VOCdevkit/VOC2007; {data} needs the folder that holds VOCdevkit"
         )
     path = folder / "ImageSets" / "Main" / f"{of_split(LISTS, split)}.txt"
-    try:
-        ids = path.read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path}: the list of the {split} images is missing or no text; is this {data} with its test set?"
-        ) from error
-    if len(set(ids)) < len(ids):
-        raise UserError(f"{path}: {len(ids) - len(set(ids))} of its names stand there twice")
+    if not path.is_file():
+        raise UserError(f"{path}: the list of the {split} images is missing; is this {data} with its test set?")
+    ids = read_names(path)
     names = [f"JPEGImages/{name}.jpg" for name in ids]
     annotations = [f"Annotations/{name}.xml" for name in ids]
     return Listing(

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from common.errors import UsageError, UserError
+from data.decode import read_ids
 from data.segmentation import VOID, fitted_size, normalise, resize_image
 from eval.attention_masks import keep_mass
 from eval.base import EVALUATIONS, Evaluation, EvaluationConfig, Measurement
@@ -83,7 +83,7 @@ class AttentionJaccard(Evaluation):
         scores = np.full(len(store), np.nan)
         for image, masks in track(self._masks(context, size), f"attention on {store.name}", len(store)):
             mask = store.mask(image)
-            objects = mask if instances is None else _read_instances(instances[image], mask.shape)
+            objects = mask if instances is None else read_ids(instances[image], mask.shape)
             scores[image] = best_jaccard(masks, torch.from_numpy(objects))
         rows = np.flatnonzero(~np.isnan(scores))
         if len(rows) == 0:
@@ -121,14 +121,3 @@ def _instance_files(root: Path, names: list[str]) -> list[Path] | None:
     """VOC's masks of instances, where every image has one."""
     files = [root / "SegmentationObject" / f"{Path(name).stem}.png" for name in names]
     return files if all(file.is_file() for file in files) else None
-
-
-def _read_instances(file: Path, shape: tuple[int, int]) -> np.ndarray:
-    """uint8 ``[H, W]``. Raises UserError where the file is no mask of that size."""
-    try:
-        with Image.open(file) as image:
-            if image.mode not in ("P", "L") or (image.height, image.width) != tuple(shape):
-                raise UserError(f"{file}: no palette or grey mask of {shape[0]}×{shape[1]} pixels")
-            return np.array(image, np.uint8)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{file}: the mask of instances cannot be read ({error})") from error

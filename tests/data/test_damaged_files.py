@@ -2,6 +2,7 @@
 sentence that names the file, soon."""
 
 import io
+import os
 import pickle
 import struct
 import warnings
@@ -17,7 +18,7 @@ from PIL import Image
 from common.errors import UserError
 from data.cifar import list_cifar10
 from data.datasets import open_dataset
-from data.decode import MAX_PIXELS, DamagedImage, WrongData, decode_image, decode_mask
+from data.decode import MAX_PIXELS, DamagedImage, WrongData, decode_image, decode_mask, read_ids
 from data.listing import read_annotation, read_names
 from data.voc import list_demo, list_voc
 
@@ -86,6 +87,52 @@ def test_any_bytes_are_an_image_or_a_reason(tmp_path, content):
             assert found.original_size[0] * found.original_size[1] <= MAX_PIXELS
 
 
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def endless(path: Path) -> None:
+    """A whole image, and a terabyte after it that takes no room."""
+    path.write_bytes(FORMATS["jpg"])
+    os.truncate(path, 2**40)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (pipe, "no regular file"),
+        (Path.mkdir, "no regular file"),
+        (Path.touch, "empty file"),
+        (endless, "taken for no image"),
+    ],
+)
+def test_what_is_no_file_of_an_image_is_not_waited_for(make, reason, tmp_path):
+    path = tmp_path / "x.jpg"
+    make(path)
+    with pytest.raises(DamagedImage, match=reason):
+        decode_image(path, 8)
+    with pytest.raises(WrongData, match=rf"x\.jpg: the mask cannot be read: .*{reason}"):
+        read_ids(path)
+    with pytest.raises(WrongData, match=r"x\.jpg: not XML"):
+        read_annotation(path, ("cat",))
+    if make is not Path.touch:
+        with pytest.raises(UserError, match=r"x\.jpg: "):
+            read_names(path)
+
+
+@quick
+@given(damaged({name: FORMATS[name] for name in ("palette.png", "gif", "png")}))
+def test_any_bytes_are_a_mask_of_any_size_or_a_sentence(tmp_path, content):
+    path = tmp_path / "m.png"
+    path.write_bytes(content)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            assert read_ids(path).dtype == np.uint8
+        except WrongData as error:
+            assert str(error).startswith(str(path)) and "\n" not in str(error)
+
+
 @quick
 @given(damaged({name: FORMATS[name] for name in ("palette.png", "gif", "png")}))
 def test_any_bytes_are_a_mask_of_that_size_or_a_sentence(tmp_path, content):
@@ -101,13 +148,13 @@ def test_any_bytes_are_a_mask_of_that_size_or_a_sentence(tmp_path, content):
             assert mask.shape == (24, 20) and set(np.unique(mask)) <= {*range(21), 255}
 
 
-def png_that_claims(width: int, height: int) -> bytes:
+def png_that_claims(width: int, height: int, grey: bool = False) -> bytes:
     """A PNG of a few bytes whose header claims a size, over a stream of zeros that packs well."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 8, 0 if grey else 2, 0, 0, 0)
     rows = zlib.compress(bytes(10**6))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
@@ -116,6 +163,7 @@ def png_that_claims(width: int, height: int) -> bytes:
     ("content", "reason"),
     [
         (png_that_claims(60_000, 60_000), "bomb"),
+        (png_that_claims(12_000, 12_000, grey=True), "bomb"),
         (png_that_claims(2**31 - 1, 2**31 - 1), "bomb|broken|cannot identify"),
         (png_that_claims(2, 44_000_000), "nothing to see"),
         (png_that_claims(30_000, 20), "nothing to see"),
@@ -134,6 +182,8 @@ def test_bombs_absurd_sizes_and_programs_are_refused(tmp_path, content, reason):
             decode_image(path, 32)
         with pytest.raises(WrongData, match=r"x\.png: "):
             decode_mask(path, 21, (30, 30))
+        with pytest.raises(WrongData, match=r"x\.png: "):
+            read_ids(path)
 
 
 @quick

@@ -204,6 +204,7 @@ def foreign(root):
         (lambda root: (root / "ImageSets/2017/val.txt").unlink(), r"val\.txt: the list of videos is missing"),
         (lambda root: (root / "ImageSets/2017/val.txt").write_text(""), "names no video"),
         (lambda root: (root / "ImageSets/2017/val.txt").write_text("three"), "three: 0 frames"),
+        (lambda root: (root / "ImageSets/2017/val.txt").write_text("two\na\0b"), r"line 2: 'a\\x00b' is no name"),
         (lambda root: (root / "Annotations/480p/two/00000.png").unlink(), r"00000\.png: the mask is missing"),
         (
             lambda root: (root / "JPEGImages/480p/two/00003.jpg").write_bytes(b"x"),
@@ -212,7 +213,7 @@ def foreign(root):
         (damaged_mask, r"00002\.png: the mask cannot be read"),
         (other_size, r"00002\.png: the mask is 10×10 pixels and the video's first 34×70"),
         (all_other_size, r"00000\.jpg: the frame is 34×70 pixels and the video's masks 20×20"),
-        (colour_mask, "a RGB image, no mask"),
+        (colour_mask, "the mask is a RGB image, not one of ids"),
         (no_object, r"numbered 1, 2, … \(here: none\)"),
         (gap, r"\(here: 1, 3\)"),
         (foreign, r"single/00002\.png: holds other values than 0 and 255"),

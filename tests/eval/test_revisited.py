@@ -172,6 +172,10 @@ def short(truth):
     truth["gnd"].pop()
 
 
+def boundless(truth):
+    truth["gnd"][0]["bbx"][2] = float("inf")
+
+
 def unknown(truth):
     truth["imlist"][3] = "nothing"
 
@@ -181,6 +185,7 @@ def unknown(truth):
     [
         (drop_hard, r"gnd_roxford5k\.pkl: no ground truth of roxford5k .*'hard'"),
         (beyond, "numbers and places have to agree"),
+        (boundless, "numbers and places have to agree"),
         (short, "3 queries, 2 with ground truth"),
         (unknown, r"nothing\.jpg: missing, one of 1 images"),
     ],

@@ -184,6 +184,9 @@ def test_wrong_layouts_of_voc2007(tmp_path):
     (folder / "ImageSets" / "Main" / "trainval.txt").write_text("000001\n000001")
     with pytest.raises(UserError, match="1 of its names stand there twice"):
         open_dataset("voc2007", "train", root, 16)
+    (folder / "ImageSets" / "Main" / "trainval.txt").write_text("000001\n../x\0")
+    with pytest.raises(UserError, match=r"trainval\.txt, line 2: .* is no name of an image"):
+        open_dataset("voc2007", "train", root, 16)
 
 
 def test_features_are_shared_with_other_evaluations(context):

@@ -73,7 +73,7 @@ def test_instances_where_every_image_has_them(make_context, monkeypatch, tmp_pat
     file.unlink()
     assert measure(context)[0].protocol["objects"].startswith("all pixels of a class")
     Image.new("RGB", (3, 3)).save(file)
-    with pytest.raises(UserError, match="no palette or grey mask"):
+    with pytest.raises(UserError, match="the mask is a RGB image"):
         measure(context)
 
 
