@@ -242,4 +242,5 @@ def main(words: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be what the terminal can show
     sys.exit(main(sys.argv[1:]))

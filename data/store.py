@@ -111,7 +111,7 @@ class ImageStore:
     @cached_property
     def fingerprint(self) -> str:
         """Hash over the decoded pixels, masks and labels: equal where these and their order are equal."""
-        digest = hashlib.sha256("\0".join(self.classes).encode())
+        digest = hashlib.sha256("\0".join(self.classes).encode(errors="surrogateescape"))
         for array in (self.digests, self._records["mask_digest"], self.labels, self.label_sets):
             digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:16]

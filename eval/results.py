@@ -69,7 +69,7 @@ def save_predictions(run_dir: Path, name: str, test_names: Sequence[str], **outc
 
 def names_hash(names: Sequence[str]) -> str:
     """Hash of sample names in their order: outcomes may be paired where it is equal."""
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()
+    return hashlib.sha256("\n".join(names).encode(errors="surrogateescape")).hexdigest()
 
 
 def digest_of(value: Any) -> str:

@@ -1,8 +1,11 @@
+import os
 import pickle
 import shutil
 import struct
+import subprocess
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from common.errors import UsageError, UserError
 from data.cifar import CLASSES
 from data.datasets import DATASETS, default_image_size, open_dataset
 from data.voc import CLASSES as VOC_CLASSES
+from eval.results import names_hash
 
 
 def opened(name, split, root, short_side=None):
@@ -41,6 +45,26 @@ def test_image_folder_labels_by_the_training_classes(image_folder):
     assert train.names[-1] == "train/bee/deeper/x.png" and len(train) == 13
     (image_folder / "val").rename(image_folder / "test")
     assert opened("imagefolder", "test", image_folder).names == ["test/bee/0.png", "test/bee/1.png"]
+
+
+def test_names_need_not_be_utf8(image_folder):
+    """As of an archive that was made on another system."""
+    for split in ("train", "val"):
+        (image_folder / split / "ant").rename(image_folder / split / os.fsdecode(b"caf\xe9"))
+        (image_folder / split / "bee/0.png").rename(image_folder / split / "bee" / os.fsdecode(b"\xff.png"))
+    (image_folder / "train/bee" / os.fsdecode(b"\xfe.png")).write_bytes(b"x")
+    store = opened("imagefolder", "train", image_folder)
+    assert len(store) == 12 and store.fingerprint != opened("imagefolder", "test", image_folder).fingerprint
+    assert names_hash(store.names) != names_hash(store.names[::-1])
+    described = subprocess.run(
+        [sys.executable, "run.py", "data", "imagefolder", "--data_root", image_folder],
+        env={**os.environ, "PYTHONIOENCODING": "utf-8:strict", "COLUMNS": "200"},
+        cwd=Path(data.__file__).parent.parent,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert described.returncode == 0
+    assert "caf\\udce9" in described.stdout and "\\udcfe.png" in described.stdout
 
 
 def test_wrong_image_folders(image_folder):
