@@ -120,6 +120,8 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 _FAST_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 #: Values in a YAML text, each counted as often as aliases repeat it: more stand in no configuration.
 MAX_YAML_VALUES = 100_000
+#: Characters of a YAML file, for the same reason.
+MAX_YAML_LENGTH = 2**24
 
 
 def parse_yaml(text: str) -> Any:
@@ -148,6 +150,10 @@ def parse_yaml(text: str) -> Any:
 def read_yaml(path: Path) -> Any:
     """``parse_yaml`` of a file (UTF-8). Raises OSError, too."""
     try:
-        return parse_yaml(Path(path).read_text(encoding="utf-8"))
+        with open(path, encoding="utf-8") as file:
+            text = file.read(MAX_YAML_LENGTH + 1)
+        if len(text) > MAX_YAML_LENGTH:
+            raise ValueError(f"more than {MAX_YAML_LENGTH:,} characters")
+        return parse_yaml(text)
     except UnicodeDecodeError as error:
         raise ValueError(f"no UTF-8 text ({error.reason} at byte {error.start})") from error

@@ -54,6 +54,7 @@ HOSTILE = {
     "mapping": "lr: {a: 1}",
     "unhashable": "? [a]\n: 1",
     "plugin": "plugin: evil.py",
+    "endless": "lr: 1 #" + " " * 2**24,
 }
 
 
