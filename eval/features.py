@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -26,9 +25,10 @@ from eval.cache import COMMIT_EVERY, ArrayCache
 from eval.progress import progress_bar
 from training.devices import Precision, autocast
 
-#: "pooled": the backbone's own (CLS of a ViT, mean of a ResNet's last map). "last4": CLS of the last four blocks, concatenated
-#: (reference: eval_linear.py, n_last_blocks 4). "cls+mean": CLS and mean patch token of the last block (avgpool_patchtokens).
-Kind = Literal["pooled", "last4", "cls+mean"]
+#: "pooled": the backbone's own (CLS of a ViT, mean of a ResNet's last map). "last4": CLS of the last four blocks, concatenated,
+#: and so for other numbers (reference: eval_linear.py, n_last_blocks). "cls+mean": CLS and mean patch token of the last block
+#: (avgpool_patchtokens).
+Kind = str
 
 
 @torch.inference_mode()
@@ -36,17 +36,18 @@ def compute_features(backbone: Backbone, images: Tensor, kinds: Sequence[Kind]) 
     """Features of normalised images ``[B, 3, H, W]``, float32 ``[B, D]`` for each kind, from as few passes as possible.
 
     Raises:
-        UserError: features of tokens of a backbone that has none.
+        UserError: features of tokens of a backbone that has none, or of more blocks than it has.
     """
     found: dict[Kind, Tensor] = {}
-    if "last4" in kinds or "cls+mean" in kinds:
-        last = backbone.tokens(images, range(-min(4, backbone.depth), 0))
-        found["last4"] = torch.cat([tokens[:, 0] for tokens in last], dim=1)
+    numbers = {kind: int(kind.removeprefix("last")) for kind in kinds if kind.startswith("last")}
+    if numbers or "cls+mean" in kinds:
+        last = backbone.tokens(images, range(-max(numbers.values(), default=1), 0))
+        found |= {kind: torch.cat([tokens[:, 0] for tokens in last[-n:]], dim=1) for kind, n in numbers.items()}
         found["cls+mean"] = torch.cat([last[-1][:, 0], last[-1][:, 1:].mean(dim=1)], dim=1)
     if "pooled" in kinds:
         # timm's ViTs may pool otherwise, so theirs takes a pass of its own.
         shared = found and isinstance(backbone, VisionTransformer)
-        found["pooled"] = found["last4"][:, -backbone.width :] if shared else backbone(images)
+        found["pooled"] = last[-1][:, 0] if shared else backbone(images)
     return {kind: found[kind].float() for kind in kinds}
 
 

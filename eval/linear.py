@@ -126,7 +126,7 @@ def probe_features(backbone: Backbone) -> Kind:
     ViT-S, CLS and mean patch token for wider ones, pooled features of anything else."""
     if not backbone.has_tokens:
         return "pooled"
-    return "last4" if backbone.width < 768 else "cls+mean"
+    return f"last{min(4, backbone.depth)}" if backbone.width < 768 else "cls+mean"
 
 
 def targets_of(context: EvalContext, rows: np.ndarray) -> Tensor:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.errors import UsageError
 from data.views import View, ViewMaker
 from eval.base import EVALUATIONS, Evaluation, EvaluationConfig, Measurement
 from eval.features import compute_features
@@ -48,6 +49,9 @@ class LinearAuthorsConfig(EvaluationConfig):
     """passes over the augmented training images"""
     batch_size: int = 256
     """images per step"""
+    blocks: int | None = None
+    """features of a ViT: the CLS tokens of so many last blocks; default: 4 for ViTs up to the width of ViT-S, for wider ones the
+    CLS and the mean patch token of the last"""
 
 
 @EVALUATIONS.register("linear_authors")
@@ -67,16 +71,18 @@ class LinearAuthors(Evaluation):
     def __init__(self, config: LinearAuthorsConfig):
         super().__init__(config)
         check_options("linear_authors", config.lrs or VIT_RATES, config.epochs, config.batch_size)
+        if config.blocks is not None and config.blocks < 1:
+            raise UsageError(f"--linear_authors_blocks {config.blocks}: give at least 1")
 
     def feature_kinds(self, context: EvalContext) -> list[str]:
-        return [probe_features(context.backbone)]
+        return [f"last{self.config.blocks}" if self.config.blocks else probe_features(context.backbone)]
 
     def run(self, context: EvalContext) -> list[Measurement]:
         config = self.config
         vit = context.backbone.has_tokens
         rates = sorted(config.lrs or (VIT_RATES if vit else RESNET_RATES))
         decay = VIT_DECAY if vit else RESNET_DECAY
-        kind = probe_features(context.backbone)
+        (kind,) = self.feature_kinds(context)
         rows = context.labelled("train")
         targets = targets_of(context, rows)
         out = split_held_out("linear_authors", targets, context.seed)
@@ -125,7 +131,8 @@ class LinearAuthors(Evaluation):
         maker = ViewMaker([view])
         half = len(heads.rates_M) // 2
         sees_held_out = (torch.arange(2 * half) >= half).to(device)
-        checkpoint = checkpoint_of(context, "linear_authors", [config.lrs, config.epochs, config.batch_size, len(rows)])
+        options = [config.lrs, config.epochs, config.batch_size, len(rows), kind]
+        checkpoint = checkpoint_of(context, "linear_authors", options)
         start = checkpoint.load(heads)
         steps = math.ceil(len(rows) / config.batch_size)
         with progress_bar() as bar:

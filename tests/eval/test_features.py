@@ -27,26 +27,29 @@ def test_kinds():
     torch.manual_seed(0)
     backbone = build_backbone("vit_nano", 16).eval()
     images = torch.randn(3, 3, 16, 16)
-    found = compute_features(backbone, images, ["pooled", "last4", "cls+mean"])
+    found = compute_features(backbone, images, ["pooled", "last1", "last2", "cls+mean"])
     tokens = backbone.tokens(images, range(backbone.depth))
-    torch.testing.assert_close(found["last4"], torch.cat([t[:, 0] for t in tokens], 1))
+    for number in (1, 2):
+        torch.testing.assert_close(found[f"last{number}"], torch.cat([t[:, 0] for t in tokens[-number:]], 1))
     torch.testing.assert_close(found["cls+mean"], torch.cat([tokens[-1][:, 0], tokens[-1][:, 1:].mean(1)], 1))
     # Taken from the tokens where these are at hand; the backbone's own output else.
     torch.testing.assert_close(found["pooled"], compute_features(backbone, images, ["pooled"])["pooled"])
     with pytest.raises(UserError, match="choose a ViT"):
-        compute_features(build_backbone("resnet18", 32), images, ["last4"])
+        compute_features(build_backbone("resnet18", 32), images, ["last2"])
+    with pytest.raises(UserError, match="block -3"):
+        compute_features(backbone, images, ["last3"])
 
 
 def test_extracted_once_and_equal_to_a_direct_pass(make_test_context, monkeypatch):
     context = make_test_context()
     seen = calls_of(monkeypatch, context)
-    context.prepare("train", ["pooled", "last4"])
+    context.prepare("train", ["pooled", "last2"])
     assert sum(seen) == len(context.train)
     train = context.features("train", "pooled")
     assert sum(seen) == len(context.train)
     again = make_test_context()
     assert (again.features("train", "pooled") == train).all()
-    assert (again.features("train", "last4")[:, -train.shape[1] :] == train).all()
+    assert (again.features("train", "last2")[:, -train.shape[1] :] == train).all()
     assert sum(seen) == len(context.train)
 
     from data.views import eval_images
@@ -114,7 +117,7 @@ def test_an_extraction_killed_at_its_end_computes_nothing_again(make_test_contex
 @pytest.mark.parametrize("damage", [None, "lost bytes", "other bytes"])
 def test_an_interrupted_extraction_continues(make_test_context, monkeypatch, damage):
     whole = make_test_context(out="whole")
-    expected = whole.features("train", "last4").clone()
+    expected = whole.features("train", "last2").clone()
 
     monkeypatch.setattr(cache, "COMMIT_EVERY", 0)
     monkeypatch.setattr(features, "COMMIT_EVERY", 0)
@@ -131,7 +134,7 @@ def test_an_interrupted_extraction_continues(make_test_context, monkeypatch, dam
 
     monkeypatch.setattr(features, "compute_features", stops)
     with pytest.raises(Stop):
-        context.features("train", "last4")
+        context.features("train", "last2")
     (part,) = (context.run_dir / "features").glob("*.part")
     content = bytearray(part.read_bytes())
     if damage == "lost bytes":
@@ -145,7 +148,7 @@ def test_an_interrupted_extraction_continues(make_test_context, monkeypatch, dam
     monkeypatch.setattr(features, "compute_features", original)
     again = make_test_context()
     seen = calls_of(monkeypatch, again)
-    torch.testing.assert_close(again.features("train", "last4"), expected)
+    torch.testing.assert_close(again.features("train", "last2"), expected)
     assert sum(seen) == len(context.train) - (48 if damage is None else 0)
     assert {path.suffix for path in (context.run_dir / "features").iterdir()} == {".npy", ".json"}
     assert len(list((context.run_dir / "features").iterdir())) == 2

@@ -64,7 +64,7 @@ def test_measurements_and_what_they_leave(make_test_context, backbone):
     by_name = {(m.evaluation, m.metric): m.value for m in found}
     assert by_name["knn", "top1"] > 30  # colours show through untrained networks, too; chance is 17
     assert by_name["linear", "top1"] > 30
-    features = {"vit_nano": "last4"}.get(backbone, "pooled")
+    features = {"vit_nano": "last2"}.get(backbone, "pooled")
     assert found[-1].protocol["features"] == found[-3].protocol["features"] == features
     for name in CONFIGS:
         file = context.run_dir / "results" / f"{name}.json"
@@ -198,9 +198,22 @@ def test_the_authors_protocol_learns_from_augmented_images(make_test_context):
     assert top1.protocol["chosen_lr"] in (0.001, 0.01)
 
 
+def test_the_blocks_that_the_authors_classifier_sees(make_test_context):
+    default, one = (
+        run_evaluations(["linear_authors"], {"linear_authors": LinearAuthorsConfig(epochs=2, blocks=blocks)}, context)[
+            0
+        ]
+        for blocks, context in ((None, make_test_context()), (1, make_test_context()))
+    )
+    assert (default.protocol["features"], one.protocol["features"]) == ("last2", "last1")
+    last = make_test_context().features("train", "last1")
+    torch.testing.assert_close(last, make_test_context().features("train", "pooled"))  # the CLS token of the last block
+
+
 @pytest.mark.parametrize(
     "name, config, message",
     [
+        ("linear_authors", LinearAuthorsConfig(blocks=0), "--linear_authors_blocks 0: give at least 1"),
         ("linear", LinearConfig(lrs=[]), "--linear_lrs"),
         ("linear", LinearConfig(lrs=[0.1, -1.0]), "above 0"),
         ("linear", LinearConfig(lrs=[0.1, float("nan")]), "above 0"),

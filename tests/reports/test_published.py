@@ -32,6 +32,7 @@ PRINTED = {
     "dino/appendix_teacher_temperature": "43.9/66.7/69.6/68.7/0.1/69.7",
     "dino/appendix_epochs": "70.9/72.8/74.5",
     "dino/appendix_crop_scale": "65.6/68.0/69.7/69.8/69.5",
+    "dino/appendix_blocks": "76.1/76.6/77.0/77.0",
     "barlow_twins/table1": "73.2 91.0 73.5",
     "barlow_twins/table2": "55.0/79.2 69.7/89.3",
     "barlow_twins/table3": "54.1 86.2 46.5",
