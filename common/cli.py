@@ -12,6 +12,18 @@ from common.errors import UsageError, unknown_name
 from common.files import parse_yaml, read_yaml
 
 
+class UnknownOption(UsageError):
+    """A command has no option of that name.
+
+    Attributes:
+        option: its name, without dashes.
+    """
+
+    def __init__(self, option: str, message: str):
+        super().__init__(message)
+        self.option = option
+
+
 def make_parser(command: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
     """A parser for one subcommand. Add dataclasses with ``add_arguments``; options are their field names with underscores,
     never abbreviated. What is wrong raises UsageError instead of printing the whole usage."""
@@ -32,12 +44,13 @@ def require_one_process(command: str) -> None:
 
 
 def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
-    """Parse all of ``words``; an unknown option names the nearest known one."""
+    """Parse all of ``words``; an unknown option (``UnknownOption``) names the nearest known one."""
     namespace, unknown = parser.parse_known_args(list(words))
     for word in unknown:
         if word.startswith("--"):
             known = [option for option in parser._option_string_actions if option.startswith("--")]
-            raise unknown_name("option", word.split("=")[0], known)
+            option = word.split("=")[0]
+            raise UnknownOption(option.removeprefix("--"), str(unknown_name("option", option, known)))
     if unknown:
         raise UsageError(f"{parser.prog}: {' '.join(unknown)!r} belongs to no option; see: python {parser.prog} --help")
     return namespace

@@ -263,7 +263,9 @@ class DINO(Method):
         config = self.config
         warmup = config.warmup_teacher_temp_epochs
         if warmup > progress.epochs:
-            raise UsageError(f"--warmup_teacher_temp_epochs {warmup} is more than the run's {progress.epochs} epochs")
+            raise UsageError(
+                f"--warmup_teacher_temp_epochs {warmup} is more than the run's {progress.epochs:g} epochs; give at most as many"
+            )
         if progress.epoch < warmup:
             self._teacher_temp = linear(config.warmup_teacher_temp, config.teacher_temp, progress.epoch, warmup)
         else:

@@ -203,6 +203,44 @@ def test_what_is_wrong_is_named(words, message, capsys, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_an_option_goes_to_the_rows_whose_command_has_it(tmp_path, capsys):
+    words = ["reproduce", "small/lightly_imagenette", "--data_root", str(tmp_path), "--dry_run"]
+    assert run.main([*words, "--epochs", "4", "--local_crops", "2"]) == 0
+    printed = capsys.readouterr().out
+    trainings = {line.split("--method ")[1].split()[0]: line for line in printed.splitlines() if "--method" in line}
+    assert list(trainings) == ["barlow_twins", "dino", "weak_dino"]
+    assert all(" --epochs 4 " in line for line in trainings.values())
+    assert [" --local_crops 2 " in line for line in trainings.values()] == [False, True, True]
+    left_out = "Barlow_Twins-barlow_twins-resnet18-seed0: left out, for its command has no such option: --local_crops"
+    assert left_out in printed and printed.count("left out") == 1
+
+    # The parts of one row, too.
+    roots = [f"{name}={tmp_path}" for name in ("places205", "inat18", "voc2007")]
+    words = ["reproduce", "barlow_twins/table3", "--dry_run", "--data_root", *roots]
+    assert run.main([*words, "--linear_authors_epochs", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("--linear_authors_epochs 1 ") == 2
+    assert "Barlow_Twins-voc07-seed0: left out, for its command has no such option: --linear_authors_epochs" in printed
+
+
+def test_what_was_left_out_is_not_a_change(published, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.reproduce._run", lambda words, log: "")
+    file = tmp_path / "published" / "made.yaml"
+    content = yaml.safe_load(file.read_text())
+    table = content["tables"]["t1"]
+    table["parts"]["again"] = {**table["parts"]["colours"], "evals": ["retrieval"]}
+    del table["parts"]["again"]["knn_ks"]
+    table["columns"]["again"] = {"title": "R", "evaluation": "retrieval", "metric": "map_at_r", "part": "again"}
+    table["columns"]["knn"]["part"] = "colours"
+    table["rows"] = table["rows"][:1]
+    file.write_text(yaml.safe_dump(content))
+    words = ["reproduce", "made/t1", "--data_root", f"colours={published}", f"again={published}"]
+    assert run.main([*words, "--out", str(tmp_path / "out"), "--device", "cpu", "--knn_temperature", "0.5"]) == 0
+    runs = tmp_path / "out/made/t1/runs"
+    changed = {path.parent.name: json.loads(path.read_text())["changed"] for path in runs.glob("*/reproduces.json")}
+    assert changed == {"untrained-colours-seed0": {"knn_temperature": 0.5}, "untrained-again-seed0": {}}
+
+
 def test_a_row_that_has_not_begun_takes_other_options(tmp_path):
     table = TABLES["dino/table5"]
     task = tasks_of(table, None, None, {})[0]

@@ -20,7 +20,7 @@ from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from common.cli import words_of
+from common.cli import UnknownOption, words_of
 from common.errors import UsageError, UserError, unknown_name
 from common.files import read_yaml, write_json, write_text
 from data.listing import require_folder
@@ -59,7 +59,7 @@ def reproduce(command: ReproduceCommand, further: Mapping[str, Any]) -> int:
 
     Args:
         command: the options of the command itself.
-        further: options for every row's command, over the table's own.
+        further: options for the rows' commands that have them, over the table's own.
 
     Returns:
         exit status: 0, or 1 where a row that was asked for could not be measured (the others are all the same).
@@ -91,7 +91,7 @@ def run_table(table: PublishedTable, command: ReproduceCommand, further: Mapping
     out = Path(command.out) / table.name
     tasks = tasks_of(table, command.rows, command.seeds, further)
     if further:
-        _check_options(tasks)
+        tasks = _fitting(tasks, further, console)
     roots = _roots(table, tasks, command.data_root or [])
     due, missing = [], {}
     for task in tasks:
@@ -101,7 +101,9 @@ def run_table(table: PublishedTable, command: ReproduceCommand, further: Mapping
             missing[task.row, task.part] = str(error)
     if not command.dry_run:
         for task in due:
-            _mark(out / "runs" / task.name, table, task, further)
+            _mark(
+                out / "runs" / task.name, table, task, {name: further[name] for name in further if name in task.options}
+            )
     for number, task in enumerate(due, 1):
         words = [task.command, *words_of({**task.options, "out": str(out / "runs" / task.name)})]
         if command.dry_run:
@@ -118,17 +120,43 @@ def run_table(table: PublishedTable, command: ReproduceCommand, further: Mapping
     return 1 if missing else 0
 
 
-def _check_options(tasks: Sequence[Task]) -> None:
-    """Parse one of each kind of command, so that a wrong option stops all of them before anything is written. Raises UsageError."""
+def _fitting(tasks: Sequence[Task], further: Mapping[str, Any], console: Console) -> list[Task]:
+    """The tasks, each without those of the ``further`` options that its command does not have, which is said. One of each kind of
+    command is parsed, so that a wrong option stops all of them before anything is written: UsageError, as where none has it."""
+    kinds = {(task.part, task.options.get("method")): task for task in tasks}
+    unknown = {kind: _unknown(task, further) for kind, task in kinds.items()}
+    for name in further:
+        errors = [found.get(name) for found in unknown.values()]
+        if errors and all(errors):
+            raise errors[0]
+    fitting = []
+    for task in tasks:
+        lacking = unknown[task.part, task.options.get("method")]
+        if lacking:
+            names = ", ".join(f"--{name}" for name in lacking)
+            _say(console, f"{task.name}: left out, for its command has no such option: {names}")
+        options = {name: value for name, value in task.options.items() if name not in lacking}
+        fitting.append(replace(task, options=options))
+    return fitting
+
+
+def _unknown(task: Task, further: Mapping[str, Any]) -> dict[str, UsageError]:
+    """The ``further`` options that a task's command does not have, with what it says of each. UsageError where anything else is
+    wrong with its options."""
     from eval.options import read_options as read_evaluate
     from training.command import read_options as read_train
 
-    for task in {(task.part, task.options.get("method")): task for task in tasks}.values():
-        read = read_train if task.command == "train" else read_evaluate
+    read = read_train if task.command == "train" else read_evaluate
+    found: dict[str, UsageError] = {}
+    while True:
         try:
-            read(words_of(task.options))
+            read(words_of({name: value for name, value in task.options.items() if name not in found}))
+            return found
         except UsageError as error:
-            raise UsageError(f"{task.row}: {error}") from error
+            told = UsageError(f"{task.row}: {error}")
+            if not isinstance(error, UnknownOption) or error.option not in further:
+                raise told from error
+            found[error.option] = told
 
 
 def _say(console: Console, words: str) -> None:

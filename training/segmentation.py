@@ -180,7 +180,8 @@ class SegmentationBatches:
     def __init__(self, store: ImageStore, sample: Sample, config: TrainConfig, device: torch.device, workers: int = 1):
         if len(store) < config.batch_size:
             raise UserError(
-                f"{store.name} has {len(store)} images to train on, fewer than one batch; give --batch_size {len(store)} or less"
+                f"{store.name} has {len(store)} images to train on, fewer than one batch; give --batch_size {len(store)} or less "
+                "(beside other evaluations: --segmentation_batch_size)"
             )
         self.config, self.device = config, device
         self._images, self._sample, self._workers = len(store), sample, workers

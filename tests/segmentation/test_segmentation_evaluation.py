@@ -136,7 +136,7 @@ def test_a_head_s_run_says_how_it_was_trained(make_context):
         ({"scale": [2.0, 0.5]}, "no range"),
         ({"test_scales": [0.0]}, "above 0"),
         ({"crop_size": 30}, "30×30 pixels do not divide into patches of 4"),
-        ({"batch_size": 16}, "fewer than one batch"),
+        ({"batch_size": 16}, r"fewer than one batch; give --batch_size \d+ or less \(.*--segmentation_batch_size\)"),
         ({"layer_decay": 0.0}, "layer_decay"),
         ({"output_stride": 8}, "cannot be given 8"),
         ({"train_list": "train_aug"}, "--download makes it"),
