@@ -2,8 +2,8 @@
 
 The order of operations is the references' (dino/main_dino.py, ``DataAugmentationDINO``; barlowtwins/main.py, ``Transform``):
 crop and resize, flip, colour jitter, greyscale, blur, solarise, normalise. Each equals PIL's / torchvision's for the same
-parameters: the crop within 1 grey level (for large crops on a CPU see ``data.resample.Source.crop``), colour operations within 1,
-the blur within 2.
+parameters: the crop and colour operations within 1 grey level, the blur within 2. A CPU makes one crop after the other
+(``data.crops_cpu``), an accelerator many at once (``data.resample``, ``data.colour``).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 from common.errors import UsageError
 from data import colour
 from data.colour import Scratch
-from data.resample import GaussianBlur, Source, bicubic_weights, down_first
+from data.resample import GaussianBlur, bicubic_weights, crop, down_first
 from data.store import ImageBatch
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -40,10 +40,8 @@ RANDOMS = 2 * ATTEMPTS + 16
 #: those of some anchors.
 ViewParams = Tensor
 
-#: Pixels of the crops that pass through the operations together, for each thread: a few planes of them stay in the cache of a
-#: core. An accelerator takes as many as memory is worth.
-CPU_CHUNK = 65_536
-DEVICE_CHUNK = 2**24
+#: Pixels of the crops that an accelerator makes together: as many as memory is worth.
+CHUNK = 2**24
 
 
 def _in_float32(function: Callable) -> Callable:
@@ -292,7 +290,6 @@ class ViewMaker:
         sources, params, sizes = sources.cpu(), params.cpu(), images.sizes.cpu()
         if sources.numel() and not 0 <= int(sources.min()) <= int(sources.max()) < len(sizes):
             raise ValueError(f"sources from {sources.min()} to {sources.max()}; the batch has {len(sizes)} images")
-        source, scratch = Source(images.pixels), Scratch(images.pixels.device)
         out: list[Tensor] = [torch.empty(0)] * V
         for size in dict.fromkeys(view.size for view in self.views):
             members = [v for v, view in enumerate(self.views) if view.size == size]
@@ -300,22 +297,29 @@ class ViewMaker:
             crops = _Crops(
                 *(np.concatenate([getattr(plan, name) for plan in plans]) for name in _Crops.__dataclass_fields__)
             )
-            for v, view in zip(
-                members, self._make(source, crops, size, scratch).unflatten(0, (len(members), b)), strict=True
-            ):
+            make = self._one_by_one if images.pixels.device.type == "cpu" else self._together
+            for v, view in zip(members, make(images.pixels, crops, size).unflatten(0, (len(members), b)), strict=True):
                 out[v] = view
         return out
 
-    def _make(self, source: Source, crops: _Crops, size: int, scratch: Scratch) -> Tensor:
-        """The crops, ``[n, 3, size, size]``."""
-        out = _empty((len(crops.rows), 3, size, size), source.pixels.device)
+    def _one_by_one(self, pixels: Tensor, crops: _Crops, size: int) -> Tensor:
+        """The crops, ``[n, 3, size, size]``, on a CPU."""
+        from data.crops_cpu import make_crops  # its compiler takes a third of a second to import
+
+        levels = pixels.contiguous().numpy()
+        return torch.from_numpy(make_crops(levels, crops, size, self.mean, self.std, torch.get_num_threads()))
+
+    def _together(self, pixels: Tensor, crops: _Crops, size: int) -> Tensor:
+        """The crops, ``[n, 3, size, size]``, on any device."""
+        scratch = Scratch(pixels.device)
+        out = torch.empty((len(crops.rows), 3, size, size), device=pixels.device)
         blurred = crops.sigmas > 0
         blur = GaussianBlur(crops.sigmas[blurred].tolist(), size, out.device)
         places = torch.from_numpy(blurred.cumsum() - 1)  # of the crops among the blurred
         factors = np.take_along_axis(crops.factors, crops.order, axis=1)  # in the order; -1, no operation, takes any
-        for chunk in _chunks(crops, size, source.pixels):
+        for chunk in _chunks(crops, size, pixels):
             rows, boxes, flips = (values[chunk].tolist() for values in (crops.rows, crops.boxes, crops.flips))
-            x = source.crop(rows, boxes, flips, size)
+            x = crop(pixels, rows, boxes, flips, size)
             _jitter(x, crops.order[chunk], factors[chunk], scratch)
             _on(x, crops.grey[chunk], lambda y, _: colour.to_grey(y, scratch))
             _on(x, blurred[chunk], lambda y, at, c=chunk: blur(y, places[c[at]].to(y.device)))
@@ -328,10 +332,7 @@ class ViewMaker:
 
 def _chunks(crops: _Crops, size: int, pixels: Tensor) -> list[np.ndarray]:
     """Indices of crops to process together. Their hue is shifted at the same place of the order, or not at all."""
-    if pixels.device.type == "cpu":
-        count = max(1, CPU_CHUNK * torch.get_num_threads() // size**2)
-    else:
-        count = max(1, DEVICE_CHUNK // max(size**2, pixels[0, 0].numel() // 4))
+    count = max(1, CHUNK // max(size**2, pixels[0, 0].numel() // 4))
     is_hue = crops.order == colour.HUE
     when = np.where(is_hue.any(axis=1), is_hue.argmax(axis=1), -1)
     # Like operations together, where that is possible.
@@ -361,13 +362,6 @@ def _on(x: Tensor, chosen: np.ndarray, operation: Callable[[Tensor, np.ndarray],
         part = x.index_select(0, index)
         operation(part, at)
         x.index_copy_(0, index, part)
-
-
-def _empty(shape: tuple[int, ...], device: torch.device) -> Tensor:
-    if device.type == "cpu":
-        # numpy asks the system for huge pages, torch does not: fewer page faults on the first write.
-        return torch.from_numpy(np.empty(shape, np.float32))
-    return torch.empty(shape, device=device)
 
 
 @torch.no_grad()

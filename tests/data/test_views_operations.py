@@ -1,4 +1,5 @@
-"""Each operation of the views against PIL and torchvision, for the same parameters, over many images and parameters."""
+"""Each operation of the views against PIL and torchvision, for the same parameters, over many images and parameters: as a CPU makes
+crops, one by one, and as an accelerator does, together."""
 
 import numpy as np
 import PIL
@@ -8,9 +9,44 @@ import torchvision.transforms.functional as TF
 from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor
 
-from data import colour, resample
-from data.colour import BRIGHTNESS, CONTRAST, SATURATION, Scratch
-from data.resample import GaussianBlur, Source, bicubic_weights, blur_weights, crop_by_products, down_first
+from data.colour import BRIGHTNESS, CONTRAST, HUE, SATURATION
+from data.resample import bicubic_weights, blur_weights, down_first
+from data.views import ViewMaker, _Crops
+
+WAYS = ("_one_by_one", "_together")
+
+
+@pytest.fixture(params=WAYS)
+def made(request):
+    """``made(images, size, boxes, flips, order, factors, grey, sigmas, solarize)``: levels ``[n, 3, size, size]``; what is not
+    given is not done."""
+    maker = ViewMaker([], mean=(0.0, 0.0, 0.0), std=(1 / 255,) * 3)
+
+    def make(images: list[np.ndarray], size: int, **given: object) -> Tensor:
+        n = len(images)
+        plan = {
+            "rows": np.arange(n),
+            "boxes": [(0, 0, *image.shape[:2]) for image in images],
+            "flips": [False] * n,
+            "order": np.full((n, 4), -1),
+            "factors": np.ones((n, 4)),
+            "grey": [False] * n,
+            "sigmas": np.zeros(n),
+            "solarize": np.full(n, np.inf),
+        }
+        pixels = torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image in images])
+        crops = _Crops(**{name: np.array(value) for name, value in {**plan, **given}.items()})
+        return getattr(maker, request.param)(pixels, crops, size)
+
+    return make
+
+
+def one_operation(kinds, factors) -> dict[str, np.ndarray]:
+    """A jitter of one operation for each image."""
+    order, all_factors = np.full((len(kinds), 4), -1), np.ones((len(kinds), 4))
+    order[:, 2] = kinds
+    all_factors[np.arange(len(kinds)), kinds] = factors
+    return {"order": order, "factors": all_factors}
 
 
 def noise(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
@@ -25,10 +61,6 @@ def noise(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     else:
         image = rng.integers(0, 253) + rng.integers(0, 4, (height, width, 3))
     return image.astype(np.uint8)
-
-
-def tensor(*images: np.ndarray) -> Tensor:
-    return torch.stack([torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1) for image in images]).contiguous()
 
 
 def difference(ours: Tensor, theirs: list[Image.Image]) -> np.ndarray:
@@ -55,38 +87,17 @@ SIZES = (1, 7, 32, 96, 224)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_crop_by_products_is_within_one_level_of_pil(shape):
+def test_crop_is_within_one_level_of_pil(shape, made):
     rng = np.random.default_rng(sum(shape))
     for size in SIZES:
         images = [noise(rng, *shape) for _ in range(4)]
         boxes = [(0, 0, *shape), *(random_box(rng, *shape) for _ in range(3))]
         flips = [bool(rng.integers(2)) for _ in boxes]
-        ours = crop_by_products(tensor(*images).byte(), range(4), boxes, flips, size)
         theirs = []
         for image, (top, left, height, width), flip in zip(images, boxes, flips, strict=True):
             crop = pil_resize(Image.fromarray(image).crop((left, top, left + width, top + height)), size, size)
             theirs.append(TF.hflip(crop) if flip else crop)
-        assert difference(ours, theirs).max() <= 1
-
-
-@pytest.mark.parametrize("shape", [(300, 5), (150, 97), (256, 256)])
-def test_crop_one_by_one_is_within_one_level_of_pil_but_for_a_few_in_a_million(shape, monkeypatch):
-    monkeypatch.setattr(resample, "SMALL_PRODUCT", 0)
-    rng = np.random.default_rng(sum(shape))
-    differences = []
-    for size in SIZES:
-        images = [noise(rng, *shape) for _ in range(6)]
-        boxes = [(0, 0, *shape), *(random_box(rng, *shape) for _ in range(5))]
-        flips = [bool(rng.integers(2)) for _ in boxes]
-        ours = Source(tensor(*images).byte()).crop(range(6), boxes, flips, size)
-        theirs = []
-        for image, (top, left, height, width), flip in zip(images, boxes, flips, strict=True):
-            crop = pil_resize(Image.fromarray(image).crop((left, top, left + width, top + height)), size, size)
-            theirs.append(TF.hflip(crop) if flip else crop)
-        differences.append(difference(ours, theirs).ravel())
-    differences = np.concatenate(differences)
-    assert differences.max() <= 2
-    assert (differences > 1).sum() <= 3 + 2e-5 * len(differences)
+        assert difference(made(images, size, boxes=boxes, flips=flips), theirs).max() <= 1
 
 
 @pytest.mark.skipif(int(PIL.__version__.split(".")[0]) < 13, reason="Pillow before 13 resizes along x first, always")
@@ -101,19 +112,17 @@ def test_order_of_the_axes_is_pillows():
     assert orders == {True, False}
 
 
-@pytest.mark.parametrize("products", [True, False])
-def test_nothing_outside_its_box_enters_a_crop(products, monkeypatch):
-    monkeypatch.setattr(resample, "SMALL_PRODUCT", 10**9 if products else 0)
+def test_nothing_outside_its_box_enters_a_crop(made):
     rng = np.random.default_rng(3)
     boxes = [random_box(rng, 40, 50) for _ in range(20)]
     flips = [bool(rng.integers(2)) for _ in boxes]
-    image = torch.from_numpy(rng.integers(0, 256, (3, 40, 50), dtype=np.uint8))
-    outside = torch.full((20, 3, 40, 50), 255, dtype=torch.uint8)
+    image = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    outside = np.full((20, 40, 50, 3), 255, np.uint8)
     for pixels, (top, left, height, width) in zip(outside, boxes, strict=True):
-        window = (slice(None), slice(top, top + height), slice(left, left + width))
+        window = (slice(top, top + height), slice(left, left + width))
         pixels[window] = image[window]
-    inside = Source(image[None]).crop([0] * 20, boxes, flips, 24)
-    assert torch.equal(inside, Source(outside).crop(range(20), boxes, flips, 24))
+    inside = made([image] * 20, 24, boxes=boxes, flips=flips)
+    assert torch.equal(inside, made(list(outside), 24, boxes=boxes, flips=flips))
 
 
 def test_bicubic_weights_sum_to_one_and_keep_an_image_of_the_same_size():
@@ -124,14 +133,12 @@ def test_bicubic_weights_sum_to_one_and_keep_an_image_of_the_same_size():
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 16, 33, 45, 47, 96, 131, 224])
-def test_blur_is_within_two_levels_of_pil(size):
+def test_blur_is_within_two_levels_of_pil(size, made):
     rng = np.random.default_rng(size)
     for sigmas in (rng.uniform(0.1, 2, 4).tolist(), [0.1, 0.5, 1.0, 2.0], [0.3, 1.5, 4.0, 7.5]):
         images = [noise(rng, size, size) for _ in sigmas]
-        ours = tensor(*images)
-        GaussianBlur(sigmas, size)(ours, torch.arange(4))
         theirs = [Image.fromarray(i).filter(ImageFilter.GaussianBlur(s)) for i, s in zip(images, sigmas, strict=True)]
-        assert difference(ours, theirs).max() <= 2
+        assert difference(made(images, size, sigmas=sigmas), theirs).max() <= 2
 
 
 def test_blur_matrices_of_a_constant_image_change_nothing():
@@ -147,58 +154,51 @@ def test_blur_matrices_of_a_constant_image_change_nothing():
         (SATURATION, TF.adjust_saturation),
     ],
 )
-def test_blends_are_within_one_level_of_pil(kind, reference):
+def test_blends_are_within_one_level_of_pil(kind, reference, made):
     rng = np.random.default_rng(kind)
-    for shape in SHAPES:
-        images = [noise(rng, *shape) for _ in range(6)]
+    for size in (1, 2, 17, 64, 150):
+        images = [noise(rng, size, size) for _ in range(6)]
         factors = [0.0, 1.0, 2.0, *rng.uniform(0, 2, 3)]
-        ours = tensor(*images)
-        colour.blend(ours, [kind] * 6, factors, Scratch())
         theirs = [reference(Image.fromarray(image), factor) for image, factor in zip(images, factors, strict=True)]
-        assert difference(ours, theirs).max() <= 1
+        assert difference(made(images, size, **one_operation([kind] * 6, factors)), theirs).max() <= 1
 
 
-def test_different_blends_of_one_batch_equal_those_of_single_images():
+def test_different_blends_of_one_batch_equal_those_of_single_images(made):
     rng = np.random.default_rng(5)
     kinds = [BRIGHTNESS, SATURATION, CONTRAST, CONTRAST, BRIGHTNESS, SATURATION]
     factors = list(rng.uniform(0.5, 1.5, 6))
-    together = tensor(*(noise(rng, 20, 30) for _ in kinds))
-    alone = together.clone()
-    colour.blend(together, kinds, factors, Scratch())
-    for image, kind, factor in zip(alone.split(1), kinds, factors, strict=True):
-        colour.blend(image, [kind], [factor], Scratch())
-    assert torch.allclose(together, alone, atol=1e-3)
+    images = [noise(rng, 30, 30) for _ in kinds]
+    together = made(images, 30, **one_operation(kinds, factors))
+    alone = [
+        made([image], 30, **one_operation([kind], [factor]))
+        for image, kind, factor in zip(images, kinds, factors, strict=True)
+    ]
+    assert torch.allclose(together, torch.cat(alone), atol=1e-3)
 
 
 @pytest.mark.parametrize("shift", [-0.5, -0.1, -0.003, 0.0, 0.031, 0.1, 0.37, 0.5])
-def test_hue_is_within_one_level_of_pil_on_the_whole_colour_cube(shift):
+def test_hue_is_within_one_level_of_pil_on_the_whole_colour_cube(shift, made):
     # Every level of one channel and every third of the others: pure and mixed colours, greys, ties.
     third = np.arange(0, 256, 3)
     cube = np.stack(np.meshgrid(third, third, np.arange(256), indexing="ij"), axis=-1).astype(np.uint8)
     for colours in (cube, cube[..., ::-1], np.roll(cube, 1, axis=-1)):
-        image = np.ascontiguousarray(colours.reshape(86, -1, 3))
-        ours = tensor(image)
-        colour.shift_hue(ours, [shift], Scratch())
+        image = np.ascontiguousarray(colours.reshape(1376, 1376, 3))
+        ours = made([image], 1376, **one_operation([HUE], [shift]))
         assert difference(ours, [TF.adjust_hue(Image.fromarray(image), shift)]).max() <= 1 + 1e-4
 
 
-def test_hue_takes_a_shift_for_each_image():
+def test_hue_takes_a_shift_for_each_image(made):
     rng = np.random.default_rng(6)
-    images, shifts = [noise(rng, 30, 40) for _ in range(8)], rng.uniform(-0.5, 0.5, 8)
-    ours = tensor(*images)
-    colour.shift_hue(ours, list(shifts), Scratch())
+    images, shifts = [noise(rng, 40, 40) for _ in range(8)], rng.uniform(-0.5, 0.5, 8)
     theirs = [TF.adjust_hue(Image.fromarray(image), shift) for image, shift in zip(images, shifts, strict=True)]
-    assert difference(ours, theirs).max() <= 1 + 1e-4
+    assert difference(made(images, 40, **one_operation([HUE] * 8, shifts)), theirs).max() <= 1 + 1e-4
 
 
 @pytest.mark.parametrize("threshold", [0, 1, 128, 200, 255])
-def test_greyscale_and_solarisation_are_within_one_level_of_pil(threshold):
+def test_greyscale_and_solarisation_are_within_one_level_of_pil(threshold, made):
     rng = np.random.default_rng(threshold)
-    images = [noise(rng, 33, 21) for _ in range(8)]
-    ours = tensor(*images)
-    colour.to_grey(ours, Scratch())
+    images = [noise(rng, 33, 33) for _ in range(8)]
     theirs = [TF.rgb_to_grayscale(Image.fromarray(image), 3) for image in images]
-    assert difference(ours, theirs).max() <= 1
-    ours = tensor(*images)
-    colour.solarize(ours, threshold, Scratch())
-    assert difference(ours, [ImageOps.solarize(Image.fromarray(image), threshold) for image in images]).max() == 0
+    assert difference(made(images, 33, grey=[True] * 8), theirs).max() <= 1
+    theirs = [ImageOps.solarize(Image.fromarray(image), threshold) for image in images]
+    assert difference(made(images, 33, solarize=[float(threshold)] * 8), theirs).max() <= 1e-4
