@@ -135,9 +135,28 @@ def require_known(name: str, kind: str, known: Mapping[str, Any] | tuple[str, ..
 
 
 def _write_dino(backbone: Backbone, name: str, path: Path, images: Tensor) -> None:
-    """As ``dino_deitsmall16_pretrain.pth`` and ``dino_resnet50_pretrain.pth``: plain names."""
-    require_known(name, "dino", TIMM_NAMES)
+    """As ``dino_deitsmall16_pretrain.pth``, ``dino_resnet50_pretrain.pth`` and ``dino_xcit_small_12_p16_pretrain.pth``: plain
+    names."""
+    if isinstance(backbone, TimmBackbone) and name.startswith("timm:xcit_"):
+        torch.save(_as_xcit_authors(plain_state(backbone.model)), path)
+        return
+    require_known(name, "dino", {**TIMM_NAMES, "timm:xcit_…": ""})
     torch.save(plain_state(backbone), path)
+
+
+def _as_xcit_authors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A timm XCiT's tensors as facebookresearch/xcit has them, into which DINO's hub loads its files: query, key and value of class
+    attention are one layer, and the position encoding is spelt otherwise. (``timm.models.xcit.checkpoint_filter_fn`` is the way
+    back.)"""
+    found = {}
+    for name, value in state.items():
+        layer, part, kind = name.rpartition(".attn.")[0], *name.split(".")[-2:]
+        if name.startswith("cls_attn_blocks.") and part in ("q", "k", "v"):
+            if part == "q":
+                found[f"{layer}.attn.qkv.{kind}"] = torch.cat([state[f"{layer}.attn.{p}.{kind}"] for p in "qkv"])
+        else:
+            found[name.replace("pos_embed.", "pos_embeder.")] = value
+    return found
 
 
 def _read_ours(path: Path, name: str, images: Tensor) -> tuple[Tensor, str]:

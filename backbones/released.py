@@ -184,7 +184,7 @@ def _check_digest(path: Path, release: Release, spec: str) -> None:
     elif (known := record.read_text(encoding="utf-8", errors="replace")[:64]) != found:
         raise UserError(
             f"{path}: changed since it came (its SHA-256 digest is {found[:8]}…, and {record.name} says {known[:8]}…); "
-            "delete both, and it is fetched again"
+            "delete both, and it is fetched again, or the latter alone, if you put this file there"
         )
 
 

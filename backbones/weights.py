@@ -101,7 +101,10 @@ def find_weights(spec: str | Path) -> Path:
             raise UserError(f"{path}: a folder without checkpoints/last.pt; give a run directory or a weights file")
         return checkpoint
     if not path.is_file():
-        raise UserError(f"{path}: no such weights file or run directory")
+        raise UserError(
+            f"{path}: no such weights file or run directory; names of released weights begin with dino:, barlow_twins:, timm: or "
+            "torchvision:"
+        )
     return path
 
 

@@ -202,13 +202,12 @@ class _Builder:
             return _Outcome(skipped=str(reason))
         except WrongData as error:
             return _Outcome(refused=str(error))
-        planes = np.empty((3, sample.image.image.height, sample.image.image.width), np.uint8)
-        sample.image.write_planes(planes)
+        planes = sample.image.planes
         record = np.zeros((), RECORD)
         record["row"] = row
-        record["size"] = planes.shape[1:]
+        record["size"] = planes[0].shape
         record["original_size"] = sample.image.original_size
-        record["digest"] = _digest(planes)
+        record["digest"] = _digest(*planes)
         if sample.mask is not None:
             record["mask_digest"] = _digest(sample.mask)
         return _Outcome(record, planes, sample.mask, sample.label_set, sample.image.note)
@@ -278,7 +277,7 @@ class _Commit:
         if outcome.skipped is not None:
             self.skipped.append((row, outcome.skipped))
             return
-        outcome.record["offset"] = self._write(file, outcome.planes)
+        outcome.record["offset"] = self._write(file, *outcome.planes)
         outcome.record["mask_offset"] = -1 if outcome.mask is None else self._write(file, outcome.mask)
         self.records.append(outcome.record)
         if outcome.label_set is not None:
@@ -286,12 +285,13 @@ class _Commit:
         if outcome.note:
             self.converted.append((row, outcome.note))
 
-    def _write(self, file: BinaryIO, array: np.ndarray) -> int:
+    def _write(self, file: BinaryIO, *arrays: np.ndarray) -> int:
         if not self.keep:
             return -1
         offset = self.end
-        file.write(array.data)
-        self.end += array.nbytes
+        for array in arrays:
+            file.write(array.data)
+            self.end += array.nbytes
         return offset
 
     def line(self, end: int, following: int) -> dict:
@@ -348,11 +348,12 @@ def _pixel_file(key: str) -> str:
     return f"pixels-{key[:16]}.bin"
 
 
-def _digest(array: np.ndarray) -> np.ndarray:
+def _digest(*planes: np.ndarray) -> np.ndarray:
     """16 bytes that are equal for equal shape and content, and by chance for others: they tell apart, they protect from nobody. A
     cryptographic hash took nearly as long as decoding the image."""
-    digest = xxhash.xxh3_128(repr(array.shape).encode())
-    digest.update(array.data)
+    digest = xxhash.xxh3_128(repr((len(planes), *planes[0].shape)).encode())
+    for plane in planes:
+        digest.update(plane.data)
     return np.frombuffer(digest.digest(), np.uint8)
 
 

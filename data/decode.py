@@ -65,10 +65,11 @@ class Decoded:
         """uint8 ``[H, W, 3]``."""
         return np.asarray(self.image)
 
-    def write_planes(self, out: np.ndarray) -> None:
-        """Write the same into ``out``, uint8 ``[3, H, W]``: in less than half of the time of transposing ``pixels``."""
-        for plane, band in zip(out, "RGB", strict=True):
-            plane[:] = np.frombuffer(self.image.tobytes("raw", band), np.uint8).reshape(plane.shape)
+    @property
+    def planes(self) -> list[np.ndarray]:
+        """The same as three arrays ``[H, W]``: in less than half of the time of transposing ``pixels``."""
+        shape = self.image.height, self.image.width
+        return [np.frombuffer(self.image.tobytes("raw", band), np.uint8).reshape(shape) for band in "RGB"]
 
 
 def decode_image(path: Path, short_side: int | None = None) -> Decoded:

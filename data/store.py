@@ -142,7 +142,7 @@ class ImageStore:
             return ImageBatch(torch.from_numpy(pixels), torch.from_numpy(sizes))
         height, width = sizes.max(axis=0) if len(rows) else (0, 0)
         # numpy asks the system for huge pages, torch does not: the first write is several times as fast.
-        pixels = np.zeros((len(rows), 3, height, width), np.uint8)
+        pixels = (np.empty if (sizes == (height, width)).all() else np.zeros)((len(rows), 3, height, width), np.uint8)
         corners = [image[:, :h, :w] for image, (h, w) in zip(pixels, sizes.tolist(), strict=True)]
         self._fill(corners, rows.tolist())
         return ImageBatch(torch.from_numpy(pixels), torch.from_numpy(sizes))

@@ -16,7 +16,7 @@ from torch import Tensor
 from backbones import build_backbone
 from backbones.base import Backbone
 from backbones.released import is_released, release_of
-from backbones.weights import load_weights
+from backbones.weights import find_weights, load_weights
 from common.errors import UsageError, UserError
 from data.benchmark import Benchmark
 from data.datasets import BENCHMARKS, default_image_size, open_benchmark, open_dataset
@@ -218,6 +218,8 @@ def about_run(weights: str | None) -> dict[str, Any]:
         backbone = release_of(weights).backbone
         return {"backbone_name": backbone} if backbone else {}
     path = Path(weights)
+    if not path.exists():
+        find_weights(weights)  # says so
     if path.is_dir():
         if not last_checkpoint(path).is_file():
             raise UserError(f"{path}: a folder without checkpoints/last.pt; give a run directory or a weights file")

@@ -17,7 +17,17 @@ from common.distributed import world_size
 from training.devices import device_name
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("torch", "torchvision", "timm", "numpy", "numba", "scipy", "scikit-learn", "pillow", "pytorch-metric-learning")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "numba",
+    "scipy",
+    "scikit-learn",
+    "pillow",
+    "pytorch-metric-learning",
+)
 
 
 def describe_environment(device: torch.device, precision: str) -> dict[str, Any]:

@@ -143,7 +143,7 @@ def heatmaps(matrices: Sequence[Matrix], colours: str = "diverging", title: str 
             matrix = matrices[position]
             cells, n = pool(matrix.values)
             diagonal, rest = np.diagonal(matrix.values), off_diagonal(matrix.values)
-            image = show(upper, cells, cmap=palette(colours), vmin=-1, vmax=1, interpolation="auto")
+            image = show(upper, cells, cmap=palette(colours), vmin=-1, vmax=1, interpolation="antialiased")
             rms = float(np.sqrt(np.mean(np.square(rest, dtype=np.float64)))) if len(rest) else 0.0
             upper.set_title(matrix.name, fontsize=8.5)
             upper.set_xlabel(
@@ -210,7 +210,7 @@ def film_strip(evolutions: Sequence[Evolution], colours: str = "diverging", fram
                     cmap=palette(colours),
                     vmin=-1,
                     vmax=1,
-                    interpolation="auto",
+                    interpolation="antialiased",
                 )
             axes[line, 0].set_ylabel(evolution.name, fontsize=8)
         bar = figure.colorbar(image, ax=axes.ravel().tolist(), shrink=0.85, aspect=16, pad=0.02)
@@ -270,7 +270,7 @@ def animation(evolutions: Sequence[Evolution], colours: str = "diverging") -> It
             show(axis, None)
         for axis, evolution in zip(axes.ravel(), evolutions, strict=False):
             blank = np.full_like(evolution.matrices[0], np.nan)
-            images.append(show(axis, blank, evolution.name, cmap=cmap, vmin=-1, vmax=1, interpolation="auto"))
+            images.append(show(axis, blank, evolution.name, cmap=cmap, vmin=-1, vmax=1, interpolation="antialiased"))
             axis.set_xlabel(" \n", fontsize=7.5)
         bar = figure.colorbar(images[0], ax=axes.ravel().tolist(), shrink=0.85, aspect=18, pad=0.02)
         bar.set_ticks([-1, 0, 1])

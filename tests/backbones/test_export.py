@@ -39,6 +39,26 @@ def test_dino_names_and_shapes_are_those_of_timms_vit(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["vit.pth"]
 
 
+def test_dino_layout_of_an_xcit(tmp_path):
+    """The names of facebookresearch/xcit, which timm converts from."""
+    name = "timm:xcit_nano_12_p16_224"
+    backbone = backbone_of(name)
+    written = export_backbone(backbone, name, "dino", tmp_path / "xcit.pth", 64)
+    assert written.difference == 0
+    state = torch.load(tmp_path / "xcit.pth", weights_only=True)
+    assert state["cls_attn_blocks.1.attn.qkv.weight"].shape == (3 * 128, 128)
+    assert state["cls_attn_blocks.1.attn.qkv.bias"].shape == (3 * 128,)
+    assert state["pos_embeder.token_projection.weight"].shape[0] == 128
+    renamed = {"pos_embed.token_projection.weight", "pos_embed.token_projection.bias"}
+    split = {
+        k for k in backbone.model.state_dict() if k.startswith("cls_attn_") and k.split(".")[-2] in ("q", "k", "v")
+    }
+    assert set(backbone.model.state_dict()) - set(state) == renamed | split
+    again = timm.create_model("xcit_nano_12_p16_224", num_classes=0)
+    again.load_state_dict(timm.models.xcit.checkpoint_filter_fn(state, again))
+    assert all(torch.equal(again.state_dict()[k], value) for k, value in backbone.model.state_dict().items())
+
+
 @pytest.mark.parametrize("patch_size", [16, 8])
 def test_dino_layout_is_that_of_the_reference(patch_size, tmp_path):
     with np.load(f"tests/golden/vit_patch{patch_size}.npz") as golden:

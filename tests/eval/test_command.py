@@ -72,6 +72,12 @@ def test_weights_files_need_a_backbone_and_data(command, run, tmp_path):
     config = yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())
     assert "method" not in config
     assert config["weights"].endswith("plain.pth")
+    for name in ("nothing.pth", "dinov2:vit_s14"):
+        absent = replace(command, weights=name, backbone=None)
+        with pytest.raises(
+            UserError, match=rf"{name}: no such weights file or run directory; names .* begin with dino:"
+        ):
+            evaluate_weights(absent, KNN)
     with pytest.raises(UsageError, match=r"--backbone is needed, since .*plain\.pth does not name its own"):
         evaluate_weights(replace(plain, backbone=None), KNN)
     with pytest.raises(UsageError, match="--data is needed"):
