@@ -3,6 +3,7 @@ that is installed, and takes its place only if the features are the same."""
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -150,12 +151,11 @@ def _as_xcit_authors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     back.)"""
     found = {}
     for name, value in state.items():
-        layer, part, kind = name.rpartition(".attn.")[0], *name.split(".")[-2:]
-        if name.startswith("cls_attn_blocks.") and part in ("q", "k", "v"):
-            if part == "q":
-                found[f"{layer}.attn.qkv.{kind}"] = torch.cat([state[f"{layer}.attn.{p}.{kind}"] for p in "qkv"])
-        else:
+        match = re.fullmatch(r"(cls_attn_blocks\.\d+\.attn\.)([qkv])\.(\w+)", name)
+        if match is None:
             found[name.replace("pos_embed.", "pos_embeder.")] = value
+        elif match[2] == "q":
+            found[f"{match[1]}qkv.{match[3]}"] = torch.cat([state[f"{match[1]}{part}.{match[3]}"] for part in "qkv"])
     return found
 
 
