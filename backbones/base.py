@@ -27,6 +27,11 @@ class Backbone(nn.Module):
     #: The name it was built by ("vit_s16"), for messages.
     label: str = "this backbone"
 
+    @property
+    def published(self) -> nn.Module:
+        """The module whose names published weights have: this one, or the model that it is made around."""
+        return self
+
     def forward(self, images: Tensor) -> Tensor:
         """Pooled features ``[B, width]``: the normed CLS token of a ViT; the spatial mean of a ResNet's last stage."""
         raise NotImplementedError

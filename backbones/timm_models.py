@@ -50,6 +50,10 @@ class TimmBackbone(Backbone):
         self.width = self._pooled_width(image_size)
         self.stride = self._stages[-1][1] if self._stages else 0
 
+    @property
+    def published(self) -> nn.Module:
+        return self.model
+
     def _pooled_width(self, image_size: int) -> int:
         """Seen by running the model: timm's own attributes leave out what some heads add before the classifier."""
         training = self.model.training

@@ -11,8 +11,8 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, Mlp, PatchEmbed
 from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
 
 from backbones.base import Backbone, named_blocks
 from common.errors import UserError
@@ -44,6 +44,18 @@ class Attention(nn.Module):
         return self.proj(mixed.transpose(1, 2).flatten(2))
 
 
+class Mlp(nn.Module):
+    """Two layers with a GELU between, the inner one four times as wide (reference: ``Mlp``)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.fc1 = nn.Linear(width, 4 * width)
+        self.fc2 = nn.Linear(4 * width, width)
+
+    def forward(self, tokens_BND: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(tokens_BND)))
+
+
 class Block(nn.Module):
     """Pre-norm transformer block (reference: ``Block``): tokens ``[B, N, D]`` → the same; or only the first ``outputs`` of them,
     which is all that the others are needed for in the last block where only the CLS token is used."""
@@ -53,12 +65,23 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
         self.attn = Attention(width, heads)
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
-        self.mlp = Mlp(width, 4 * width)
-        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+        self.mlp = Mlp(width)
+        self.drop_path = StochasticDepth(drop_path, "row") if drop_path else nn.Identity()
 
     def forward(self, tokens_BND: Tensor, outputs: int | None = None) -> Tensor:
         tokens_BND = tokens_BND[:, :outputs] + self.drop_path(self.attn(self.norm1(tokens_BND), outputs))
         return tokens_BND + self.drop_path(self.mlp(self.norm2(tokens_BND)))
+
+
+class PatchEmbedding(nn.Module):
+    """Images ``[B, 3, H, W]`` → tokens ``[B, N, D]``, one for each patch, row by row (reference: ``PatchEmbed``)."""
+
+    def __init__(self, patch_size: int, width: int):
+        super().__init__()
+        self.proj = nn.Conv2d(3, width, patch_size, stride=patch_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.proj(images).flatten(2).mT
 
 
 class ConvolutionalStem(nn.Sequential):
@@ -116,7 +139,7 @@ class VisionTransformer(Backbone):
         if convolutional_stem:
             self.patch_embed: nn.Module = ConvolutionalStem(width)
         else:
-            self.patch_embed = PatchEmbed(img_size=None, patch_size=patch_size, embed_dim=width)
+            self.patch_embed = PatchEmbedding(patch_size, width)
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + self.grid**2, width))
         rates = torch.linspace(0, drop_path_rate, depth, device="cpu").tolist()

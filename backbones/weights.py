@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from backbones.base import Backbone
 from backbones.released import find_release, is_released, release_of
-from backbones.timm_models import TimmBackbone
 from backbones.vit import VisionTransformer, interpolate_positions
 from common.errors import UserError
 from common.files import archive_damage
@@ -74,8 +73,7 @@ def load_weights(backbone: Backbone, spec: str | Path, backbone_name: str, key: 
     if "backbone_prefix" in content:
         state, *notes = _from_run(content, path, backbone_name, key)
     else:
-        if isinstance(backbone, TimmBackbone):
-            target = backbone.model  # such files have timm's names, without those of our class around it
+        target = backbone.published
         state, entry = _from_others(content, path, key)
         state, left_out = _select(state, target.state_dict())
         state, changed = _adapt(state, target)

@@ -118,7 +118,7 @@ def test_vit_initialisation():
 
 def test_drop_path_rises_linearly_and_only_in_training():
     backbone = build_backbone("vit_t16", drop_path_rate=0.11)
-    rates = [getattr(block.drop_path, "drop_prob", 0.0) for block in backbone.blocks]
+    rates = [getattr(block.drop_path, "p", 0.0) for block in backbone.blocks]
     assert rates == pytest.approx([0.01 * index for index in range(12)])
     images = torch.randn(1, 3, 32, 32)
     backbone.eval()
