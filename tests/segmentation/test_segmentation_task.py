@@ -136,11 +136,9 @@ def test_maps_computed_once_train_as_images_do(stores, tmp_path):
     config = make_config(tmp_path / "maps")
     batches = SegmentationBatches(stores[0], map_samples(stores[0], maps, task.blocks, flips), config, CPU)
     train_task(config, {}, task, batches)
-    for (
-        name,
-        value,
-    ) in slow.head.state_dict().items():  # torch 2.11 rounds by 1e-4 differently; without flips it is 5e-3
-        assert torch.allclose(value, task.head.state_dict()[name], atol=5e-4), name
+    # Of a tensor's norm, rounding makes up to 0.0024 with torch 2.11; other flips would make 0.99.
+    for name, value in slow.head.state_dict().items():
+        assert (value - task.head.state_dict()[name]).float().norm() <= 0.01 * value.float().norm(), name
 
 
 def test_maps_continue_where_they_were_interrupted(stores, tmp_path, monkeypatch):
