@@ -18,6 +18,8 @@ from numpy import float32, int32, uint32
 from data.colour import BRIGHTNESS, CONTRAST, HUE, LUMA, SATURATION, SIXTH, TURN
 from data.resample import blur_reach, blur_weights, box_radius, down_first
 
+# Constants are compiled in, and what is compiled is kept until this file changes: after a change of data/colour.py's, touch it.
+
 #: Pieces of the work for each of several threads, since some crops take longer than others.
 PIECES = 4
 #: Rows that are transposed together: each of their pixels is then written beside that of the row before, in the same cache line.
@@ -188,11 +190,9 @@ def _pack_box(planes, top, left, out):
     height, width = out.shape
     for y in range(height):
         row = out[y]
-        red, green, blue = (
-            planes[0, top + y][left : left + width],
-            planes[1, top + y][left : left + width],
-            planes[2, top + y][left : left + width],
-        )
+        red = planes[0, top + y][left : left + width]
+        green = planes[1, top + y][left : left + width]
+        blue = planes[2, top + y][left : left + width]
         for x in range(width):
             row[x] = _pack(red[x], green[x], blue[x])
 
@@ -410,7 +410,7 @@ def _box_blur(row, radius, out):
 
 @_compiled(fastmath={"contract"})
 def _blur(image, radius, weights, half, lines):
-    """``data.resample.GaussianBlur`` of one image, into whole levels.
+    """``data.resample.gaussian_blur`` of one image, into whole levels.
 
     Along x by boxes; along y, where a row is a vector, by the product of the three: ``weights`` is the matrix of an image that may
     be smaller, whose first and last rows are those of any, and the one between is like all others between. ``half``,

@@ -73,28 +73,11 @@ def bicubic_weights(starts: Tensor, lengths: Tensor, size: int, total: int) -> T
     return weights / weights.sum(dim=2, keepdim=True)
 
 
-class GaussianBlur:
-    """Gaussian blurs within 2 grey levels of PIL's ``ImageFilter.GaussianBlur(radius=sigma)``, which is three box blurs along x,
-    then three along y, each rounded.
-
-    Args:
-        sigmas: standard deviations in pixels.
-        size: side of the images in pixels.
-    """
-
-    def __init__(self, sigmas: Sequence[float], size: int, device: torch.device | str = "cpu"):
-        self._weights = blur_weights([box_radius(sigma) for sigma in sigmas], size, device)
-
-    def __call__(self, images: Tensor, which: Tensor) -> None:
-        """Blur ``images[i]`` with ``sigmas[which[i]]``, in place.
-
-        Args:
-            images: float32 ``[n, 3, size, size]``, contiguous, levels of 0 to 255; they become whole ones.
-            which: int64 ``[n]``.
-        """
-        weights = self._weights[which][:, None]
-        once = (images.round_() @ weights.mT).round_()
-        torch.matmul(weights, once, out=images).round_()
+def gaussian_blur(images: Tensor, sigmas: Sequence[float]) -> Tensor:
+    """Image i blurred within 2 grey levels of PIL's ``ImageFilter.GaussianBlur(radius=sigmas[i])``, which is three box blurs along
+    x, then three along y, each rounded. float32 ``[n, C, size, size]``, levels of 0 to 255, to whole ones."""
+    weights = blur_weights([box_radius(sigma) for sigma in sigmas], images.shape[-1], images.device)[:, None]
+    return (weights @ (images.round() @ weights.mT).round_()).round_()
 
 
 def box_radius(sigma: float) -> float:

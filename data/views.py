@@ -20,8 +20,7 @@ from torch import Tensor
 
 from common.errors import UsageError
 from data import colour
-from data.colour import Scratch
-from data.resample import GaussianBlur, bicubic_weights, crop, down_first
+from data.resample import bicubic_weights, crop, down_first, gaussian_blur
 from data.store import ImageBatch
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -311,57 +310,34 @@ class ViewMaker:
 
     def _together(self, pixels: Tensor, crops: _Crops, size: int) -> Tensor:
         """The crops, ``[n, 3, size, size]``, on any device."""
-        scratch = Scratch(pixels.device)
         out = torch.empty((len(crops.rows), 3, size, size), device=pixels.device)
-        blurred = crops.sigmas > 0
-        blur = GaussianBlur(crops.sigmas[blurred].tolist(), size, out.device)
-        places = torch.from_numpy(blurred.cumsum() - 1)  # of the crops among the blurred
-        factors = np.take_along_axis(crops.factors, crops.order, axis=1)  # in the order; -1, no operation, takes any
         for chunk in _chunks(crops, size, pixels):
-            rows, boxes, flips = (values[chunk].tolist() for values in (crops.rows, crops.boxes, crops.flips))
-            x = crop(pixels, rows, boxes, flips, size)
-            _jitter(x, crops.order[chunk], factors[chunk], scratch)
-            _on(x, crops.grey[chunk], lambda y, _: colour.to_grey(y, scratch))
-            _on(x, blurred[chunk], lambda y, at, c=chunk: blur(y, places[c[at]].to(y.device)))
-            for threshold in np.unique(crops.solarize[chunk][crops.solarize[chunk] < np.inf]).tolist():
-                chosen = crops.solarize[chunk] == threshold
-                _on(x, chosen, lambda y, _, t=threshold: colour.solarize(y, t, scratch))
+            part = _Crops(**{name: values[chunk] for name, values in vars(crops).items()})
+            x = crop(pixels, part.rows.tolist(), part.boxes.tolist(), part.flips.tolist(), size)
+            for kinds in part.order.T:
+                factors = part.factors[np.arange(len(kinds)), kinds]  # of -1, no operation, any
+                _on(x, kinds == colour.HUE, colour.shift_hue, factors)
+                _on(x, (kinds >= 0) & (kinds != colour.HUE), colour.blend, kinds, factors)
+            _on(x, part.grey, colour.to_grey)
+            _on(x, part.sigmas > 0, gaussian_blur, part.sigmas)
+            _on(x, part.solarize < np.inf, colour.solarize, part.solarize)
             out.index_copy_(0, torch.from_numpy(chunk).to(out.device), normalize(x, self.mean, self.std))
         return out
 
 
 def _chunks(crops: _Crops, size: int, pixels: Tensor) -> list[np.ndarray]:
-    """Indices of crops to process together. Their hue is shifted at the same place of the order, or not at all."""
+    """Indices of crops to process together, those beside each other to which the same is done."""
     count = max(1, CHUNK // max(size**2, pixels[0, 0].numel() // 4))
-    is_hue = crops.order == colour.HUE
-    when = np.where(is_hue.any(axis=1), is_hue.argmax(axis=1), -1)
-    # Like operations together, where that is possible.
-    ranking = np.lexsort((crops.sigmas > 0, *crops.order.T[::-1], when))
-    bounds = np.flatnonzero(np.diff(when[ranking])) + 1
-    return [part[i : i + count] for part in np.split(ranking, bounds) for i in range(0, len(part), count)]
+    ranking = np.lexsort((crops.sigmas > 0, *crops.order.T[::-1]))
+    return [ranking[i : i + count] for i in range(0, len(ranking), count)]
 
 
-def _jitter(x: Tensor, order: np.ndarray, factors: np.ndarray, scratch: Scratch) -> None:
-    """ColorJitter, on images of one chunk. ``factors[i, t]`` is that of ``order[i, t]``."""
-    for kinds, chosen in zip(order.T, factors.T, strict=True):
-        if kinds[0] == colour.HUE:
-            colour.shift_hue(x, chosen.tolist(), scratch)
-        else:
-            _on(
-                x, kinds >= 0, lambda y, at, k=kinds, c=chosen: colour.blend(y, k[at].tolist(), c[at].tolist(), scratch)
-            )
-
-
-def _on(x: Tensor, chosen: np.ndarray, operation: Callable[[Tensor, np.ndarray], None]) -> None:
-    """Apply an in-place operation, which gets images and their indices, to some of the images."""
+def _on(x: Tensor, chosen: np.ndarray, operation: Callable[..., Tensor], *parameters: np.ndarray) -> None:
+    """Replace some of the images by what an operation makes of them, with their parameters."""
     at = np.flatnonzero(chosen)
-    if len(at) == len(chosen):
-        operation(x, at)
-    elif len(at):
+    if len(at):
         index = torch.from_numpy(at).to(x.device)
-        part = x.index_select(0, index)
-        operation(part, at)
-        x.index_copy_(0, index, part)
+        x.index_copy_(0, index, operation(x.index_select(0, index), *(values[at].tolist() for values in parameters)))
 
 
 @torch.no_grad()
