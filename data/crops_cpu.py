@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numba
 import numpy as np
@@ -17,6 +17,9 @@ from numpy import float32, int32, uint32
 
 from data.colour import BRIGHTNESS, CONTRAST, HUE, LUMA, SATURATION, SIXTH, TURN
 from data.resample import blur_reach, blur_weights, box_radius, down_first
+
+if TYPE_CHECKING:
+    from data.views import Crops
 
 # Constants are compiled in, and what is compiled is kept until this file changes: after a change of data/colour.py's, touch it.
 
@@ -29,19 +32,6 @@ WHOLE = float32(1.5 * 2**23)
 ZERO, FULL = float32(0), float32(255)
 RED, GREEN, BLUE = (float32(part) for part in LUMA)
 _SIXTH = float32(SIXTH)
-
-
-class Crops(Protocol):
-    """What ``make_crops`` reads of ``data.views``' plan of n crops; see there."""
-
-    rows: np.ndarray
-    boxes: np.ndarray
-    flips: np.ndarray
-    order: np.ndarray
-    factors: np.ndarray
-    grey: np.ndarray
-    sigmas: np.ndarray
-    solarize: np.ndarray
 
 
 def make_crops(

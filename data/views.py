@@ -205,7 +205,7 @@ def crop_boxes(sizes: Tensor, view: View, randoms: Tensor) -> Tensor:
 
 
 @dataclass
-class _Crops:
+class Crops:
     """What is to be done for each of n crops of one size."""
 
     rows: np.ndarray  # [n]: of the images
@@ -218,7 +218,7 @@ class _Crops:
     solarize: np.ndarray  # [n], inf: none
 
 
-def _plan(view: View, rows: Tensor, sizes: Tensor, randoms: Tensor) -> _Crops:
+def _plan(view: View, rows: Tensor, sizes: Tensor, randoms: Tensor) -> Crops:
     boxes = crop_boxes(sizes, view, randoms).numpy()
     u = randoms.double().numpy()
     strengths = np.array([view.brightness, view.contrast, view.saturation, view.hue])
@@ -229,7 +229,7 @@ def _plan(view: View, rows: Tensor, sizes: Tensor, randoms: Tensor) -> _Crops:
     order[u[:, JITTER] >= view.jitter_p] = -1
     order[(order == colour.HUE) & (view.hue == 0)] = -1
     low, high = view.blur_sigma
-    return _Crops(
+    return Crops(
         rows=rows.numpy(),
         boxes=boxes,
         flips=u[:, FLIP] < view.flip,
@@ -293,26 +293,26 @@ class ViewMaker:
         for size in dict.fromkeys(view.size for view in self.views):
             members = [v for v, view in enumerate(self.views) if view.size == size]
             plans = [_plan(self.views[v], sources[v], sizes[sources[v]], params[v]) for v in members]
-            crops = _Crops(
-                *(np.concatenate([getattr(plan, name) for plan in plans]) for name in _Crops.__dataclass_fields__)
+            crops = Crops(
+                *(np.concatenate([getattr(plan, name) for plan in plans]) for name in Crops.__dataclass_fields__)
             )
             make = self._one_by_one if images.pixels.device.type == "cpu" else self._together
             for v, view in zip(members, make(images.pixels, crops, size).unflatten(0, (len(members), b)), strict=True):
                 out[v] = view
         return out
 
-    def _one_by_one(self, pixels: Tensor, crops: _Crops, size: int) -> Tensor:
+    def _one_by_one(self, pixels: Tensor, crops: Crops, size: int) -> Tensor:
         """The crops, ``[n, 3, size, size]``, on a CPU."""
         from data.crops_cpu import make_crops  # its compiler takes a third of a second to import
 
         levels = pixels.contiguous().numpy()
         return torch.from_numpy(make_crops(levels, crops, size, self.mean, self.std, torch.get_num_threads()))
 
-    def _together(self, pixels: Tensor, crops: _Crops, size: int) -> Tensor:
+    def _together(self, pixels: Tensor, crops: Crops, size: int) -> Tensor:
         """The crops, ``[n, 3, size, size]``, on any device."""
         out = torch.empty((len(crops.rows), 3, size, size), device=pixels.device)
         for chunk in _chunks(crops, size, pixels):
-            part = _Crops(**{name: values[chunk] for name, values in vars(crops).items()})
+            part = Crops(**{name: values[chunk] for name, values in vars(crops).items()})
             x = crop(pixels, part.rows.tolist(), part.boxes.tolist(), part.flips.tolist(), size)
             for kinds in part.order.T:
                 factors = part.factors[np.arange(len(kinds)), kinds]  # of -1, no operation, any
@@ -325,7 +325,7 @@ class ViewMaker:
         return out
 
 
-def _chunks(crops: _Crops, size: int, pixels: Tensor) -> list[np.ndarray]:
+def _chunks(crops: Crops, size: int, pixels: Tensor) -> list[np.ndarray]:
     """Indices of crops to process together, those beside each other to which the same is done."""
     count = max(1, CHUNK // max(size**2, pixels[0, 0].numel() // 4))
     ranking = np.lexsort((crops.sigmas > 0, *crops.order.T[::-1]))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from data.colour import BRIGHTNESS, CONTRAST, HUE, SATURATION
 from data.resample import bicubic_weights, blur_weights, down_first
-from data.views import ViewMaker, _Crops
+from data.views import ViewMaker, Crops
 
 WAYS = ("_one_by_one", "_together")
 
@@ -35,7 +35,7 @@ def made(request):
             "solarize": np.full(n, np.inf),
         }
         pixels = torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image in images])
-        crops = _Crops(**{name: np.array(value) for name, value in {**plan, **given}.items()})
+        crops = Crops(**{name: np.array(value) for name, value in {**plan, **given}.items()})
         return getattr(maker, request.param)(pixels, crops, size)
 
     return make
