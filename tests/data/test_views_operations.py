@@ -11,7 +11,7 @@ from torch import Tensor
 
 from data.colour import BRIGHTNESS, CONTRAST, HUE, SATURATION
 from data.resample import bicubic_weights, blur_weights, down_first
-from data.views import ViewMaker, Crops
+from data.views import Crops, ViewMaker
 
 WAYS = ("_one_by_one", "_together")
 
