@@ -164,7 +164,9 @@ def markdown(found: dict[str, list[dict[str, float]]]) -> str:
 
 
 def draw(found: dict[str, list[dict[str, float]]], path: Path) -> None:
-    """One panel a series, all axes logarithmic."""
+    """One panel a series, all axes logarithmic, with what linear cost would be from the first point on."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
     from reports.style import COLOURS, figure_of, picture, style
 
     with style():
@@ -174,10 +176,21 @@ def draw(found: dict[str, list[dict[str, float]]], path: Path) -> None:
             for what, unit, colour, marker in (("seconds", "s", COLOURS[0], "o"), ("gib", "GiB", COLOURS[1], "s")):
                 label = f"{unit}, exponent {exponent(points, what):.2f}"
                 panel.plot(values, [p[what] for p in points], marker=marker, color=colour, label=label)
+            sign = -1 if name == "processes" else 1
+            linear = [points[0]["seconds"] * (value / values[0]) ** sign for value in values]
+            panel.plot(
+                values, linear, color="0.6", linestyle=":", label="linear" if sign > 0 else "s, each half the work"
+            )
             panel.set(xscale="log", yscale="log", title=SERIES[name].title)
+            panel.set_ylim(
+                top=panel.get_ylim()[1] * (panel.get_ylim()[1] / panel.get_ylim()[0]) ** 0.6
+            )  # for the legend
             panel.set_xticks(values, [f"{value:,}" for value in values], minor=False)
             panel.minorticks_off()
-            panel.legend()
+            panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            panel.yaxis.set_minor_formatter(NullFormatter())
+            panel.legend(loc="upper left")
         made = picture(figure, "scaling", "Cost as work grows", "", "Time and memory against the size of the work")
     with atomic_file(path) as file:
         file.write(made.png)
