@@ -138,6 +138,9 @@ def _misfit(state: Mapping[str, torch.Tensor] | None, method: Method, same_backb
     if not same_backbone:
         return "it is of another backbone"
     wanted = method.state_dict()
+    theirs, ours = (dict.fromkeys(name.partition(".")[0] for name in names) for names in (state, wanted))
+    if theirs != ours:
+        return f"it holds a training of {', '.join(theirs)}, and {type(method).__name__} has {', '.join(ours)}"
     for name, value in wanted.items():
         if name not in state:
             return f"{name} is not in the file"
