@@ -12,7 +12,8 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 
-from common.errors import UsageError
+from common.distributed import is_distributed, rank, world_size
+from common.errors import UsageError, UserError
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -20,16 +21,30 @@ Precision = Literal["fp32", "bf16", "fp16"]
 @contextmanager
 def process_group(device: str) -> Iterator[None]:
     """Join the processes of ``torchrun`` for the time of the block, if it started this one: NCCL for CUDA tensors, gloo for
-    CPU tensors. A process that is alone, or whose group exists already, needs nothing."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
-        yield
-        return
-    cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    CPU tensors. A process that is alone, or whose group exists already, needs nothing.
+
+    Raises UserError in place of what a process that has ended makes of the messages of the others.
+    """
+    began = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
+    if began:
+        cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
     try:
         yield
+    except (dist.DistError, RuntimeError) as error:
+        if is_distributed() and _lost_connection(str(error)):
+            raise UserError(
+                f"process {rank()} of {world_size()}: another process of this command has ended ({str(error).splitlines()[0]}); "
+                "its own message says why, and the same command continues from the last checkpoint"
+            ) from error
+        raise
     finally:
-        dist.destroy_process_group()
+        if began:
+            dist.destroy_process_group()
+
+
+def _lost_connection(message: str) -> bool:
+    return any(words in message for words in ("Connection closed by peer", "Connection reset", "Broken pipe", "NCCL"))
 
 
 def pick_device(name: str) -> torch.device:

@@ -1,4 +1,4 @@
-"""What ends a training from outside, in words: no memory left, a process of it that died."""
+"""What ends a training from outside, in words: no memory left. (``training.devices`` tells of a process of it that died.)"""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
-from common.distributed import is_distributed, rank, world_size
+from common.distributed import world_size
 from common.errors import UserError, is_out_of_memory
 from training.config import TrainConfig
 
@@ -24,7 +23,7 @@ USABLE = 0.8
 def explained(
     config: TrainConfig, method: nn.Module, device: torch.device, memory_gib: Callable[[], Mapping[str, float | None]]
 ) -> Iterator[None]:
-    """While training: errors of memory and of other processes become sentences. The last checkpoint stays as it is.
+    """While training: errors of memory become sentences. The last checkpoint stays as it is.
 
     Args:
         config: resolved options.
@@ -33,8 +32,7 @@ def explained(
         memory_gib: gives an estimate by part, as ``training.plan.cost_of`` has it; empty where there is none.
 
     Raises:
-        UserError: in place of an out-of-memory error, naming the largest things and a batch size that would fit; in place of what
-            a dead process makes of the collectives of the others.
+        UserError: in place of an out-of-memory error, naming the largest things and a batch size that would fit.
     """
     try:
         yield
@@ -44,11 +42,6 @@ def explained(
             with suppress(Exception):  # counting takes memory, too
                 estimate = memory_gib()
             raise UserError(_out_of_memory(config, method, device, estimate)) from error
-        if is_distributed() and isinstance(error, (dist.DistError, RuntimeError)) and _lost_connection(str(error)):
-            raise UserError(
-                f"process {rank()} of {world_size()}: another process of this training has ended ({str(error).splitlines()[0]}); "
-                f"its own message says why, and the same command continues from the last checkpoint in {config.out}"
-            ) from error
         raise
 
 
@@ -120,7 +113,3 @@ def _out_of_memory(
 
 def _size(gib: float) -> str:
     return f"{gib:.1f} GiB" if gib >= 1 else f"{gib * 1024:.1f} MiB"
-
-
-def _lost_connection(message: str) -> bool:
-    return any(words in message for words in ("Connection closed by peer", "Connection reset", "Broken pipe", "NCCL"))

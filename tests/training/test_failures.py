@@ -16,6 +16,7 @@ import run as command_line
 from common.errors import UserError, explain
 from common.files import append_json_line, read_json_lines
 from training.checkpoint import last_checkpoint, load_checkpoint
+from training.devices import process_group
 from training.failures import explained, fitting
 from training.trainer import train
 
@@ -260,9 +261,18 @@ def test_a_process_of_the_training_that_dies(small, tmp_path):
     ]  # fmt: skip
     said = [process.communicate(timeout=600)[1] for process in processes]
     assert [process.returncode for process in processes] == [1, -9], said[0][-3000:]
-    assert "process 0 of 2: another process of this training has ended" in assert_one_sentence(said[0])
+    assert "process 0 of 2: another process of this command has ended" in assert_one_sentence(said[0])
     assert load_checkpoint(last_checkpoint(tmp_path / "run"))["step"] == 5
     assert_nothing_half_written(tmp_path / "run")
+
+
+def test_a_process_that_ends_before_the_training_begins(monkeypatch):
+    """As the first does whose run directory is another's: the others wait for it outside of any step."""
+    monkeypatch.setattr("training.devices.is_distributed", lambda: True)
+    with pytest.raises(UserError, match="another process of this command has ended"), process_group("cpu"):
+        raise RuntimeError("[pair.cc:561] Connection closed by peer [127.0.0.1]:46744.")
+    with pytest.raises(RuntimeError, match="shapes"), process_group("cpu"):
+        raise RuntimeError("shapes differ")
 
 
 def free_port() -> int:
