@@ -89,7 +89,7 @@ def side_by_side(
             found = measured(table, row, column, runs) if column.evaluation else None
             if published is None and (row.published or not column.evaluation or column.part not in table.parts_of(row)):
                 continue
-            of_column = [run for run in runs if _is_of(run, table, row, column)] if found else []
+            of_column = [run for run in runs if _is_of(run, table, row, column)]
             remarks = _remarks(table, row, column, found, of_column, (missing or {}).get((row.name, column.part), ""))
             lines.append(_line(row.name, column, published, found, remarks))
     return Table(
@@ -127,13 +127,18 @@ def _remarks(
     remarks = []
     if not column.evaluation:
         return ["published only"]
-    if found is None:
-        return [f"not run: {row.not_run or missing}"] if row.not_run or missing else []
     changed: dict[str, Any] = {}
     for run in runs:
         changed |= run.reproduces.get("changed") or {}
-    if changed:
-        remarks.append("other options than the table's: " + ", ".join(f"{k}={v}" for k, v in changed.items()))
+    options = ", ".join(f"{name}={value}" for name, value in changed.items())
+    if found is None:
+        if row.not_run or missing:
+            return [f"not run: {row.not_run or missing}"]
+        if changed and any(run.finished and run.results for run in runs):
+            return [f"not among what was measured with other options than the table's: {options}"]
+        return []
+    if options:
+        remarks.append(f"other options than the table's: {options}")
     if table.test_images and found.images != (table.test_images,):
         counts = " and ".join(f"{n:,}" for n in found.images)
         remarks.append(f"on {counts} test images or objects, published on {table.test_images:,}")

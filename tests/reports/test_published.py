@@ -176,6 +176,16 @@ def test_other_images_and_options_are_told(tmp_path):
     assert "on 399 test images or objects, published on 400" in remark
 
 
+def test_a_number_that_other_options_leave_out_is_told(tmp_path):
+    made = table()
+    made.columns["knn"].protocol["k"] = 5  # of which no run here has measured anything
+    runs, _ = read_runs([write(tmp_path, 0, 71.0, changed={"knn_ks": [10, 20]})])
+    _, _, _, value, _, remark = lines(side_by_side(made, runs))["first", "k-NN"]
+    assert value.value is None
+    assert remark.text == "not among what was measured with other options than the table's: knn_ks=[10, 20]"
+    assert lines(side_by_side(made, []))["first", "k-NN"][-1].text == ""
+
+
 def test_fractions_are_compared_with_fractions(tmp_path):
     runs, _ = read_runs([write(tmp_path, 0, 84.0)])
     column = Column(
