@@ -63,6 +63,16 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
+def test_the_reason_of_a_failure_is_of_this_attempt(tmp_path, monkeypatch):
+    """The log keeps what was printed before, also by a process that runs the same row now."""
+    monkeypatch.setattr("training.reproduce.ROOT", tmp_path)
+    log = tmp_path / "logs" / "row.log"
+    for said, reason in (("error: full", "full"), ("gone", f"it ended with status 1 and no sentence; see {log}")):
+        (tmp_path / "run.py").write_text(f"import sys\nprint({said!r})\nsys.exit(1)\n")
+        assert _run([], log) == reason
+    assert log.read_text() == "error: full\ngone\n"
+
+
 COMMAND = """
 import pathlib, signal, sys, time
 folder = pathlib.Path(sys.argv[1])

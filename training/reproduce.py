@@ -170,7 +170,8 @@ def _run(words: Sequence[str], log: Path) -> str:
 
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with open(log, "w", encoding="utf-8") as file, stopping_well():
+    with open(log, "a", encoding="utf-8") as file, stopping_well():  # another process may run this row, and write there
+        began = file.tell()
         process = subprocess.Popen(
             [sys.executable, str(ROOT / "run.py"), *words],
             stdout=file,
@@ -186,7 +187,7 @@ def _run(words: Sequence[str], log: Path) -> str:
             process.wait()
     if status == 0:
         return ""
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = log.read_bytes()[began:].decode(errors="replace").splitlines()
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     return errors[-1] if errors else f"it ended with status {status} and no sentence; see {log}"
 
