@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from common.errors import UsageError
 
@@ -27,3 +29,13 @@ class BarlowProjector(nn.Sequential):
         layers.append(nn.Linear([in_dim, *sizes][-2], sizes[-1], bias=False))
         super().__init__(*layers)
         self.out_dim = sizes[-1]
+
+    def forward(self, features: Tensor, views: int = 1) -> Tensor:
+        """The rows may be several views, one after the other, of equal size: BatchNorm then sees each by itself, as if each had
+        passed alone. Products of them all read the weights, and write their gradient, once."""
+        for layer in self:
+            if views > 1 and isinstance(layer, _BatchNorm):
+                features = torch.cat([layer(view) for view in features.chunk(views)])
+            else:
+                features = layer(features)
+        return features

@@ -96,7 +96,10 @@ class BarlowTwins(Method):
 
     def forward(self, batch: ViewBatch) -> StepOutput:
         # One crop after the other, as the reference has it: BatchNorm's statistics are those of one crop.
-        z1, z2 = (self.projector(self.backbone(view)) for view in batch.views)
+        first, second = (self.backbone(view) for view in batch.views)
+        if self.config.stop_gradient:
+            second = second.detach()
+        z1, z2 = self.projector(torch.cat([first, second]), views=2).chunk(2)
         if self.predictor is not None:
             z1 = self.predictor(z1)
         if self.config.stop_gradient:

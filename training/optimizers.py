@@ -12,6 +12,9 @@ from torch import Tensor
 from common.distributed import norms, own_parts
 from common.errors import unknown_name
 
+#: Elements of a tensor that a CPU's core updates at a time.
+BLOCK = 2**17
+
 
 class LARS(torch.optim.Optimizer):
     """Layer-wise adaptive rate scaling, as the authors of both methods use it (barlowtwins/main.py, ``class LARS``;
@@ -19,7 +22,7 @@ class LARS(torch.optim.Optimizer):
 
     ``mu = momentum · mu + q · (grad + weight_decay · w)``, ``w -= lr · mu`` with ``q = eta · |w| / |grad + weight_decay · w|``
     (1 where either norm is zero). 1-d tensors (biases, norms) have neither decay nor adaptation. A tensor without a gradient
-    is left alone, its ``mu`` too. A step uses the gradients up: afterwards they hold ``q · (grad + weight_decay · w)``.
+    is left alone, its ``mu`` too. A step uses the gradients up.
 
     Args:
         params: parameters or groups, as of any torch optimiser.
@@ -47,20 +50,55 @@ class LARS(torch.optim.Optimizer):
                 continue
             # Gradients are changed where they are: on a CPU, fresh memory costs more than the arithmetic.
             matrices = [p for p in parameters if p.ndim != 1]
+            ratios: dict[Tensor, Tensor] = {}
             if matrices:
                 decayed = [p.grad for p in matrices]
                 torch._foreach_add_(own_parts(decayed), own_parts(matrices), alpha=group["weight_decay"])
                 weight_norms, update_norms = norms(matrices), norms(decayed)
-                ratios = group["eta"] * weight_norms / update_norms
-                ratios = torch.where((weight_norms > 0) & (update_norms > 0), ratios, 1.0)
-                torch._foreach_mul_(own_parts(decayed), list(ratios.unbind()))
+                found = group["eta"] * weight_norms / update_norms
+                found = torch.where((weight_norms > 0) & (update_norms > 0), found, 1.0)
+                ratios = dict(zip(matrices, found.unbind(), strict=True))
             for p in parameters:
                 if "mu" not in self.state[p]:
                     self.state[p]["mu"] = torch.zeros_like(p)
+            parts = [own_parts(tensors) for tensors in (parameters, [p.grad for p in parameters])]
             mus = own_parts([self.state[p]["mu"] for p in parameters])
-            torch._foreach_mul_(mus, group["momentum"])
-            torch._foreach_add_(mus, own_parts([p.grad for p in parameters]))
-            torch._foreach_add_(own_parts(parameters), mus, alpha=-group["lr"])
+            update = _update_in_blocks if mus[0].device.type == "cpu" else _update_together
+            update(*parts, mus, [ratios.get(p) for p in parameters], group["momentum"], group["lr"])
+
+
+def _update_together(
+    weights: list[Tensor],
+    gradients: list[Tensor],
+    mus: list[Tensor],
+    ratios: list[Tensor | None],
+    momentum: float,
+    lr: float,
+) -> None:
+    """``mu = momentum · mu + ratio · gradient``, ``w -= lr · mu``, in a few launches for all tensors. ``ratios``: None is 1."""
+    scaled = [(gradient, ratio) for gradient, ratio in zip(gradients, ratios, strict=True) if ratio is not None]
+    if scaled:
+        torch._foreach_mul_(*map(list, zip(*scaled, strict=True)))
+    torch._foreach_mul_(mus, momentum)
+    torch._foreach_add_(mus, gradients)
+    torch._foreach_add_(weights, mus, alpha=-lr)
+
+
+def _update_in_blocks(
+    weights: list[Tensor],
+    gradients: list[Tensor],
+    mus: list[Tensor],
+    ratios: list[Tensor | None],
+    momentum: float,
+    lr: float,
+) -> None:
+    """The same for a CPU, in blocks that stay in its cache: large matrices pass memory once, and not with each operation."""
+    for tensors, ratio in zip(zip(weights, gradients, mus, strict=True), ratios, strict=True):
+        factor = 1.0 if ratio is None else float(ratio)
+        rows = max(1, BLOCK * len(torch.atleast_1d(tensors[0])) // max(1, tensors[0].numel()))
+        for weight, gradient, mu in zip(*(torch.atleast_1d(t).split(rows) for t in tensors), strict=True):
+            mu.mul_(momentum).add_(gradient, alpha=factor)
+            weight.add_(mu, alpha=-lr)
 
 
 def build_optimizer(name: str, groups: list[dict[str, Any]], momentum: float) -> torch.optim.Optimizer:
