@@ -76,7 +76,7 @@ class VICReg(Method):
         return two_views(config, image_size)
 
     def forward(self, batch: ViewBatch) -> StepOutput:
-        z1, z2 = (self.projector(self.backbone(view)) for view in batch.views)
+        z1, z2 = self.projector(torch.cat([self.backbone(view) for view in batch.views]), views=2).chunk(2)
         # Squares of D × D entries: half precision has no room for them.
         with torch.autocast(z1.device.type, enabled=False):
             loss, metrics = self.loss(all_gather_rows(z1.float()), all_gather_rows(z2.float()))
