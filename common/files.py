@@ -30,8 +30,10 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         Path(name).chmod(0o644)
         Path(name).replace(path)
-    except BaseException:
+    except BaseException as error:
         Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:  # of a write
+            error.filename = str(path)
         raise
 
 
@@ -88,8 +90,9 @@ def append_json_line(path: Path, record: dict[str, Any]) -> None:
         try:
             while line:
                 line = line[file.write(line) :]
-        except OSError:
+        except OSError as error:
             file.truncate(end)
+            error.filename = str(path)
             raise
 
 

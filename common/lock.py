@@ -47,8 +47,12 @@ def owned_lock(path: Path, waiting: Callable[[str], None], poll: float = 0.2) ->
                 ) from error
         file.truncate(0)
         since = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-        file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}))
-        file.flush()
+        owner = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since})
+        try:
+            os.write(file.fileno(), owner.encode())  # at once: closing the file would write again what did not fit
+        except OSError as error:
+            error.filename = str(path)
+            raise
         try:
             yield
         finally:

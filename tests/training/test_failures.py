@@ -92,7 +92,7 @@ def test_a_full_disk(free, disk, small, tmp_path, capsys):
                     break
     status, said = train_by_words(*options, capsys)
     assert status == 1
-    assert "no space left on device" in assert_one_sentence(said)
+    assert re.search(rf"error: {run}\S*: no space left on device", assert_one_sentence(said))
     if (run / "log.jsonl").exists():
         assert_nothing_half_written(run)
     (disk / "filler").unlink()
@@ -130,7 +130,8 @@ def test_a_disk_that_gets_full_in_a_write(write, small, tmp_path, monkeypatch, c
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         status, said = train_by_words(*options, capsys)
-    assert status == 1 and "no space left on device" in assert_one_sentence(said)
+    assert status == 1
+    assert re.search(rf"error: {tmp_path}/run/\S+: no space left on device", assert_one_sentence(said))
     if (tmp_path / "run" / "log.jsonl").exists():
         assert_nothing_half_written(tmp_path / "run")
     assert train_by_words(*options, capsys)[0] == 0
@@ -139,7 +140,7 @@ def test_a_disk_that_gets_full_in_a_write(write, small, tmp_path, monkeypatch, c
 def test_a_log_keeps_whole_lines_on_a_full_disk(disk):
     path = disk / "log.jsonl"
     append_json_line(path, {"step": 1})
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=r"No space left on device: '.*log\.jsonl'"):
         append_json_line(path, {"much": "x" * 2**23})
     assert path.read_text() == '{"step": 1}\n'
 
