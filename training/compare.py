@@ -17,7 +17,7 @@ from common.registry import load_plugin
 from eval.visual import draw_for_run
 from reports import build_report
 from training.budget import parse_budget
-from training.command import read_options
+from training.command import TrainOptions, read_options
 from training.config import CompareCommand
 from training.grid import Cell, cells_of, fix_backbones, grid_of, options_of_methods
 from training.launchers.cells import ENDED, is_done, run_cells, tail_of
@@ -49,8 +49,9 @@ def compare(command: CompareCommand, further: Mapping[str, Any]) -> int:
     cells = cells_of(grid, options_of_methods([*grid.methods, *grid.file_methods]))
     for budget in {str(cell.options["budget"]) for cell in cells if cell.options.get("budget") is not None}:
         parse_budget(budget)
+    asked = {cell.name: _asked(cell) for cell in cells}  # all of them, before any begins
     out = Path(command.out)
-    again = to_evaluate_again(cells, out)
+    again = to_evaluate_again(asked, out)
     console = Console()
     if command.dry_run:
         jobs = (command.jobs or 1) if command.launch.launcher == "local" else None
@@ -74,24 +75,31 @@ def compare(command: CompareCommand, further: Mapping[str, Any]) -> int:
     return 1 if failed else 0
 
 
-def to_evaluate_again(cells: Sequence[Cell], out: Path) -> set[str]:
+def _asked(cell: Cell) -> TrainOptions:
+    """A cell's options. Raises UsageError naming the cell."""
+    try:
+        return read_options(words_of(cell.options))
+    except UsageError as error:
+        raise UsageError(f"{cell.name}: {error}") from error
+
+
+def to_evaluate_again(asked: Mapping[str, TrainOptions], out: Path) -> set[str]:
     """Names of the cells that were evaluated with other options than they are asked for now, or on data in another folder.
 
     Raises UserError where a cell's directory holds a training with other options: the report would show its results as those of
     what is asked for.
     """
     again = set()
-    for cell in cells:
-        run = out / "runs" / cell.name
+    for name, options in asked.items():
+        run = out / "runs" / name
         if not (run / "config.yaml").is_file():
             continue
-        asked = read_options(words_of(cell.options))
-        if differing := other_options(run, asked.train, asked.method):
+        if differing := other_options(run, options.train, options.method):
             raise UserError(
                 f"{run} holds a run with other options ({differing}); give another --out, or those options, or delete it"
             )
-        if is_out_of_date(run, asked.train, asked.evaluations):
-            again.add(cell.name)
+        if is_out_of_date(run, options.train, options.evaluations):
+            again.add(name)
     return again
 
 

@@ -184,9 +184,10 @@ def test_a_finished_run_is_known_on_another_machine(finished, tmp_path):
     cell, run = finished
     config = read_config(run / "config.yaml")
     write_config(run, {**config, "precision": "fp16", "device": "cuda"})
-    assert to_evaluate_again([cell], tmp_path) == set()
+    asked = {cell.name: read_options(words_of(cell.options))}
+    assert to_evaluate_again(asked, tmp_path) == set()
     write_config(run, {**config, "data_root": "elsewhere"})  # other images may lie here
-    assert to_evaluate_again([cell], tmp_path) == {cell.name}
+    assert to_evaluate_again(asked, tmp_path) == {cell.name}
 
 
 def test_a_run_with_other_options_is_not_taken_for_what_is_asked_for(finished, tmp_path, capsys):
@@ -199,6 +200,19 @@ def test_a_wrong_budget_is_named_before_anything_runs(tmp_path, capsys):
     words = ["compare", "--methods", "random", "--backbones", "vit_nano", "--out", str(tmp_path), "--budget", "hours=1"]
     assert command_line.main(words) == 2
     assert "--budget hours=1: give one of epochs=NUMBER" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("value", "message"), [("abc", "invalid float value: 'abc'"), (-1, "--lambd -1.0: give 0 or more")]
+)
+def test_a_wrong_value_is_named_with_its_cell_before_anything_runs(value, message, tmp_path, capsys):
+    rows = f"methods: {{random: {{}}, barlow_twins: {{lambd: {value}}}}}\nbackbones: [vit_nano]\n"
+    (tmp_path / "grid.yaml").write_text(rows)
+    words = ["compare", "--grid", str(tmp_path / "grid.yaml"), "--out", str(tmp_path / "out")]
+    assert command_line.main(words) == 2
+    error = capsys.readouterr().err
+    assert "barlow_twins-vit_nano-seed0: " in error and message in error
+    assert not (tmp_path / "out").exists()
 
 
 def test_of_a_budget_the_budget_is_compared(finished, tmp_path):
