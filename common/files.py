@@ -1,5 +1,7 @@
 """Files that are whole or absent: everything a run writes goes through here."""
 
+from __future__ import annotations
+
 import errno
 import json
 import os
@@ -10,9 +12,12 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import yaml
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @contextmanager
@@ -68,6 +73,23 @@ def archive_damage(path: Path) -> str | None:
             raise
         return str(error) or type(error).__name__
     return None if part is None else f"{part} has another checksum than when it was written"
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a ``.npz`` file, each as it was written.
+
+    Raises ValueError, with one line, where the file is damaged or holds something else; OSError where it cannot be read at all."""
+    import numpy as np  # not for those that only ask for options
+
+    if reason := archive_damage(path):
+        raise ValueError(" ".join(reason.split()))
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except OSError:
+        raise
+    except Exception as error:  # of a file with checksums that somebody else has made
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
 def write_text(path: Path, text: str) -> None:

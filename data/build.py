@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import json
 import os
@@ -15,7 +16,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
-from zipfile import BadZipFile
 
 import numpy as np
 import xxhash
@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from common.distributed import is_main
 from common.errors import UserError
-from common.files import append_json_line, atomic_file, read_json_lines, remove_unfinished, write_text
+from common.files import append_json_line, atomic_file, read_arrays, read_json_lines, remove_unfinished, write_text
 from common.lock import owned_lock
 from data.decode import DamagedImage, WrongData, check_file, kept_size
 from data.listing import Listing
@@ -74,9 +74,11 @@ def open_store(
                     _Builder(folder, key, listing, short_side, keep=not stream).run(progress and is_main())
                     store = _load(folder, key, listing, short_side)
     except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise UserError(
-            f"{folder}: the image store cannot be written or read ({error.strerror or error}); free some space, set "
-            "SSL_COMPARE_CACHE to another folder, or train with --stream, which keeps no images"
+            f"{folder}: the image store cannot be written or read ({error.strerror or error}); "
+            + ("free some space, train with --stream, which keeps no images, or " if full else "")
+            + "set SSL_COMPARE_CACHE to another folder"
         ) from error
     if store.damaged:
         shown = "; ".join(f"{name} ({reason})" for name, reason in store.damaged[:3])
@@ -319,18 +321,17 @@ def _checksum(line: dict) -> int:
 def _load(folder: Path, key: str, listing: Listing, short_side: int | None) -> ImageStore | None:
     """The finished store, or None where there is none for this key or its file is not whole."""
     try:
-        with np.load(folder / "index.npz", allow_pickle=False) as index:
-            about = json.loads(index["about"].tobytes())
-            if about["key"] != key:
-                return None
-            records = index["records"]
-            label_sets = index.get("label_sets")
+        index = read_arrays(folder / "index.npz")
+        about = json.loads(index["about"].tobytes())
+        if about["key"] != key:
+            return None
+        records, label_sets = index["records"], index.get("label_sets")
         path = folder / _pixel_file(key)
         if path.stat().st_size != about["bytes"]:
             return None
         streamed = about.get("streamed", False)
         pixels = None if streamed else np.asarray(np.memmap(path, np.uint8, mode="r"))
-    except (FileNotFoundError, ValueError, KeyError, EOFError, BadZipFile):
+    except (FileNotFoundError, ValueError, KeyError):
         return None
     damaged = [(listing.names[row], reason) for row, reason in about["skipped"]]
     converted = [(listing.names[row], note) for row, note in about["converted"]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from common.errors import unknown_name
+from common.files import read_arrays
 from reports.comparison import Comparison
 from reports.rows import Row
 from reports.runs import Problem, Run
@@ -448,8 +448,8 @@ def _matrices(run: Run, problems: list[Problem]) -> tuple[np.ndarray, np.ndarray
     if not file.exists():
         return None
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            epochs, matrices = arrays["epochs"], arrays["matrices"].astype(np.float32)
+        arrays = read_arrays(file)
+        epochs, matrices = arrays["epochs"], arrays["matrices"].astype(np.float32)
         if (
             matrices.ndim != 3
             or matrices.shape[1] != matrices.shape[2]
@@ -457,7 +457,7 @@ def _matrices(run: Run, problems: list[Problem]) -> tuple[np.ndarray, np.ndarray
             or not len(epochs)
         ):
             raise ValueError(f"matrices of shape {matrices.shape} for {len(epochs)} epochs")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError) as error:
         problems.append(Problem(str(file), f"cannot be read ({str(error).splitlines()[0]}); not drawn"))
         return None
     return epochs, matrices

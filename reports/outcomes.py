@@ -9,13 +9,13 @@ A file holds ``names_hash`` (of the test images' names, in order), and one of
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from common.files import read_arrays
 from eval.average_precision import mean_average_precision
 from eval.confusion import scores as confusion_scores
 from reports.runs import Result
@@ -81,27 +81,27 @@ def outcomes_of(result: Result) -> Outcomes:
 
 def _read(file: Path, metric: str) -> Outcomes:
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            names = _names(arrays, file)
-            if metric in arrays:
-                values = arrays[metric]
-                if values.ndim != 1 or not len(values) or not np.all(np.isfinite(values)):
-                    raise NoOutcomes(f"{file.name} holds no vector of finite numbers for {metric}")
-                binary = bool(np.all((values == 0) | (values == 1)))
-                return Outcomes(names, len(values), metric, values.astype(np.float32), binary)
-            if "confusion" in arrays and arrays["confusion"].ndim == 3:
-                matrices = arrays["confusion"]
-                outcomes = Outcomes(names, len(matrices), metric, matrices=matrices)
-                if metric in confusion_scores(matrices.sum(0)):
-                    return outcomes
-            if "scores" in arrays and "label_sets" in arrays and metric == "map":
-                scores, targets = arrays["scores"], arrays["label_sets"].astype(bool)
-                if scores.shape == targets.shape and scores.ndim == 2 and len(scores):
-                    return Outcomes(names, len(scores), metric, ranking=(scores, targets))
-            raise NoOutcomes(f"{file.name} holds nothing for {metric}")
+        arrays = read_arrays(file)
+        names = _names(arrays, file)
+        if metric in arrays:
+            values = arrays[metric]
+            if values.ndim != 1 or not len(values) or not np.all(np.isfinite(values)):
+                raise NoOutcomes(f"{file.name} holds no vector of finite numbers for {metric}")
+            binary = bool(np.all((values == 0) | (values == 1)))
+            return Outcomes(names, len(values), metric, values.astype(np.float32), binary)
+        if "confusion" in arrays and arrays["confusion"].ndim == 3:
+            matrices = arrays["confusion"]
+            outcomes = Outcomes(names, len(matrices), metric, matrices=matrices)
+            if metric in confusion_scores(matrices.sum(0)):
+                return outcomes
+        if "scores" in arrays and "label_sets" in arrays and metric == "map":
+            scores, targets = arrays["scores"], arrays["label_sets"].astype(bool)
+            if scores.shape == targets.shape and scores.ndim == 2 and len(scores):
+                return Outcomes(names, len(scores), metric, ranking=(scores, targets))
+        raise NoOutcomes(f"{file.name} holds nothing for {metric}")
     except FileNotFoundError:
         raise NoOutcomes(f"{file.name} is missing") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise NoOutcomes(f"{file.name} cannot be read ({str(error).splitlines()[0][:100]})") from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import Patch
 
+from common.files import read_arrays
 from data.voc import palette
 from eval.confusion import class_scores
 from reports.comparison import Comparison
@@ -130,9 +130,8 @@ def _arrays(file: Path, problems: list[Problem]) -> dict[str, np.ndarray] | None
     if not file.is_file():
         return None
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        return read_arrays(file)
+    except (OSError, ValueError) as error:
         problem = Problem(str(file), f"cannot be read ({str(error).splitlines()[0][:100]}); its pictures are missing")
         if problem not in problems:
             problems.append(problem)

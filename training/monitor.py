@@ -5,12 +5,10 @@ Nothing here changes the run: buffers are put back, and every training step seed
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -18,7 +16,7 @@ from torch import Tensor
 
 from common.distributed import all_gather_rows, is_main, rank, world_size
 from common.errors import UserError
-from common.files import atomic_file
+from common.files import atomic_file, read_arrays
 from data.store import ImageStore
 from data.views import View, ViewMaker, eval_images
 from eval.knn import knn_classify
@@ -179,10 +177,10 @@ def save_correlation(run: Path, epoch: int, matrix: np.ndarray, found: dict[str,
     }
     if path.exists():
         try:
-            with np.load(path, allow_pickle=False) as old:
-                earlier = old["epochs"] < epoch
-                new = {name: np.concatenate([old[name][earlier], value]) for name, value in new.items()}
-        except (ValueError, KeyError, IndexError, EOFError, BadZipFile, zlib.error) as error:
+            old = read_arrays(path)
+            earlier = old["epochs"] < epoch
+            new = {name: np.concatenate([old[name][earlier], value]) for name, value in new.items()}
+        except (ValueError, KeyError, IndexError) as error:
             raise UserError(
                 f"{path}: damaged ({error}); delete it, and the same command continues without it"
             ) from error

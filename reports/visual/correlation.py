@@ -5,7 +5,6 @@ Entry (i, j) is the correlation, over images, of feature i of one view with feat
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from common.errors import UserError
+from common.files import read_arrays
 from reports.figures import palette
 from reports.style import COLOURS, DASHES, style, without_formulas
 from reports.visual.paper import even, grid, headed, rendered, show
@@ -76,20 +76,20 @@ def read_evolution(run: Path, name: str, about: str) -> Evolution:
             "online k-NN and at the end; give such a run"
         )
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            found = Evolution(
-                name,
-                about,
-                arrays["epochs"],
-                arrays["matrices"].astype(np.float32),
-                arrays["on_diagonal"],
-                arrays["off_diagonal"],
-            )
+        arrays = read_arrays(file)
+        found = Evolution(
+            name,
+            about,
+            arrays["epochs"],
+            arrays["matrices"].astype(np.float32),
+            arrays["on_diagonal"],
+            arrays["off_diagonal"],
+        )
         d = found.matrices.shape[-1]
         counts = {len(found.epochs), len(found.matrices), len(found.on_diagonal), len(found.off_diagonal)}
         if found.matrices.shape[1:] != (d, d) or len(counts) > 1 or not len(found.epochs):
             raise ValueError(f"matrices of shape {found.matrices.shape} for {len(found.epochs)} epochs")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{file}: cannot be read ({str(error).splitlines()[0]}); continue or repeat the run") from error
     return found
 

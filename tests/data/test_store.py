@@ -257,7 +257,13 @@ def test_a_second_process_waits_and_takes_over_from_a_killed_one(image_folder, m
 def test_a_full_disk_is_told_and_a_read_error_does_not_spoil_the_build(image_folder, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-        with pytest.raises(UserError, match=r"No space left on device.*SSL_COMPARE_CACHE"):
+        with pytest.raises(UserError, match=r"No space left on device.*--stream.*SSL_COMPARE_CACHE"):
+            open_train(image_folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(30, "Read-only file system")))
+        with pytest.raises(
+            UserError, match=r"\(Read-only file system\); set SSL_COMPARE_CACHE"
+        ):  # which --stream needs, too
             open_train(image_folder)
     opened = Image.open
     with monkeypatch.context() as patch:

@@ -7,6 +7,7 @@ import shutil
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 import run as command_line
 from backbones.weights import load_weights
 from common.errors import UserError
-from common.files import read_json_lines
+from common.files import read_arrays, read_json_lines
 from eval.results import read_results
 from training.checkpoint import last_checkpoint, load_checkpoint
 from training.trainer import train
@@ -49,6 +50,29 @@ def test_any_change_of_a_checkpoint_is_found(trained, tmp_path, data):
         return
     whole = load_checkpoint(last_checkpoint(trained))
     assert all(torch.equal(state["method"][name], value) for name, value in whole["method"].items())
+
+
+@quick
+@given(data=st.data())
+def test_any_change_of_arrays_is_found(tmp_path, data):
+    """Of predictions, matrices and a store's index, whatever error the archive's reader has for it."""
+    path = tmp_path / "x.npz"
+    whole = {"scores": np.arange(6.0).reshape(2, 3), "names_hash": np.array("abc")}
+    np.savez_compressed(path, **whole)
+    content = bytearray(path.read_bytes())
+    place = data.draw(st.integers(0, len(content) - 1))
+    if data.draw(st.booleans()):
+        content[place] ^= 1 << data.draw(st.integers(0, 7))
+    else:
+        del content[place:]
+    path.write_bytes(content)
+    try:
+        arrays = read_arrays(path)
+    except ValueError as error:
+        assert str(error) and "\n" not in str(error)
+    else:  # of times and the like
+        assert arrays.keys() == whole.keys()
+        assert all(np.array_equal(arrays[name], value) for name, value in whole.items())
 
 
 class Harmful:
