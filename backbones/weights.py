@@ -73,8 +73,8 @@ def load_weights(backbone: Backbone, spec: str | Path, backbone_name: str, key: 
     if "backbone_prefix" in content:
         state, *notes = _from_run(content, path, backbone_name, key)
     else:
-        target = backbone.published
         state, entry = _from_others(content, path, key)
+        target = backbone.published
         state, left_out = _select(state, target.state_dict())
         state, changed = _adapt(state, target)
         notes = [entry, left_out, changed]
