@@ -12,7 +12,6 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
 from backbones.base import Backbone, named_blocks
 from common.errors import UserError
@@ -56,6 +55,21 @@ class Mlp(nn.Module):
         return self.fc2(F.gelu(self.fc1(tokens_BND)))
 
 
+class DropPath(nn.Module):
+    """Stochastic depth: in training an image's branch is left out with probability ``p``, and otherwise divided by 1 - p
+    (reference: ``drop_path``). Written out, since torchvision's comes with a second of imports."""
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.p = p
+
+    def forward(self, branch_BND: Tensor) -> Tensor:
+        if not self.training:
+            return branch_BND
+        kept = branch_BND.new_empty(len(branch_BND), 1, 1).bernoulli_(1 - self.p)
+        return branch_BND * kept.div_(1 - self.p)
+
+
 class Block(nn.Module):
     """Pre-norm transformer block (reference: ``Block``): tokens ``[B, N, D]`` → the same; or only the first ``outputs`` of them,
     which is all that the others are needed for in the last block where only the CLS token is used."""
@@ -66,7 +80,7 @@ class Block(nn.Module):
         self.attn = Attention(width, heads)
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         self.mlp = Mlp(width)
-        self.drop_path = StochasticDepth(drop_path, "row") if drop_path else nn.Identity()
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, tokens_BND: Tensor, outputs: int | None = None) -> Tensor:
         tokens_BND = tokens_BND[:, :outputs] + self.drop_path(self.attn(self.norm1(tokens_BND), outputs))

@@ -3,6 +3,9 @@ void (255), so it counts nowhere.
 
 One geometry for all: an image is *fitted* into a square by resizing it, aspect ratio kept, until its longer side is the square's,
 and padded at its right and bottom with the mean colour. Training and evaluation see the same size of things then.
+
+torchvision is imported where it is needed: that takes a second, and a grid reads the options of what uses this file before it
+begins.
 """
 
 from __future__ import annotations
@@ -12,9 +15,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-import torchvision.transforms.v2.functional as T
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
 
 from data.views import IMAGENET_MEAN, IMAGENET_STD
 
@@ -69,6 +70,8 @@ class SegmentationAugmentation:
     def _distort(self, image: Tensor, u: Sequence[float]) -> Tensor:
         """Brightness, contrast, saturation and hue, each with ``distort_p``; contrast first or last. The ranges are those of
         torchvision's ``RandomPhotometricDistort``."""
+        import torchvision.transforms.v2.functional as T
+
         contrast = u[0] < self.distort_p, 0.5 + u[1]
         if u[2] < self.distort_p:
             image = T.adjust_brightness(image, 0.875 + 0.25 * u[3])
@@ -97,12 +100,16 @@ def fitted_size(size: Sequence[int], side: int, factor: float = 1.0) -> tuple[in
 
 def resize_image(image: Tensor, size: Sequence[int]) -> Tensor:
     """uint8 ``[3, H, W]`` resized to ``size``, bilinear with antialiasing."""
-    return T.resize(image, list(size), InterpolationMode.BILINEAR, antialias=True)
+    from torchvision.transforms.v2.functional import InterpolationMode, resize
+
+    return resize(image, list(size), InterpolationMode.BILINEAR, antialias=True)
 
 
 def resize_mask(mask: Tensor, size: Sequence[int]) -> Tensor:
     """uint8 ``[H, W]`` resized to ``size``: each pixel takes the class at its centre."""
-    return T.resize(mask[None], list(size), InterpolationMode.NEAREST_EXACT)[0]
+    from torchvision.transforms.v2.functional import InterpolationMode, resize
+
+    return resize(mask[None], list(size), InterpolationMode.NEAREST_EXACT)[0]
 
 
 def fit_image(image: Tensor, side: int) -> tuple[Tensor, tuple[int, int]]:
