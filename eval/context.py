@@ -25,6 +25,7 @@ from eval.features import Kind, cached_features
 from eval.results import digest_of
 from training.checkpoint import last_checkpoint, load_checkpoint
 from training.devices import Precision, pick_device, pick_precision
+from training.resolve import check_image_size
 
 
 @dataclass
@@ -182,6 +183,7 @@ def make_context(
     if image_size is None:
         same_data = options.get("data") == data and run.get("image_size")
         image_size = run["image_size"] if same_data else default_image_size(data)
+    check_image_size("image_size", image_size)
     chosen_device = pick_device(device)
     chosen_precision = pick_precision(precision, chosen_device)
 

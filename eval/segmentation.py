@@ -34,6 +34,7 @@ from heads.segmentation.base import SEGMENTATION_HEADS
 from heads.segmentation.losses import make_loss
 from training.checkpoint import last_checkpoint, load_checkpoint
 from training.config import TrainConfig
+from training.resolve import check_image_size
 from training.segmentation import SegmentationBatches, SegmentationTask, TaskConfig, image_samples, map_samples
 from training.trainer import train_task
 
@@ -101,6 +102,8 @@ class SegmentationConfig(EvaluationConfig):
         make_loss(self.loss)
         if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
             raise UsageError(f"the random scale {self.scale} is no range; give its ends, such as: 0.5 2")
+        if self.crop_size is not None:
+            check_image_size("crop_size", self.crop_size)
         if not self.test_scales or min(self.test_scales) <= 0:
             raise UsageError(f"test scales {self.test_scales}: give factors above 0, such as: 0.75 1 1.25")
         for name in ("epochs", "batch_size"):

@@ -68,8 +68,8 @@ def _check(config: TrainConfig) -> None:
         require(getattr(config, option) >= 1, option, "give at least 1")
     for option in ("lr", "min_lr", "min_lr_scale", "weight_decay", "clip_grad", "knn_every", "seed"):
         require(getattr(config, option) >= 0, option, "give 0 or more")
-    size = config.image_size
-    require(size is None or 8 <= size <= MAX_IMAGE_SIZE, "image_size", f"give 8 to {MAX_IMAGE_SIZE} pixels")
+    if config.image_size is not None:
+        check_image_size("image_size", config.image_size)
     require(config.seed < 2**63, "seed", "give less than 2 to the power of 63")
     require(config.weight_decay_end is None or config.weight_decay_end >= 0, "weight_decay_end", "give 0 or more")
     require(0 <= config.momentum < 1, "momentum", "give 0 or more and less than 1")
@@ -88,6 +88,12 @@ def _check(config: TrainConfig) -> None:
     require(0 <= config.pairing_start <= config.epochs, "pairing_start", f"give 0 to --epochs, {config.epochs:g}")
     if config.pairing_start and config.pairing == "same_image":
         raise UsageError("--pairing_start says when --pairing same_label begins; add that option")
+
+
+def check_image_size(option: str, size: int) -> None:
+    """Raises UsageError for a side in pixels that no memory has room for, or that shows nothing."""
+    if not 8 <= size <= MAX_IMAGE_SIZE:
+        raise UsageError(f"--{option} {size}: give 8 to {MAX_IMAGE_SIZE} pixels")
 
 
 def options_of(config: TrainConfig, method_config: MethodConfig, evaluations: Mapping[str, Any]) -> dict[str, Any]:

@@ -88,6 +88,7 @@ def test_weights_files_need_a_backbone_and_data(command, run, tmp_path):
     "changes, message",
     [
         ({"backbone": None}, "--backbone is needed, since no --weights are given"),
+        ({"image_size": 100_000}, "--image_size 100000: give 8 to 4096 pixels"),
         ({"backbone": "vit_s9"}, "did you mean vit_s"),
         ({"data": "demmo"}, "did you mean demo"),
         ({"data_root": "nowhere"}, "nowhere"),
