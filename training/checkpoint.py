@@ -128,7 +128,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     if reason is not None:
-        raise DamagedCheckpoint(f"{path}: cannot be read as a checkpoint ({reason}); give the run another --out")
+        raise DamagedCheckpoint(
+            f"{path}: cannot be read as a checkpoint ({reason}); give the run's training command again, which goes on from the "
+            "checkpoint before where there is one, or another --out"
+        )
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         found = state.get("format") if isinstance(state, dict) else None
         raise DamagedCheckpoint(f"{path}: no checkpoint of format {FORMAT} (found {found}); give the run another --out")
