@@ -22,6 +22,8 @@ RETRIES = 2
 PAUSE = 5.0
 #: Seconds in which cells that are stopped write their checkpoints.
 LEAVE = 60.0
+#: File beside the cells' logs that asks them to stop.
+STOP = "stop"
 #: Exit status of a training whose options are wrong: trying again does not help.
 WRONG_OPTIONS = 2
 
@@ -51,6 +53,8 @@ def launch(states: Sequence[CellState], command: CompareCommand, plugins: Sequen
     environment = {name: value for name, value in os.environ.items() if name.startswith("SSL_COMPARE_")}
     environment |= {"OMP_NUM_THREADS": str(cpus), "PYTHONUNBUFFERED": "1"}
     waiting = deque(state for state in states if state.status == "waiting")
+    stop = states[0].log.with_name(STOP)
+    stop.unlink(missing_ok=True)
     running: dict[ray.ObjectRef, CellState] = {}
     try:
         while waiting or running:
@@ -75,11 +79,15 @@ def launch(states: Sequence[CellState], command: CompareCommand, plugins: Sequen
                     show(state)
             show(None)
     finally:
-        for reference in running:
+        # Those that have begun are asked by the file: of one that is cancelled, Ray may kill the training before its checkpoint.
+        stop.touch()
+        begun = [reference for reference, state in running.items() if state.log.exists()]
+        for reference in running.keys() - set(begun):
             ray.cancel(reference)
-        if running:
-            ray.wait(list(running), num_returns=len(running), timeout=LEAVE)
+        if begun:
+            ray.wait(begun, num_returns=len(begun), timeout=LEAVE)
         ray.shutdown()
+        stop.unlink()
 
 
 def require_answer(address: str) -> None:
@@ -100,7 +108,7 @@ def no_cluster(address: str, reason: str) -> UserError:
 
 
 def run_cell(words: Sequence[str], processes: int, folder: str, log: str, environment: Mapping[str, str]) -> None:
-    """One try of a cell, in a Ray task.
+    """One try of a cell, in a Ray task. It stops the training, and returns, when the file ``STOP`` appears beside the log.
 
     Args:
         words: for ``run.py``.
@@ -116,6 +124,9 @@ def run_cell(words: Sequence[str], processes: int, folder: str, log: str, enviro
     program = [str(ROOT / "run.py"), *words]
     if processes > 1:
         program = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *program]
+    stop = Path(log).with_name(STOP)
+    if stop.exists():
+        return
     with open(log, "a") as file:
         process = subprocess.Popen(
             [sys.executable, *program],
@@ -128,6 +139,8 @@ def run_cell(words: Sequence[str], processes: int, folder: str, log: str, enviro
         try:
             # Not wait(), which a cancelled task's KeyboardInterrupt does not reach.
             while (status := process.poll()) is None:
+                if stop.exists():
+                    return
                 time.sleep(0.2)
         finally:
             process.terminate()  # of one that has ended, nothing
