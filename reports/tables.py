@@ -123,13 +123,15 @@ def to_markdown(table: Table) -> str:
 
 
 def to_latex(table: Table) -> str:
-    """A ``table`` with a booktabs ``tabular``, to be read in with ``\\input``."""
+    """A ``table`` with a booktabs ``tabular``, to be read in with ``\\input``. One that is wider than the text is scaled down to
+    it."""
     spans = table.grouped
     lines = [
-        r"% needs \usepackage{booktabs}",
+        r"% needs \usepackage{booktabs,graphicx}",
         r"\begin{table}",
         r"\centering\small\setlength{\tabcolsep}{4pt}",
         rf"\caption{{{latex(table.caption)}}}",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{''.join('r' if heading.numeric else 'l' for heading in table.headings)}}}",
         r"\toprule",
     ]
@@ -157,7 +159,7 @@ def to_latex(table: Table) -> str:
             note = rf"{{\scriptsize {latex(entry.note)}}}" if entry.note else ""
             cells.append(" ".join(part for part in (shown + mark, note) if part))
         lines.append("{} " + " & ".join(cells) + r" \\")  # {}: a leading [ would be read as \\'s argument
-    lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}", ""]
+    lines += [r"\bottomrule", r"\end{tabular}}", r"\end{table}", ""]
     return "\n".join(lines)
 
 

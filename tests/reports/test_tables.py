@@ -1,6 +1,7 @@
 """Tables as files: what they hold, what is escaped, and that LaTeX reads it."""
 
 import csv
+import dataclasses
 import io
 import re
 import shutil
@@ -64,13 +65,20 @@ def compile_latex(folder, *tables: str) -> None:
     for number_, table in enumerate(tables):
         (folder / f"table{number_}.tex").write_text(table)
     inputs = "\n".join(rf"\input{{table{number_}.tex}}\clearpage" for number_ in range(len(tables)))
-    document = rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}{inputs}\end{{document}}"
+    document = rf"\documentclass{{article}}\usepackage{{booktabs,graphicx}}\begin{{document}}{inputs}\end{{document}}"
     (folder / "document.tex").write_text(document)
     words = [engine, *(["-interaction=nonstopmode", "-halt-on-error"] if "pdflatex" in engine else []), "document.tex"]
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, errors="replace", timeout=120)
     assert done.returncode == 0, done.stdout[-2000:]
     assert (folder / "document.pdf").read_bytes().startswith(b"%PDF")
+    log = folder / "document.log"  # pdflatex's
+    assert not log.exists() or "Overfull \\hbox" not in log.read_text(errors="replace")
 
 
 def test_latex_compiles(table, tmp_path):
     compile_latex(tmp_path, to_latex(table))
+
+
+def test_a_wide_table_stays_within_the_text(table, tmp_path):
+    wide = dataclasses.replace(table, headings=8 * table.headings, rows=[8 * row for row in table.rows])
+    compile_latex(tmp_path, to_latex(wide))
