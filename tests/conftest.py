@@ -1,8 +1,29 @@
-"""Options shared by all tests."""
+"""Options and fixtures shared by all tests."""
 
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+#: In place of run.py: a command that says which signal has stopped it.
+COMMAND = """
+import signal, sys, time
+from pathlib import Path
+
+folder = Path(__file__).parent
+
+def stop(number, frame):
+    (folder / "stopped").write_text(signal.Signals(number).name)
+    sys.exit(128 + number)
+
+signal.signal(signal.SIGTERM, stop)
+(folder / "begun").touch()
+time.sleep(60)
+"""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -13,3 +34,41 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DIR",
         help="folder with the reference implementations' values, for tests/parity (default: tests/golden)",
     )
+
+
+@pytest.fixture
+def when_begun(tmp_path: Path) -> Callable[[Callable[[], object]], threading.Thread]:
+    """``when_begun(act)``: a thread that acts once ``tmp_path / "run.py"``, which is ``COMMAND``, runs."""
+    (tmp_path / "run.py").write_text(COMMAND)
+
+    def watch(act: Callable[[], object]) -> threading.Thread:
+        def wait() -> None:
+            while not (tmp_path / "begun").exists():
+                time.sleep(0.05)
+            act()
+
+        thread = threading.Thread(target=wait, daemon=True)
+        thread.start()
+        return thread
+
+    return watch
+
+
+@pytest.fixture(params=[signal.SIGTERM, signal.SIGUSR1])
+def stopped_first(request, when_begun, tmp_path: Path) -> Callable[[Callable[[], object]], signal.Signals]:
+    """``stopped_first(start)``: ``start`` runs ``tmp_path / "run.py"`` in a process of its own, and this process gets a signal,
+    which is returned, once that has begun. SIGTERM stops it, it is waited for, and the exit status is 128 + that number."""
+    number = request.param
+
+    def expect(start: Callable[[], object]) -> signal.Signals:
+        before = signal.getsignal(number)
+        thread = when_begun(lambda: os.kill(os.getpid(), number))
+        with pytest.raises(SystemExit) as stopped:
+            start()
+        thread.join()
+        assert stopped.value.code == 128 + number
+        assert (tmp_path / "stopped").read_text() == "SIGTERM"  # and this process has waited for it
+        assert signal.getsignal(number) is before
+        return number
+
+    return expect

@@ -1,12 +1,8 @@
 """run.py reproduce: the list, rows that run and rows that cannot, and that every row of every table is a valid command."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import threading
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -73,39 +69,9 @@ def test_the_reason_of_a_failure_is_of_this_attempt(tmp_path, monkeypatch):
     assert log.read_text() == "error: full\ngone\n"
 
 
-COMMAND = """
-import pathlib, signal, sys, time
-folder = pathlib.Path(sys.argv[1])
-
-def stop(number, frame):
-    (folder / "stopped").write_text(signal.Signals(number).name)
-    sys.exit(128 + number)
-
-signal.signal(signal.SIGTERM, stop)
-(folder / "begun").touch()
-time.sleep(60)
-"""
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_stops_the_rows_command_first(number, tmp_path, monkeypatch):
-    (tmp_path / "run.py").write_text(COMMAND)
+def test_a_signal_stops_the_rows_command_first(stopped_first, tmp_path, monkeypatch):
     monkeypatch.setattr("training.reproduce.ROOT", tmp_path)
-    before = signal.getsignal(number)
-
-    def send() -> None:
-        while not (tmp_path / "begun").exists():
-            time.sleep(0.05)
-        os.kill(os.getpid(), number)
-
-    thread = threading.Thread(target=send, daemon=True)
-    thread.start()
-    with pytest.raises(SystemExit) as stopped:
-        _run([str(tmp_path)], tmp_path / "logs" / "row.log")
-    thread.join()
-    assert stopped.value.code == 128 + number
-    assert (tmp_path / "stopped").read_text() == "SIGTERM"  # and this process has waited for it
-    assert signal.getsignal(number) is before
+    stopped_first(lambda: _run([], tmp_path / "logs" / "row.log"))
 
 
 def test_rows_run_or_say_in_a_sentence_why_not(published, tmp_path, capsys):

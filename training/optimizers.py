@@ -49,55 +49,39 @@ class LARS(torch.optim.Optimizer):
             if not parameters:
                 continue
             # Gradients are changed where they are: on a CPU, fresh memory costs more than the arithmetic.
-            matrices = [p for p in parameters if p.ndim != 1]
-            ratios: dict[Tensor, Tensor] = {}
+            matrices, vectors = ([p for p in parameters if (p.ndim != 1) == wanted] for wanted in (True, False))
+            parameters = matrices + vectors
+            ratios = torch.ones(len(parameters), device=parameters[0].device)
             if matrices:
                 decayed = [p.grad for p in matrices]
                 torch._foreach_add_(own_parts(decayed), own_parts(matrices), alpha=group["weight_decay"])
                 weight_norms, update_norms = norms(matrices), norms(decayed)
                 found = group["eta"] * weight_norms / update_norms
-                found = torch.where((weight_norms > 0) & (update_norms > 0), found, 1.0)
-                ratios = dict(zip(matrices, found.unbind(), strict=True))
+                ratios[: len(matrices)] = torch.where((weight_norms > 0) & (update_norms > 0), found, 1.0)
             for p in parameters:
                 if "mu" not in self.state[p]:
                     self.state[p]["mu"] = torch.zeros_like(p)
-            parts = [own_parts(tensors) for tensors in (parameters, [p.grad for p in parameters])]
-            mus = own_parts([self.state[p]["mu"] for p in parameters])
-            update = _update_in_blocks if mus[0].device.type == "cpu" else _update_together
-            update(*parts, mus, [ratios.get(p) for p in parameters], group["momentum"], group["lr"])
+            mus = [self.state[p]["mu"] for p in parameters]
+            parts = map(own_parts, (parameters, [p.grad for p in parameters], mus))
+            _update(*parts, ratios, group["momentum"], group["lr"])
 
 
-def _update_together(
-    weights: list[Tensor],
-    gradients: list[Tensor],
-    mus: list[Tensor],
-    ratios: list[Tensor | None],
-    momentum: float,
-    lr: float,
+def _update(
+    weights: list[Tensor], gradients: list[Tensor], mus: list[Tensor], ratios: Tensor, momentum: float, lr: float
 ) -> None:
-    """``mu = momentum · mu + ratio · gradient``, ``w -= lr · mu``, in a few launches for all tensors. ``ratios``: None is 1."""
-    scaled = [(gradient, ratio) for gradient, ratio in zip(gradients, ratios, strict=True) if ratio is not None]
-    if scaled:
-        torch._foreach_mul_(*map(list, zip(*scaled, strict=True)))
-    torch._foreach_mul_(mus, momentum)
-    torch._foreach_add_(mus, gradients)
-    torch._foreach_add_(weights, mus, alpha=-lr)
-
-
-def _update_in_blocks(
-    weights: list[Tensor],
-    gradients: list[Tensor],
-    mus: list[Tensor],
-    ratios: list[Tensor | None],
-    momentum: float,
-    lr: float,
-) -> None:
-    """The same for a CPU, in blocks that stay in its cache: large matrices pass memory once, and not with each operation."""
-    for tensors, ratio in zip(zip(weights, gradients, mus, strict=True), ratios, strict=True):
-        factor = 1.0 if ratio is None else float(ratio)
-        rows = max(1, BLOCK * len(torch.atleast_1d(tensors[0])) // max(1, tensors[0].numel()))
-        for weight, gradient, mu in zip(*(torch.atleast_1d(t).split(rows) for t in tensors), strict=True):
-            mu.mul_(momentum).add_(gradient, alpha=factor)
+    """``mu = momentum · mu + ratio · gradient``, ``w -= lr · mu``: on an accelerator in a few launches for all tensors, on a CPU in
+    blocks that stay in its cache, so that large matrices pass memory once, and not with each operation."""
+    if ratios.device.type != "cpu":
+        torch._foreach_mul_(gradients, list(ratios.unbind()))
+        torch._foreach_mul_(mus, momentum)
+        torch._foreach_add_(mus, gradients)
+        torch._foreach_add_(weights, mus, alpha=-lr)
+        return
+    for *tensors, ratio in zip(weights, gradients, mus, ratios.tolist(), strict=True):
+        tensors = [torch.atleast_1d(tensor) for tensor in tensors]
+        rows = max(1, BLOCK * len(tensors[0]) // max(1, tensors[0].numel()))
+        for weight, gradient, mu in zip(*(tensor.split(rows) for tensor in tensors), strict=True):
+            mu.mul_(momentum).add_(gradient, alpha=ratio)
             weight.add_(mu, alpha=-lr)
 
 

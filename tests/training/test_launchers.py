@@ -7,8 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
 
 import pytest
 from rich.console import Console
@@ -108,51 +106,12 @@ def test_status_without_a_grid(tmp_path):
         read_states(tmp_path)
 
 
-#: In place of run.py: a cell that says which signal has stopped it.
-CELL = """
-import signal, sys, time
-from pathlib import Path
-
-folder = Path(__file__).parent
-
-def stop(number, frame):
-    (folder / "stopped").write_text(signal.Signals(number).name)
-    sys.exit(128 + number)
-
-signal.signal(signal.SIGTERM, stop)
-(folder / "begun").touch()
-time.sleep(60)
-"""
-
-
-def signal_when_begun(folder, number) -> threading.Thread:
-    """Send this process a signal once the cell runs."""
-
-    def send() -> None:
-        while not (folder / "begun").exists():
-            time.sleep(0.05)
-        os.kill(os.getpid(), number)
-
-    thread = threading.Thread(target=send, daemon=True)
-    thread.start()
-    return thread
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_grid_that_is_stopped_stops_its_cells_first(number, tmp_path, monkeypatch, capsys):
-    (tmp_path / "run.py").write_text(CELL)
+def test_a_grid_that_is_stopped_stops_its_cells_first(stopped_first, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("training.launchers.local.ROOT", tmp_path)
     cells = [Cell("a", {"method": "dino"})]
-    before = signal.getsignal(number)
     console = Console(file=io.StringIO())
-    thread = signal_when_begun(tmp_path, number)
-    with pytest.raises(SystemExit) as stopped:
-        run_cells(cells, CompareCommand(out=str(tmp_path)), [], console)
-    thread.join()
-    assert stopped.value.code == 128 + number
-    assert (tmp_path / "stopped").read_text() == "SIGTERM"  # and this process has waited for it
+    number = stopped_first(lambda: run_cells(cells, CompareCommand(out=str(tmp_path)), [], console))
     assert f"stopped by {number.name}; the same command continues" in capsys.readouterr().err
-    assert signal.getsignal(number) is before
 
 
 @pytest.mark.parametrize(
@@ -175,14 +134,21 @@ def test_addresses_that_may_be_rays(monkeypatch):
     assert os.environ["RAY_NUM_REDIS_GET_RETRIES"] == "7"
 
 
-def test_a_cancelled_task_stops_its_cell_first(tmp_path, monkeypatch):
+def test_a_task_stops_its_cell_when_the_file_asks(when_begun, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.launchers.ray_cluster.ROOT", tmp_path)
+    thread = when_begun((tmp_path / "stop").touch)
+    ray_cluster.run_cell(["train"], 1, str(tmp_path), str(tmp_path / "log"), {})
+    thread.join()
+    assert (tmp_path / "stopped").read_text() == "SIGTERM"
+
+
+def test_a_cancelled_task_stops_its_cell_first(when_begun, tmp_path, monkeypatch):
     """Ray cancels a task by KeyboardInterrupt."""
-    (tmp_path / "run.py").write_text(CELL)
     monkeypatch.setattr("training.launchers.ray_cluster.ROOT", tmp_path)
     # It is ignored where a shell has started the tests in the background.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        thread = signal_when_begun(tmp_path, signal.SIGINT)
+        thread = when_begun(lambda: os.kill(os.getpid(), signal.SIGINT))
         with pytest.raises(KeyboardInterrupt):
             ray_cluster.run_cell(["train"], 1, str(tmp_path), str(tmp_path / "log"), {})
         thread.join()
