@@ -35,17 +35,15 @@ class ImageBatch:
 
     Attributes:
         pixels: uint8 ``[B, 3, Hmax, Wmax]``, zero below and to the right of each image.
-        sizes: int64 ``[B, 2]``: height and width of each image in pixels.
+        sizes: int64 ``[B, 2]``: height and width of each image in pixels. They stay on the CPU, where crops are planned.
     """
 
     pixels: Tensor
     sizes: Tensor
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> ImageBatch:
-        """The same batch on another device."""
-        return ImageBatch(
-            self.pixels.to(device, non_blocking=non_blocking), self.sizes.to(device, non_blocking=non_blocking)
-        )
+        """The same batch with its pixels on another device."""
+        return ImageBatch(self.pixels.to(device, non_blocking=non_blocking), self.sizes)
 
 
 class ImageStore:

@@ -286,7 +286,7 @@ class ViewMaker:
                 f"{len(self.views)} views, sources {tuple(sources.shape)} and params {tuple(params.shape)} do not fit together; "
                 f"expected [V, b] and [V, b, {RANDOMS}]"
             )
-        sources, params, sizes = sources.cpu(), params.cpu(), images.sizes.cpu()
+        sources, params, sizes = sources.cpu(), params.cpu(), images.sizes
         if sources.numel() and not 0 <= int(sources.min()) <= int(sources.max()) < len(sizes):
             raise ValueError(f"sources from {sources.min()} to {sources.max()}; the batch has {len(sizes)} images")
         out: list[Tensor] = [torch.empty(0)] * V
@@ -366,9 +366,8 @@ def eval_images(
     if resize < size:
         raise ValueError(f"the short side is resized to {resize} pixels, too few to cut out {size}")
     out = torch.empty(len(images.sizes), 3, size, size, device=images.pixels.device)
-    sizes = images.sizes.cpu()
-    for height, width in sizes.unique(dim=0).tolist():
-        at = (sizes == torch.tensor([height, width])).all(dim=1).nonzero()[:, 0].to(out.device)
+    for height, width in images.sizes.unique(dim=0).tolist():
+        at = (images.sizes == torch.tensor([height, width])).all(dim=1).nonzero()[:, 0].to(out.device)
         pixels = images.pixels[:, :, :height, :width][at].float()
         # torchvision truncates the long side and rounds the corner half to even.
         new = [int(resize * side / min(height, width)) for side in (height, width)]

@@ -135,7 +135,7 @@ class Batches:
 
     def make(self, host: HostBatch) -> ViewBatch:
         """Crops, on the device. What they are planned from stays on the CPU: reading it back would wait for the device."""
-        images = ImageBatch(host.images.pixels.to(self.device, non_blocking=True), host.images.sizes)
+        images = host.images.to(self.device, non_blocking=True)
         views = self._maker.make(images, host.sources, host.params)
         return ViewBatch(views, host.labels.to(self.device, non_blocking=True))
 

@@ -1,5 +1,7 @@
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 
 from common.errors import UsageError
 from heads.segmentation.losses import LOSSES, make_loss
@@ -76,3 +78,37 @@ def test_sums_by_weight():
 def test_refuses(terms, message):
     with pytest.raises(UsageError, match=message):
         make_loss(terms)
+
+
+def weighted_losses(images):
+    """Loss of each kind and its gradient for a 1 × 1 convolution, on some of the four images, of which the last two are void."""
+    logits, masks = example()
+    logits, masks = torch.cat([logits, 2 * logits]).detach(), torch.cat([masks, torch.full_like(masks, 255)])
+    results = {}
+    for name in LOSSES:
+        weight = torch.eye(4, dtype=logits.dtype).requires_grad_()
+        loss = make_loss([name])(torch.einsum("dc,bchw->bdhw", weight, logits[images]), masks[images])
+        loss.backward()
+        results[name] = (loss.detach().double(), weight.grad)
+    return results
+
+
+def run_rank(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    results = weighted_losses(slice(2 * rank, 2 * rank + 2))
+    for values in results.values():
+        for value in values:  # as the trainer does: means over ranks
+            dist.all_reduce(value)
+            value /= 2
+    torch.save(results, f"{folder}/rank{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_a_rank_whose_pixels_are_all_void_takes_part(tmp_path):
+    mp.spawn(run_rank, (str(tmp_path),), nprocs=2)
+    expected = weighted_losses(slice(4))
+    for rank in range(2):
+        found = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)
+        for name in LOSSES:
+            torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-7)
