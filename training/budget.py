@@ -74,12 +74,14 @@ def _cost_of_a_step(kind: str, config: TrainConfig, method_config: MethodConfig,
         return flops * config.batch_size
     stepper = Stepper(build_method(config, method_config, batches.store.num_classes), config, batches.device)
     stepper.method.train()
+    # As if inside a long training: the schedules of a short one could end before the last step that is timed.
+    epochs = config.epochs + WARM_UP + TIMED
     began = 0.0
     for step, batch in enumerate(batches.stream(0, WARM_UP + TIMED)):
         if step == WARM_UP:
             synchronize(batches.device)
             began = time.perf_counter()
-        stepper.step(split(batch, config.accumulate), Progress(step, batches.steps_per_epoch, config.epochs))
+        stepper.step(split(batch, config.accumulate), Progress(step, batches.steps_per_epoch, epochs))
     synchronize(batches.device)
     seconds = torch.tensor((time.perf_counter() - began) / TIMED, device=batches.device)
     return all_reduce_mean(seconds).item() / 60

@@ -48,8 +48,9 @@ def test_minutes_are_measured_once_and_kept_by_a_run_that_continues(small, tmp_p
         train(*small(tmp_path / "run", budget="minutes=0.4"))
 
 
-def test_a_step_can_be_timed(small, tmp_path):
-    assert plan(*small(tmp_path / "run", budget="minutes=0.05"))["total_steps"] >= 1
+@pytest.mark.parametrize("epochs", [3, 1])
+def test_a_step_can_be_timed(small, tmp_path, epochs):
+    assert plan(*small(tmp_path / "run", budget="minutes=0.05", epochs=epochs))["total_steps"] >= 1
 
 
 def test_a_method_without_training_needs_none(small, tmp_path):
