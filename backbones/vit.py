@@ -18,11 +18,17 @@ from common.errors import UserError
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention (reference: ``Attention``)."""
+    """Multi-head self-attention (reference: ``Attention``).
+
+    Attributes:
+        written_out: compute as matrix products where a CPU is the faster that way. Off where a CPU's tensors stand for an
+            accelerator's, to count what these would keep.
+    """
 
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
+        self.written_out = True
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
@@ -34,13 +40,20 @@ class Attention(nn.Module):
     def forward(self, tokens_BND: Tensor, outputs: int | None = None) -> Tensor:
         query, key, value = self.split(tokens_BND)
         query = query[:, :, :outputs]
-        if query.device.type == "cpu" and query.dtype != torch.float32:
+        if self.written_out and query.device.type == "cpu" and query.dtype != torch.float32:
             # The fused kernel has no fast half-precision path on CPUs: forward and backward of 197 tokens took it 2.8 times
             # as long as these matrix products (in float32 it is the faster of the two, and on accelerators always).
             mixed = (query * query.shape[-1] ** -0.5 @ key.mT).softmax(-1).to(value.dtype) @ value
         else:
             mixed = F.scaled_dot_product_attention(query, key, value)
         return self.proj(mixed.transpose(1, 2).flatten(2))
+
+
+def as_on_accelerator(network: nn.Module) -> None:
+    """Let a network keep, on a CPU, the tensors that it would keep on an accelerator (slower in half precision)."""
+    for module in network.modules():
+        if isinstance(module, Attention):
+            module.written_out = False
 
 
 class Mlp(nn.Module):

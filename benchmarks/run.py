@@ -23,6 +23,7 @@ from rich.table import Table
 from benchmarks.authors import Authors
 from benchmarks.bench import Bench, ceilings
 from benchmarks.evaluation import bootstrap, features, knn, probe
+from benchmarks.memory import memory
 from benchmarks.startup import startup
 from benchmarks.store import store
 from benchmarks.timing import Measurement, Spread
@@ -37,6 +38,7 @@ BENCHMARKS: dict[str, Callable[[Bench], list[Measurement]]] = {
     "ceilings": ceilings,
     "dino": dino,
     "barlow_twins": barlow_twins,
+    "memory": memory,
     "views": views,
     "store": store,
     "knn": knn,

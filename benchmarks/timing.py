@@ -63,13 +63,17 @@ class Measurement:
 
 
 def take_turns(
-    contenders: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
+    contenders: Mapping[str, Callable[[], object]],
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+    prepare: Callable[[str], object] = lambda name: None,
 ) -> dict[str, list[float]]:
     """Seconds that each contender takes in each round, after one that does not count. A contender returns when its work is done
-    (on an accelerator: after a synchronisation)."""
+    (on an accelerator: after a synchronisation). ``prepare`` is called with its name before, and is not timed."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(rounds + 1):
         for name, work in contenders.items():
+            prepare(name)
             began = clock()
             work()
             took = clock() - began
@@ -87,14 +91,16 @@ def measure(
     unit: str,
     limits: Mapping[str, Limit] | None = None,
     clock: Callable[[], float] = time.perf_counter,
+    prepare: Callable[[str], object] = lambda name: None,
 ) -> list[Measurement]:
     """Time contenders in turns. Those whose name begins with "ours" are compared with each of the others.
 
     Args:
         amount: units of work that a contender does; None: all of it is one, and the value is seconds.
         limits: of contenders, by name.
+        prepare: as ``take_turns`` has it.
     """
-    seconds = take_turns(contenders, rounds, clock)
+    seconds = take_turns(contenders, rounds, clock, prepare)
     references = [name for name in contenders if not name.startswith("ours")]
     found = []
     for name, times in seconds.items():

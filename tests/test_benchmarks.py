@@ -9,7 +9,8 @@ import torchvision
 from PIL import Image
 
 from backbones import build_backbone
-from backbones.vit import VisionTransformer
+from backbones.vit import VisionTransformer, as_on_accelerator
+from benchmarks.memory import count_ours, peak_of
 from benchmarks.reference import barlow_twins as plain_barlow_twins
 from benchmarks.reference import dino as plain_dino
 from benchmarks.reference import evaluation as plain
@@ -18,6 +19,7 @@ from benchmarks.reference.transformer import VisionTransformer as PlainTransform
 from benchmarks.run import BENCHMARKS, main
 from benchmarks.scaling import exponent
 from benchmarks.timing import Limit, Spread, measure
+from benchmarks.training import our_stepper
 from common.schedules import cosine
 from data.store import ImageBatch
 from data.views import View, ViewMaker
@@ -162,6 +164,19 @@ def test_ratios_are_of_the_same_round():
 def test_exponents_of_powers():
     points = [{"value": n, "seconds": 2 * n**1.5} for n in (2, 4, 16)]
     assert exponent(points, "seconds") == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_counted_memory_is_that_of_a_real_step(precision):
+    counted = count_ours("dino", "vit_t16", 2, precision, out_dim=256, local_crops=2)
+    stepper = our_stepper("dino", "vit_t16", 2, CPU, precision, out_dim=256, local_crops=2)
+    as_on_accelerator(stepper.method)
+
+    def step():
+        views = ViewBatch(random_views([224, 224, 96, 96], 2), torch.zeros(2, dtype=torch.int64))
+        stepper.step([views], Progress(2000, 1000, stepper.config.epochs))
+
+    assert counted == pytest.approx(peak_of(stepper.method, step), rel=0.01)
 
 
 def test_command_writes_what_it_measured(tmp_path, capsys):

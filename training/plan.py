@@ -14,10 +14,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from backbones.cost import count
+from backbones.vit import as_on_accelerator
 from data.views import View
 from methods.base import Method, Progress, ViewBatch
 from training.config import TrainConfig
-from training.devices import autocast
+from training.devices import autocast, pick_device
 
 #: Copies of each trained parameter that an optimiser keeps.
 OPTIMIZER_STATE = {"adamw": 2, "sgd": 1, "lars": 1}
@@ -48,6 +49,8 @@ def cost_of(
     parameters, flops = count(backbone, config.image_size)
     with FakeTensorMode(allow_non_fake_inputs=True):
         method.to_empty(device="cpu")
+        if pick_device(config.device).type != "cpu":
+            as_on_accelerator(method)
         trained = [p for p in method.parameters() if p.requires_grad]
         weights = sum(t.nbytes for t in (*method.parameters(), *method.buffers()))
         state = (1 + OPTIMIZER_STATE[config.optimizer]) * sum(p.nbytes for p in trained)

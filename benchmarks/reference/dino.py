@@ -92,8 +92,10 @@ class PlainStep:
         lr: float = 1e-5,
         weight_decay: float = 0.04,
         momentum: float = 0.996,
+        clip: float | None = 3.0,
     ) -> Tensor:
-        """The loss before the step, of views made elsewhere, the two of the teacher first."""
+        """The loss before the step, of views made elsewhere, the two of the teacher first; ``clip`` is the largest norm of a
+        parameter's gradient."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.param_groups[0]["weight_decay"] = weight_decay
@@ -104,8 +106,8 @@ class PlainStep:
         self.optimizer.zero_grad()
         loss.backward()
         for parameter in self.student.parameters():
-            if parameter.grad is not None:
-                factor = 3.0 / (parameter.grad.norm() + 1e-6)
+            if clip is not None and parameter.grad is not None:
+                factor = clip / (parameter.grad.norm() + 1e-6)
                 if factor < 1:
                     parameter.grad.mul_(factor)
         self.optimizer.step()
