@@ -98,7 +98,10 @@ def count_ours(method: str, backbone: str, batch: int, precision: str, **options
     """Bytes of our step at the method's published defaults but for ``options``."""
     cls = METHODS.get(method)
     chosen = {"method": method, "backbone": backbone, "batch_size": batch, "precision": precision, "device": "cpu"}
-    config = resolve(TrainConfig(**{**cls.recipe, **chosen, "image_size": 224}))
+    recipe = dict(cls.recipe)
+    if recipe.get("optimizer") == "lars":
+        recipe["optimizer"] = "sgd"  # keeps as much, and looks at no values, as LARS does on a CPU
+    config = resolve(TrainConfig(**{**recipe, **chosen, "image_size": 224}))
     own = cls.Config(**options)
     with META:
         stepper = Stepper(build_method(config, own, num_classes=0), config, META)
@@ -139,6 +142,8 @@ def _plain_barlow_twins(name: str, width: int, batch: int, precision: str) -> in
     with META:
         model = plain_barlow_twins.BarlowTwins(getattr(torchvision.models, name)(), [width] * 3)
         plain = plain_barlow_twins.PlainStep(model, META)
+        groups = [{"params": group["params"]} for group in plain.optimizer.param_groups]
+        plain.optimizer = torch.optim.SGD(groups, momentum=0.9)  # as above
     return _count_plain(plain, model, [224] * 2, batch, precision)
 
 
