@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -68,24 +69,15 @@ class Mlp(nn.Module):
         return self.fc2(F.gelu(self.fc1(tokens_BND)))
 
 
-class DropPath(nn.Module):
-    """Stochastic depth: in training an image's branch is left out with probability ``p``, and otherwise divided by 1 - p
-    (reference: ``drop_path``). Written out, since torchvision's comes with a second of imports."""
-
-    def __init__(self, p: float):
-        super().__init__()
-        self.p = p
-
-    def forward(self, branch_BND: Tensor) -> Tensor:
-        if not self.training:
-            return branch_BND
-        kept = branch_BND.new_empty(len(branch_BND), 1, 1).bernoulli_(1 - self.p)
-        return branch_BND * kept.div_(1 - self.p)
-
-
 class Block(nn.Module):
     """Pre-norm transformer block (reference: ``Block``): tokens ``[B, N, D]`` → the same; or only the first ``outputs`` of them,
-    which is all that the others are needed for in the last block where only the CLS token is used."""
+    which is all that the others are needed for in the last block where only the CLS token is used.
+
+    Args:
+        width, heads: of the attention; the MLP is four times as wide.
+        drop_path: stochastic depth: in training each of an image's two branches is left out with this probability, and otherwise
+            divided by 1 less it (reference: ``drop_path``).
+    """
 
     def __init__(self, width: int, heads: int, drop_path: float):
         super().__init__()
@@ -93,11 +85,26 @@ class Block(nn.Module):
         self.attn = Attention(width, heads)
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         self.mlp = Mlp(width)
-        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+        self.drop_path = drop_path
 
     def forward(self, tokens_BND: Tensor, outputs: int | None = None) -> Tensor:
-        tokens_BND = tokens_BND[:, :outputs] + self.drop_path(self.attn(self.norm1(tokens_BND), outputs))
-        return tokens_BND + self.drop_path(self.mlp(self.norm2(tokens_BND)))
+        return self._transform(tokens_BND, self._kept(tokens_BND), self._kept(tokens_BND), outputs)
+
+    def compile(self, **options: Any) -> None:
+        """As any module's, but for the random numbers: one program then does for the blocks of all rates."""
+        self._transform = torch.compile(self._transform, **options)
+
+    def _kept(self, tokens_BND: Tensor) -> Tensor | None:
+        """What to multiply each image's branch by, ``[B, 1, 1]``."""
+        if not (self.training and self.drop_path):
+            return None
+        return tokens_BND.new_empty(len(tokens_BND), 1, 1).bernoulli_(1 - self.drop_path).div_(1 - self.drop_path)
+
+    def _transform(self, tokens_BND: Tensor, kept1: Tensor | None, kept2: Tensor | None, outputs: int | None) -> Tensor:
+        branch = self.attn(self.norm1(tokens_BND), outputs)
+        tokens_BND = tokens_BND[:, :outputs] + (branch if kept1 is None else branch * kept1.to(branch.dtype))
+        branch = self.mlp(self.norm2(tokens_BND))
+        return tokens_BND + (branch if kept2 is None else branch * kept2.to(branch.dtype))
 
 
 class PatchEmbedding(nn.Module):

@@ -22,6 +22,7 @@ INCIDENTAL = frozenset(
         "stream",
         "device",
         "strategy",
+        "compile",
         "evals",
         "tensorboard",
         "wandb",

@@ -89,6 +89,9 @@ class TrainConfig:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 where the device is fast at it, else fp32"""
 
+    compile: bool = False
+    """compile the backbone's blocks (torch.compile): a minute or more at the start, and faster steps on accelerators"""
+
     knn_every: int = 10
     """online k-NN on a held-out part of the training images every so many epochs; 0: never"""
     checkpoint_every: int = 1

@@ -37,6 +37,8 @@ def resolve(config: TrainConfig) -> TrainConfig:
     precision = pick_precision(config.precision, pick_device(config.device))
     if config.strategy == "fsdp" and precision == "fp16":
         raise UsageError("--strategy fsdp trains in bf16 or fp32; give --precision bf16 or fp32")
+    if config.strategy == "fsdp" and config.compile:
+        raise UsageError("--compile works with --strategy ddp only; leave one of the two out")
     return dataclasses.replace(_on_any_machine(config), precision=precision)
 
 

@@ -39,6 +39,10 @@ class Stepper:
         self.device = device
         self.method = method.to(device)
         self.network: nn.Module = self.method
+        if config.compile:
+            from training.compilation import compile_blocks
+
+            compile_blocks(self.method, device)
         if config.strategy == "fsdp":
             from training.sharding import recompute_activations, shard
 

@@ -168,8 +168,8 @@ def test_teacher_starts_as_the_student(make_method):
     assert all(torch.equal(value, student[name]) for name, value in teacher.items())
     assert student.keys() - teacher.keys() == {f"predictor.{i}.{kind}" for i in (0, 2) for kind in ("weight", "bias")}
     rates = [[block.drop_path for block in n.backbone.blocks] for n in (method.student, method.teacher)]
-    assert rates[0][-1].p == 0.5
-    assert all(isinstance(rate, torch.nn.Identity) for rate in rates[1])
+    assert rates[0][-1] == 0.5
+    assert not any(rates[1])
 
 
 def test_teacher_temperature_is_that_of_the_epoch(make_method):
