@@ -31,7 +31,8 @@ def check_maps(backbone: Backbone, images: torch.Tensor) -> None:
 
 
 def test_names_are_all_tested_here():
-    assert names() == sorted([*VITS, *RESNETS, "pixels"])
+    own = [name for name in names() if not name.startswith("small_")]  # which tests in the same process may have added
+    assert own == sorted([*VITS, *RESNETS, "pixels"])
 
 
 @pytest.mark.parametrize("name", VITS + RESNETS + ["timm:convnext_atto", "timm:vit_tiny_patch16_224", "timm:resnet10t"])
