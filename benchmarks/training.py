@@ -27,12 +27,18 @@ PRECISIONS = ("fp32", "bf16")
 
 
 def our_stepper(
-    method: str, backbone: str, batch: int, device: torch.device, precision: str = "fp32", **options: Any
+    method: str,
+    backbone: str,
+    batch: int,
+    device: torch.device,
+    precision: str = "fp32",
+    compiled: bool = False,
+    **options: Any,
 ) -> Stepper:
     """What the trainer steps with, at the method's published defaults but for ``options``."""
     cls = METHODS.get(method)
     chosen = {"method": method, "backbone": backbone, "batch_size": batch, "image_size": 224, "precision": precision}
-    config = resolve(TrainConfig(**{**cls.recipe, **chosen, "device": str(device)}))
+    config = resolve(TrainConfig(**{**cls.recipe, **chosen, "device": str(device), "compile": compiled}))
     stepper = Stepper(build_method(config, cls.Config(**options), num_classes=0), config, device)
     stepper.method.train()
     return stepper
@@ -63,7 +69,8 @@ def dino(bench: Bench) -> list[Measurement]:
             authors_name = {"vit_s16": "vit_small", "vit_t16": "vit_tiny"}[name]
             references["authors"] = bench.authors.dino_step(authors_name, out_dim, len(views), bench.device)
         case = f"DINO {name}, 2×224 + 8×96, out_dim {out_dim}, batch {batch}"
-        found += _compare(bench, "dino", case, stepper, references, views)
+        compiled = bench.pick(our_stepper("dino", name, batch, bench.device, compiled=True, out_dim=out_dim), None)
+        found += _compare(bench, "dino", case, stepper, references, views, compiled)
     return found
 
 
@@ -87,6 +94,7 @@ def _compare(
     stepper: Stepper,
     references: dict[str, Callable[..., Tensor]],
     views: list[Tensor],
+    compiled: Stepper | None = None,
 ) -> list[Measurement]:
     batch = len(views[0])
     # The same work for all: what the first reference's step takes.
@@ -95,7 +103,7 @@ def _compare(
     progress = Progress(step=20_000, steps_per_epoch=1000, epochs=stepper.config.epochs)
     labels = torch.full((batch,), -1, device=bench.device)
 
-    def ours(precision: str) -> None:
+    def ours(stepper: Stepper, precision: str) -> None:
         stepper.config = dataclasses.replace(stepper.config, precision=precision)
         stepper.step([ViewBatch(views, labels)], progress)
         synchronize(bench.device)
@@ -107,7 +115,9 @@ def _compare(
     contenders: dict[str, Callable[[], None]] = {}
     limits = {}
     for precision in PRECISIONS:
-        contenders[f"ours, {precision}"] = lambda p=precision: ours(p)
+        contenders[f"ours, {precision}"] = lambda p=precision: ours(stepper, p)
+        if compiled and precision == "bf16":
+            contenders["ours compiled, bf16"] = lambda: ours(compiled, "bf16")
         for name, step in references.items():
             contenders[f"{name}, {precision}"] = lambda s=step, p=precision: theirs(s, p)
         limit = Limit(f"matrix product, {precision}", bench.product(precision), flops)
