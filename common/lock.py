@@ -6,9 +6,10 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 from common.errors import UserError
 
@@ -47,9 +48,16 @@ def owned_lock(path: Path, waiting: Callable[[str], None], poll: float = 0.2) ->
                 ) from error
         file.truncate(0)
         since = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-        owner = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since})
+        owner = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "since": since,
+            "process_began": process_began(os.getpid()),
+        }
         try:
-            os.write(file.fileno(), owner.encode())  # at once: closing the file would write again what did not fit
+            os.write(
+                file.fileno(), json.dumps(owner).encode()
+            )  # at once: closing the file would write again what did not fit
         except OSError as error:
             error.filename = str(path)
             raise
@@ -71,6 +79,32 @@ def run_lock(run: Path) -> AbstractContextManager[None]:
         raise UserError(f"{run}: {owner} is writing into it; wait for its end, or give another --out")
 
     return owned_lock(run / "lock", refuse)
+
+
+def owner_lives(owner: Mapping[str, Any]) -> bool:
+    """Whether the process of this machine that a lock file names goes on. Nothing is locked for it: that could turn away a process
+    that comes for the lock at this moment. Where the system does not tell when processes began, one of the same number counts."""
+    try:
+        os.kill(owner["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    began = process_began(owner["pid"])
+    return began is None or owner.get("process_began") in (None, began)
+
+
+def process_began(process: int) -> str | None:
+    """When a process began, in words that no other process of its number shares, also after the machine has started anew: the
+    boot's name and the clock ticks since. "ended" of a killed one that its parent has not asked after; None where the system does
+    not tell (it is no Linux, or hides the process)."""
+    try:
+        stat = Path(f"/proc/{process}/stat").read_bytes()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
+    state, *fields = stat.rpartition(b")")[2].split()  # before it stands the program's name, which may hold anything
+    return "ended" if state in (b"Z", b"X") else f"{boot} {int(fields[18])}"
 
 
 def _owner(path: Path) -> str:

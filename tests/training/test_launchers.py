@@ -13,7 +13,7 @@ from rich.console import Console
 
 import run as command_line
 from common.errors import UsageError, UserError
-from common.lock import run_lock
+from common.lock import process_began, run_lock
 from training.config import CompareCommand
 from training.grid import Cell
 from training.launchers import ray_cluster, slurm
@@ -96,6 +96,26 @@ def test_status_from_the_folder_alone(tmp_path, ended, capsys, monkeypatch):
     assert command_line.main(["status", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert "1 of 6 done" in said and "epoch 3, loss 0.500" in said
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell when a process began")
+def test_a_killed_run_whose_process_number_another_process_has(tmp_path, monkeypatch):
+    state = CellState(Cell("a", {}), tmp_path / "runs" / "a")
+    lock = state.directory / "lock"
+    with run_lock(state.directory):
+        left = json.loads(lock.read_text())
+        assert status_in_folder(state) == "running"
+    with subprocess.Popen(["sleep", "60"]) as other:
+        lock.write_text(json.dumps({**left, "pid": other.pid}))
+        assert status_in_folder(state) == "stopped"
+        with monkeypatch.context() as patch:
+            patch.setattr("common.lock.process_began", lambda process: None)  # as on a system that does not tell
+            assert status_in_folder(state) == "running"
+        lock.write_text(json.dumps({**left, "pid": other.pid, "process_began": process_began(other.pid)}))
+        assert status_in_folder(state) == "running"
+        other.kill()
+        os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)  # its number is kept until somebody asks after it
+        assert status_in_folder(state) == "stopped"
 
 
 def test_status_without_a_grid(tmp_path):

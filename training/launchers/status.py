@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 from pathlib import Path
 
 from rich.console import Console
 
+from common.lock import owner_lives
 from training.launchers.cells import CellState, read_states, table_of
 from training.launchers.config import StatusCommand
 from training.launchers.slurm import queued, read_jobs, status_of
@@ -34,18 +34,8 @@ def status_in_folder(state: CellState) -> str:
         return "done"
     try:
         owner = json.loads((state.directory / "lock").read_text(encoding="utf-8"))
-        return "running" if owner["host"] != socket.gethostname() or _lives(owner["pid"]) else "stopped"
+        return "running" if owner["host"] != socket.gethostname() or owner_lives(owner) else "stopped"
     except FileNotFoundError:
         return "waiting"
     except (ValueError, KeyError, TypeError):  # empty: given back
         return "stopped"
-
-
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's
-        return True
-    return True
