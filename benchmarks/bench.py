@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -13,8 +13,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.authors import Authors
-from benchmarks.timing import Measurement, Spread
-from training.devices import synchronize
+from benchmarks.timing import Limit, Measurement, Spread, measure
+from training.devices import keep_memory, synchronize
 
 T = TypeVar("T")
 
@@ -45,6 +45,32 @@ class Bench:
 
     def pick(self, thorough: T, quick: T) -> T:
         return quick if self.quick else thorough
+
+    def measure(
+        self,
+        benchmark: str,
+        case: str,
+        contenders: Mapping[str, Callable[[], object]],
+        amount: float | None,
+        unit: str,
+        limits: Mapping[str, Limit] | None = None,
+        clock: Callable[[], float] | None = None,
+    ) -> list[Measurement]:
+        """Time contenders in turns: see ``benchmarks.timing.measure``. On a CPU, memory is kept for what is ours, as commands
+        have it, and for others returned to the system, as in a process of their own; after each such change the contender runs
+        once untimed."""
+        kept: list[bool] = []
+
+        def prepare(name: str) -> None:
+            if kept != ["ours" in name] and self.device.type == "cpu":
+                kept[:] = ["ours" in name]
+                keep_memory(kept[0])
+                contenders[name]()
+
+        try:
+            return measure(benchmark, case, contenders, self.rounds, amount, unit, limits, clock or self.clock, prepare)
+        finally:
+            keep_memory(self.device.type == "cpu")
 
     def product(self, precision: str) -> float:
         """Operations a second of a large square matrix product, a multiply-add counting as two."""

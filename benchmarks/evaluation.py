@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -14,7 +15,7 @@ from backbones.vit import ARCHITECTURES
 from benchmarks.bench import Bench, operations
 from benchmarks.reference import evaluation as plain
 from benchmarks.reference.transformer import VisionTransformer
-from benchmarks.timing import Limit, Measurement, Spread, measure
+from benchmarks.timing import Limit, Measurement, Spread
 from eval.confusion import bootstrap_scores
 from eval.context import make_context
 from eval.features import compute_features
@@ -53,7 +54,7 @@ def knn(bench: Bench) -> list[Measurement]:
             case = f"k-NN, bank {size:,} × {width}, {queries:,} queries, {classes:,} classes, k {chosen}"
             contenders = {"ours": ours, "reference": reference}
             limits = dict.fromkeys(contenders, limit)
-            found += measure("knn", case, contenders, bench.rounds, queries, "queries/s", limits, bench.clock)
+            found += bench.measure("knn", case, contenders, queries, "queries/s", limits)
     return found
 
 
@@ -91,7 +92,7 @@ def probe(bench: Bench) -> list[Measurement]:
             for name, rates in zip(contenders, (40, 40, 5, 1), strict=True)
         }
         case = f"linear probe, an epoch of {images:,} × {width:,}, {classes:,} classes, batch 256"
-        found += measure("probe", case, contenders, bench.rounds, None, "s", limits, bench.clock)
+        found += bench.measure("probe", case, contenders, None, "s", limits)
     return found
 
 
@@ -110,7 +111,7 @@ def bootstrap(bench: Bench) -> list[Measurement]:
             contenders, Limit("matrix product, fp64", bench.product("fp64"), 2 * resamples * images * 21**2)
         )
     # By the clock on the wall: NumPy's threads are not torch's.
-    return measure("bootstrap", case, contenders, bench.rounds, None, "s", limits)
+    return bench.measure("bootstrap", case, contenders, None, "s", limits, clock=time.perf_counter)
 
 
 def features(bench: Bench) -> list[Measurement]:
@@ -135,7 +136,7 @@ def features(bench: Bench) -> list[Measurement]:
     flops = operations(theirs) / batch
     limits = {n: Limit(f"matrix product, {n[-4:]}", bench.product(n[-4:]), flops) for n in contenders}
     case = f"pooled features, {name}, 224 pixels, batch {batch}"
-    found = measure("features", case, contenders, bench.rounds, batch, "images/s", limits, bench.clock)
+    found = bench.measure("features", case, contenders, batch, "images/s", limits)
     return [*found, *_accuracies(bench)]
 
 

@@ -15,10 +15,10 @@ from benchmarks.bench import Bench, operations
 from benchmarks.reference import barlow_twins as plain_barlow_twins
 from benchmarks.reference import dino as plain_dino
 from benchmarks.reference.transformer import VisionTransformer
-from benchmarks.timing import Limit, Measurement, measure
+from benchmarks.timing import Limit, Measurement
 from methods.base import METHODS, Progress, ViewBatch
 from training.config import TrainConfig
-from training.devices import keep_memory, synchronize
+from training.devices import synchronize
 from training.resolve import resolve
 from training.setup import build_method
 from training.step import Stepper
@@ -122,15 +122,5 @@ def _compare(
             contenders[f"{name}, {precision}"] = lambda s=step, p=precision: theirs(s, p)
         limit = Limit(f"matrix product, {precision}", bench.product(precision), flops)
         limits |= {name: limit for name in contenders if name.endswith(precision)}
-
-    def prepare(name: str) -> None:
-        # A CPU's memory is kept by what trains here and returned by a process that asks for nothing, as the references would run.
-        if bench.device.type == "cpu":
-            keep_memory(name.startswith("ours"))
-            contenders[name]()
-
     case += f", {flops / 1e9:.0f} GFLOP an image"
-    try:
-        return measure(benchmark, case, contenders, bench.rounds, batch, "images/s", limits, bench.clock, prepare)
-    finally:
-        keep_memory(bench.device.type == "cpu")
+    return bench.measure(benchmark, case, contenders, batch, "images/s", limits)

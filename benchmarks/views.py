@@ -12,7 +12,7 @@ from PIL import Image
 
 from benchmarks.bench import Bench
 from benchmarks.reference.augmentation import augmentation
-from benchmarks.timing import Limit, Measurement, measure
+from benchmarks.timing import Limit, Measurement
 from data.store import ImageBatch
 from data.views import View, ViewMaker, dino_views
 
@@ -66,4 +66,4 @@ def _compare(bench: Bench, case: str, wanted: list[View], image_size: int, batch
         moved = 3 * image_size**2 + written
         limits = {name: Limit("memory copy, one thread", bench.copy(threads=1), moved) for name in contenders}
     case = f"{case}, batch {batch}, one thread"
-    return measure("views", case, contenders, bench.rounds, batch, "images/s", limits, clock=time.thread_time)
+    return bench.measure("views", case, contenders, batch, "images/s", limits, clock=time.thread_time)
