@@ -19,7 +19,7 @@ from reports import build_report
 from training.budget import parse_budget
 from training.command import TrainOptions, read_options
 from training.config import CompareCommand
-from training.grid import Cell, cells_of, fix_backbones, grid_of, options_of_methods
+from training.grid import Cell, cells_of, fix_backbones, grid_of, options_of_methods, without_repeats
 from training.launchers.cells import ENDED, is_done, run_cells, tail_of
 from training.resolve import is_out_of_date, other_options
 
@@ -50,9 +50,12 @@ def compare(command: CompareCommand, further: Mapping[str, Any]) -> int:
     for budget in {str(cell.options["budget"]) for cell in cells if cell.options.get("budget") is not None}:
         parse_budget(budget)
     asked = {cell.name: _asked(cell) for cell in cells}  # all of them, before any begins
+    cells, left_out = without_repeats(cells)
     out = Path(command.out)
-    again = to_evaluate_again(asked, out)
+    again = to_evaluate_again({cell.name: asked[cell.name] for cell in cells}, out)
     console = Console()
+    if left_out:
+        console.print(left_out, markup=False, highlight=False, soft_wrap=True)
     if command.dry_run:
         jobs = (command.jobs or 1) if command.launch.launcher == "local" else None
         print_plan(grid.title, cells, out, jobs, console, again)

@@ -16,7 +16,8 @@ A grid file is a mapping:
     vary_mode: product             # or one_at_a_time
 
 The command line's --methods, --backbones, --seeds, --evals, --visualize, --vary override it; further options go over
-``base`` and what methods, backbones and variants have of their own.
+``base`` and what methods, backbones and variants have of their own. Of a method without training, cells that only options of
+training would tell apart are one.
 """
 
 from __future__ import annotations
@@ -50,6 +51,36 @@ KEYS = (
     "vary_mode",
 )
 
+#: Options that training alone reads: without it, a run's results are the same whatever they are. ``knn_every`` is none of them,
+#: since it decides which images are held out, and so the fingerprint by which reports tell a run's images.
+OF_TRAINING = frozenset(
+    {
+        "epochs",
+        "budget",
+        "batch_size",
+        "accumulate",
+        "optimizer",
+        "lr",
+        "schedule",
+        "min_lr",
+        "min_lr_scale",
+        "warmup_epochs",
+        "weight_decay",
+        "weight_decay_end",
+        "momentum",
+        "clip_grad",
+        "clip_mode",
+        "pairing",
+        "paired_views",
+        "pairing_start",
+        "label_fraction",
+        "strategy",
+        "compile",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "log_every",
+    }
+)
 
 #: What each holds.
 KINDS = dict.fromkeys(("seeds", "evals", "visualize"), list) | dict.fromkeys(("title", "description", "vary_mode"), str)
@@ -255,6 +286,36 @@ def cells_of(grid: Grid, known: Mapping[str, set[str]]) -> list[Cell]:
                 raise UsageError(f"two cells of the grid would have the name {name!r}; give varied values only once")
             cells[name] = Cell(name, options)
     return list(cells.values())
+
+
+def without_repeats(cells: Sequence[Cell]) -> tuple[list[Cell], str]:
+    """Leave out cells that would give the results of another one, since their method trains nothing and they differ from it only
+    in options of training. The first of them stays under its name, so that a grid that has begun finds its directory.
+
+    Returns:
+        the cells that stay, in their order, and in a line what is left out and why; "" for nothing.
+    """
+    from methods.base import METHODS
+
+    kept: dict[str, Cell] = {}
+    methods: list[str] = []  # of what is left out, one each
+    differing: set[str] = set()
+    for cell in cells:
+        method, options = cell.options["method"], cell.options
+        if METHODS.get(method).trains:
+            kept[cell.name] = cell
+            continue
+        telling = sorted((name, repr(value)) for name, value in options.items() if name not in OF_TRAINING)
+        first = kept.setdefault(repr(telling), cell)
+        if first is not cell:
+            methods.append(method)
+            differing |= {n for n in {*options, *first.options} if options.get(n) != first.options.get(n)}
+    if not methods:
+        return list(kept.values()), ""
+    many = len(methods) > 1
+    runs = f"{len(methods)} {'runs' if many else 'run'} of {', '.join(dict.fromkeys(methods))}"
+    why = f"that {'differ' if many else 'differs'} from others only in {', '.join(sorted(differing))}"
+    return list(kept.values()), f"left out: {runs} {why}: nothing is trained there"
 
 
 def _variations(vary: Mapping[str, Sequence[Any]], mode: str) -> list[dict[str, Any]]:

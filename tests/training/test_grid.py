@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,18 @@ from common.errors import UsageError
 from common.files import write_json
 from training.command import read_options
 from training.compare import to_evaluate_again
-from training.config import CompareCommand
-from training.grid import Cell, Grid, cells_of, fix_backbones, grid_of, options_of_methods, read_grid
+from training.config import CompareCommand, TrainConfig
+from training.grid import (
+    OF_TRAINING,
+    Cell,
+    Grid,
+    cells_of,
+    fix_backbones,
+    grid_of,
+    options_of_methods,
+    read_grid,
+    without_repeats,
+)
 from training.launchers.cells import run_cells
 from training.resolve import options_of, other_options, resolve, write_config
 
@@ -143,6 +154,65 @@ def test_a_method_of_one_backbone_is_one_cell():
     fix_backbones(result)
     names = [c.name for c in cells_of(result, options_of_methods(["dino", "pixels"]))]
     assert names == ["dino-vit_nano-seed0", "dino-resnet18-seed0", "pixels-pixels-seed0"]
+
+
+def names_without_repeats(methods, **changes):
+    """Names of the cells that stay, and what is said of the others."""
+    of_methods = grid(**{"methods": {name: {} for name in methods}, "backbones": {"vit_nano": {}}, **changes})
+    fix_backbones(of_methods)
+    cells, left_out = without_repeats(cells_of(of_methods, options_of_methods(methods)))
+    return [cell.name for cell in cells], left_out
+
+
+def test_options_of_training_do_not_multiply_what_is_not_trained():
+    changes = {"vary": {"lr": [0.1, 0.2], "batch_size": [8, 16]}, "seeds": [0, 1]}
+    names, left_out = names_without_repeats(["dino", "random", "pixels"], **changes)
+    assert len([name for name in names if name.startswith("dino")]) == 8
+    # Under the first one's names, by which a grid that has begun finds them.
+    assert names[8:] == [
+        f"{method}-lr=0.1-batch_size=8-seed{seed}" for method in ("random-vit_nano", "pixels-pixels") for seed in (0, 1)
+    ]
+    assert left_out == (
+        "left out: 12 runs of random, pixels that differ from others only in batch_size, lr: nothing is trained there"
+    )
+
+
+def test_options_that_reach_untrained_weights_or_their_evaluation_multiply_them():
+    changes = {
+        "vary": {"image_size": [32, 48], "precision": ["fp32", "bf16"]},
+        "backbones": {"vit_nano": {}, "vit_t16": {}},
+    }
+    names, left_out = names_without_repeats(["random"], **changes)
+    assert (len(names), left_out) == (8, "")
+
+
+def test_one_value_at_a_time_leaves_the_untrained_cell_of_the_grid_itself():
+    names, left_out = names_without_repeats(
+        ["random"], vary={"lr": [0.1], "image_size": [48]}, vary_mode="one_at_a_time"
+    )
+    assert names == ["random-vit_nano-seed0", "random-vit_nano-image_size=48-seed0"]
+    assert left_out == "left out: 1 run of random that differs from others only in lr: nothing is trained there"
+
+
+def test_variants_of_training_are_one_untrained_cell():
+    names, _ = names_without_repeats(["random"], variants={"a": {"lr": 1}, "b": {}, "c": {"image_size": 48}})
+    assert names == ["random-vit_nano-a-seed0", "random-vit_nano-c-seed0"]
+
+
+def test_options_of_training_are_options():
+    assert {field.name for field in dataclasses.fields(TrainConfig)} >= OF_TRAINING
+
+
+def test_a_plan_says_what_is_left_out(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "150")
+    words = ["compare", "--methods", "random", "--backbones", "vit_nano", "--vary", "lr=0.1,0.2", "--dry_run"]
+    words += ["--out", str(tmp_path)]
+    assert command_line.main(words) == 0
+    said = capsys.readouterr().out
+    assert "left out: 1 run of random that differs from others only in lr" in said
+    assert "1 runs in" in said and "random-vit_nano-lr=0.1-seed0" in said
+    assert command_line.main([*words, "--vary", "batch_size=8,few"]) == 2  # of what is left out, too
+    assert "batch_size=few" in capsys.readouterr().err
 
 
 def test_methods_on_request_run_only_where_they_are_named():
