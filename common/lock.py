@@ -48,16 +48,11 @@ def owned_lock(path: Path, waiting: Callable[[str], None], poll: float = 0.2) ->
                 ) from error
         file.truncate(0)
         since = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-        owner = {
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            "since": since,
-            "process_began": process_began(os.getpid()),
-        }
+        process = os.getpid()
+        about = {"pid": process, "host": socket.gethostname(), "since": since, "process_began": process_began(process)}
+        owner = json.dumps(about)
         try:
-            os.write(
-                file.fileno(), json.dumps(owner).encode()
-            )  # at once: closing the file would write again what did not fit
+            os.write(file.fileno(), owner.encode())  # at once: closing the file would write again what did not fit
         except OSError as error:
             error.filename = str(path)
             raise
