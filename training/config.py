@@ -148,8 +148,8 @@ class CompareCommand:
     out: str = "comparison"
     """folder for the run directories and the report"""
     jobs: int | None = None
-    """trainings at the same time; default: 1 on this machine, whose cores are divided among them, and on a cluster as many as it
-    has room for"""
+    """trainings at the same time; default: 1 on this machine, whose cores and GPUs are divided among them, and on a cluster as many
+    as it has room for"""
     launch: LaunchOptions = field(default_factory=LaunchOptions)
     """where they run"""
     plugin: list[list[str]] = field(default_factory=list, action="append", type=str)

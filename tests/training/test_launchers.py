@@ -134,6 +134,43 @@ def test_a_grid_that_is_stopped_stops_its_cells_first(stopped_first, tmp_path, m
     assert f"stopped by {number.name}; the same command continues" in capsys.readouterr().err
 
 
+#: In place of run.py: a cell that writes down which devices it sees. The second one ends once the third has begun.
+CELL = """
+import os, sys, time
+from pathlib import Path
+
+name, folder = Path(sys.argv[sys.argv.index("--out") + 1]).name, Path(__file__).parent
+(folder / f"{name}.seen").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
+while name == "b" and not (folder / "c.seen").exists():
+    time.sleep(0.05)
+"""
+
+
+@pytest.mark.parametrize(
+    ("visible", "count", "device", "seen"),
+    [
+        (None, 2, None, ["0", "1", "0"]),
+        (None, 2, "cuda", ["0", "1", "0"]),
+        ("3,GPU-5f,7", 2, None, ["3", "GPU-5f", "3"]),
+        (None, 1, None, ["all"] * 3),
+        ("5", 1, None, ["5"] * 3),
+        ("3,7", 2, "cpu", ["3,7"] * 3),
+        (None, 2, "cuda:1", ["all"] * 3),
+    ],
+)
+def test_cells_share_the_gpus(tmp_path, monkeypatch, visible, count, device, seen):
+    (tmp_path / "run.py").write_text(CELL)
+    monkeypatch.setattr("training.launchers.local.ROOT", tmp_path)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    cells = [Cell(name, {"device": device} if device else {}) for name in "abc"]
+    states = run_cells(cells, CompareCommand(out=str(tmp_path), jobs=2), [], Console(file=io.StringIO()))
+    assert [state.status for state in states] == ["done"] * 3
+    assert [(tmp_path / f"{name}.seen").read_text() for name in "abc"] == seen
+
+
 @pytest.mark.parametrize(
     "address", ["127.0.0.1:{closed}", "ray://127.0.0.1:{closed}", "127.0.0.1:x", "127.0.0.1:99999"]
 )
