@@ -29,10 +29,21 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     return UsageError(f"unknown {kind} {name!r}; {hint}(known: {', '.join(known)})")
 
 
+#: Of torch's RuntimeErrors where memory is refused by the CPU's allocator, or on a GPU by what does not ask torch's: contexts,
+#: cuBLAS, cuDNN.
+_NO_MEMORY = (
+    "DefaultCPUAllocator",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """True for what Python, torch on a CPU and torch on another device raise where there is no memory left."""
-    allocator = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or allocator
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
 
 
 def explain(error: BaseException) -> UserError | None:

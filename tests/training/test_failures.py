@@ -267,6 +267,19 @@ def test_a_process_of_the_training_that_dies(small, tmp_path):
     assert_nothing_half_written(tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    ],
+)
+def test_memory_that_a_gpu_refuses_to_others_than_torchs_allocator(message):
+    assert str(explain(RuntimeError(message))).startswith(f"out of memory ({message.splitlines()[0]}); give")
+    assert explain(ValueError(message)) is None
+
+
 def test_a_process_that_ends_before_the_training_begins(monkeypatch):
     """As the first does whose run directory is another's: the others wait for it outside of any step."""
     monkeypatch.setattr("training.devices.is_distributed", lambda: True)
