@@ -188,8 +188,11 @@ class HeadsCheckpoint:
 
 def _near(features: Tensor, device: torch.device) -> Tensor:
     """The features on the device, where they take less than half of its free memory, else as they are."""
-    if device.type == "cuda" and features.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
-        return features
+    if device.type == "cuda":
+        # What torch's allocator keeps for later tensors is free, too.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        if features.nbytes > (torch.cuda.mem_get_info(device)[0] + kept) / 2:
+            return features
     return features.to(device)
 
 

@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from eval.probe import Heads, head_scores, held_out, quality, scaler, train_heads
+from eval.probe import Heads, _near, head_scores, held_out, quality, scaler, train_heads
 
 
 def data(seed=0, n=64, width=5, classes=4):
@@ -62,6 +63,15 @@ def test_a_separable_problem_is_learned():
     heads = Heads(10, 4, [0.3], torch.device("cpu"))
     train_heads(heads, x, y, 40, 64, 0, "")
     assert quality(head_scores(heads, x, 0), y) > 0.97
+
+
+@pytest.mark.parametrize(("size", "fits"), [(65, True), (66, False)])
+def test_features_go_to_a_gpu_where_half_of_its_free_memory_holds_them(monkeypatch, size, fits):
+    memory = {"mem_get_info": (100, 1000), "memory_reserved": 50, "memory_allocated": 20}
+    for name, value in memory.items():
+        monkeypatch.setattr(f"torch.cuda.{name}", lambda device, value=value: value)
+    features = SimpleNamespace(nbytes=size, to=lambda device: "there")
+    assert _near(features, torch.device("cuda")) == ("there" if fits else features)
 
 
 def test_learning_rates_follow_half_a_cosine_over_all_steps(monkeypatch):
