@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from data.transfer import to_device
+
 #: ITU-R 601-2 luma, as PIL's ``convert("L")`` has it.
 LUMA = (19595 / 65536, 38470 / 65536, 7471 / 65536)
 
@@ -93,4 +95,4 @@ def solarize(images: Tensor, thresholds: Sequence[float]) -> Tensor:
 
 def _column(images: Tensor, values: Sequence[float]) -> Tensor:
     """A value for each image, shaped to broadcast."""
-    return torch.tensor(values, dtype=images.dtype, device=images.device).view(-1, 1, 1, 1)
+    return to_device(values, images.device, images.dtype).view(-1, 1, 1, 1)

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from data.transfer import to_device
+
 Box = tuple[int, int, int, int]
 
 
@@ -34,16 +36,18 @@ def crop(pixels: Tensor, rows: Sequence[int], boxes: Sequence[Box], flips: Seque
     device = pixels.device
     # Levels are exact in float16, and its weights err by less than 1/2000: 0.1 levels. CPUs have no fast product of it.
     dtype = torch.float16 if device.type == "cuda" else torch.float32
-    box = torch.tensor(boxes, device=device).view(-1, 4)
+    # Images of several sizes are padded to the largest, which no crop of these may reach.
+    pixels = pixels[:, :, : max(box[0] + box[2] for box in boxes), : max(box[1] + box[3] for box in boxes)]
+    box = to_device(boxes, device).view(-1, 4)
     x = bicubic_weights(box[:, 1], box[:, 3], size, pixels.shape[3])
     y = bicubic_weights(box[:, 0], box[:, 2], size, pixels.shape[2])
-    x = torch.where(torch.tensor(flips, device=device)[:, None, None], x.flip(1), x)
+    x = torch.where(to_device(flips, device)[:, None, None], x.flip(1), x)
     x, y = x.to(dtype)[:, None], y.to(dtype)[:, None]
-    images = pixels[torch.tensor(rows, device=device)].to(dtype)
+    images = pixels[to_device(rows, device)].to(dtype)
     out = torch.empty(len(rows), 3, size, size, device=device)
     orders = torch.tensor([down_first(box[2], box[3], size, size) for box in boxes])
     for order in orders.unique().tolist():
-        at = (orders == order).nonzero()[:, 0].to(device)
+        at = to_device((orders == order).nonzero()[:, 0], device)
         if order:
             out[at] = ((y[at] @ images[at]).clamp_(0, 255) @ x[at].mT).float()
         else:
@@ -96,13 +100,13 @@ def blur_reach(radii: Sequence[float]) -> int:
 def blur_weights(radii: Sequence[float], size: int, device: torch.device | str = "cpu") -> Tensor:
     """Matrices of three box blurs in a row, along an axis of ``size`` pixels whose border pixels continue outside
     (Pillow: BoxBlur.c). float32 ``[n, size, size]``; rows sum to 1."""
-    radius = torch.tensor(radii, dtype=torch.float64)[:, None]
-    reach = blur_reach(radii) // 3
-    offset = torch.arange(-reach, reach + 1)
-    # Of the pixel at the box's end only the part within the radius counts.
-    kernel = (radius + 1 - offset.abs()).clamp(0, 1) / (2 * radius + 1)
-    source = (torch.arange(size)[:, None] + offset).clamp(0, size - 1)
-    box = torch.zeros(len(radii), size, size)
-    box.scatter_add_(2, source.expand(len(radii), -1, -1), kernel.float()[:, None].expand(-1, size, -1))
-    box = box.to(device)
+    if size == 1:
+        return torch.ones(len(radii), 1, 1, device=device)
+    radius = to_device(radii, torch.device(device), torch.float64)[:, None, None]
+    at = torch.arange(size, device=device)
+    # Of the pixel at the box's end only the part within the radius counts; a border pixel counts for all beyond it as well.
+    box = (radius + 1 - (at[:, None] - at).abs()).clamp_(0, 1)
+    box[:, :, 0] = (radius[:, 0] + 1 - at).clamp_(min=0)
+    box[:, :, -1] = (radius[:, 0] + 2 - size + at).clamp_(min=0)
+    box = (box / (2 * radius + 1)).float()
     return box @ box @ box

@@ -22,6 +22,7 @@ from common.errors import UsageError
 from data import colour
 from data.resample import bicubic_weights, crop, down_first, gaussian_blur
 from data.store import ImageBatch
+from data.transfer import to_device
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -48,6 +49,9 @@ def _in_float32(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def wrapped(*args: Any, **keywords: Any) -> Any:
+        # Only there: to leave autocast in one thread empties the cache of casts that another one's forward pass is using.
+        if not (torch.is_autocast_enabled("cuda") or torch.is_autocast_enabled("cpu")):
+            return function(*args, **keywords)
         with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
             return function(*args, **keywords)
 
@@ -321,7 +325,7 @@ class ViewMaker:
             _on(x, part.grey, colour.to_grey)
             _on(x, part.sigmas > 0, gaussian_blur, part.sigmas)
             _on(x, part.solarize < np.inf, colour.solarize, part.solarize)
-            out.index_copy_(0, torch.from_numpy(chunk).to(out.device), normalize(x, self.mean, self.std))
+            out.index_copy_(0, to_device(chunk, out.device), normalize(x, self.mean, self.std))
         return out
 
 
@@ -336,7 +340,7 @@ def _on(x: Tensor, chosen: np.ndarray, operation: Callable[..., Tensor], *parame
     """Replace some of the images by what an operation makes of them, with their parameters."""
     at = np.flatnonzero(chosen)
     if len(at):
-        index = torch.from_numpy(at).to(x.device)
+        index = to_device(at, x.device)
         x.index_copy_(0, index, operation(x.index_select(0, index), *(values[at].tolist() for values in parameters)))
 
 
@@ -367,7 +371,7 @@ def eval_images(
         raise ValueError(f"the short side is resized to {resize} pixels, too few to cut out {size}")
     out = torch.empty(len(images.sizes), 3, size, size, device=images.pixels.device)
     for height, width in images.sizes.unique(dim=0).tolist():
-        at = (images.sizes == torch.tensor([height, width])).all(dim=1).nonzero()[:, 0].to(out.device)
+        at = to_device((images.sizes == torch.tensor([height, width])).all(dim=1).nonzero()[:, 0], out.device)
         pixels = images.pixels[:, :, :height, :width][at].float()
         # torchvision truncates the long side and rounds the corner half to even.
         new = [int(resize * side / min(height, width)) for side in (height, width)]
@@ -379,15 +383,16 @@ def eval_images(
     return normalize(out.round_().clamp_(0, 255), mean, std)
 
 
+@functools.lru_cache(maxsize=256)  # data sets have few sizes, and many batches
 def _centre_weights(old: int, new: int, size: int, device: torch.device) -> Tensor:
     """``[size, old]``: the central ``size`` pixels of ``old`` ones resized to ``new``."""
     first = round((new - size) / 2)
-    weights = bicubic_weights(torch.tensor([0], device=device), torch.tensor([old], device=device), new, old)
-    return weights[0, first : first + size]
+    weights = bicubic_weights(to_device([0], device), to_device([old], device), new, old)
+    return weights[0, first : first + size].clone()
 
 
 def normalize(levels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """``(levels / 255 - mean) / std`` of each channel of ``[n, 3, H, W]``, in place."""
-    shift = 255 * torch.tensor(mean, device=levels.device).view(3, 1, 1)
-    scale = 1 / (255 * torch.tensor(std, device=levels.device).view(3, 1, 1))
+    shift = 255 * to_device(mean, levels.device).view(3, 1, 1)
+    scale = 1 / (255 * to_device(std, levels.device).view(3, 1, 1))
     return levels.sub_(shift).mul_(scale)

@@ -8,6 +8,7 @@ import shutil
 
 import torch
 from torch import nn
+from torch.utils._triton import has_triton
 
 from backbones.base import Backbone
 from common.errors import UsageError
@@ -25,7 +26,7 @@ def compile_blocks(method: nn.Module, device: torch.device) -> None:
         raise UsageError(
             f"--compile needs a C++ compiler, and {compiler} is not there; install it, or leave --compile out"
         )
-    if device.type == "cuda" and not torch.utils._triton.has_triton():
+    if device.type == "cuda" and not has_triton():
         raise UsageError("--compile needs triton on a CUDA device; install it, or leave --compile out")
     # A program for each shape of block, size of crop, and with or without gradients; torch's own limit is 8.
     torch._dynamo.config.recompile_limit = 256

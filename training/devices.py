@@ -26,31 +26,37 @@ def process_group(device: str) -> Iterator[None]:
     Raises UserError in place of what a process that has ended makes of the messages of the others.
     """
     began = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
+    cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     if began:
-        cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    failed = False
     try:
         yield
-    except (dist.DistError, RuntimeError) as error:
-        if is_distributed() and _lost_connection(str(error)):
+    except Exception as error:
+        failed = True
+        if isinstance(error, (dist.DistError, RuntimeError)) and is_distributed() and _lost_connection(str(error)):
             raise UserError(
                 f"process {rank()} of {world_size()}: another process of this command has ended ({str(error).splitlines()[0]}); "
                 "its own message says why, and the same command continues from the last checkpoint"
             ) from error
         raise
     finally:
-        if began:
+        # NCCL's end waits for what others were still to send, which they may never do now.
+        if began and not (failed and cuda):
             dist.destroy_process_group()
 
 
 def _lost_connection(message: str) -> bool:
-    return any(words in message for words in ("Connection closed by peer", "Connection reset", "Broken pipe", "NCCL"))
+    return any(
+        words in message
+        for words in ("Connection closed by peer", "Connection reset", "Broken pipe", "ncclRemoteError")
+    )
 
 
 def pick_device(name: str) -> torch.device:
     """The device that ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps`` stands for. ``auto`` takes CUDA, then mps, then the
-    CPU. Of several processes on a machine each takes the CUDA device of its local rank. A process that computes on a CPU keeps
-    its memory from then on (``keep_memory``).
+    CPU. Of several processes on a machine each takes the CUDA device of its local rank. Where CUDA computes in float32 it does
+    so in full, convolutions too. The process keeps its memory from then on (``keep_memory``).
 
     Raises:
         UsageError: unknown or not there.
@@ -76,8 +82,8 @@ def pick_device(name: str) -> torch.device:
             raise UsageError(f"--device {name}: torch sees {count} CUDA devices here (wanted number {index}, from 0)")
         device = torch.device("cuda", index)
         torch.cuda.set_device(device)
-    if device.type == "cpu":
-        keep_memory(True)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    keep_memory(True)
     return device
 
 

@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from signal import Signals
@@ -80,7 +81,9 @@ class Session:
             if is_distributed():
                 dist.barrier()  # all have looked before the first writes
             start, seconds = self._begin() if state is None else self._restore(state)
+            torch.backends.cudnn.benchmark = True  # all steps have the same few sizes; evaluations may have many
             seconds = self.steps(start, seconds)
+            torch.backends.cudnn.benchmark = False
             images = self.total * config.batch_size
             epochs = config.epochs if self.total else 0
             self.log.write(
@@ -130,7 +133,7 @@ class Session:
                 knn = bool(config.knn_every and (last or (epoch_ends and epoch % config.knn_every == 0)))
 
                 # On an accelerator, reading anything back stops the flow of work: the loss is looked at where it is logged.
-                failed = (device.type == "cpu" or record or save) and not finite.item()
+                failed = (device.type == "cpu" or record or save or knn) and not finite.item()
                 stopped, failed = interruption.agree(failed)
                 if failed:
                     raise self._not_finite("the loss", done)
@@ -231,15 +234,19 @@ class Session:
         if self.monitor is None:
             return better
         epoch = done // self.per_epoch if self.per_epoch else 0
-        if knn and (found := self.monitor.knn()) is not None:
-            self.log.write("knn", done, epoch, **found)
-            self.log.say(f"epoch {epoch}: k-NN top-1 {found['top1']:.1f}% on {found['n']} held-out training images")
-            better, self.best = found["top1"] > self.best, max(found["top1"], self.best)
-        found, matrix = self.monitor.diagnose()
-        if found:
-            self.log.write("diagnostics", done, epoch, **found)
+        # Its batches have sizes of their own, each of which would be compiled.
+        with torch.compiler.set_stance("force_eager") if self.config.compile else nullcontext():
+            neighbours = self.monitor.knn() if knn else None
+            diagnosed, matrix = self.monitor.diagnose()
+        if neighbours is not None:
+            top1 = neighbours["top1"]
+            self.log.write("knn", done, epoch, **neighbours)
+            self.log.say(f"epoch {epoch}: k-NN top-1 {top1:.1f}% on {neighbours['n']} held-out training images")
+            better, self.best = top1 > self.best, max(top1, self.best)
+        if diagnosed:
+            self.log.write("diagnostics", done, epoch, **diagnosed)
         if matrix is not None:
-            save_correlation(self.directory, epoch, matrix, found)
+            save_correlation(self.directory, epoch, matrix, diagnosed)
         return better
 
     def _not_finite(self, what: str, done: int) -> UserError:

@@ -132,7 +132,7 @@ class Monitor:
         for start in range(rank() * share, (rank() + 1) * share, rows):
             part = slice(start, start + rows)
             images = self._probe_store.batch(self._probe[part]).to(self.device)
-            sources = torch.arange(rows, device=self.device).expand(len(views), rows)
+            sources = torch.arange(rows).expand(len(views), rows)
             made = maker.make(images, sources, params[:, part])
             with autocast(self.device, self.config.precision):
                 with _evaluating(self.method.backbone):

@@ -69,7 +69,7 @@ class LARS(torch.optim.Optimizer):
 def _update(
     weights: list[Tensor], gradients: list[Tensor], mus: list[Tensor], ratios: Tensor, momentum: float, lr: float
 ) -> None:
-    """``mu = momentum · mu + ratio · gradient``, ``w -= lr · mu``: on an accelerator in a few launches for all tensors, on a CPU in
+    """``mu = momentum · mu + ratio · gradient``, ``w -= lr · mu``: on an accelerator in calls for all tensors, on a CPU in
     blocks that stay in its cache, so that large matrices pass memory once, and not with each operation."""
     if ratios.device.type != "cpu":
         torch._foreach_mul_(gradients, list(ratios.unbind()))

@@ -200,7 +200,10 @@ class SegmentationBatches:
         seeds = [seed_of(CROPS, seed, step, row) for row in mine]
         samples = list(pool.map(self._sample, images[mine.start : mine.stop].tolist(), seeds))
         views = [torch.stack(tensors) for tensors in zip(*(views for views, _ in samples), strict=True)]
-        return ViewBatch(views, torch.stack([mask for _, mask in samples]))
+        masks = torch.stack([mask for _, mask in samples])
+        if self.device.type == "cuda":  # from other memory, a copy would wait for the step before
+            views, masks = [view.pin_memory() for view in views], masks.pin_memory()
+        return ViewBatch(views, masks)
 
     def stream(self, first: int, end: int) -> Iterator[ViewBatch]:
         """The batches of the steps from ``first`` to before ``end``, made ahead of the training by threads."""
@@ -210,7 +213,8 @@ class SegmentationBatches:
                 batch = pending.popleft().result()
                 if step + AHEAD < end:
                     pending.append(ahead.submit(self._gather, step + AHEAD, pool))
-                yield ViewBatch([view.to(self.device) for view in batch.views], batch.labels.to(self.device))
+                views = [view.to(self.device, non_blocking=True) for view in batch.views]
+                yield ViewBatch(views, batch.labels.to(self.device, non_blocking=True))
 
 
 def image_samples(store: ImageStore, augmentation: SegmentationAugmentation) -> Sample:

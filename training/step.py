@@ -74,6 +74,12 @@ class Stepper:
             weights, moments = weights_in_parts(self.method, weights), moments_in_parts(self.optimizer, moments)
         self.method.load_state_dict(weights)
         self.optimizer.load_state_dict(moments)
+        # Loaded moments keep their strides, which another strategy's may not share with the weights; torch's fused kernels go
+        # through both by the weights'.
+        for parameter, own in self.optimizer.state.items():
+            for name, value in own.items():
+                if value.shape == parameter.shape and value.stride() != parameter.stride():
+                    own[name] = torch.empty_like(parameter).copy_(value)
         self.scaler.load_state_dict(state["scaler"])
 
     def rates(self, progress: Progress) -> tuple[float, float]:

@@ -6,7 +6,11 @@ import pytest
 import torch
 
 from common.errors import UsageError
+from methods.base import Progress, ViewBatch
 from training.optimizers import LARS, build_optimizer, clip_gradients, set_rates
+from training.resolve import resolve
+from training.setup import build_method
+from training.step import Stepper
 
 
 def parameters(seed=0):
@@ -116,3 +120,24 @@ def test_groups_get_their_own_rates(name):
 def test_unknown_optimizer():
     with pytest.raises(UsageError, match="did you mean adamw"):
         build_optimizer("adam", [], 0.9)
+
+
+def test_moments_of_another_layout_are_taken_over_as_the_weights_lie(small, tmp_path):
+    """Weights that were shared out over processes are contiguous, those of a ResNet in one process have channels innermost."""
+    config, own = small(tmp_path / "run", "supervised", backbone="resnet18_cifar", warmup_epochs=0)
+    config = resolve(config)
+    batch = ViewBatch([torch.randn(8, 3, 16, 16)], torch.arange(8) % 2)
+    steppers = [Stepper(build_method(config, own, num_classes=2), config, torch.device("cpu")) for _ in range(2)]
+    steppers[0].step([batch], Progress(0, 4, 3))
+    state = {
+        "method": steppers[0].method.state_dict(),
+        "optimizer": copy.deepcopy(steppers[0].optimizer.state_dict()),
+        "scaler": {},
+    }
+    for moments in state["optimizer"]["state"].values():
+        for name in moments:
+            moments[name] = moments[name].contiguous()
+    steppers[1].load(state)
+    for stepper in steppers:
+        stepper.step([batch], Progress(1, 4, 3))
+    torch.testing.assert_close(steppers[0].method.state_dict(), steppers[1].method.state_dict())
