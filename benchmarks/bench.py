@@ -89,7 +89,9 @@ class Bench:
         if name not in self._ceilings:
             before = torch.get_num_threads()
             torch.set_num_threads(threads or before)
-            source = torch.zeros(self.pick(2**28, 2**24), dtype=torch.uint8, device=self.device)
+            source = torch.zeros(
+                self.pick(2**32 if self.device.type == "cuda" else 2**28, 2**24), dtype=torch.uint8, device=self.device
+            )
             target = torch.zeros_like(source)
             self._ceilings[name] = 2 * source.nbytes / self._fastest(lambda: target.copy_(source))
             torch.set_num_threads(before)

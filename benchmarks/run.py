@@ -22,6 +22,7 @@ from rich.table import Table
 
 from benchmarks.authors import Authors
 from benchmarks.bench import Bench, ceilings
+from benchmarks.end_to_end import end_to_end
 from benchmarks.evaluation import bootstrap, features, knn, probe
 from benchmarks.memory import memory
 from benchmarks.startup import startup
@@ -38,6 +39,7 @@ BENCHMARKS: dict[str, Callable[[Bench], list[Measurement]]] = {
     "ceilings": ceilings,
     "dino": dino,
     "barlow_twins": barlow_twins,
+    "end_to_end": end_to_end,
     "memory": memory,
     "views": views,
     "store": store,
