@@ -143,10 +143,11 @@ def train_heads(
         order = torch.randperm(len(features), generator=generator)
         if epoch < start:  # drawn all the same, so that the next epoch's order is what it would have been
             continue
-        for rows in order.split(batch_size):
+        # Copied whole: a copy of each step's rows would wait for the step before.
+        near, there = order.to(features.device).split(batch_size), order.to(device).split(batch_size)
+        for rows, same in zip(near, there, strict=True):
             factor = 0.5 * (1 + math.cos(math.pi * step / steps))
-            batch = features[rows.to(features.device)].to(device, non_blocking=True)
-            heads.step(batch, targets[rows.to(device)], factor)
+            heads.step(features[rows].to(device, non_blocking=True), targets[same], factor)
             step += 1
         if checkpoint:
             checkpoint.save(heads, epoch + 1, last=epoch + 1 == epochs)
