@@ -1,5 +1,6 @@
 import copy
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -123,6 +124,17 @@ def test_resuming_with_more_threads_equals_never_having_stopped(stores, tmp_path
     a, b = ([json.loads(line) for line in (tmp_path / n / "log.jsonl").read_text().splitlines()] for n in "ab")
     losses = [[record["loss"] for record in log if record["kind"] == "step"] for log in (a, b)]
     assert losses[0] == losses[1] and len(losses[0]) == 8
+
+
+def test_batches_for_a_gpu_lie_in_memory_that_it_can_copy_without_a_wait(stores, tmp_path, monkeypatch):
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
+    sample, config = image_samples(stores[0], WHOLE), make_config(tmp_path)
+    for device in (CPU, torch.device("cuda")):
+        with ThreadPoolExecutor(1) as pool:
+            batch = SegmentationBatches(stores[0], sample, config, device)._gather(0, pool)
+        expected = [] if device == CPU else [*batch.views, batch.labels]
+        assert [id(tensor) for tensor in pinned] == [id(tensor) for tensor in expected]
 
 
 def test_maps_computed_once_train_as_images_do(stores, tmp_path):
