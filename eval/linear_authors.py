@@ -144,9 +144,9 @@ class LinearAuthors(Evaluation):
                 order = torch.randperm(len(rows), generator=generator)
                 for part, images in _gathered(context, rows, order.split(config.batch_size)):
                     params = maker.sample(len(part), generator)
-                    sources = torch.arange(len(part))[None]
+                    sources = torch.arange(len(part))[None]  # read on the CPU: from the device, that would wait for it
                     with torch.inference_mode(), autocast(device, context.precision):
-                        crops = maker.make(images.to(device), sources.to(device), params)[0]
+                        crops = maker.make(images.to(device), sources, params)[0]
                         features = compute_features(context.backbone, crops, [kind])[kind]
                     used = ~out[part].to(device)[:, None] | sees_held_out
                     heads.step(features, targets[part].to(device), factor, used)
