@@ -36,7 +36,7 @@ def knn_classify(
     the reference, a query's fifth guess may be a class without votes where its neighbours have fewer than five labels.
 
     Args:
-        bank: ``[N, D]``, any float type.
+        bank: ``[N, D]``, any float type, on any device.
         bank_labels: int64 ``[N]`` in 0 to num_classes - 1.
         queries: ``[Q, D]``.
         ks: numbers of neighbours, each in 1 to N.
@@ -203,7 +203,8 @@ def measure_knn(
     from eval.scoring import classification, multi_label
 
     ks, device = ks_that_fit(ks, len(bank_rows), evaluation), context.device
-    bank = context.features("train", "pooled")[bank_rows].to(device)
+    # The bank stays on the CPU: the search puts it on the device normalised, and it need not be there twice.
+    bank = context.features("train", "pooled")[bank_rows]
     queries = context.features("test", "pooled")[context.labelled("test")].to(device)
     protocol = {**(about or {}), "temperature": temperature, "features": "pooled, L2-normalised"}
     measurements: list[Measurement] = []
