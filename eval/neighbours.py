@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from training.devices import pick_precision
+
 #: Queries and bank rows of one tile of similarities: 256 MiB of float32 on a CPU, 512 MiB on an accelerator. (On a CPU, products
 #: with 256 queries ran at 0.8 of the rate of those with 1024.)
 _TILE = {"cpu": (1024, 65536)}
@@ -19,12 +21,19 @@ def tile_rows(device: torch.device) -> int:
     return _TILE.get(device.type, _TILE_ACCELERATOR)[0]
 
 
+#: Bank rows from which on a first search in bfloat16 pays, where a CPU is fast at it.
+_ROUNDED_FROM = 20_000
+
+
 @torch.no_grad()
 def nearest_neighbours(bank: Tensor, queries: Tensor, k: int) -> Iterator[tuple[Tensor, Tensor]]:
     """For consecutive chunks of queries, the k bank rows of greatest inner product.
 
     One pass over the bank serves a chunk of queries: tile after tile of similarities is reduced to its best k, and these are
     merged with the best so far. Which of equally similar rows are kept at the k-th place is arbitrary.
+
+    On a CPU that is fast at bfloat16, a pass in that precision finds more than k rows, whose similarities are then computed in
+    float32. Where a bound on the rounding cannot rule out that another row is nearer, that query is searched in float32.
 
     Args:
         bank: ``[N, D]``, float32, on the device of ``queries``.
@@ -34,22 +43,60 @@ def nearest_neighbours(bank: Tensor, queries: Tensor, k: int) -> Iterator[tuple[
     Yields:
         similarities ``[q, k]``, falling, and bank rows, int64 ``[q, k]``; q at most ``tile_rows(device)``.
     """
-    rows, columns = _TILE.get(queries.device.type, _TILE_ACCELERATOR)
+    device = queries.device
+    rows, columns = _TILE.get(device.type, _TILE_ACCELERATOR)
     if not 1 <= k <= len(bank):
         raise ValueError(f"k is {k}, and the bank has {len(bank)} rows")
+    rounded = device.type == "cpu" and len(bank) >= _ROUNDED_FROM and pick_precision("auto", device) == "bf16"
+    longest = torch.linalg.vector_norm(bank, dim=1).max() if rounded else None
     for chunk in queries.split(rows):
-        best = places = None
-        for start in range(0, len(bank), columns):
-            tile = chunk @ bank[start : start + columns].T
-            values, found = _top(tile, min(k, tile.shape[1]))
-            found = found + start
-            if best is None:
-                best, places = values, found
-            else:
-                best, kept = torch.cat([best, values], 1).topk(min(k, best.shape[1] + values.shape[1]), sorted=False)
-                places = torch.cat([places, found], 1).gather(1, kept)
+        if rounded:
+            best, places, sure = _search_rounded(bank, chunk, k, columns, longest)
+            unsure = (~sure).nonzero()[:, 0]
+            if len(unsure):
+                best[unsure], places[unsure] = _search(bank, chunk[unsure], k, columns)
+            rounded = (
+                len(unsure) < len(chunk) / 2
+            )  # features that are all alike, as of untrained networks, are not worth it
+        else:
+            best, places = _search(bank, chunk, k, columns)
         best, order = best.sort(dim=1, descending=True)
         yield best, places.gather(1, order)
+
+
+def _search(
+    bank: Tensor, queries: Tensor, k: int, columns: int, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """The k greatest inner products of each query, computed in ``dtype``, and their bank rows, in no order."""
+    queries = queries.to(dtype)
+    best = places = None
+    for start in range(0, len(bank), columns):
+        tile = queries @ bank[start : start + columns].to(dtype).T
+        values, found = _top(tile, min(k, tile.shape[1]))
+        found = found + start
+        if best is None:
+            best, places = values, found
+        else:
+            best, kept = torch.cat([best, values], 1).topk(min(k, best.shape[1] + values.shape[1]), sorted=False)
+            places = torch.cat([places, found], 1).gather(1, kept)
+    return best, places
+
+
+def _search_rounded(
+    bank: Tensor, queries: Tensor, k: int, columns: int, longest: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As ``_search`` by way of bfloat16, and for which queries no other row can be nearer: bool ``[q]``. ``longest``: greatest norm
+    of a bank row."""
+    rounded, places = _search(bank, queries, min(2 * k + 64, len(bank)), columns, torch.bfloat16)
+    # Row by row: torch's batched product with a vector takes four times as long.
+    exact = torch.stack([bank.index_select(0, rows) @ query for rows, query in zip(places, queries, strict=True)])
+    best, kept = exact.topk(k, sorted=False)
+    # |a · b| less what bfloat16 makes of it is at most 2^-9 |a| |b| for the rounding of a, of b and of the result each, and 2^-24
+    # for each term of a sum in float32; a little more stands for their products, and for the rounding of exact sums.
+    error = (3.02 * 2**-9 + bank.shape[1] * 2**-23) * longest * torch.linalg.vector_norm(queries, dim=1)
+    # A row that was not found came out no greater than the least that was.
+    sure = (rounded.amin(1).float() + error < best.amin(1)) | (places.shape[1] == len(bank))
+    return best, places.gather(1, kept), sure
 
 
 def _top(values: Tensor, k: int) -> tuple[Tensor, Tensor]:

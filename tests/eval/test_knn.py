@@ -15,9 +15,60 @@ def features(rows, width, seed):
     return torch.randn(rows, width, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.fixture
+def rounded(monkeypatch):
+    """Banks of any size are first searched in bfloat16, on any CPU; the numbers of queries searched anew in float32."""
+    anew = []
+    search = neighbours._search
+
+    def watched(bank, queries, k, columns, dtype=torch.float32):
+        if dtype == torch.float32:
+            anew.append(len(queries))
+        return search(bank, queries, k, columns, dtype)
+
+    monkeypatch.setattr(neighbours, "_search", watched)
+    monkeypatch.setattr(neighbours, "_ROUNDED_FROM", 0)
+    monkeypatch.setattr(neighbours, "pick_precision", lambda name, device: "bf16")
+    return anew
+
+
+@pytest.mark.parametrize("k", [1, 30, 900])
+@pytest.mark.parametrize("spread", [1.0, 0.1, 1e-3, 0.0])
+def test_rounding_changes_no_neighbour(rounded, monkeypatch, k, spread):
+    """Rows that differ by less and less, down to less than bfloat16 can tell, and to nothing."""
+    monkeypatch.setitem(neighbours._TILE, "cpu", (16, 700))
+    bank = features(1, 24, 2) + spread * features(3000, 24, 0)
+    queries = features(40, 24, 1)
+    found = list(nearest_neighbours(bank, queries, k))
+    values, places = (torch.cat(parts) for parts in zip(*found, strict=True))
+    expected = (queries.double() @ bank.double().T).sort(dim=1, descending=True).values[:, :k]
+    torch.testing.assert_close(values.double(), expected, rtol=1e-5, atol=1e-5)
+    again = (queries[:, None].double() * bank[places].double()).sum(2)
+    torch.testing.assert_close(again, expected, rtol=1e-5, atol=1e-5)
+    assert all(len(set(row)) == k for row in places.tolist())
+    if spread == 1.0:
+        assert sum(rounded) <= 4
+    if spread <= 1e-3:
+        assert sum(rounded) == 40
+
+
+def test_a_row_that_rounding_hides_is_found(rounded):
+    step = 2**-7  # of bfloat16 from 1 on
+    bank = torch.tensor([[1 + 0.51 * step, 1 + 1.51 * step]]).repeat(500, 1)  # both are rounded up
+    bank[77] = 1 + 1.49 * step  # both down, below all others
+    query = torch.ones(1, 2)
+    hidden, _, sure = neighbours._search_rounded(bank, query, 1, 65536, torch.linalg.vector_norm(bank, dim=1).max())
+    assert hidden.item() < bank[77].sum() and not sure
+    ((values, places),) = nearest_neighbours(bank, query, 1)
+    assert places.tolist() == [[77]] and values.item() == bank[77].sum()
+
+
+@pytest.mark.parametrize("way", ["in float32", "by bfloat16"])
 @pytest.mark.parametrize("tile", [(3, 50), (4, 33), (64, 1000)])
 @pytest.mark.parametrize("k", [1, 7, 40, 257])
-def test_nearest_neighbours_equal_a_full_sort(monkeypatch, tile, k):
+def test_nearest_neighbours_equal_a_full_sort(request, monkeypatch, tile, k, way):
+    if way == "by bfloat16":
+        request.getfixturevalue("rounded")
     monkeypatch.setitem(neighbours._TILE, "cpu", tile)
     bank, queries = features(257, 5, 0), features(10, 5, 1)
     found = list(nearest_neighbours(bank, queries, k))
