@@ -146,10 +146,10 @@ class LinearAuthors(Evaluation):
                     params = maker.sample(len(part), generator)
                     sources = torch.arange(len(part))[None]  # read on the CPU: from the device, that would wait for it
                     with torch.inference_mode(), autocast(device, context.precision):
-                        crops = maker.make(images.to(device), sources, params)[0]
+                        crops = maker.make(images.to(device, non_blocking=True), sources, params)[0]
                         features = compute_features(context.backbone, crops, [kind])[kind]
-                    used = ~out[part].to(device)[:, None] | sees_held_out
-                    heads.step(features, targets[part].to(device), factor, used)
+                    used = ~out[part].to(device, non_blocking=True)[:, None] | sees_held_out
+                    heads.step(features, targets[part].to(device, non_blocking=True), factor, used)
                     bar.advance(task)
                 checkpoint.save(heads, epoch + 1, last=epoch + 1 == config.epochs)
 
