@@ -21,8 +21,8 @@ def tile_rows(device: torch.device) -> int:
     return _TILE.get(device.type, _TILE_ACCELERATOR)[0]
 
 
-#: Bank rows from which on a first search in bfloat16 pays, where a CPU is fast at it.
-_ROUNDED_FROM = 20_000
+#: Queries and bank rows from which on a first search in bfloat16 pays, where a CPU is fast at it.
+_ROUNDED_FROM = (64, 20_000)
 
 
 @torch.no_grad()
@@ -47,7 +47,8 @@ def nearest_neighbours(bank: Tensor, queries: Tensor, k: int) -> Iterator[tuple[
     rows, columns = _TILE.get(device.type, _TILE_ACCELERATOR)
     if not 1 <= k <= len(bank):
         raise ValueError(f"k is {k}, and the bank has {len(bank)} rows")
-    rounded = device.type == "cpu" and len(bank) >= _ROUNDED_FROM and pick_precision("auto", device) == "bf16"
+    many = len(queries) >= _ROUNDED_FROM[0] and len(bank) >= _ROUNDED_FROM[1]
+    rounded = device.type == "cpu" and many and pick_precision("auto", device) == "bf16"
     longest = torch.linalg.vector_norm(bank, dim=1).max() if rounded else None
     for chunk in queries.split(rows):
         if rounded:

@@ -27,7 +27,7 @@ def rounded(monkeypatch):
         return search(bank, queries, k, columns, dtype)
 
     monkeypatch.setattr(neighbours, "_search", watched)
-    monkeypatch.setattr(neighbours, "_ROUNDED_FROM", 0)
+    monkeypatch.setattr(neighbours, "_ROUNDED_FROM", (0, 0))
     monkeypatch.setattr(neighbours, "pick_precision", lambda name, device: "bf16")
     return anew
 
