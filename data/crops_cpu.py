@@ -59,7 +59,7 @@ def make_crops(
     radii = [box_radius(sigma) for sigma in crops.sigmas[blurred].tolist()]
     blurs = np.full(len(out), -1.0)
     blurs[blurred] = radii
-    # A small image's matrix holds all rows of a large one's: those of its borders, and the one between, which all others are like.
+    # Which hold all rows of larger ones: see ``data.resample.spread``.
     small = min(size, 2 * blur_reach(radii) + 1)
     kernels = np.zeros((len(out), small, small), np.float32)
     kernels[blurred] = blur_weights(radii, small).numpy()

@@ -80,7 +80,9 @@ def bicubic_weights(starts: Tensor, lengths: Tensor, size: int, total: int) -> T
 def gaussian_blur(images: Tensor, sigmas: Sequence[float]) -> Tensor:
     """Image i blurred within 2 grey levels of PIL's ``ImageFilter.GaussianBlur(radius=sigmas[i])``, which is three box blurs along
     x, then three along y, each rounded. float32 ``[n, C, size, size]``, levels of 0 to 255, to whole ones."""
-    weights = blur_weights([box_radius(sigma) for sigma in sigmas], images.shape[-1], images.device)[:, None]
+    radii, size = [box_radius(sigma) for sigma in sigmas], images.shape[-1]
+    small = blur_weights(radii, min(size, 2 * blur_reach(radii) + 1))
+    weights = spread(to_device(small, images.device), size)[:, None]
     return (weights @ (images.round() @ weights.mT).round_()).round_()
 
 
@@ -97,16 +99,26 @@ def blur_reach(radii: Sequence[float]) -> int:
     return 3 * (int(max(radii, default=0)) + 1)
 
 
-def blur_weights(radii: Sequence[float], size: int, device: torch.device | str = "cpu") -> Tensor:
+def blur_weights(radii: Sequence[float], size: int) -> Tensor:
     """Matrices of three box blurs in a row, along an axis of ``size`` pixels whose border pixels continue outside
     (Pillow: BoxBlur.c). float32 ``[n, size, size]``; rows sum to 1."""
-    if size == 1:
-        return torch.ones(len(radii), 1, 1, device=device)
-    radius = to_device(radii, torch.device(device), torch.float64)[:, None, None]
-    at = torch.arange(size, device=device)
-    # Of the pixel at the box's end only the part within the radius counts; a border pixel counts for all beyond it as well.
-    box = (radius + 1 - (at[:, None] - at).abs()).clamp_(0, 1)
-    box[:, :, 0] = (radius[:, 0] + 1 - at).clamp_(min=0)
-    box[:, :, -1] = (radius[:, 0] + 2 - size + at).clamp_(min=0)
-    box = (box / (2 * radius + 1)).float()
+    radius = torch.tensor(radii, dtype=torch.float64)[:, None]
+    reach = blur_reach(radii) // 3
+    offset = torch.arange(-reach, reach + 1)
+    # Of the pixel at the box's end only the part within the radius counts.
+    kernel = (radius + 1 - offset.abs()).clamp(0, 1) / (2 * radius + 1)
+    source = (torch.arange(size)[:, None] + offset).clamp(0, size - 1)
+    box = torch.zeros(len(radii), size, size)
+    box.scatter_add_(2, source.expand(len(radii), -1, -1), kernel.float()[:, None].expand(-1, size, -1))
     return box @ box @ box
+
+
+def spread(weights: Tensor, size: int) -> Tensor:
+    """Blur matrices ``[n, small, small]`` as those of a larger size, ``[n, size, size]``. A small one of twice the blur's reach and
+    one rows holds all of a large one's: those of its borders, and the one between, which all others are like."""
+    small = weights.shape[1]
+    at = torch.arange(size, device=weights.device)
+    row = torch.where(at < small // 2, at, torch.where(at >= size - small // 2, at - size + small, small // 2))[:, None]
+    column = at - at[:, None] + row
+    inside = (column >= 0) & (column < small)
+    return weights[:, row, column.clamp(0, small - 1)] * inside
