@@ -21,8 +21,8 @@ def tile_rows(device: torch.device) -> int:
     return _TILE.get(device.type, _TILE_ACCELERATOR)[0]
 
 
-#: Queries and bank rows from which on a first search in bfloat16 pays, where a CPU is fast at it.
-_ROUNDED_FROM = (64, 20_000)
+#: Queries, and bank rows for each candidate, from which on a first search in bfloat16 pays, where a CPU is fast at it.
+_ROUNDED_FROM = (64, 100)
 
 
 @torch.no_grad()
@@ -47,7 +47,7 @@ def nearest_neighbours(bank: Tensor, queries: Tensor, k: int) -> Iterator[tuple[
     rows, columns = _TILE.get(device.type, _TILE_ACCELERATOR)
     if not 1 <= k <= len(bank):
         raise ValueError(f"k is {k}, and the bank has {len(bank)} rows")
-    many = len(queries) >= _ROUNDED_FROM[0] and len(bank) >= _ROUNDED_FROM[1]
+    many = len(queries) >= _ROUNDED_FROM[0] and len(bank) >= _ROUNDED_FROM[1] * _candidates(k)
     rounded = device.type == "cpu" and many and pick_precision("auto", device) == "bf16"
     longest = torch.linalg.vector_norm(bank, dim=1).max() if rounded else None
     for chunk in queries.split(rows):
@@ -83,12 +83,16 @@ def _search(
     return best, places
 
 
+def _candidates(k: int) -> int:
+    return 2 * k + 64
+
+
 def _search_rounded(
     bank: Tensor, queries: Tensor, k: int, columns: int, longest: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As ``_search`` by way of bfloat16, and for which queries no other row can be nearer: bool ``[q]``. ``longest``: greatest norm
     of a bank row."""
-    rounded, places = _search(bank, queries, min(2 * k + 64, len(bank)), columns, torch.bfloat16)
+    rounded, places = _search(bank, queries, min(_candidates(k), len(bank)), columns, torch.bfloat16)
     # Row by row: torch's batched product with a vector takes four times as long.
     exact = torch.stack([bank.index_select(0, rows) @ query for rows, query in zip(places, queries, strict=True)])
     best, kept = exact.topk(k, sorted=False)
