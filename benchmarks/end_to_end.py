@@ -13,13 +13,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
-from backbones.vit import ARCHITECTURES
 from benchmarks.bench import Bench, cores
-from benchmarks.reference import dino as plain_dino
 from benchmarks.reference.augmentation import augmentation
-from benchmarks.reference.transformer import VisionTransformer
 from benchmarks.timing import Measurement
-from benchmarks.training import our_stepper, random_views
+from benchmarks.training import our_stepper, plain_dino_step, random_views
 from benchmarks.views import photos
 from data.datasets import open_dataset
 from data.views import dino_views
@@ -59,9 +56,7 @@ def end_to_end(bench: Bench) -> list[Measurement]:
             while True:
                 yield fixed
 
-        sizes = ARCHITECTURES[name].keywords
-        networks = [plain_dino.Network(VisionTransformer(**sizes, drop_path_rate=rate), out_dim) for rate in (0.1, 0.0)]
-        plain = plain_dino.PlainStep(*networks, plain_dino.Loss(out_dim), bench.device)
+        plain = plain_dino_step(name, out_dim, bench.device)
         loaded = _forever(_loader(root / "data" / "train", wanted, batch, cuda))
 
         def reference() -> None:

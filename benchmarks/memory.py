@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -13,19 +14,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from backbones.vit import ARCHITECTURES, as_on_accelerator
+from backbones.vit import as_on_accelerator
 from benchmarks.bench import Bench
 from benchmarks.reference import barlow_twins as plain_barlow_twins
-from benchmarks.reference import dino as plain_dino
-from benchmarks.reference.transformer import VisionTransformer
 from benchmarks.timing import Measurement, Spread
+from benchmarks.training import PRECISIONS, our_config, plain_dino_step
 from methods.base import METHODS, Progress, ViewBatch
-from training.config import TrainConfig
-from training.resolve import resolve
 from training.setup import build_method
 from training.step import Stepper
 
-PRECISIONS = ("fp32", "bf16")
 META, CPU = torch.device("meta"), torch.device("cpu")
 
 
@@ -97,11 +94,9 @@ def memory(bench: Bench) -> list[Measurement]:
 def count_ours(method: str, backbone: str, batch: int, precision: str, **options: Any) -> int:
     """Bytes of our step at the method's published defaults but for ``options``."""
     cls = METHODS.get(method)
-    chosen = {"method": method, "backbone": backbone, "batch_size": batch, "precision": precision, "device": "cpu"}
-    recipe = dict(cls.recipe)
-    if recipe.get("optimizer") == "lars":
-        recipe["optimizer"] = "sgd"  # keeps as much, and looks at no values, as LARS does on a CPU
-    config = resolve(TrainConfig(**{**recipe, **chosen, "image_size": 224}))
+    config = our_config(method, backbone, batch, CPU, precision)
+    if config.optimizer == "lars":  # SGD keeps as much, and looks at no values, as LARS does on a CPU
+        config = dataclasses.replace(config, optimizer="sgd")
     own = cls.Config(**options)
     with META:
         stepper = Stepper(build_method(config, own, num_classes=0), config, META)
@@ -129,11 +124,9 @@ def _onto_cpu(network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 
 
 def _plain_dino(name: str, batch: int, local_crops: int, out_dim: int, precision: str) -> int:
-    sizes = ARCHITECTURES[name].keywords
     with META:
-        networks = [plain_dino.Network(VisionTransformer(**sizes, drop_path_rate=rate), out_dim) for rate in (0.1, 0.0)]
-        plain = plain_dino.PlainStep(*networks, plain_dino.Loss(out_dim), META)
-    network = nn.ModuleList([*networks, plain.loss])
+        plain = plain_dino_step(name, out_dim, META)
+    network = nn.ModuleList([plain.student, plain.teacher, plain.loss])
     # Without clipping, which looks at values, and keeps nothing.
     return _count_plain(plain, network, [224] * 2 + [96] * local_crops, batch, precision, clip=None)
 

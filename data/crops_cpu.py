@@ -16,7 +16,7 @@ import numpy as np
 from numpy import float32, int32, uint32
 
 from data.colour import BRIGHTNESS, CONTRAST, HUE, LUMA, SATURATION, SIXTH, TURN
-from data.resample import blur_reach, blur_weights, box_radius, down_first
+from data.resample import box_radius, down_first, small_blur_weights
 
 if TYPE_CHECKING:
     from data.views import Crops
@@ -59,10 +59,10 @@ def make_crops(
     radii = [box_radius(sigma) for sigma in crops.sigmas[blurred].tolist()]
     blurs = np.full(len(out), -1.0)
     blurs[blurred] = radii
-    # Which hold all rows of larger ones: see ``data.resample.spread``.
-    small = min(size, 2 * blur_reach(radii) + 1)
-    kernels = np.zeros((len(out), small, small), np.float32)
-    kernels[blurred] = blur_weights(radii, small).numpy()
+    # Which hold all rows of those of the size: see ``data.resample.spread``.
+    small = small_blur_weights(radii, size).numpy()
+    kernels = np.zeros((len(out), *small.shape[1:]), np.float32)
+    kernels[blurred] = small
     factors = np.take_along_axis(crops.factors, crops.order, axis=1)  # in the order; -1, no operation, takes any
     factors = np.where(crops.order == HUE, np.trunc(factors * TURN), factors).astype(np.float32)
     down = np.array([down_first(height, width, size, size) for _, _, height, width in crops.boxes.tolist()], bool)

@@ -81,8 +81,7 @@ def gaussian_blur(images: Tensor, sigmas: Sequence[float]) -> Tensor:
     """Image i blurred within 2 grey levels of PIL's ``ImageFilter.GaussianBlur(radius=sigmas[i])``, which is three box blurs along
     x, then three along y, each rounded. float32 ``[n, C, size, size]``, levels of 0 to 255, to whole ones."""
     radii, size = [box_radius(sigma) for sigma in sigmas], images.shape[-1]
-    small = blur_weights(radii, min(size, 2 * blur_reach(radii) + 1))
-    weights = spread(to_device(small, images.device), size)[:, None]
+    weights = spread(to_device(small_blur_weights(radii, size), images.device), size)[:, None]
     return (weights @ (images.round() @ weights.mT).round_()).round_()
 
 
@@ -111,6 +110,11 @@ def blur_weights(radii: Sequence[float], size: int) -> Tensor:
     box = torch.zeros(len(radii), size, size)
     box.scatter_add_(2, source.expand(len(radii), -1, -1), kernel.float()[:, None].expand(-1, size, -1))
     return box @ box @ box
+
+
+def small_blur_weights(radii: Sequence[float], size: int) -> Tensor:
+    """The smallest blur matrices that ``spread`` makes those of ``size`` pixels of: float32 ``[n, small, small]``."""
+    return blur_weights(radii, min(size, 2 * blur_reach(radii) + 1))
 
 
 def spread(weights: Tensor, size: int) -> Tensor:

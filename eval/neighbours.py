@@ -14,15 +14,13 @@ from training.devices import pick_precision
 #: with 256 queries ran at 0.8 of the rate of those with 1024.)
 _TILE = {"cpu": (1024, 65536)}
 _TILE_ACCELERATOR = (2048, 65536)
+#: Queries, and bank rows for each candidate, from which on a first search in bfloat16 pays, where a CPU is fast at it.
+_ROUNDED_FROM = (64, 100)
 
 
 def tile_rows(device: torch.device) -> int:
     """How many queries ``nearest_neighbours`` treats at a time on that device."""
     return _TILE.get(device.type, _TILE_ACCELERATOR)[0]
-
-
-#: Queries, and bank rows for each candidate, from which on a first search in bfloat16 pays, where a CPU is fast at it.
-_ROUNDED_FROM = (64, 100)
 
 
 @torch.no_grad()
@@ -56,9 +54,8 @@ def nearest_neighbours(bank: Tensor, queries: Tensor, k: int) -> Iterator[tuple[
             unsure = (~sure).nonzero()[:, 0]
             if len(unsure):
                 best[unsure], places[unsure] = _search(bank, chunk[unsure], k, columns)
-            rounded = (
-                len(unsure) < len(chunk) / 2
-            )  # features that are all alike, as of untrained networks, are not worth it
+            # Where features are all alike, as an untrained network's may be, it does not pay.
+            rounded = len(unsure) < len(chunk) / 2
         else:
             best, places = _search(bank, chunk, k, columns)
         best, order = best.sort(dim=1, descending=True)
@@ -84,6 +81,7 @@ def _search(
 
 
 def _candidates(k: int) -> int:
+    """How many rows a search in bfloat16 finds for each query, so that the k nearest are hardly ever not among them."""
     return 2 * k + 64
 
 

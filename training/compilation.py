@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from torch.utils._triton import has_triton
 
-from backbones.base import Backbone
 from common.errors import UsageError
 from training.sharding import blocks_of, networks_of
 
@@ -31,6 +30,5 @@ def compile_blocks(method: nn.Module, device: torch.device) -> None:
     # A program for each shape of block, size of crop, and with or without gradients; torch's own limit is 8.
     torch._dynamo.config.recompile_limit = 256
     for network in networks_of(method):
-        if isinstance(network, Backbone):
-            for block in blocks_of(network):
-                block.compile(dynamic=False)
+        for block in blocks_of(network):  # none of heads
+            block.compile(dynamic=False)

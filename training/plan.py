@@ -43,13 +43,14 @@ def cost_of(
         ``batch_size / accumulate`` images. None where the method's forward pass depends on values. A multiply-add counts as
         two operations.
     """
+    accelerator = pick_device(config.device).type != "cpu"
     with torch.device("meta"):
         method = build()
     backbone = method.backbone
     parameters, flops = count(backbone, config.image_size)
     with FakeTensorMode(allow_non_fake_inputs=True):
         method.to_empty(device="cpu")
-        if pick_device(config.device).type != "cpu":
+        if accelerator:
             as_on_accelerator(method)
         trained = [p for p in method.parameters() if p.requires_grad]
         weights = sum(t.nbytes for t in (*method.parameters(), *method.buffers()))
