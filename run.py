@@ -39,7 +39,7 @@ examples:
 
 
 def train(words: Sequence[str]) -> int:
-    from training.command import read_options
+    from commands.train import read_options
 
     options = read_options(words, COMMANDS["train"])
     from training.trainer import plan, print_plan
@@ -53,22 +53,22 @@ def train(words: Sequence[str]) -> int:
 
 
 def evaluate(words: Sequence[str]) -> int:
+    from commands.evaluate import read_options
     from common.cli import require_one_process
-    from eval.options import read_options
 
     require_one_process("evaluate")
     command, evaluations = read_options(words, COMMANDS["evaluate"])
 
-    from eval.command import evaluate_weights
+    from commands.evaluate import evaluate_weights
 
     evaluate_weights(command, evaluations)
     return 0
 
 
 def segment(words: Sequence[str]) -> int:
+    from commands.segment import SegmentCommand
     from common.cli import make_parser, parse, value_of
     from common.registry import load_plugin
-    from eval.config import SegmentCommand
     from eval.segmentation import SegmentationConfig
 
     for plugin in value_of(words, "plugin") or []:
@@ -78,15 +78,15 @@ def segment(words: Sequence[str]) -> int:
     parser.add_arguments(SegmentationConfig, dest="segmentation")
     options = parse(parser, words)
 
-    from eval.segment_command import segment_weights
+    from commands.segment import segment_weights
 
     segment_weights(options.command, options.segmentation)
     return 0
 
 
 def data(words: Sequence[str]) -> int:
+    from commands.data import DataCommand
     from common.cli import make_parser, parse
-    from data.config import DataCommand
 
     parser = make_parser("data", COMMANDS["data"])
     parser.add_arguments(DataCommand, dest="command")
@@ -94,7 +94,7 @@ def data(words: Sequence[str]) -> int:
 
     from pathlib import Path
 
-    from data.describe import describe
+    from commands.data import describe
 
     if command.download:
         from data.datasets import fetch
@@ -105,8 +105,8 @@ def data(words: Sequence[str]) -> int:
 
 
 def report(words: Sequence[str]) -> int:
+    from commands.report import ReportCommand
     from common.cli import make_parser, parse
-    from reports.config import ReportCommand
 
     parser = make_parser("report", COMMANDS["report"])
     parser.add_arguments(ReportCommand, dest="command")
@@ -120,34 +120,34 @@ def report(words: Sequence[str]) -> int:
 
 def compare(words: Sequence[str]) -> int:
     from common.cli import further_options, make_parser, require_one_process
-    from training.config import CompareCommand
+    from training.grids.options import CompareCommand
 
     require_one_process("compare")
     parser = make_parser("compare", COMMANDS["compare"], epilog="Any option of training or of a method may follow.")
     parser.add_arguments(CompareCommand, dest="command")
     options, further = parser.parse_known_args(list(words))
 
-    from training.compare import compare as run_grid
+    from commands.compare import compare as run_grid
 
     return run_grid(options.command, further_options(further))
 
 
 def status(words: Sequence[str]) -> int:
+    from commands.status import StatusCommand
     from common.cli import make_parser, parse
-    from training.launchers.config import StatusCommand
 
     parser = make_parser("status", COMMANDS["status"])
     parser.add_arguments(StatusCommand, dest="command")
     command = parse(parser, words).command
 
-    from training.launchers.status import status as show
+    from commands.status import status as show
 
     return show(command)
 
 
 def reproduce(words: Sequence[str]) -> int:
+    from commands.reproduce import ReproduceCommand
     from common.cli import further_options, make_parser, require_one_process
-    from reports.config import ReproduceCommand
 
     epilog = "Any option of training, or of evaluate and its evaluations, may follow."
     require_one_process("reproduce")
@@ -155,15 +155,15 @@ def reproduce(words: Sequence[str]) -> int:
     parser.add_arguments(ReproduceCommand, dest="command")
     options, further = parser.parse_known_args(list(words))
 
-    from training.reproduce import reproduce as run_tables
+    from commands.reproduce import reproduce as run_tables
 
     return run_tables(options.command, further_options(further))
 
 
 def export(words: Sequence[str]) -> int:
+    from commands.export import ExportCommand
     from common.cli import make_parser, parse, value_of
     from common.registry import load_plugin
-    from training.config import ExportCommand
 
     for plugin in value_of(words, "plugin") or []:
         load_plugin(plugin)
@@ -171,7 +171,7 @@ def export(words: Sequence[str]) -> int:
     parser.add_arguments(ExportCommand, dest="command")
     command = parse(parser, words).command
 
-    from training.export import export as write
+    from commands.export import export as write
 
     print(write(command))
     return 0
@@ -181,7 +181,7 @@ def visualize(words: Sequence[str]) -> int:
     from common.cli import make_parser, parse, value_of
     from common.errors import UsageError, unknown_name
     from common.registry import load_plugin
-    from eval.visual.config import VISUALIZATIONS
+    from reports.visual.options import VISUALIZATIONS
 
     known = "\n".join(f"  {name:<18} {kind.__doc__.splitlines()[0]}" for name, kind in VISUALIZATIONS.items())
     if not words:

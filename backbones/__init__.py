@@ -64,7 +64,7 @@ def build_backbone(name: str, image_size: int = 224, **hints: Any) -> Backbone:
 
     Raises UsageError for an unknown name, UserError where the backbone cannot take images of that size.
     """
-    from backbones.convolutions import avoid_single_pixels  # here, because it takes torch
+    from backbones.base import avoid_single_pixels
 
     if unknown := hints.keys() - set().union(*HINTS.values()):
         raise TypeError(f"unknown backbone hints: {', '.join(sorted(unknown))}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import UserError
@@ -65,3 +66,23 @@ def named_blocks(blocks: Sequence[int], depth: int) -> list[int]:
         if not -depth <= block < depth:
             raise UserError(f"block {block} was asked for, but the backbone has blocks 0 to {depth - 1}")
     return [block % depth for block in blocks]
+
+
+def avoid_single_pixels(network: nn.Module) -> nn.Module:
+    """Let each strided convolution of the network, on a CPU, pad inputs of one row or column by another of zeros. As strides are
+    above 1 and the padding is half of the kernel, that changes no output."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d) and all(
+            stride > 1 and isinstance(padding, int) and kernel == 2 * padding + 1 > 1
+            for stride, padding, kernel in zip(module.stride, module.padding, module.kernel_size, strict=False)
+        ):
+            module.register_forward_pre_hook(_pad)
+    return network
+
+
+def _pad(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    (images,) = inputs
+    height, width = images.shape[-2:]
+    if images.device.type != "cpu" or min(height, width) > 1:
+        return inputs
+    return (F.pad(images, (0, int(width == 1), 0, int(height == 1))),)

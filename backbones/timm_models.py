@@ -1,4 +1,4 @@
-"""Any of timm's models (``timm:NAME``) behind the one interface, untrained; ``backbones.weights`` loads weight files."""
+"""Any of timm's models (``timm:NAME``) behind the one interface, untrained; ``backbones.formats.weights`` loads weight files."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.authors import Authors
 from benchmarks.timing import Limit, Measurement, Spread, measure
-from training.devices import keep_memory, synchronize
+from training.machine.devices import keep_memory, synchronize
 
 T = TypeVar("T")
 

@@ -19,10 +19,10 @@ from benchmarks.timing import Measurement
 from benchmarks.training import our_stepper, plain_dino_step, random_views
 from benchmarks.views import photos
 from data.datasets import open_dataset
-from data.views import dino_views
-from methods.base import Progress, ViewBatch
+from data.views.spec import dino_views
+from methods.core.base import Progress, ViewBatch
 from training.batches import Batches, short_side_for
-from training.devices import synchronize
+from training.machine.devices import synchronize
 
 
 def end_to_end(bench: Bench) -> list[Measurement]:

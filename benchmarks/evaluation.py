@@ -16,12 +16,13 @@ from benchmarks.bench import Bench, operations
 from benchmarks.reference import evaluation as plain
 from benchmarks.reference.transformer import VisionTransformer
 from benchmarks.timing import Limit, Measurement, Spread
-from eval.confusion import bootstrap_scores
-from eval.context import make_context
-from eval.features import compute_features
-from eval.knn import KNN, KNNConfig, knn_classify
-from eval.probe import Heads
-from training.devices import autocast, synchronize
+from common.statistics.confusion import bootstrap_scores
+from eval.core.context import make_context
+from eval.core.probe import Heads
+from eval.features.extract import compute_features
+from eval.features.neighbours import knn_classify
+from eval.knn import KNN, KNNConfig
+from training.machine.devices import autocast, synchronize
 
 KS, TEMPERATURE = (10, 20, 100, 200), 0.07
 

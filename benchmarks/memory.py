@@ -19,8 +19,8 @@ from benchmarks.bench import Bench
 from benchmarks.reference import barlow_twins as plain_barlow_twins
 from benchmarks.timing import Measurement, Spread
 from benchmarks.training import PRECISIONS, our_config, plain_dino_step
-from methods.base import METHODS, Progress, ViewBatch
-from training.setup import build_method
+from methods.core.base import METHODS, Progress, ViewBatch
+from training.plan import build_method
 from training.step import Stepper
 
 META, CPU = torch.device("meta"), torch.device("cpu")

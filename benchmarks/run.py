@@ -32,8 +32,8 @@ from benchmarks.training import barlow_twins, dino
 from benchmarks.views import views
 from common.errors import UserError
 from common.files import write_json
-from training.devices import pick_device
-from training.environment import describe_environment
+from training.machine.devices import pick_device
+from training.machine.environment import describe_environment
 
 BENCHMARKS: dict[str, Callable[[Bench], list[Measurement]]] = {
     "ceilings": ceilings,

@@ -63,9 +63,9 @@ def point(series: str, value: int, device_name: str, threads: int | None) -> dic
     from benchmarks.evaluation import TEMPERATURE
     from benchmarks.training import our_stepper, random_views
     from common.distributed import is_main, world_size
-    from eval.knn import knn_classify
-    from methods.base import Progress, ViewBatch
-    from training.devices import peak_memory_gib, pick_device, pick_precision, process_group, synchronize
+    from eval.features.neighbours import knn_classify
+    from methods.core.base import Progress, ViewBatch
+    from training.machine.devices import peak_memory_gib, pick_device, pick_precision, process_group, synchronize
 
     device = pick_device(device_name)
     if threads:
@@ -101,7 +101,7 @@ def point(series: str, value: int, device_name: str, threads: int | None) -> dic
     def images() -> Callable[[], object]:
         from backbones import build_backbone
         from data.datasets import open_dataset
-        from eval.features import cached_features
+        from eval.features.extract import cached_features
 
         store = open_dataset("demo", "train", None, 37, progress=False)
         part = store.subset(np.resize(np.arange(len(store)), value))
@@ -167,7 +167,7 @@ def draw(found: dict[str, list[dict[str, float]]], path: Path) -> None:
     """One panel a series, all axes logarithmic, with what linear cost would be from the first point on."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    from reports.style import COLOURS, figure_of, picture, style
+    from reports.visual.style import COLOURS, figure_of, picture, style
 
     with style():
         figure, panels = figure_of(len(found), 4, 9.0, 2.4)

@@ -18,11 +18,11 @@ from benchmarks.reference import dino as plain_dino
 from benchmarks.reference.transformer import VisionTransformer
 from benchmarks.timing import Limit, Measurement
 from common.errors import UsageError
-from methods.base import METHODS, Progress, ViewBatch
+from methods.core.base import METHODS, Progress, ViewBatch
 from training.config import TrainConfig
-from training.devices import synchronize
+from training.machine.devices import synchronize
+from training.plan import build_method
 from training.resolve import resolve
-from training.setup import build_method
 from training.step import Stepper
 
 PRECISIONS = ("fp32", "bf16")

@@ -13,8 +13,9 @@ from PIL import Image
 from benchmarks.bench import Bench
 from benchmarks.reference.augmentation import augmentation
 from benchmarks.timing import Limit, Measurement
-from data.store import ImageBatch
-from data.views import View, ViewMaker, dino_views
+from data.store.store import ImageBatch
+from data.views.maker import ViewMaker
+from data.views.spec import View, dino_views
 
 
 def photos(count: int, size: int) -> list[Image.Image]:

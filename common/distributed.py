@@ -92,7 +92,7 @@ def all_gather_rows(tensor: Tensor) -> Tensor:
 
 
 def is_shared_out(tensor: Any) -> bool:
-    """True if each process holds a part of it (``training.sharding``): it is a DTensor, whose module takes long to import."""
+    """True if each process holds a part of it (``training.machine.sharding``): it is a DTensor, whose module takes long to import."""
     return hasattr(tensor, "full_tensor")
 
 

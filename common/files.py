@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -182,3 +183,8 @@ def read_yaml(path: Path) -> Any:
         return parse_yaml(text)
     except UnicodeDecodeError as error:
         raise ValueError(f"no UTF-8 text ({error.reason} at byte {error.start})") from error
+
+
+def digest_of(value: Any) -> str:
+    """16 hexadecimal digits that differ for different JSON-able values."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

@@ -19,17 +19,16 @@ class Registry(Generic[T]):
     Args:
         kind: what the plug-ins are, for messages ("method").
         package: the package whose modules each register the plug-in of their own name ("heads.segmentation"), or None.
-        helpers: stems in that package that are not plug-ins ("base", …).
     """
 
-    def __init__(self, kind: str, package: str | None = None, helpers: tuple[str, ...] = ()):
+    def __init__(self, kind: str, package: str | None = None):
         self.kind = kind
         self._package = package
         self._items: dict[str, T] = {}
         root = Path(__file__).resolve().parent.parent
         folder = root / package.replace(".", "/") if package else None
         stems = {path.stem for path in folder.glob("*.py")} if folder else set()
-        self._modules = stems - set(helpers) - {"__init__"}
+        self._modules = stems - {"__init__"}
 
     def register(self, name: str) -> Callable[[T], T]:
         """Decorator: make the decorated object known as ``name``. A name can be taken once."""

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Literal
 
 from common.errors import UsageError, UserError
 from common.registry import Registry
-from data.benchmark import Benchmark
-from data.cifar import list_cifar10
-from data.copydays import read_copydays
-from data.davis import read_davis
-from data.folders import list_folder, list_imagenet
-from data.listing import Listing, require_folder
-from data.revisited import read_revisited
-from data.voc import list_demo, list_voc
-from data.voc2007 import list_voc2007
+from data.sets.benchmark import Benchmark
+from data.sets.cifar10 import list_cifar10
+from data.sets.copydays import read_copydays
+from data.sets.davis import read_davis
+from data.sets.folders import list_folder, list_imagenet
+from data.sets.revisited import read_revisited
+from data.sets.voc import list_demo, list_voc
+from data.sets.voc2007 import list_voc2007
+from data.store.listing import Listing, require_folder
 
 if TYPE_CHECKING:
-    from data.store import ImageStore
+    from data.store.store import ImageStore
 
 Split = Literal["train", "test"]
 
@@ -72,7 +72,7 @@ def open_dataset(
         split: ``train``, or ``test``: the validation images where a data set calls them so.
         root: the data set's folder; ``demo`` needs none.
         short_side: images with a longer short side are resized to it (pixels); None keeps all sizes.
-        cache: folder of the stores; see ``data.store.cache_root`` for the default.
+        cache: folder of the stores; see ``common.download.cache_root`` for the default.
         progress: show a progress bar while decoding.
         stream: keep none, and decode them anew each time.
 
@@ -80,7 +80,7 @@ def open_dataset(
         UsageError: unknown data set.
         UserError: missing, incomplete or wrong data.
     """
-    from data.build import open_store  # imports torch, which listing the names does not need
+    from data.store.build import open_store  # imports torch, which listing the names does not need
 
     if name in BENCHMARKS.names():
         raise UsageError(f"{name} has no training images and no labels; run.py evaluate --data {name} measures on it")
@@ -100,16 +100,16 @@ def fetch(name: str, root: Path | None) -> None:
         raise UsageError(f"--download fetches voc2012 only; {name} {here}")
     if root is None:
         raise UsageError("--download needs the folder to put the data set into: --data_root DIR")
-    from data.voc_download import fetch_voc2012
+    from data.sets.voc_download import fetch_voc2012
 
     fetch_voc2012(Path(root).expanduser())
 
 
 def demo_folder(cache: Path | None = None) -> Path:
     """The folder of the built-in data set, generated on first use, and anew where its generator has changed."""
+    from common.download import cache_root
     from common.lock import owned_lock
-    from data import demo
-    from data.store import cache_root
+    from data.sets import demo
 
     version = hashlib.sha256(Path(demo.__file__).read_bytes()).hexdigest()[:12]
     folder = cache_root(cache) / f"demo-{version}"

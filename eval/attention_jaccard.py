@@ -14,18 +14,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.errors import UsageError, UserError
-from data.decode import read_ids
-from data.segmentation import VOID, fitted_size, normalise, resize_image
-from eval.attention_masks import keep_mass
-from eval.base import EVALUATIONS, Evaluation, EvaluationConfig, Measurement
-from eval.progress import track
-from eval.results import save_predictions
-from eval.scoring import means
-from training.devices import autocast
-from training.segmentation import original
+from common.images import normalise
+from common.progress import track
+from data.store.decode import read_ids
+from data.views.dense import VOID, fitted_size, resize_image
+from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
+from eval.core.scoring import means
+from eval.dense.attention_masks import keep_mass
+from eval.dense.task import original
+from rundir.results import Measurement, save_predictions
+from training.machine.devices import autocast
 
 if TYPE_CHECKING:
-    from eval.context import EvalContext
+    from eval.core.context import EvalContext
 
 
 def best_jaccard(masks: Tensor, objects: Tensor) -> float:

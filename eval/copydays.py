@@ -15,16 +15,16 @@ from rich.console import Console
 from torch import Tensor
 
 from common.errors import UsageError, UserError
-from data.benchmark import fingerprint_of
-from data.copydays import Copydays, image_files
-from eval.base import EVALUATIONS, Evaluation, EvaluationConfig, Measurement
-from eval.image_files import file_features
-from eval.results import save_predictions
-from eval.retrieval_map import trapezoid_precision
-from eval.scoring import means
+from common.statistics.retrieval_map import trapezoid_precision
+from data.sets.benchmark import fingerprint_of
+from data.sets.copydays import Copydays, image_files
+from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
+from eval.core.scoring import means
+from eval.features.files import file_features
+from rundir.results import Measurement, save_predictions
 
 if TYPE_CHECKING:
-    from eval.context import EvalContext
+    from eval.core.context import EvalContext
 
 #: Exponent of generalised mean pooling, and the least value that goes into it.
 GEM_POWER, GEM_LEAST = 4, 1e-6

@@ -19,20 +19,21 @@ from torch import Tensor
 
 from common.errors import UsageError, UserError
 from common.files import atomic_file
-from data.davis import Davis, Video
-from data.decode import DamagedImage, decode_image
-from data.segmentation import normalise, resize_mask
-from data.voc import palette
-from eval.base import EVALUATIONS, Evaluation, EvaluationConfig, Measurement
-from eval.bootstrap import bootstrap
-from eval.boundary import BOUND, boundary_f, recall_and_decay, region_jaccard
-from eval.progress import track
-from eval.propagation import propagate
-from eval.results import save_predictions
-from training.devices import autocast, synchronize
+from common.images import normalise
+from common.progress import track
+from common.statistics.bootstrap import bootstrap
+from data.sets.davis import Davis, Video
+from data.sets.voc import palette
+from data.store.decode import DamagedImage, decode_image
+from data.views.dense import resize_mask
+from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
+from eval.dense.boundary import BOUND, boundary_f, recall_and_decay, region_jaccard
+from eval.dense.propagation import propagate
+from rundir.results import Measurement, save_predictions
+from training.machine.devices import autocast, synchronize
 
 if TYPE_CHECKING:
-    from eval.context import EvalContext
+    from eval.core.context import EvalContext
 
 #: The longer side of a frame is cut to a multiple of it (reference: ``read_frame``).
 LONG_MULTIPLE = 64
@@ -60,12 +61,12 @@ class DavisPropagation(Evaluation):
 
     Each patch of a frame takes the labels of its most similar patches in the first frame and the ``n_last_frames`` before it, as
     soft as they were found there. Soft labels are upsampled (bilinear), stretched to [0, 1] for each object and then the largest
-    wins. J is the Jaccard index of regions, F the F-measure of contours (``eval.boundary``), both at the original resolution,
+    wins. J is the Jaccard index of regions, F the F-measure of contours (``eval.dense.boundary``), both at the original resolution,
     without the first and the last frame. Masks are written as palette PNG files under ``davis/VIDEO`` in the run directory, where
     the benchmark's own program can read them.
 
     Raises UserError for a backbone without maps, for frames that cannot be read, and for masks that are wrong
-    (``data.davis.Video.read_masks``) or of another size than their frames.
+    (``data.sets.davis.Video.read_masks``) or of another size than their frames.
     """
 
     Config = DavisConfig

@@ -16,24 +16,25 @@ from torch import Tensor
 from backbones import build_backbone
 from backbones.base import Backbone
 from common.errors import UsageError, unknown_name
-from data.label_subset import labelled_parts
-from data.store import ImageStore
-from data.views import eval_images
-from eval.base import EVALUATIONS, Evaluation, EvaluationConfig, Measurement
-from eval.knn_low_shot import check_fractions
-from eval.linear import HELD_OUT, check_options, measure_scores, split_held_out, targets_of
-from eval.nested import has_ended, nested_training
-from eval.probe import quality
-from eval.progress import track
-from eval.results import digest_of
+from common.files import digest_of
+from common.progress import track
+from data.sets.label_subset import check_fractions, labelled_parts
+from data.store.store import ImageStore
+from data.views.central import eval_images
+from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
+from eval.core.nested import has_ended, nested_training
+from eval.core.probe import HELD_OUT, check_options, measure_scores, quality, split_held_out, targets_of
+from eval.dense.task import scaled_groups
+from methods.supervised import Supervised, SupervisedConfig
+from rundir.paths import last_checkpoint
+from rundir.results import Measurement
 from training.batches import MODEL, Batches, seed_of
-from training.checkpoint import last_checkpoint, load_checkpoint
-from training.devices import autocast
-from training.finetune import FinetuneTask, FinetuneTaskConfig
+from training.checkpoint import load_checkpoint
+from training.machine.devices import autocast
 from training.trainer import train_task
 
 if TYPE_CHECKING:
-    from eval.context import EvalContext
+    from eval.core.context import EvalContext
 
 
 @dataclass(frozen=True)
@@ -224,3 +225,20 @@ def predict(context: EvalContext, task: FinetuneTask, store: ImageStore, rows: n
         with torch.inference_mode(), autocast(context.device, context.precision):
             found.append(task.classifier(task.backbone(pixels)).float().cpu())
     return torch.cat(found)
+
+
+@dataclass(kw_only=True)
+class FinetuneTaskConfig(SupervisedConfig):
+    """What of a fine-tuning's options belongs to the task; see ``eval.finetune.FinetuneConfig``, which documents them."""
+
+    backbone_lr_scale: float = 1.0
+    layer_decay: float = 1.0
+
+
+class FinetuneTask(Supervised):
+    """A classifier on a pre-trained backbone, trained with it."""
+
+    config: FinetuneTaskConfig
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return scaled_groups(self, self.config.backbone_lr_scale, self.config.layer_decay)

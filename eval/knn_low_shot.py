@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.errors import UsageError
-from data.label_subset import labelled_parts
-from eval.base import EVALUATIONS, Evaluation, EvaluationConfig, Measurement
-from eval.knn import check_options, measure_knn
+from data.sets.label_subset import check_fractions, labelled_parts
+from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
+from eval.features.neighbours import check_options
+from eval.knn import measure_knn
+from rundir.results import Measurement
 
 if TYPE_CHECKING:
-    from eval.context import EvalContext
+    from eval.core.context import EvalContext
 
 
 @dataclass(kw_only=True)
@@ -56,9 +57,3 @@ class KNNLowShot(Evaluation):
             for name, (rows, about) in banks.items()
             for m in measure_knn(context, "knn_low_shot", rows, config.ks, config.temperature, about, f"{name}-")
         ]
-
-
-def check_fractions(evaluation: str, fractions: list[float]) -> None:
-    if not fractions or not all(0 < fraction <= 1 for fraction in fractions):
-        given = " ".join(map(str, fractions))
-        raise UsageError(f"--{evaluation}_fractions {given}: give parts above 0 and at most 1, such as: 0.01 0.1")

@@ -6,30 +6,31 @@ The authors' own protocol, which augments training images and takes as many pass
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from rich.console import Console
-
-from backbones.base import Backbone
-from common.errors import UsageError, UserError
-from eval.base import EVALUATIONS, Evaluation, EvaluationConfig, Measurement
-from eval.features import Kind
-from eval.knn import best_classes
-from eval.probe import Heads, HeadsCheckpoint, head_scores, held_out, quality, scaler, train_heads
-from eval.results import digest_of
-from eval.scoring import classification, multi_label
+from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
+from eval.core.probe import (
+    HELD_OUT,
+    Heads,
+    HeadsCheckpoint,
+    best_head,
+    check_options,
+    checkpoint_of,
+    head_scores,
+    measure_scores,
+    probe_features,
+    scaler,
+    split_held_out,
+    targets_of,
+    train_heads,
+)
+from rundir.results import Measurement
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from eval.context import EvalContext
-
-#: Part of the labelled training images that the learning rate is chosen on.
-HELD_OUT = 0.1
+    from eval.core.context import EvalContext
 
 
 @dataclass(kw_only=True)
@@ -119,76 +120,3 @@ class Linear(Evaluation):
             multi_label=context.train.label_sets is not None,
             seed=context.seed,
         )
-
-
-def probe_features(backbone: Backbone) -> Kind:
-    """What the references' linear probes see (recipes of both papers): CLS of the last four blocks for ViTs up to the width of
-    ViT-S, CLS and mean patch token for wider ones, pooled features of anything else."""
-    if not backbone.has_tokens:
-        return "pooled"
-    return f"last{min(4, backbone.depth)}" if backbone.width < 768 else "cls+mean"
-
-
-def targets_of(context: EvalContext, rows: np.ndarray) -> Tensor:
-    """Of training images: int64 ``[n]``, or multi-hot float32 ``[n, C]``."""
-    if context.train.label_sets is None:
-        return torch.from_numpy(context.train.labels[rows])
-    return torch.from_numpy(context.train.label_sets[rows]).float()
-
-
-def split_held_out(evaluation: str, targets: Tensor, seed: int) -> Tensor:
-    """Which training images choose the learning rate, bool ``[n]``."""
-    if len(targets) < 10:
-        raise UserError(
-            f"{evaluation}: {len(targets)} labelled training images are too few to choose a learning rate on; give at least 10"
-        )
-    return torch.from_numpy(held_out(targets, HELD_OUT, seed))
-
-
-def best_head(
-    evaluation: str, heads: Heads, features: Tensor, targets: Tensor, rates: list[float]
-) -> tuple[int, float]:
-    """Which of the first heads, one for each of the rising ``rates``, is best on these features (the first of equals), and its
-    quality. Says so where rates beyond those tried may be better still."""
-    qualities = [quality(head_scores(heads, features, head), targets) for head in range(len(rates))]
-    best = int(np.argmax(qualities))
-    if qualities[best] < 0:
-        raise UserError(f"{evaluation}: the probe diverged at every learning rate; give smaller --{evaluation}_lrs")
-    others = qualities[:best] + qualities[best + 1 :]
-    if best in (0, len(rates) - 1) and others and qualities[best] > max(others):
-        side, further = ("smallest", "smaller") if best == 0 else ("largest", "larger")
-        Console(stderr=True).print(
-            f"{evaluation}: the best learning rate, {rates[best]:g}, is the {side} tried; {further} ones in "
-            f"--{evaluation}_lrs may be better",
-            style="yellow",
-            soft_wrap=True,
-        )
-    return best, qualities[best]
-
-
-def check_options(evaluation: str, rates: list[float], epochs: int, batch_size: int) -> None:
-    if not rates or len(set(rates)) != len(rates) or not all(0 < rate < math.inf for rate in rates):
-        raise UsageError(f"--{evaluation}_lrs {' '.join(map(str, rates))}: give different learning rates above 0")
-    for option, value in (("epochs", epochs), ("batch_size", batch_size)):
-        if value < 1:
-            raise UsageError(f"--{evaluation}_{option} {value}: give at least 1")
-
-
-def checkpoint_of(context: EvalContext, name: str, options: list) -> HeadsCheckpoint:
-    """Where heads are kept while they are trained: under the run's ``features/``. ``options``: what the training depends on beside
-    the context, JSON-able."""
-    about = [context.weights_hash, context.train.fingerprint, context.image_size, context.precision, context.seed]
-    return HeadsCheckpoint(
-        context.run_dir / "features" / f"{name}-{context.train.name}.pt", digest_of([about, *options])
-    )
-
-
-def measure_scores(
-    context: EvalContext, evaluation: str, scores: Tensor, protocol: dict, suffix: str = ""
-) -> list[Measurement]:
-    """Measurements from logits ``[n, C]`` of the labelled test images; ``suffix`` tells the predictions file from others."""
-    if not scores.isfinite().all():
-        raise UserError(f"{evaluation}: the probe diverged; give smaller --{evaluation}_lrs")
-    if context.train.label_sets is not None:
-        return multi_label(context, evaluation, scores.numpy(), protocol, suffix)
-    return classification(context, evaluation, best_classes(scores).numpy(), protocol, suffix)

@@ -14,25 +14,28 @@ import torch
 from torch import Tensor
 
 from common.errors import UsageError
-from data.views import View, ViewMaker
-from eval.base import EVALUATIONS, Evaluation, EvaluationConfig, Measurement
-from eval.features import compute_features
-from eval.linear import (
+from common.progress import progress_bar
+from data.views.maker import ViewMaker
+from data.views.spec import View
+from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
+from eval.core.probe import (
     HELD_OUT,
+    Heads,
     best_head,
     check_options,
     checkpoint_of,
+    head_scores,
     measure_scores,
     probe_features,
     split_held_out,
     targets_of,
 )
-from eval.probe import Heads, head_scores
-from eval.progress import progress_bar
-from training.devices import autocast
+from eval.features.extract import compute_features
+from rundir.results import Measurement
+from training.machine.devices import autocast
 
 if TYPE_CHECKING:
-    from eval.context import EvalContext
+    from eval.core.context import EvalContext
 
 #: Learning rates for 256 images, around the published one (0.001 for ViTs, 0.3 for ResNets), and weight decay.
 VIT_RATES, VIT_DECAY = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2], 0.0

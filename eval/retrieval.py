@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.errors import UserError
-from eval.base import EVALUATIONS, Evaluation, Measurement
-from eval.neighbours import nearest_neighbours
-from eval.progress import track
-from eval.results import save_predictions
-from eval.scoring import means
+from common.progress import track
+from eval.core.base import EVALUATIONS, Evaluation
+from eval.core.scoring import means
+from eval.features.neighbours import nearest_neighbours
+from rundir.results import Measurement, save_predictions
 
 if TYPE_CHECKING:
-    from eval.context import EvalContext
+    from eval.core.context import EvalContext
 
 #: Our names of the metrics, and the library's.
 METRICS = {

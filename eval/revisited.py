@@ -13,15 +13,15 @@ from torch import Tensor
 
 from backbones.base import Backbone
 from common.errors import UsageError, UserError
-from data.revisited import Revisited
-from eval.base import EVALUATIONS, Evaluation, EvaluationConfig, Measurement
-from eval.image_files import file_features
-from eval.results import save_predictions
-from eval.retrieval_map import retrieval_map
-from eval.scoring import means
+from common.statistics.retrieval_map import retrieval_map
+from data.sets.revisited import Revisited
+from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
+from eval.core.scoring import means
+from eval.features.files import file_features
+from rundir.results import Measurement, save_predictions
 
 if TYPE_CHECKING:
-    from eval.context import EvalContext
+    from eval.core.context import EvalContext
 
 #: Which grades a query has to find, and which count neither way.
 SETTINGS = {"medium": (("easy", "hard"), ("junk",)), "hard": (("hard",), ("junk", "easy"))}

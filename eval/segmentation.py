@@ -19,27 +19,28 @@ from backbones import build_backbone
 from backbones.base import Backbone
 from common.distributed import is_main, main_first
 from common.errors import UsageError, UserError, unknown_name
+from common.progress import track
+from common.statistics.confusion import bootstrap_scores, class_scores, confusion_matrix, scores
 from data.datasets import open_dataset
-from data.segmentation import SegmentationAugmentation
-from data.store import ImageStore
-from eval.base import EVALUATIONS, Evaluation, EvaluationConfig, Measurement
-from eval.confusion import bootstrap_scores, class_scores, confusion_matrix, scores
-from eval.dense import View, predict
-from eval.maps import cached_maps, map_shapes
-from eval.nested import has_ended, nested_training
-from eval.progress import track
-from eval.results import save_predictions
-from eval.segmentation_examples import Examples
-from heads.segmentation.base import SEGMENTATION_HEADS
-from heads.segmentation.losses import make_loss
-from training.checkpoint import last_checkpoint, load_checkpoint
+from data.store.store import ImageStore
+from data.views.dense import SegmentationAugmentation
+from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
+from eval.core.nested import has_ended, nested_training
+from eval.dense.examples import Examples
+from eval.dense.maps import cached_maps, map_shapes
+from eval.dense.predict import View, predict
+from eval.dense.task import SegmentationBatches, SegmentationTask, TaskConfig, image_samples, map_samples
+from heads.segmentation.core.base import SEGMENTATION_HEADS
+from heads.segmentation.core.losses import make_loss
+from rundir.paths import last_checkpoint
+from rundir.results import Measurement, save_predictions
+from training.checkpoint import load_checkpoint
 from training.config import TrainConfig
 from training.resolve import check_image_size
-from training.segmentation import SegmentationBatches, SegmentationTask, TaskConfig, image_samples, map_samples
 from training.trainer import train_task
 
 if TYPE_CHECKING:
-    from eval.context import EvalContext
+    from eval.core.context import EvalContext
 
 #: Published: DeepLabV3 (arXiv 1706.05587, section 4.1) fine-tunes with SGD, 0.007. AdamW's 0.001 is ours, for heads on frozen
 #: features of any scale.
@@ -121,7 +122,7 @@ class SegmentationConfig(EvaluationConfig):
 
 @EVALUATIONS.register("segmentation")
 class Segmentation(Evaluation):
-    """mIoU first, pixel accuracy, mean accuracy, precision, recall and F1 (``eval.confusion``) of each head, as the evaluation
+    """mIoU first, pixel accuracy, mean accuracy, precision, recall and F1 (``common.statistics.confusion``) of each head, as the evaluation
     ``segmentation_HEAD``. Background is a class, void (255) counts nowhere. The weights are those after the last step: nothing
     is chosen by looking at test images.
 

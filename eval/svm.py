@@ -15,15 +15,16 @@ from rich.console import Console
 from rich.table import Table
 
 from common.errors import UsageError, UserError
-from data.voc2007 import difficult_only
-from eval.average_precision import interpolated_precision
-from eval.base import EVALUATIONS, Evaluation, EvaluationConfig, Measurement
-from eval.bootstrap import bootstrap
-from eval.progress import track
-from eval.scoring import multi_label
+from common.progress import track
+from common.statistics.average_precision import interpolated_precision
+from common.statistics.bootstrap import bootstrap
+from data.sets.voc2007 import difficult_only
+from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
+from eval.core.scoring import multi_label
+from rundir.results import Measurement
 
 if TYPE_CHECKING:
-    from eval.context import EvalContext
+    from eval.core.context import EvalContext
 
 #: Parts of the training images that C is chosen by.
 FOLDS = 3

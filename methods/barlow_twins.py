@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from backbones.base import Backbone
 from common.distributed import all_gather_rows, all_reduce_mean, all_reduce_sum, world_size
 from common.errors import UsageError, UserError
-from data.views import View
+from data.views.spec import View
 from heads.barlow import BarlowProjector
-from methods.augmentation import AugmentationConfig, two_views
-from methods.base import METHODS, Method, StepOutput, ViewBatch
+from methods.core.augmentation import AugmentationConfig, two_views
+from methods.core.base import METHODS, Method, StepOutput, ViewBatch
 
 
 @dataclass(kw_only=True)

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from backbones.base import Backbone
 from common.schedules import cosine
-from data.views import View
+from data.views.spec import View
 from heads.barlow import BarlowProjector
-from methods.augmentation import AugmentationConfig, two_views
 from methods.barlow_twins import parse_widths
-from methods.base import METHODS, Method, Progress, StepOutput, ViewBatch
-from methods.twin import Twin
+from methods.core.augmentation import AugmentationConfig, two_views
+from methods.core.base import METHODS, Method, Progress, StepOutput, ViewBatch
+from methods.core.twin import Twin
 
 
 @dataclass(kw_only=True)

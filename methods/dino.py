@@ -20,11 +20,11 @@ from backbones.base import Backbone
 from common.distributed import all_reduce_mean
 from common.errors import UsageError
 from common.schedules import cosine, linear
-from data.views import View, dino_views
+from data.views.spec import View, dino_views
 from heads.dino import DINOHead
-from methods.augmentation import AugmentationConfig, checked_views
-from methods.base import METHODS, Method, Progress, StepOutput, ViewBatch, ema_update
-from methods.multi_crop import agreement, backbone_features, sinkhorn_knopp
+from methods.core.augmentation import AugmentationConfig, checked_views
+from methods.core.base import METHODS, Method, Progress, StepOutput, ViewBatch, ema_update
+from methods.core.multi_crop import agreement, backbone_features, sinkhorn_knopp
 
 #: Alternating normalisations of the teacher's outputs: SwAV and DINOv2 make three; one is the paper's "softmax (batch)".
 SINKHORN_ITERATIONS = {"softmax": 1, "sinkhorn_knopp": 3}

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from backbones.base import Backbone
 from common.distributed import all_gather_rows
 from common.errors import UsageError
-from data.views import View
-from methods.augmentation import AugmentationConfig, two_views
+from data.views.spec import View
 from methods.barlow_twins import parse_widths
-from methods.base import METHODS, Method, Progress, StepOutput, ViewBatch
-from methods.twin import Twin
+from methods.core.augmentation import AugmentationConfig, two_views
+from methods.core.base import METHODS, Method, Progress, StepOutput, ViewBatch
+from methods.core.twin import Twin
 
 
 @dataclass(kw_only=True)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from backbones.base import Backbone
 from backbones.pixels import Pixels as PixelBackbone
 from common.errors import UsageError
-from methods.base import METHODS, MethodConfig
+from methods.core.base import METHODS, MethodConfig
 from methods.random import Random
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from backbones.base import Backbone
-from data.views import View
-from methods.base import METHODS, Method, MethodConfig
+from data.views.spec import View
+from methods.core.base import METHODS, Method, MethodConfig
 
 
 @METHODS.register("random")

@@ -19,11 +19,11 @@ from torch import Tensor
 from backbones.base import Backbone
 from common.distributed import all_gather_rows, rank, world_size
 from common.errors import UserError
-from data.views import View
+from data.views.spec import View
 from heads.barlow import BarlowProjector
-from methods.augmentation import AugmentationConfig, two_views
 from methods.barlow_twins import parse_widths
-from methods.base import METHODS, Method, StepOutput, ViewBatch
+from methods.core.augmentation import AugmentationConfig, two_views
+from methods.core.base import METHODS, Method, StepOutput, ViewBatch
 
 
 @dataclass(kw_only=True)

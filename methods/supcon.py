@@ -14,7 +14,7 @@ from torch import Tensor
 from backbones.base import Backbone
 from common.distributed import all_gather_rows
 from common.errors import UsageError
-from methods.base import METHODS
+from methods.core.base import METHODS
 from methods.simclr import SimCLR, SimCLRConfig
 
 

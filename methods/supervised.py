@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from backbones.base import Backbone
 from common.distributed import all_reduce_sum
 from common.errors import UsageError
-from data.views import View
-from methods.base import METHODS, Method, MethodConfig, StepOutput, ViewBatch
+from data.views.spec import View
+from methods.core.base import METHODS, Method, MethodConfig, StepOutput, ViewBatch
 
 
 @dataclass(kw_only=True)

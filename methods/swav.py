@@ -18,11 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones.base import Backbone
-from data.views import View, dino_views
-from methods.augmentation import AugmentationConfig, checked_views
+from data.views.spec import View, dino_views
 from methods.barlow_twins import parse_widths
-from methods.base import METHODS, Method, Progress, StepOutput, ViewBatch
-from methods.multi_crop import agreement, backbone_features, sinkhorn_knopp
+from methods.core.augmentation import AugmentationConfig, checked_views
+from methods.core.base import METHODS, Method, Progress, StepOutput, ViewBatch
+from methods.core.multi_crop import agreement, backbone_features, sinkhorn_knopp
 
 
 @dataclass(kw_only=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from methods.base import METHODS
+from methods.core.base import METHODS
 from methods.dino import DINO
 
 

@@ -33,6 +33,6 @@ def build_report(
         UserError: no directory was given, none of them is a run, or ``out`` cannot be written.
         UsageError: unknown ``palette``.
     """
-    from reports.page import write_report
+    from reports.page.page import write_report
 
     return write_report([Path(path) for path in run_dirs], Path(out), title, generated, palette)

@@ -16,9 +16,10 @@ import run as command_line
 from common.cli import read_config, words_of
 from common.errors import UsageError, UserError
 from common.files import parse_yaml
-from methods.base import METHODS
-from training.config import CompareCommand, TrainConfig
-from training.grid import cells_of, grid_of, options_of_methods, read_grid
+from methods.core.base import METHODS
+from training.config import TrainConfig
+from training.grids.grid import cells_of, grid_of, options_of_methods, read_grid
+from training.grids.options import CompareCommand
 from training.resolve import resolve
 
 quick = settings(
@@ -205,8 +206,8 @@ def test_any_words_end_with_a_status(tmp_path_factory, words):
             patch.setattr("training.trainer.train", lambda *a, **k: None)
             patch.setattr("training.trainer.plan", lambda *a, **k: None)
             patch.setattr("training.trainer.print_plan", lambda plan: None)
-            patch.setattr("eval.command.evaluate_weights", lambda *a, **k: None)
-            patch.setattr("training.compare.compare", lambda *a, **k: 0)
+            patch.setattr("commands.evaluate.evaluate_weights", lambda *a, **k: None)
+            patch.setattr("commands.compare.compare", lambda *a, **k: 0)
             status = command_line.main(words)
     except SystemExit as exit:  # --help
         status = exit.code

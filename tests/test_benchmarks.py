@@ -21,13 +21,14 @@ from benchmarks.scaling import exponent
 from benchmarks.timing import Limit, Spread, measure
 from benchmarks.training import our_stepper
 from common.schedules import cosine
-from data.store import ImageBatch
-from data.views import View, ViewMaker
-from eval.confusion import bootstrap_scores
-from eval.knn import knn_classify
-from eval.probe import Heads
+from common.statistics.confusion import bootstrap_scores
+from data.store.store import ImageBatch
+from data.views.maker import ViewMaker
+from data.views.spec import View
+from eval.core.probe import Heads
+from eval.features.neighbours import knn_classify
 from methods.barlow_twins import BarlowTwins, BarlowTwinsConfig
-from methods.base import Progress, ViewBatch
+from methods.core.base import Progress, ViewBatch
 from methods.dino import DINO, DINOConfig
 from training.config import TrainConfig
 from training.resolve import resolve

@@ -24,7 +24,9 @@ def test_help_lists_every_command_and_imports_no_torch():
 
 def test_a_grid_begins_without_the_trainer():
     """Importing it takes seconds, which its cells spend as well."""
-    code = "import sys, training.compare, training.grid as grid; grid.options_of_methods(['dino', 'barlow_twins']); "
+    code = (
+        "import sys, commands.compare, training.grids.grid as grid; grid.options_of_methods(['dino', 'barlow_twins']); "
+    )
     code += "assert not {'timm', 'torchvision', 'training.trainer'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 

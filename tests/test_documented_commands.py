@@ -13,17 +13,17 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs
 #: Where a command's work begins; and what it returns there.
 WORK = {
     "training.trainer.train": None,
-    "eval.command.evaluate_weights": [],
-    "eval.segment_command.segment_weights": [],
-    "data.describe.describe": None,
+    "commands.evaluate.evaluate_weights": [],
+    "commands.segment.segment_weights": [],
+    "commands.data.describe": None,
     "data.datasets.fetch": None,
     "reports.build_report": "report/index.html",
-    "training.compare.run_cells": [],
-    "training.launchers.status.status": 0,
-    "training.compare.print_plan": None,
+    "commands.compare.run_cells": [],
+    "commands.status.status": 0,
+    "commands.compare.print_plan": None,
     "eval.visual.visualize": [],
-    "training.reproduce.run_table": 0,
-    "training.reproduce.print_list": None,
+    "commands.reproduce.run_table": 0,
+    "commands.reproduce.print_list": None,
 }
 
 

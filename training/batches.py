@@ -16,9 +16,11 @@ from torch import Tensor
 from common.distributed import rank, world_size
 from common.errors import UserError
 from data.pairing import SameImage, labelled, make_pairing
-from data.store import ImageBatch, ImageStore
-from data.views import View, ViewMaker, ViewParams
-from methods.base import ViewBatch
+from data.store.store import ImageBatch, ImageStore
+from data.views.maker import ViewMaker
+from data.views.plan import ViewParams
+from data.views.spec import View
+from methods.core.base import ViewBatch
 from training.config import TrainConfig
 
 # What a random stream is for; part of its seed, so that no two streams are alike.
@@ -176,3 +178,15 @@ def split(batch: ViewBatch, parts: int) -> list[ViewBatch]:
         return [batch]
     views = zip(*(view.chunk(parts) for view in batch.views), strict=True)
     return [ViewBatch(list(v), labels) for v, labels in zip(views, batch.labels.chunk(parts), strict=True)]
+
+
+#: Held out from training for the online k-NN: a tenth of the images, at most this many.
+HELD_OUT = 1000
+
+
+def hold_out(images: int, knn_every: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which of a split's images to train on, and which to hold out (int64, in order): the same for every seed and method,
+    and none where there is no online k-NN."""
+    count = min(images // 10, HELD_OUT) if knn_every else 0
+    order = np.random.default_rng(0).permutation(images)
+    return np.sort(order[count:]), np.sort(order[:count])

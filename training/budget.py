@@ -13,12 +13,12 @@ import torch
 from common.cli import read_config
 from common.distributed import all_reduce_mean
 from common.errors import UsageError, UserError
-from methods.base import METHODS, MethodConfig, Progress
+from methods.core.base import METHODS, MethodConfig, Progress
 from training.batches import Batches, split
 from training.config import TrainConfig
-from training.devices import pick_device, synchronize
+from training.machine.devices import pick_device, synchronize
+from training.plan import build_method, costs_of, images_of
 from training.resolve import resolve
-from training.setup import build_method, costs_of, images_of
 from training.step import Stepper
 
 KINDS = ("epochs", "images", "minutes", "flops")

@@ -21,7 +21,8 @@ from torch import nn
 from common.distributed import all_reduce_sum, is_main, is_shared_out, own_parts, whole
 from common.errors import UserError, is_out_of_memory
 from common.files import archive_damage, atomic_file, name_also
-from methods.base import Method
+from methods.core.base import Method
+from rundir.paths import best_checkpoint, earlier_checkpoints, last_checkpoint
 
 #: Raised when what a checkpoint holds changes.
 FORMAT = 1
@@ -31,28 +32,6 @@ ENTRIES = ("method", "optimizer", "backbone_prefix")
 
 class DamagedCheckpoint(UserError):
     """A file that is no whole checkpoint, whatever it was."""
-
-
-def last_checkpoint(run: Path) -> Path:
-    """Where a run's newest checkpoint is."""
-    return run / "checkpoints" / "last.pt"
-
-
-def best_checkpoint(run: Path) -> Path:
-    """Where a run's checkpoint with the best online k-NN is, where that has been measured."""
-    return run / "checkpoints" / "best.pt"
-
-
-def earlier_checkpoints(run: Path) -> list[Path]:
-    """The checkpoints that are kept from before the last, the newest first."""
-    found = (run / "checkpoints").glob("step-*.pt")
-    numbered = [(int(file.stem[5:]), file) for file in found if file.stem[5:].isdecimal()]
-    return [file for _, file in sorted(numbered, reverse=True)]
-
-
-def has_checkpoint(run: Path) -> bool:
-    """True if there is something that a run may continue from, whole or damaged."""
-    return any(file.exists() for file in (last_checkpoint(run), best_checkpoint(run), *earlier_checkpoints(run)))
 
 
 def save_checkpoint(

@@ -5,10 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from simple_parsing import field
-
-from training.launchers.config import LaunchOptions
-
 
 @dataclass(kw_only=True)
 class TrainConfig:
@@ -108,72 +104,3 @@ class TrainConfig:
     """also log to TensorBoard, under the run directory"""
     wandb: bool = False
     """also log to Weights & Biases (WANDB_MODE=offline works without a network)"""
-
-
-@dataclass(kw_only=True)
-class TrainCommand:
-    """Options of the command line that do not belong to the run itself."""
-
-    config: str | None = None
-    """YAML file of options, as a run writes it into its config.yaml; the command line overrides it"""
-    plugin: list[list[str]] = field(default_factory=list, action="append", type=str)
-    """file or module that adds a method, backbone or evaluation; may be given several times"""
-    resume: Literal["auto", "never"] = "auto"
-    """auto: continue what the run directory holds; never: refuse a directory that holds a run"""
-    dry_run: bool = False
-    """print the resolved configuration, parameters, FLOPs, steps and memory; train nothing"""
-
-
-@dataclass(kw_only=True)
-class CompareCommand:
-    """Options of a grid. Any further option of training or of a method is handed to the cells that have it."""
-
-    grid: str | None = None
-    """YAML file of a grid, such as experiments/demo.yaml; the options below override it"""
-    methods: list[str] | None = None
-    """methods to compare"""
-    backbones: list[str] | None = None
-    """backbones to compare"""
-    seeds: list[int] | None = None
-    """one training for each"""
-    evals: list[str] | None = None
-    """evaluations of each training"""
-    visualize: list[str] | None = None
-    """pictures of each row's first run for the report, such as: attention receptive_field pca neighbours embedding crops;
-    default: the grid's, else none"""
-    vary: list[list[str]] = field(default_factory=list, action="append", type=str)
-    """OPTION=VALUE,VALUE,… or METHOD.OPTION=VALUE,…: one training for each value; may be given several times"""
-    vary_mode: str | None = None
-    """product: all combinations of the varied values (default); one_at_a_time: around the rest of the grid"""
-    out: str = "comparison"
-    """folder for the run directories and the report"""
-    jobs: int | None = None
-    """trainings at the same time; default: 1 on this machine, whose cores and GPUs are divided among them, and on a cluster as many
-    as it has room for"""
-    launch: LaunchOptions = field(default_factory=LaunchOptions)
-    """where they run"""
-    plugin: list[list[str]] = field(default_factory=list, action="append", type=str)
-    """file or module that adds a method, backbone or evaluation; may be given several times"""
-    dry_run: bool = False
-    """print the plan and what is done already; run nothing"""
-
-
-@dataclass(kw_only=True)
-class ExportCommand:
-    """Weights in another program's layout. The file is read back, and its features compared."""
-
-    weights: str | None = None
-    """run directory, checkpoint, weights file or released weights by name"""
-    key: str | None = None
-    """which network of a checkpoint, such as teacher or student; default: the one that the run evaluates, else the teacher"""
-    backbone: str | None = None
-    """its name; default: the run's, or what the released weights are of"""
-    format: Literal["dino", "dino_full", "barlow_twins", "barlow_twins_full", "torchvision", "timm", "onnx"] = "dino"
-    """dino, torchvision, barlow_twins (torchvision's names): a backbone's state dict; dino_full, barlow_twins_full: the
-    authors' checkpoint.pth of a run; timm: safetensors; onnx: images to features, for any batch size"""
-    out: str | None = None
-    """the file to write"""
-    image_size: int | None = None
-    """side of the images that an ONNX model takes, in pixels; default: the run's, else 224"""
-    plugin: list[list[str]] = field(default_factory=list, action="append", type=str)
-    """file or module that adds a backbone; may be given several times"""

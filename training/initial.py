@@ -10,16 +10,16 @@ from pathlib import Path
 import torch
 
 from backbones.base import Backbone
-from backbones.released import is_released, release_of
-from backbones.weights import find_weights, load_weights, read_weights
+from backbones.formats.authors import method_state
+from backbones.formats.released import is_released, release_of
+from backbones.formats.weights import find_weights, load_weights, read_weights
+from common.download import digest
 from common.errors import UsageError, UserError
-from data.download import digest
-from methods.base import METHODS, Method, MethodConfig
-from reports.rows import label_use
-from training.authors import method_state
-from training.checkpoint import has_checkpoint, is_finite
+from methods.core.base import METHODS, Method, MethodConfig
+from rundir.options import label_use, written_options
+from rundir.paths import has_checkpoint
+from training.checkpoint import is_finite
 from training.config import TrainConfig
-from training.resolve import written_options
 
 #: A learning rate above this part of the recipe's has undone trained weights, and a teacher faster than this, too:
 #: facebookresearch/dino issues 116, 207 and 284.

@@ -19,24 +19,18 @@ from torch import Tensor
 
 from common.distributed import all_reduce_mean, is_distributed, is_main, main_first, rank
 from common.errors import UserError
-from common.files import archive_damage, name_also, read_json_lines, write_json
-from methods.base import Progress, StepOutput, steps_of
+from common.files import name_also, write_json
+from eval.core.online import Monitor, save_correlation
+from methods.core.base import Progress, StepOutput, steps_of
+from rundir.paths import best_checkpoint, last_checkpoint
 from training.batches import STEP, BatchSource, seed_of, split
-from training.checkpoint import (
-    best_checkpoint,
-    is_finite,
-    last_checkpoint,
-    load_checkpoint,
-    load_newest,
-    save_checkpoint,
-)
+from training.checkpoint import is_finite, load_checkpoint, load_newest, save_checkpoint
 from training.config import TrainConfig
-from training.devices import peak_memory_gib, synchronize
 from training.diagnostics import ROWS, CollapseWatch, effective_rank
-from training.environment import describe_environment
-from training.interrupt import Interruption
 from training.logging import RunLog
-from training.monitor import Monitor, save_correlation
+from training.machine.devices import peak_memory_gib, synchronize
+from training.machine.environment import describe_environment
+from training.machine.interrupt import Interruption
 from training.step import Stepper
 
 
@@ -304,18 +298,3 @@ def _means(values: Mapping[str, Tensor | float]) -> dict[str, float]:
     with torch.no_grad():
         tensors = [torch.as_tensor(value, dtype=torch.float32, device=device) for value in values.values()]
         return dict(zip(values, all_reduce_mean(torch.stack(tensors)).tolist(), strict=True))
-
-
-def end_of(run: Path) -> dict[str, Any] | None:
-    """The last record of a finished run; None of one that is not."""
-    try:
-        records = read_json_lines(run / "log.jsonl")
-    except (OSError, ValueError):
-        return None
-    return next((record for record in records if record.get("kind") == "end"), None)
-
-
-def whole_end_of(run: Path) -> dict[str, Any] | None:
-    """The same, and None where the last checkpoint has been damaged since: such a run continues from the one before."""
-    end, last = end_of(run), last_checkpoint(run)
-    return None if end is None or (last.exists() and archive_damage(last) is not None) else end

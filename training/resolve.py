@@ -9,18 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from backbones import check_name
 from common.distributed import world_size
 from common.errors import UsageError, UserError, unknown_name
-from common.files import read_yaml, write_text
+from common.files import read_yaml
 from data.datasets import default_image_size
-from eval.visual.config import RUN_PICTURES
-from methods.base import MethodConfig
-from reports.runs import INCIDENTAL
+from methods.core.base import MethodConfig
+from reports.visual.options import RUN_PICTURES
+from rundir.options import INCIDENTAL, written_options
 from training.config import TrainConfig
-from training.devices import pick_device, pick_precision
+from training.machine.devices import pick_device, pick_precision
 
 #: Side in pixels of the largest images that are trained on or evaluated: their store alone is too large for any disk beyond it.
 MAX_IMAGE_SIZE = 4096
@@ -156,18 +154,3 @@ def is_out_of_date(run: Path, config: TrainConfig, evaluations: Mapping[str, Any
     for name, options in evaluations.items():
         now |= {f"{name}_{option}": value for option, value in dataclasses.asdict(options).items()}
     return any(option in there and there[option] != value for option, value in now.items())
-
-
-def written_options(run: Path) -> dict[str, Any]:
-    """What a run directory's ``config.yaml`` says; nothing where there is none, or a damaged one (which ``require_same_run``
-    refuses)."""
-    try:
-        there = read_yaml(run / "config.yaml")
-    except (OSError, ValueError):
-        return {}
-    return there if isinstance(there, dict) else {}
-
-
-def write_config(run: Path, options: Mapping[str, Any]) -> None:
-    """Write ``config.yaml``, which ``--config`` reads."""
-    write_text(run / "config.yaml", yaml.safe_dump(dict(options), sort_keys=False, allow_unicode=True))

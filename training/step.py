@@ -13,10 +13,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from common.distributed import is_distributed, is_shared_out
 from common.schedules import cosine, poly
-from methods.base import Method, Progress, StepOutput, ViewBatch
-from training.batchnorm import use_global_batchnorm
+from methods.core.base import Method, Progress, StepOutput, ViewBatch
 from training.config import TrainConfig
-from training.devices import autocast
+from training.machine.batchnorm import use_global_batchnorm
+from training.machine.devices import autocast
 from training.optimizers import build_optimizer, clip_gradients, set_rates
 
 
@@ -40,11 +40,11 @@ class Stepper:
         self.method = method.to(device)
         self.network: nn.Module = self.method
         if config.compile:
-            from training.compilation import compile_blocks
+            from training.machine.compilation import compile_blocks
 
             compile_blocks(self.method, device)
         if config.strategy == "fsdp":
-            from training.sharding import recompute_activations, shard
+            from training.machine.sharding import recompute_activations, shard
 
             recompute_activations(self.method)
         if is_distributed():
@@ -69,7 +69,7 @@ class Stepper:
         """
         weights, moments = state["method"], state["optimizer"]
         if any(map(is_shared_out, self.method.parameters())):
-            from training.sharding import moments_in_parts, weights_in_parts
+            from training.machine.sharding import moments_in_parts, weights_in_parts
 
             weights, moments = weights_in_parts(self.method, weights), moments_in_parts(self.optimizer, moments)
         self.method.load_state_dict(weights)

@@ -11,28 +11,29 @@ from typing import Any
 
 import torch.distributed as dist
 
+from commands.visualize import draw_for_run
 from common.distributed import is_distributed, is_main
 from common.errors import UserError
 from common.files import remove_unfinished
 from common.lock import run_lock
-from eval import run_evaluations
-from eval.base import EvaluationConfig
-from eval.context import make_context
-from eval.visual import draw_for_run
-from methods.base import METHODS, Method, MethodConfig, steps_of
+from eval.core.base import EvaluationConfig
+from eval.core.context import make_context
+from eval.core.online import Monitor
+from eval.core.run import run_evaluations
+from methods.core.base import METHODS, Method, MethodConfig, steps_of
+from rundir.log import end_of, whole_end_of
+from rundir.options import write_config
+from rundir.paths import has_checkpoint
 from training.batches import Batches, BatchSource
 from training.budget import within_budget
-from training.checkpoint import has_checkpoint
 from training.config import TrainConfig
-from training.devices import pick_device, process_group
 from training.diagnostics import CollapseWatch
-from training.failures import explained
 from training.initial import advice, start_from, with_initial_weights
-from training.loop import Session, end_of, whole_end_of
-from training.monitor import Monitor
-from training.plan import print_plan
-from training.resolve import options_of, require_same_run, write_config
-from training.setup import build_method, costs_of, images_of, require_same_images
+from training.loop import Session
+from training.machine.devices import pick_device, process_group
+from training.machine.failures import explained
+from training.plan import build_method, costs_of, images_of, print_plan, require_same_images
+from training.resolve import options_of, require_same_run
 from training.step import Stepper
 
 __all__ = ["end_of", "plan", "print_plan", "train", "train_task", "whole_end_of"]

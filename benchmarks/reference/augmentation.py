@@ -7,7 +7,8 @@ import random
 from PIL import Image, ImageFilter, ImageOps
 from torchvision import transforms
 
-from data.views import IMAGENET_MEAN, IMAGENET_STD, View
+from common.images import IMAGENET_MEAN, IMAGENET_STD
+from data.views.spec import View
 
 
 def augmentation(view: View) -> transforms.Compose:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 
 from common.errors import UserError
-from heads.segmentation.base import SEGMENTATION_HEADS, SegmentationHead, resize
+from heads.segmentation.core.base import SEGMENTATION_HEADS, SegmentationHead, resize
 
 
 @SEGMENTATION_HEADS.register("deeplabv3")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from heads.segmentation.base import SEGMENTATION_HEADS, SegmentationHead, resize
+from heads.segmentation.core.base import SEGMENTATION_HEADS, SegmentationHead, resize
 
 
 @SEGMENTATION_HEADS.register("linear_pixels")

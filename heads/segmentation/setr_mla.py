@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from heads.segmentation.base import SEGMENTATION_HEADS, SegmentationHead, conv_norm_relu, resize
+from heads.segmentation.core.base import SEGMENTATION_HEADS, SegmentationHead, conv_norm_relu, resize
 
 STREAMS = 4
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from heads.segmentation.base import SEGMENTATION_HEADS, SegmentationHead, conv_norm_relu, resize
+from heads.segmentation.core.base import SEGMENTATION_HEADS, SegmentationHead, conv_norm_relu, resize
 
 WIDTH = 256  # of every stage, as in the SETR code
 

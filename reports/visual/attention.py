@@ -11,8 +11,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from reports.style import COLOURS, style
 from reports.visual.paper import grid, headed, show
+from reports.visual.style import COLOURS, style
 
 #: Heads side by side.
 COLUMNS = 6

@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from common.errors import UserError
-from reports.figures import DIAGNOSTICS
-from reports.runs import Run
-from reports.style import COLOURS, DASHES, style
+from reports.figures.figures import DIAGNOSTICS
 from reports.visual.paper import grid, headed, sentence
+from reports.visual.style import COLOURS, DASHES, style
+from rundir.read import Run
 
 COLUMNS = 4
 

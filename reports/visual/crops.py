@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from reports.style import COLOURS, INK, RULE, style
 from reports.visual.paper import grid, headed, short, show
+from reports.visual.style import COLOURS, INK, RULE, style
 
 
 @dataclass(frozen=True)

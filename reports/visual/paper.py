@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from common.files import atomic_file
-from reports.style import INK, RULE, style, without_formulas
+from reports.visual.style import INK, RULE, style, without_formulas
 
 #: Dots per inch of the PNG files.
 DPI = 200

@@ -10,8 +10,8 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from reports.style import style
 from reports.visual.paper import grid, headed, short, show
+from reports.visual.style import style
 
 #: A pixel is in the field where its contribution is more than this part of the greatest (Luo et al., section 3.2: within two
 #: standard deviations of a Gaussian).

@@ -8,18 +8,17 @@ import math
 import pytest
 import torch
 
-import eval.command
-import eval.segment_command
-import eval.visual.cross_correlation
-import eval.visual.network  # noqa: F401
+import reports.visual.cross_correlation
+import reports.visual.network  # noqa: F401
 import run as command_line
 import training.budget
 import training.trainer
-from data.views import ViewMaker, dino_views
-from heads.segmentation.losses import LOSSES, make_loss
-from methods.base import METHODS, Progress, ViewBatch
+from data.views.maker import ViewMaker
+from data.views.spec import dino_views
+from heads.segmentation.core.losses import LOSSES, make_loss
+from methods.core.base import METHODS, Progress, ViewBatch
+from training.plan import build_method
 from training.resolve import resolve
-from training.setup import build_method
 from training.step import Stepper
 
 TRAINED = [name for name in METHODS.names() if METHODS.get(name).trains]
@@ -95,7 +94,7 @@ def test_steps_are_the_cpus_and_wait_for_nothing(accelerator, small_runs, tmp_pa
 
 
 def test_views_are_the_cpus_and_wait_for_nothing(accelerator):
-    from data.store import ImageBatch
+    from data.store.store import ImageBatch
 
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (4, 3, 6, 6), generator=generator).float()

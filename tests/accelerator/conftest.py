@@ -58,7 +58,7 @@ def accelerator() -> Accelerator:
 @pytest.fixture
 def on_accelerator(accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch) -> Accelerator:
     """Commands compute there, whatever ``--device`` says."""
-    from training.devices import pick_device
+    from training.machine.devices import pick_device
 
     for module in list(sys.modules.values()):
         if getattr(module, "pick_device", None) is pick_device:

@@ -9,10 +9,11 @@ import timm
 import torch
 import torchvision
 
-from backbones import build_backbone, export
-from backbones.export import export_backbone, plain_state
+from backbones import build_backbone
+from backbones.formats import export
+from backbones.formats.export import export_backbone, plain_state
+from backbones.formats.weights import load_weights
 from backbones.vit import VisionTransformer
-from backbones.weights import load_weights
 from common.errors import UsageError, UserError
 
 

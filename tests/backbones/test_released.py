@@ -14,13 +14,14 @@ import torch
 import torchvision
 from PIL import Image
 
-import data.download
-from backbones import build_backbone, released
-from backbones.released import PUBLISHED, find_release, is_released, release_of
-from backbones.weights import load_weights
+import common.download
+from backbones import build_backbone
+from backbones.formats import released
+from backbones.formats.released import PUBLISHED, find_release, is_released, release_of
+from backbones.formats.weights import load_weights
 from common.errors import UsageError, UserError
-from eval.context import about_run, make_context
-from eval.visual.network import load_network
+from eval.core.context import about_run, make_context
+from reports.visual.network import load_network
 
 
 class Server:
@@ -65,7 +66,7 @@ def server(monkeypatch, tmp_path):
         release = replace(release, url=f"{server.url}/{release.file_name}", backbone=backbone)
         monkeypatch.setitem(PUBLISHED, spec, release)
     monkeypatch.setenv("SSL_COMPARE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(data.download, "ATTEMPTS", 2)
+    monkeypatch.setattr(common.download, "ATTEMPTS", 2)
     yield server
     server.http.shutdown()
     server.http.server_close()

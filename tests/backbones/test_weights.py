@@ -12,8 +12,8 @@ import torchvision
 from torch import nn
 
 from backbones import build_backbone
+from backbones.formats.weights import load_weights
 from backbones.vit import VisionTransformer, interpolate_positions
-from backbones.weights import load_weights
 from common.errors import UserError
 from heads.barlow import BarlowProjector
 from heads.dino import DINOHead

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from common.errors import UserError
-from data.cifar import list_cifar10
 from data.datasets import open_dataset
-from data.decode import MAX_PIXELS, DamagedImage, WrongData, decode_image, decode_mask, read_ids
-from data.listing import read_annotation, read_names
-from data.voc import list_demo, list_voc
+from data.sets.cifar10 import list_cifar10
+from data.sets.voc import list_demo, list_voc
+from data.store.decode import MAX_PIXELS, DamagedImage, WrongData, decode_image, decode_mask, read_ids
+from data.store.listing import read_annotation, read_names
 
 quick = settings(
     max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -296,7 +296,7 @@ def test_a_file_that_vanishes_while_it_is_decoded(tmp_path, photo, monkeypatch, 
         (tmp_path / split / "cat").mkdir(parents=True)
         for number in range(3):
             photo(30, 30, number).save(tmp_path / split / "cat" / f"{number}.png")
-    from data.listing import Listing
+    from data.store.listing import Listing
 
     read = Listing.read
 

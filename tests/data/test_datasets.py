@@ -13,10 +13,10 @@ from PIL import Image
 
 import data
 from common.errors import UsageError, UserError
-from data.cifar import CLASSES
 from data.datasets import DATASETS, default_image_size, open_dataset
-from data.voc import CLASSES as VOC_CLASSES
-from eval.results import names_hash
+from data.sets.cifar10 import CLASSES
+from data.sets.voc import CLASSES as VOC_CLASSES
+from rundir.results import names_hash
 
 
 def opened(name, split, root, short_side=None):
@@ -292,11 +292,11 @@ def test_the_demo_is_made_once_and_again_for_a_changed_generator(demo_like, tmp_
         made.append(root)
         shutil.copytree(demo_like, root)
 
-    generator = types.ModuleType("data.demo")
+    generator = types.ModuleType("data.sets.demo")
     generator.build_demo = build_demo
     generator.__file__ = str(tmp_path / "generator.py")
     (tmp_path / "generator.py").write_text("first")
-    monkeypatch.setitem(sys.modules, "data.demo", generator)
+    monkeypatch.setitem(sys.modules, "data.sets.demo", generator)
     monkeypatch.setattr(data, "demo", generator, raising=False)
     assert opened("demo", "train", None).labels.tolist() == opened("demo", "train", demo_like).labels.tolist()
     assert len(opened("demo", "test", None)) == 1 and len(made) == 1

@@ -10,7 +10,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as reference
 
 from common.errors import UserError
-from data.decode import DamagedImage, WrongData, decode_image, decode_mask
+from data.store.decode import DamagedImage, WrongData, decode_image, decode_mask
 
 
 def encoded(image: Image.Image, format: str, **options) -> bytes:

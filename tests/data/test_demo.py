@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import demo
+from data.sets import demo
 
 SCENES = {"train": 60, "val": 30}
 

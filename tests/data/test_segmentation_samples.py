@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from data.segmentation import SegmentationAugmentation, fit_image, fit_mask
-from data.views import IMAGENET_MEAN, IMAGENET_STD
+from common.images import IMAGENET_MEAN, IMAGENET_STD
+from data.views.dense import SegmentationAugmentation, fit_image, fit_mask
 
 
 def pair(height: int, width: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,11 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
+from common.download import cache_root
 from common.errors import UserError
-from data import build
 from data.datasets import open_dataset
-from data.listing import Listing
-from data.store import cache_root, shared_content
+from data.store import build
+from data.store.listing import Listing
+from data.store.store import shared_content
 
 
 def open_train(root: Path, short_side: int | None = 24, **options):
@@ -215,9 +216,9 @@ def test_what_an_interrupted_build_left_is_dropped_if_the_source_has_changed(ima
 SLOW_BUILD = """
 import sys, time
 from pathlib import Path
-from data import build
+from data.store import build
 from data.datasets import open_dataset
-from data.listing import Listing
+from data.store.listing import Listing
 build.COMMIT_SECONDS = 0.0
 read = Listing.read
 def slow(self, row, short_side):

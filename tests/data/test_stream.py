@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.download import cache_root
 from common.errors import UserError
-from data import build
 from data.datasets import open_dataset
-from data.listing import Listing
-from data.store import ImageStore, cache_root
-from data.stream import StreamedStore
+from data.store import build
+from data.store.listing import Listing
+from data.store.store import ImageStore
+from data.store.stream import StreamedStore
 
 
 def open_train(name, root, stream=True, short_side=24):

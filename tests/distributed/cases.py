@@ -79,10 +79,10 @@ def steps(name, accumulate=1, **further):
         ``losses`` (mean over processes), ``gradients`` of the first step and ``same``, the state after the last, by name.
     """
     from common.distributed import all_reduce_mean, is_shared_out, rank, whole, world_size
-    from methods.base import METHODS, Progress, ViewBatch
+    from methods.core.base import METHODS, Progress, ViewBatch
     from training.batches import split
+    from training.plan import build_method
     from training.resolve import resolve
-    from training.setup import build_method
     from training.step import Stepper
 
     method_name, backbone, own = CASES[name]
@@ -133,9 +133,9 @@ def steps(name, accumulate=1, **further):
 
 def online_numbers(folder):
     """The online k-NN of an untrained network, and the features it has compared, of counts that neither two nor four divide."""
-    from training.monitor import Monitor
+    from eval.core.online import Monitor
+    from training.plan import build_method, images_of
     from training.resolve import resolve
-    from training.setup import build_method, images_of
 
     config, method_config = small().small_run(folder, Path("unused"), "barlow_twins", backbone="small_cnn")
     config = resolve(config)
@@ -223,7 +223,7 @@ if __name__ == "__main__":
     import torch.distributed as dist
 
     from common.distributed import main_first, rank, world_size
-    from training.devices import process_group
+    from training.machine.devices import process_group
 
     torch.set_num_threads(1)
     folder, out, *of_two = map(Path, sys.argv[1:])

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from training.batchnorm import GlobalBatchNorm, use_global_batchnorm
-from training.checkpoint import last_checkpoint, load_checkpoint
+from rundir.paths import last_checkpoint
+from training.checkpoint import load_checkpoint
+from training.machine.batchnorm import GlobalBatchNorm, use_global_batchnorm
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent

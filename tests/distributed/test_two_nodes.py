@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from training.checkpoint import last_checkpoint, load_checkpoint
+from rundir.paths import last_checkpoint
+from training.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]

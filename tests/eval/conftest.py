@@ -10,7 +10,7 @@ from PIL import Image
 
 from backbones import build_backbone
 from data.datasets import open_dataset
-from eval.context import EvalContext
+from eval.core.context import EvalContext
 
 COLOURS = np.array([[220, 40, 40], [40, 220, 40], [40, 40, 220], [220, 220, 40], [220, 40, 220], [40, 220, 220]])
 

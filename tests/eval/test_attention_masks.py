@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from eval.attention_masks import keep_mass
+from eval.dense.attention_masks import keep_mass
 
 
 def test_the_smallest_set_of_patches_that_holds_the_mass():

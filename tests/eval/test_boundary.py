@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_dilation
 
-from eval.boundary import boundary_f, contour, recall_and_decay, region_jaccard
+from eval.dense.boundary import boundary_f, contour, recall_and_decay, region_jaccard
 
 
 def blobs(height, width, seed):

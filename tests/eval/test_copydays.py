@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from common.errors import UserError
-from eval import run_evaluations
-from eval.context import EvalContext, make_context
+from common.statistics.retrieval_map import trapezoid_precision
 from eval.copydays import CopydaysConfig, CopyDetection, Whitening, descriptors
-from eval.retrieval_map import trapezoid_precision
+from eval.core.context import EvalContext, make_context
+from eval.core.run import run_evaluations
 
 
 def photo(seed: int, noise: float = 0.0) -> Image.Image:

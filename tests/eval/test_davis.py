@@ -10,15 +10,14 @@ import torch.nn.functional as F
 from PIL import Image
 
 from backbones import build_backbone
+from commands.evaluate import EvaluateCommand, evaluate_weights
 from common.errors import UsageError, UserError
 from data.datasets import open_benchmark
-from data.voc import palette
-from eval import run_evaluations
-from eval.command import evaluate_weights
-from eval.config import EvaluateCommand
-from eval.context import EvalContext, make_context
+from data.sets.voc import palette
+from eval.core.context import EvalContext, make_context
+from eval.core.run import run_evaluations
 from eval.davis import DavisConfig, DavisPropagation, frame_size, hard_labels, object_outcomes, video_interval
-from eval.results import read_results
+from rundir.results import read_results
 
 COLOURS = np.array([[90, 90, 90], [220, 40, 40], [40, 40, 220]])
 OPTIONS = {"size": 32, "n_last_frames": 2, "size_mask_neighborhood": 2}

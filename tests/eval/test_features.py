@@ -6,8 +6,9 @@ import torch
 
 from backbones import build_backbone
 from common.errors import UserError
-from eval import cache, features
-from eval.features import compute_features
+from eval.features import cache
+from eval.features import extract as features
+from eval.features.extract import compute_features
 
 
 def calls_of(monkeypatch, context):
@@ -52,7 +53,7 @@ def test_extracted_once_and_equal_to_a_direct_pass(make_test_context, monkeypatc
     assert (again.features("train", "last2")[:, -train.shape[1] :] == train).all()
     assert sum(seen) == len(context.train)
 
-    from data.views import eval_images
+    from data.views.central import eval_images
 
     with torch.no_grad():
         direct = context.backbone(eval_images(context.train.batch(np.arange(5)), 16))

@@ -9,11 +9,10 @@ import torch
 import torch.nn.functional as F
 
 from common.errors import UsageError, UserError
-from data.voc import CLASSES
-from eval import run_evaluations
-from eval.finetune import Finetune, FinetuneConfig, predict
+from data.sets.voc import CLASSES
+from eval.core.run import run_evaluations
+from eval.finetune import Finetune, FinetuneConfig, FinetuneTask, FinetuneTaskConfig, predict
 from training.batches import Batches
-from training.finetune import FinetuneTask, FinetuneTaskConfig
 
 SMALL = {"epochs": 4, "batch_size": 20, "drop_path": 0.0}
 

@@ -6,9 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from common.errors import UserError
-from eval import neighbours
-from eval.knn import best_classes, knn_classify, knn_label_scores
-from eval.neighbours import nearest_neighbours
+from eval.features import neighbours
+from eval.features.neighbours import best_classes, knn_classify, knn_label_scores, nearest_neighbours
 
 
 def features(rows, width, seed):

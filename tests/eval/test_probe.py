@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from eval.probe import Heads, _near, head_scores, held_out, quality, scaler, train_heads
+from eval.core.probe import Heads, _near, head_scores, held_out, quality, scaler, train_heads
 
 
 def data(seed=0, n=64, width=5, classes=4):

@@ -2,8 +2,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from eval import propagation
-from eval.propagation import TILE, propagate
+from eval.dense import propagation
+from eval.dense.propagation import TILE, propagate
 
 
 def full_matrix(target, sources, labels, radius, topk, temperature):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from eval.retrieval_map import retrieval_map
+from common.statistics.retrieval_map import retrieval_map
 
 RANKS = np.array([[3, 1, 4, 0, 2]]).T
 

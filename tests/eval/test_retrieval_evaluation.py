@@ -6,9 +6,9 @@ import torch
 
 from common.errors import UserError
 from eval import retrieval
-from eval.base import EVALUATIONS
-from eval.results import names_hash
+from eval.core.base import EVALUATIONS
 from eval.retrieval import METRICS, Retrieval, has_relevant, retrieval_scores
+from rundir.results import names_hash
 
 
 def by_hand(gallery, gallery_sets, queries, query_sets):

@@ -11,8 +11,8 @@ from PIL import Image
 
 from common.errors import UsageError, UserError
 from data.datasets import open_benchmark
-from eval import run_evaluations
-from eval.context import EvalContext, make_context
+from eval.core.context import EvalContext, make_context
+from eval.core.run import run_evaluations
 from eval.revisited import RevisitedConfig, RevisitedRetrieval, multi_scale_features, shrink
 
 COLOURS = np.array([[220, 40, 40], [40, 220, 40], [40, 40, 220]])

@@ -10,12 +10,12 @@ import torch
 from sklearn.metrics import average_precision_score
 
 from common.errors import UsageError, UserError
-from eval import run_evaluations
-from eval.base import EVALUATIONS, Evaluation, EvaluationConfig, Measurement
+from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
+from eval.core.run import run_evaluations
 from eval.knn import KNNConfig
 from eval.linear import LinearConfig
 from eval.linear_authors import LinearAuthors, LinearAuthorsConfig
-from eval.results import names_hash, read_results, write_results
+from rundir.results import Measurement, names_hash, read_results, write_results
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = {
@@ -26,7 +26,7 @@ CONFIGS = {
 
 
 def test_what_reports_use_imports_no_torch():
-    modules = "eval, eval.base, eval.config, eval.bootstrap, eval.average_precision, eval.results, eval.retrieval_map"
+    modules = "eval, eval.core.base, eval.config, common.statistics.bootstrap, common.statistics.average_precision, rundir.results, common.statistics.retrieval_map"
     code = f"import sys, {modules}; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
@@ -167,7 +167,7 @@ def test_several_labels_an_image(make_test_context):
 @pytest.mark.parametrize("name", ["linear", "linear_authors"])
 def test_probes_continue_where_they_were_interrupted(name, make_test_context, monkeypatch):
     whole = run_evaluations([name], CONFIGS, make_test_context(out="whole"))
-    from eval import probe
+    from eval.core import probe
 
     monkeypatch.setattr(probe, "SAVE_EVERY", 0)
     context = make_test_context()

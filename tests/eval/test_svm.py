@@ -11,11 +11,11 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.svm import LinearSVC
 
 from common.errors import UsageError, UserError
+from common.statistics.average_precision import interpolated_precision
 from data.datasets import open_dataset
-from data.voc2007 import difficult_only
-from eval import run_evaluations
-from eval.average_precision import interpolated_precision
-from eval.context import make_context
+from data.sets.voc2007 import difficult_only
+from eval.core.context import make_context
+from eval.core.run import run_evaluations
 from eval.knn import KNNConfig
 from eval.svm import SVMConfig
 

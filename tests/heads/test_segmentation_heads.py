@@ -3,7 +3,7 @@ import torch
 
 from backbones import build_backbone
 from common.errors import UserError
-from heads.segmentation.base import SEGMENTATION_HEADS
+from heads.segmentation.core.base import SEGMENTATION_HEADS
 
 HEADS = SEGMENTATION_HEADS.names()
 

@@ -4,7 +4,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from common.errors import UsageError
-from heads.segmentation.losses import LOSSES, make_loss
+from heads.segmentation.core.losses import LOSSES, make_loss
 
 
 def example():

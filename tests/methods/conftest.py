@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from backbones import build_backbone
 from backbones.base import Backbone
-from methods.base import METHODS, Method, Progress, StepOutput, ViewBatch
+from methods.core.base import METHODS, Method, Progress, StepOutput, ViewBatch
 
 #: Options under which a method is small; they change no rule.
 SMALL = {

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from common.registry import load_plugin
-from methods.base import METHODS
+from methods.core.base import METHODS
 
 DOC = Path(__file__).resolve().parents[2] / "docs" / "add-a-method.md"
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from common.errors import UsageError
-from methods.base import Progress
 from methods.byol import BYOLConfig, distance
+from methods.core.base import Progress
 
 
 def test_distance_is_that_of_unit_vectors():

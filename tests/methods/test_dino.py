@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from common.errors import UsageError
-from methods.base import Progress
+from methods.core.base import Progress
+from methods.core.multi_crop import agreement, sinkhorn_knopp
 from methods.dino import DINO, DINOConfig, DINOLoss
-from methods.multi_crop import agreement, sinkhorn_knopp
 
 
 def logits(*shape, seed=0, scale=1.0):

@@ -7,7 +7,7 @@ import torch
 
 from common.cli import make_parser, parse, words_of
 from common.errors import UsageError
-from methods.base import METHODS, Progress
+from methods.core.base import METHODS, Progress
 from training.config import TrainConfig
 
 TRAINED = [

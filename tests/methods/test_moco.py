@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from common.errors import UsageError
-from methods.base import METHODS, Progress
+from methods.core.base import METHODS, Progress
 
 
 def randn(*shape, seed=0):

@@ -7,7 +7,7 @@ import torch
 from pytorch_metric_learning.losses import NTXentLoss
 
 from common.errors import UsageError, UserError
-from methods.base import METHODS, ViewBatch
+from methods.core.base import METHODS, ViewBatch
 
 
 def views(images, seed=0, width=16):

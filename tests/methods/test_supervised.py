@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from common.errors import UsageError
-from methods.base import ViewBatch
+from methods.core.base import ViewBatch
 from methods.supervised import Supervised, SupervisedConfig, labelled_loss
 
 LOGITS = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from common.errors import UsageError
-from methods.base import Progress
+from methods.core.base import Progress
 from methods.swav import SwAV, SwAVConfig
 
 

@@ -11,8 +11,8 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from backbones.base import Backbone
-from methods.base import METHODS, Method, ViewBatch
-from training.batchnorm import use_global_batchnorm
+from methods.core.base import METHODS, Method, ViewBatch
+from training.machine.batchnorm import use_global_batchnorm
 
 DINO = {"out_dim": 32, "hidden_dim": 16, "bottleneck_dim": 8, "local_crops": 1}
 #: Name of the case: method, options, number of classes, labels ("single" or "several").

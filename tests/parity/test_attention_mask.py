@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from eval.attention_masks import keep_mass
+from eval.dense.attention_masks import keep_mass
 
 
 def test_equals_reference(golden):

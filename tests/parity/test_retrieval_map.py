@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from eval.retrieval_map import retrieval_map
+from common.statistics.retrieval_map import retrieval_map
 
 
 def test_equals_reference(golden):

@@ -12,7 +12,7 @@ from torch import nn
 from backbones.base import Backbone
 from backbones.vit import VisionTransformer
 from methods.barlow_twins import BarlowTwins, BarlowTwinsConfig
-from methods.base import Progress, ViewBatch
+from methods.core.base import Progress, ViewBatch
 from methods.dino import DINO, DINOConfig
 from training.config import TrainConfig
 from training.resolve import resolve

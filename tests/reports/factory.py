@@ -171,7 +171,7 @@ def _write_results(directory: Path, accuracy: float, images: int, data: str, seg
                 measurements.append(_measurement(evaluation, metric, value, half, images, protocol, told, file))
         _write_lines(directory / "results" / f"{evaluation}.json", measurements)
     if segmentation:
-        from eval.confusion import bootstrap_scores, scores
+        from common.statistics.confusion import bootstrap_scores, scores
 
         pixels = rng.integers(50, 150, size=(images, 4, 1))
         right = rng.binomial(pixels[..., 0], np.clip(accuracy + hard[:, None], 0.01, 0.99))

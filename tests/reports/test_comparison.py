@@ -12,14 +12,14 @@ from factory import NAMES_HASH, write_run
 from PIL import Image
 from scipy import stats
 
-from eval.confusion import scores
+from common.statistics.confusion import scores
 from reports import build_report
-from reports.comparison import compare
-from reports.contents import UNEQUAL, results, results_caption
-from reports.figures import Look, intervals
-from reports.rows import rows_of
-from reports.runs import read_runs
-from reports.statistics import holm
+from reports.analysis.comparison import compare
+from reports.analysis.rows import rows_of
+from reports.analysis.statistics import holm
+from reports.figures.figures import Look, intervals
+from reports.page.contents import UNEQUAL, results, results_caption
+from rundir.read import read_runs
 
 
 def comparison_of(folder):

@@ -9,7 +9,7 @@ import numpy as np
 import yaml
 from factory import write_run
 
-from eval.confusion import scores
+from common.statistics.confusion import scores
 from reports import build_report
 from reports.visual import paper
 

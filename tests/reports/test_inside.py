@@ -51,7 +51,7 @@ def test_the_pictures_left_out_are_named(tmp_path):
 
 
 def test_what_a_run_can_draw_is_what_a_report_shows():
-    from eval.visual.config import RUN_PICTURES
-    from reports.inside import KINDS
+    from reports.page.inside import KINDS
+    from reports.visual.options import RUN_PICTURES
 
     assert set(RUN_PICTURES) == set(KINDS)

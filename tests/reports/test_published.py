@@ -8,9 +8,9 @@ import pytest
 
 from common.errors import UsageError
 from reports import build_report
-from reports.published import Column, PublishedRow, PublishedTable, read_published
-from reports.reproduction import measured, side_by_side
-from reports.runs import read_runs
+from reports.analysis.published import Column, PublishedRow, PublishedTable, read_published
+from reports.analysis.reproduction import measured, side_by_side
+from rundir.read import read_runs
 
 TABLES = read_published()
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from eval.bootstrap import resample_counts
-from reports.statistics import (
+from common.statistics.bootstrap import resample_counts
+from reports.analysis.statistics import (
     bootstrap_means,
     difference_test,
     holm,
@@ -122,7 +122,7 @@ def test_holm_against_the_definition():
 
 
 def test_paired_bootstrap_of_miou_holds_its_level():
-    from reports.outcomes import Outcomes
+    from reports.analysis.outcomes import Outcomes
 
     rng = np.random.default_rng(6)
     trials, images = 300, 120

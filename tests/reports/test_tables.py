@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from reports.tables import Entry, Heading, Table, latex, markdown, number, text, to_csv, to_latex, to_markdown
+from reports.analysis.tables import Entry, Heading, Table, latex, markdown, number, text, to_csv, to_latex, to_markdown
 
 NASTY = (
     r"""a_b & 50% #1 $x^2$ ~{y} \end{tabular} | "q" <script>alert('x')</script> `c` -- [z] – ± ≠ é 中 """ + "\x07\n!`?`"

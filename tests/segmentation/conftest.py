@@ -11,7 +11,7 @@ from PIL import Image
 from backbones import BACKBONES, build_backbone
 from backbones.vit import VisionTransformer
 from data.datasets import open_dataset
-from eval.context import EvalContext
+from eval.core.context import EvalContext
 
 #: Mask values of VOC that occur, and their colours.
 COLOURS = {0: (90, 90, 90), 3: (220, 40, 40), 8: (40, 220, 40), 15: (40, 40, 220)}

@@ -4,8 +4,8 @@ import torch
 from PIL import Image
 
 from common.errors import UserError
-from eval import run_evaluations
 from eval.attention_jaccard import AttentionJaccardConfig, best_jaccard
+from eval.core.run import run_evaluations
 
 
 def test_best_head_of_each_object_void_left_out():
@@ -33,7 +33,8 @@ def test_equals_a_loop(make_context):
         mask = context.test.mask(image)
         scale = 32 / max(mask.shape)
         rows, columns = (round(round(side * scale) / 4) for side in mask.shape)
-        from data.segmentation import normalise, resize_image
+        from common.images import normalise
+        from data.views.dense import resize_image
 
         inputs = normalise(resize_image(pixels, (4 * rows, 4 * columns)))[None]
         with torch.no_grad():

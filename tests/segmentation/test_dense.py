@@ -3,8 +3,8 @@ import pytest
 import torch
 from torch import nn
 
-from data.segmentation import fitted_size
-from eval.dense import View, _starts, predict, predict_images
+from data.views.dense import fitted_size
+from eval.dense.predict import View, _starts, predict, predict_images
 
 CPU = torch.device("cpu")
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from common.errors import UserError
-from data.segmentation import fit_image
-from eval import run_evaluations
-from eval.confusion import confusion_matrix, scores
+from common.statistics.confusion import confusion_matrix, scores
+from data.views.dense import fit_image
+from eval.core.run import run_evaluations
 from eval.segmentation import Segmentation, SegmentationConfig
-from reports.outcomes import outcomes_of
-from reports.runs import _result
+from reports.analysis.outcomes import outcomes_of
+from rundir.read import _result
 
 
 def config(**options) -> SegmentationConfig:

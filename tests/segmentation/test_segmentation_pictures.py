@@ -6,13 +6,13 @@ import pytest
 from PIL import Image
 
 from common.files import write_text
-from eval import run_evaluations
+from eval.core.run import run_evaluations
 from eval.segmentation import SegmentationConfig
 from reports import build_report
-from reports.comparison import compare
-from reports.rows import rows_of
-from reports.runs import Problem, read_runs
-from reports.segmentation import coloured, pictures
+from reports.analysis.comparison import compare
+from reports.analysis.rows import rows_of
+from reports.figures.segmentation import coloured, pictures
+from rundir.read import Problem, read_runs
 
 
 @pytest.fixture

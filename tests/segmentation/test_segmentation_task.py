@@ -8,15 +8,16 @@ import torch
 
 from backbones import build_backbone
 from common.errors import UserError
-from data.segmentation import SegmentationAugmentation
-from eval.confusion import confusion_matrix, scores
-from eval.maps import cached_maps
-from heads.segmentation.base import SEGMENTATION_HEADS
-from methods.base import ViewBatch
-from training.checkpoint import last_checkpoint, load_checkpoint
+from common.statistics.confusion import confusion_matrix, scores
+from data.views.dense import SegmentationAugmentation
+from eval.dense.maps import cached_maps
+from eval.dense.task import SegmentationBatches, SegmentationTask, TaskConfig, image_samples, map_samples
+from heads.segmentation.core.base import SEGMENTATION_HEADS
+from methods.core.base import ViewBatch
+from rundir.paths import last_checkpoint
+from training.checkpoint import load_checkpoint
 from training.config import TrainConfig
 from training.resolve import resolve
-from training.segmentation import SegmentationBatches, SegmentationTask, TaskConfig, image_samples, map_samples
 from training.trainer import train_task
 
 CPU = torch.device("cpu")
@@ -157,7 +158,7 @@ def test_maps_continue_where_they_were_interrupted(stores, tmp_path, monkeypatch
     backbone = build_backbone("vit_plain", 32).eval()
     arguments = (stores[0], [1, 3], 32, CPU, "fp32")
     whole, _ = cached_maps(backbone, *arguments, tmp_path / "a", {})
-    monkeypatch.setattr("eval.maps.PIXELS", 3 * 32**2)  # batches of three images
+    monkeypatch.setattr("eval.dense.maps.PIXELS", 3 * 32**2)  # batches of three images
     calls = []
     maps = backbone.maps
 

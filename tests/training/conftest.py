@@ -78,7 +78,7 @@ def small_run(root: Path, out: Path, method: str = "dino", **options: Any):
     """Options of a small run: (TrainConfig, the method's). Those of ``options`` that the method has are its."""
     import dataclasses
 
-    from methods.base import METHODS
+    from methods.core.base import METHODS
     from training.config import TrainConfig
 
     register_small_backbones()

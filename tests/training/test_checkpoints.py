@@ -15,7 +15,8 @@ import torch
 from common.errors import UserError
 from common.files import archive_damage
 from common.lock import owned_lock
-from training.checkpoint import best_checkpoint, earlier_checkpoints, last_checkpoint, load_checkpoint, save_checkpoint
+from rundir.paths import best_checkpoint, earlier_checkpoints, last_checkpoint
+from training.checkpoint import load_checkpoint, save_checkpoint
 from training.loop import Session
 from training.trainer import train
 
@@ -60,7 +61,7 @@ def test_as_many_as_asked_for_are_kept(small, tmp_path):
 def test_the_best_by_the_online_knn_is_kept(small, tmp_path, monkeypatch):
     quality = iter([10.0, 30.0, 20.0, 30.0])
     monkeypatch.setattr(
-        "training.monitor.Monitor.knn", lambda self: {"top1": next(quality), "k": 1, "n": 4, "bank": 40}
+        "eval.core.online.Monitor.knn", lambda self: {"top1": next(quality), "k": 1, "n": 4, "bank": 40}
     )
     run = train(*small(tmp_path / "run"))
     assert [record["top1"] for record in records_of(run, "knn")] == [10, 30, 20, 30]

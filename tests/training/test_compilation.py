@@ -8,10 +8,10 @@ import torch
 from backbones import BACKBONES
 from backbones.vit import VisionTransformer
 from common.errors import UsageError
-from methods.base import Progress, ViewBatch
-from training import compilation
+from methods.core.base import Progress, ViewBatch
+from training.machine import compilation
+from training.plan import build_method
 from training.resolve import resolve
-from training.setup import build_method
 from training.step import Stepper
 
 CPU = torch.device("cpu")

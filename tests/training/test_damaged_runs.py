@@ -14,11 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import run as command_line
-from backbones.weights import load_weights
+from backbones.formats.weights import load_weights
 from common.errors import UserError
 from common.files import read_arrays, read_json_lines
-from eval.results import read_results
-from training.checkpoint import last_checkpoint, load_checkpoint
+from rundir.paths import last_checkpoint
+from rundir.results import read_results
+from training.checkpoint import load_checkpoint
 from training.trainer import train
 
 quick = settings(

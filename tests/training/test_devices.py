@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = """
 import resource
 import torch
-from training.devices import keep_memory, pick_device
+from training.machine.devices import keep_memory, pick_device
 
 def new_pages():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -5,9 +5,9 @@ import json
 import pytest
 from rich.console import Console
 
-from training.compare import print_plan
-from training.estimate import TimeEstimate, in_words
-from training.grid import Cell
+from commands.compare import print_plan
+from training.grids.estimate import TimeEstimate, in_words
+from training.grids.grid import Cell
 
 OPTIONS = {
     "method": "barlow_twins",

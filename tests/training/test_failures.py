@@ -15,9 +15,10 @@ import torch
 import run as command_line
 from common.errors import UserError, explain
 from common.files import append_json_line, read_json_lines
-from training.checkpoint import last_checkpoint, load_checkpoint
-from training.devices import process_group
-from training.failures import explained, fitting
+from rundir.paths import last_checkpoint
+from training.checkpoint import load_checkpoint
+from training.machine.devices import process_group
+from training.machine.failures import explained, fitting
 from training.trainer import train
 
 HERE = Path(__file__).resolve().parent
@@ -153,7 +154,7 @@ def test_no_memory_names_the_largest_things_and_a_batch_that_fits(error, small, 
     def step(self, batches, progress):
         raise error
 
-    monkeypatch.setattr("training.failures.memory_of", lambda device: 1.3 * 2**20)
+    monkeypatch.setattr("training.machine.failures.memory_of", lambda device: 1.3 * 2**20)
     monkeypatch.setattr("training.step.Stepper.step", step)
     status, said = train_by_words(*small(tmp_path / "run", knn_every=0), capsys)
     assert status == 1
@@ -170,7 +171,7 @@ def test_a_batch_that_fits(small, tmp_path):
     gib = {"weights": 1.0, "gradients_and_optimizer": 3.0, "activations": 32.0}  # of 32 images: 1 GiB each
     for memory, images in ((2**30 * 20, 12), (2**30 * 1000, 16), (2**30 * 5, 0)):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("training.failures.memory_of", lambda device, memory=memory: memory)
+            patch.setattr("training.machine.failures.memory_of", lambda device, memory=memory: memory)
             assert fitting(config, CPU, gib) == images
             assert fitting(config, CPU, {}) == 16
             with pytest.raises(UserError) as raised, explained(config, torch.nn.Linear(2, 2), CPU, lambda: gib):
@@ -180,7 +181,7 @@ def test_a_batch_that_fits(small, tmp_path):
             if memory == 2**30 * 5:
                 continue
             # Of four processes, each has a quarter of the images: 4 and 4 in place of 8 a forward pass.
-            patch.setattr("training.failures.world_size", lambda: 4)
+            patch.setattr("training.machine.failures.world_size", lambda: 4)
             assert fitting(config, CPU, gib) == 4
             with pytest.raises(UserError) as raised, explained(config, torch.nn.Linear(2, 2), CPU, lambda: gib):
                 raise MemoryError
@@ -282,7 +283,7 @@ def test_memory_that_a_gpu_refuses_to_others_than_torchs_allocator(message):
 
 def test_a_process_that_ends_before_the_training_begins(monkeypatch):
     """As the first does whose run directory is another's: the others wait for it outside of any step."""
-    monkeypatch.setattr("training.devices.is_distributed", lambda: True)
+    monkeypatch.setattr("training.machine.devices.is_distributed", lambda: True)
     with pytest.raises(UserError, match="another process of this command has ended"), process_group("cpu"):
         raise RuntimeError("[pair.cc:561] Connection closed by peer [127.0.0.1]:46744.")
     with pytest.raises(RuntimeError, match="shapes"), process_group("cpu"):

@@ -5,13 +5,14 @@ import pytest
 from rich.console import Console
 
 import run as command_line
+from commands.compare import to_evaluate_again
+from commands.train import read_options
 from common.cli import read_config, words_of
 from common.errors import UsageError
 from common.files import write_json
-from training.command import read_options
-from training.compare import to_evaluate_again
-from training.config import CompareCommand, TrainConfig
-from training.grid import (
+from rundir.options import write_config
+from training.config import TrainConfig
+from training.grids.grid import (
     OF_TRAINING,
     Cell,
     Grid,
@@ -22,8 +23,9 @@ from training.grid import (
     read_grid,
     without_repeats,
 )
-from training.launchers.cells import run_cells
-from training.resolve import options_of, other_options, resolve, write_config
+from training.grids.launchers.cells import run_cells
+from training.grids.options import CompareCommand
+from training.resolve import options_of, other_options, resolve
 
 KNOWN = {
     "dino": {"method", "backbone", "seed", "epochs", "lr", "out_dim", "teacher_temp"},
@@ -303,6 +305,6 @@ def test_a_run_that_was_evaluated_with_other_options_is_not_done(finished, tmp_p
     assert "to run" in capsys.readouterr().out
     cell, _ = finished
     states = []
-    monkeypatch.setattr("training.launchers.local.launch", lambda found, *rest: states.extend(found))
+    monkeypatch.setattr("training.grids.launchers.local.launch", lambda found, *rest: states.extend(found))
     run_cells([cell], CompareCommand(out=str(tmp_path)), [], Console(), {cell.name})
     assert [state.status for state in states] == ["waiting"]

@@ -9,10 +9,10 @@ import torch
 import yaml
 
 from backbones import build_backbone
+from backbones.formats.authors import dino_checkpoint
 from common.errors import UsageError, UserError
 from common.files import read_json_lines
-from methods.base import METHODS
-from training.authors import dino_checkpoint
+from methods.core.base import METHODS
 from training.initial import advice, labels_of, start_from, with_initial_weights
 from training.resolve import resolve
 from training.trainer import train

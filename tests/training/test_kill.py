@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from common.errors import UserError
-from training.checkpoint import last_checkpoint, load_checkpoint
+from rundir.paths import last_checkpoint
+from training.checkpoint import load_checkpoint
 from training.trainer import train
 
 HERE = Path(__file__).resolve().parent

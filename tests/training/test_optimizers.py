@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from common.errors import UsageError
-from methods.base import Progress, ViewBatch
+from methods.core.base import Progress, ViewBatch
 from training.optimizers import LARS, build_optimizer, clip_gradients, set_rates
+from training.plan import build_method
 from training.resolve import resolve
-from training.setup import build_method
 from training.step import Stepper
 
 

@@ -9,8 +9,9 @@ import signal
 import pytest
 import torch
 
-from methods.base import METHODS
-from training.checkpoint import last_checkpoint, load_checkpoint
+from methods.core.base import METHODS
+from rundir.paths import last_checkpoint
+from training.checkpoint import load_checkpoint
 from training.trainer import train
 
 KINDS = list(itertools.product(("adamw", "sgd", "lars"), ("fp32", "bf16")))  # fp16 needs a CUDA device
@@ -59,7 +60,7 @@ def test_a_stopped_run_continues_to_the_bit(method, optimizer, precision, small,
             train(*small(tmp_path / "parts", method, **options))
     assert load_checkpoint(last_checkpoint(tmp_path / "parts"))["step"] == 7
     monkeypatch.setattr("training.batches.AHEAD", 1)
-    monkeypatch.setattr("data.stream.processors", lambda: 5)
+    monkeypatch.setattr("data.store.stream.processors", lambda: 5)
     parts = train(*small(tmp_path / "parts", method, **options))
     states = [load_checkpoint(last_checkpoint(run)) for run in (whole, parts)]
     assert all(state["step"] == 10 and state["optimizer"]["state"] for state in states)

@@ -12,9 +12,10 @@ import yaml
 
 from common.errors import UsageError, UserError
 from eval.knn import KNNConfig
-from methods.base import METHODS
-from training.checkpoint import backbone_prefix, last_checkpoint, load_checkpoint
-from training.setup import build_method
+from methods.core.base import METHODS
+from rundir.paths import last_checkpoint
+from training.checkpoint import backbone_prefix, load_checkpoint
+from training.plan import build_method
 from training.trainer import plan, train
 
 
@@ -50,7 +51,7 @@ class StopAt:
     """Makes the method send this process a signal in a given step, and count its steps."""
 
     def __init__(self, monkeypatch, method, step, number=signal.SIGTERM):
-        from methods.base import METHODS
+        from methods.core.base import METHODS
 
         kind = METHODS.get(method)
         original = kind.before_step
@@ -280,8 +281,8 @@ def test_wrong_options_give_a_sentence(options, message, small, tmp_path):
 def test_pairing_by_label_may_start_later(small, tmp_path):
     """Before, the run is the same as one without it; after, views come from other images."""
     from training.batches import Batches
+    from training.plan import images_of
     from training.resolve import resolve
-    from training.setup import images_of
 
     config, method_config = small(tmp_path / "run", "dino", pairing="same_label", pairing_start=1.4)
     config = resolve(config)

@@ -1,0 +1,140 @@
+"""Whole states of a training in the authors' layouts, out and in: what ``main_dino.py`` and Barlow Twins' ``main.py`` save as
+``checkpoint.pth``, and what our own checkpoints hold."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from backbones.formats.weights import without_wrappers
+from common.errors import UsageError, UserError
+
+#: What our optimisers keep in their groups that torch's and the authors' do not.
+_OUR_GROUP_ENTRIES = ("lr_scale", "fixed_weight_decay")
+_ARCHITECTURES = {
+    "vit_t16": "vit_tiny",
+    "vit_s16": "vit_small",
+    "vit_s8": "vit_small",
+    "vit_b16": "vit_base",
+    "vit_b8": "vit_base",
+}
+
+
+def dino_checkpoint(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``main_dino.py`` saves: ``student`` (wrapped in DistributedDataParallel), ``teacher`` (wrapped where there is
+    BatchNorm), ``optimizer``, ``epoch`` (those done), ``args``, ``dino_loss``, and in fp16 ``fp16_scaler``.
+
+    Args:
+        state: a checkpoint of a run (``training.checkpoint``).
+
+    Raises UsageError where the run is none of DINO, or has a predictor.
+    """
+    method, options = state["method"], state["config"]
+    parts = {name.partition(".")[0] for name in method}
+    if parts != {"student", "teacher", "loss"} or "loss.center" not in method:
+        raise UsageError(f"--format dino_full: a run of {options['method']}, not of dino or weak_dino")
+    if any(name.startswith("student.predictor.") for name in method):
+        raise UsageError("--format dino_full: the run has a predictor, for which the authors' layout has no place")
+    student, teacher = _under(method, "student."), _under(method, "teacher.")
+    wrapper = "module." if any(name.endswith("running_mean") for name in student) else ""
+    checkpoint = {
+        "student": {f"module.{name}": value for name, value in student.items()},
+        "teacher": {f"{wrapper}{name}": value for name, value in teacher.items()},
+        "optimizer": _optimizer(state, filters=None),
+        "epoch": _epochs_done(state),
+        "args": argparse.Namespace(**_dino_arguments(state)),
+        "dino_loss": {"center": method["loss.center"]},
+    }
+    return checkpoint | ({"fp16_scaler": state["scaler"]} if options["precision"] == "fp16" else {})
+
+
+def barlow_twins_checkpoint(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What Barlow Twins' ``main.py`` saves: ``epoch`` (those done), ``model`` (wrapped in DistributedDataParallel) and
+    ``optimizer``.
+
+    Args:
+        state: a checkpoint of a run (``training.checkpoint``).
+
+    Raises UsageError where the run is none of Barlow Twins as published.
+    """
+    method, options = state["method"], state["config"]
+    parts = {name.partition(".")[0] for name in method}
+    if (
+        options["method"] != "barlow_twins"
+        or parts != {"backbone", "projector", "bn"}
+        or not options["bn_in_projector"]
+    ):
+        raise UsageError(
+            f"--format barlow_twins_full: a run of {options['method']} with {', '.join(sorted(parts))}; the authors' layout is of "
+            "barlow_twins with a backbone, a projector with BatchNorm, and bn"
+        )
+    model = {f"module.{name}": value.contiguous() for name, value in method.items()}
+    return {"epoch": _epochs_done(state), "model": model, "optimizer": _optimizer(state, filters=True)}
+
+
+def method_state(content: Mapping[str, Any]) -> dict[str, Tensor] | None:
+    """The whole state of a method under our names, from a checkpoint of ours or of the authors'; None where ``content`` is
+    none."""
+    if "backbone_prefix" in content:
+        return dict(content["method"])
+    if {"student", "teacher", "dino_loss"} <= content.keys():
+        found = {
+            f"{part}.{name}": value
+            for part in ("student", "teacher")
+            for name, value in without_wrappers(content[part]).items()
+        }
+        return found | {f"loss.{name}": value for name, value in content["dino_loss"].items()}
+    if isinstance(content.get("model"), Mapping):
+        found = without_wrappers(content["model"])
+        if {name.partition(".")[0] for name in found} == {"backbone", "projector", "bn"}:
+            return found
+    return None
+
+
+def _under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value.contiguous() for name, value in state.items() if name.startswith(prefix)}
+
+
+def _epochs_done(state: Mapping[str, Any]) -> int:
+    if "steps_per_epoch" not in state:
+        raise UserError(
+            "the checkpoint does not say how many steps an epoch has; continue its run for another one that does"
+        )
+    return state["step"] // max(1, state["steps_per_epoch"])
+
+
+def _optimizer(state: Mapping[str, Any], filters: bool | None) -> dict[str, Any]:
+    """The optimiser's state; groups and their order are the authors' already. ``filters``: as their LARS has them."""
+    optimizer = state["optimizer"]
+    if optimizer is None:
+        raise UsageError("the run has not trained anything, so there is no optimiser in it")
+    extra = {"weight_decay_filter": filters, "lars_adaptation_filter": filters}
+    added = extra if state["config"]["optimizer"] == "lars" else {}
+    groups = [
+        {**{name: value for name, value in group.items() if name not in _OUR_GROUP_ENTRIES}, **added}
+        for group in optimizer["param_groups"]
+    ]
+    return {"state": optimizer["state"], "param_groups": groups}
+
+
+def _dino_arguments(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the run as ``main_dino.py`` calls them; its ViTs have their patch size beside their name."""
+    options, name = state["config"], state["backbone_name"]
+    ours = (
+        "out_dim norm_last_layer momentum_teacher use_bn_in_head warmup_teacher_temp teacher_temp warmup_teacher_temp_epochs "
+        "weight_decay weight_decay_end clip_grad epochs freeze_last_layer lr warmup_epochs min_lr optimizer seed"
+    )
+    return {
+        "arch": _ARCHITECTURES.get(name, name),
+        "patch_size": int(name.partition("_")[2][1:]) if name in _ARCHITECTURES else 16,
+        **{option: options[option] for option in ours.split()},
+        "use_fp16": options["precision"] == "fp16",
+        "batch_size_per_gpu": options["batch_size"],
+        "drop_path_rate": options["drop_path"],
+        "global_crops_scale": tuple(options["global_scale"]),
+        "local_crops_number": options["local_crops"],
+        "local_crops_scale": tuple(options["local_scale"]),
+    }

@@ -1,0 +1,243 @@
+"""A backbone's weights out, in the layouts that other programs read. Each file is read back, by the program it is for where
+that is installed, and takes its place only if the features are the same."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from backbones import build_backbone
+from backbones.base import Backbone
+from backbones.formats.weights import load_weights
+from backbones.timm_models import TimmBackbone
+from backbones.vit import VisionTransformer
+from common.errors import UsageError, UserError
+from common.files import atomic_file
+
+#: Largest difference of features that counts as none, as a part of their largest magnitude: rounding, in another order.
+TOLERANCE = 1e-4
+
+#: What timm calls the backbones that it has too.
+TIMM_NAMES = {
+    "vit_t16": "vit_tiny_patch16_224",
+    "vit_s16": "vit_small_patch16_224",
+    "vit_s8": "vit_small_patch8_224",
+    "vit_b16": "vit_base_patch16_224",
+    "vit_b8": "vit_base_patch8_224",
+    "resnet18": "resnet18",
+    "resnet50": "resnet50",
+}
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file that was written, and read back.
+
+    Attributes:
+        path: the file.
+        difference: largest absolute difference of features, as a part of their largest magnitude.
+        reader: what read it.
+    """
+
+    path: Path
+    difference: float
+    reader: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path}: written, and read back by {self.reader}: features differ by {self.difference:.1e} of the "
+            f"largest at most ({TOLERANCE:.0e} is allowed)"
+        )
+
+
+def plain_state(module: nn.Module) -> dict[str, Tensor]:
+    """A module's state dict, dense and on the CPU, as the authors' files of backbones are: names as they stand."""
+    return {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+
+
+def export_backbone(backbone: Backbone, name: str, kind: str, path: Path, image_size: int) -> Written:
+    """Write one backbone's weights.
+
+    Args:
+        backbone: with its weights.
+        name: what it was built by.
+        kind: a key of ``FORMATS``.
+        path: of the file, which is replaced.
+        image_size: side in pixels of the images whose features are compared, and which an ONNX model takes.
+
+    Raises:
+        UsageError: the layout has no place for that backbone; its file name should end otherwise.
+        UserError: what was read back gives other features: no file is written.
+    """
+    write, read = FORMATS[kind]
+    if kind == "timm" and path.suffix != ".safetensors":
+        raise UsageError(f"--out {path}: timm's files are safetensors; give a name that ends in .safetensors")
+    backbone = backbone.cpu().eval()
+    if isinstance(backbone, VisionTransformer):
+        image_size = backbone.grid * backbone.stride if kind != "onnx" else image_size
+    images = torch.randn(3, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+
+    def check(file: Path) -> tuple[float, str]:
+        features, reader = read(file, name, images)
+        with torch.no_grad():
+            return difference_of(features, backbone(images)), reader
+
+    return write_checked(path, lambda file: write(backbone, name, file, images), check)
+
+
+def write_checked(path: Path, write: Callable[[Path], None], check: Callable[[Path], tuple[float, str]]) -> Written:
+    """Write a file beside its place, check it, and put it there if its features are the same.
+
+    Args:
+        path: where to.
+        write: given a path of that name in a temporary folder.
+        check: given the same, says how much features differ, and what read it.
+
+    Raises UserError where they differ by more than ``TOLERANCE``; what was at ``path`` before stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        file = Path(folder) / path.name
+        write(file)
+        difference, reader = check(file)
+        if not difference <= TOLERANCE:
+            raise UserError(
+                f"{path}: not written, for what {reader} read back gives other features (they differ by {difference:.1e} of "
+                f"the largest, and {TOLERANCE:.0e} is allowed); please report it"
+            )
+        with open(file, "rb") as source, atomic_file(path) as target:
+            shutil.copyfileobj(source, target)
+    return Written(path, difference, reader)
+
+
+def difference_of(features: Tensor, expected: Tensor) -> float:
+    """Largest absolute difference, as a part of the largest magnitude expected; infinite for another shape or NaN."""
+    if features.shape != expected.shape:
+        return float("inf")
+    difference = (features - expected).abs().max() / expected.abs().max().clamp(min=1e-12)
+    return difference.item() if difference.isfinite() else float("inf")
+
+
+def require_known(name: str, kind: str, known: Mapping[str, Any] | tuple[str, ...]) -> None:
+    """Raises UsageError where a layout has no place for a backbone."""
+    if name not in known:
+        raise UsageError(f"--format {kind}: there is no {name} in that layout (it is for {', '.join(known)})")
+
+
+def _write_dino(backbone: Backbone, name: str, path: Path, images: Tensor) -> None:
+    """As ``dino_deitsmall16_pretrain.pth``, ``dino_resnet50_pretrain.pth`` and ``dino_xcit_small_12_p16_pretrain.pth``: plain
+    names."""
+    if isinstance(backbone, TimmBackbone) and name.startswith("timm:xcit_"):
+        torch.save(_as_xcit_authors(plain_state(backbone.model)), path)
+        return
+    require_known(name, "dino", {**TIMM_NAMES, "timm:xcit_…": ""})
+    torch.save(plain_state(backbone), path)
+
+
+def _as_xcit_authors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A timm XCiT's tensors as facebookresearch/xcit has them, into which DINO's hub loads its files: query, key and value of class
+    attention are one layer, and the position encoding is spelt otherwise. (``timm.models.xcit.checkpoint_filter_fn`` is the way
+    back.)"""
+    found = {}
+    for name, value in state.items():
+        match = re.fullmatch(r"(cls_attn_blocks\.\d+\.attn\.)([qkv])\.(\w+)", name)
+        if match is None:
+            found[name.replace("pos_embed.", "pos_embeder.")] = value
+        elif match[2] == "q":
+            found[f"{match[1]}qkv.{match[3]}"] = torch.cat([state[f"{match[1]}{part}.{match[3]}"] for part in "qkv"])
+    return found
+
+
+def _read_ours(path: Path, name: str, images: Tensor) -> tuple[Tensor, str]:
+    backbone = build_backbone(name, images.shape[-1]).eval()
+    load_weights(backbone, path, name)
+    with torch.no_grad():
+        return backbone(images), f"a new {name}"
+
+
+def _write_torchvision(backbone: Backbone, name: str, path: Path, images: Tensor) -> None:
+    """As ``resnet50.pth`` of Barlow Twins: torchvision's names, without a classifier."""
+    require_known(name, "torchvision", ("resnet18", "resnet50"))
+    torch.save(plain_state(backbone), path)
+
+
+def _read_torchvision(path: Path, name: str, images: Tensor) -> tuple[Tensor, str]:
+    model = torchvision.models.get_model(name).eval()
+    model.fc = nn.Identity()
+    model.load_state_dict(torch.load(path, weights_only=True))
+    with torch.no_grad():
+        return model(images), f"torchvision's {name}"
+
+
+def _write_timm(backbone: Backbone, name: str, path: Path, images: Tensor) -> None:
+    """timm's names are DINO's for ViTs, and torchvision's for ResNets."""
+    if not isinstance(backbone, TimmBackbone):
+        require_known(name, "timm", {**TIMM_NAMES, "timm:NAME": ""})
+    model = backbone.model if isinstance(backbone, TimmBackbone) else backbone
+    safetensors.torch.save_file(plain_state(model), path, {"format": "pt", "architecture": _timm_name(name)})
+
+
+def _read_timm(path: Path, name: str, images: Tensor) -> tuple[Tensor, str]:
+    if name.startswith("timm:"):  # perhaps built for another image size than timm's own
+        return _read_ours(path, name, images)
+    model = timm.create_model(_timm_name(name), num_classes=0, checkpoint_path=str(path)).eval()
+    with torch.no_grad():
+        return model(images), f"timm's {_timm_name(name)}"
+
+
+def _timm_name(name: str) -> str:
+    return TIMM_NAMES.get(name) or name.removeprefix("timm:").partition(".")[0]
+
+
+def _write_onnx(backbone: Backbone, name: str, path: Path, images: Tensor) -> None:
+    """``images [batch, 3, H, W]``, any batch of one size, normalised by ImageNet's mean and deviation → ``features [batch, D]``."""
+    _require_onnx()
+    shapes = {"images": {0: torch.export.Dim("batch")}}
+    program = torch.onnx.export(
+        backbone,
+        (images[:2],),
+        input_names=["images"],
+        output_names=["features"],
+        dynamic_shapes=shapes,
+        dynamo=True,
+        verbose=False,
+    )
+    program.save(str(path), external_data=False)
+
+
+def _read_onnx(path: Path, name: str, images: Tensor) -> tuple[Tensor, str]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(None, {"images": images.numpy()})[0]), "ONNX Runtime"
+
+
+def _require_onnx() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"--format onnx needs a package that is not installed ({error.name}): pip install '.[export]'"
+        ) from error
+
+
+#: How each layout of a backbone is written, and read back.
+FORMATS = {
+    "dino": (_write_dino, _read_ours),
+    "torchvision": (_write_torchvision, _read_torchvision),
+    "timm": (_write_timm, _read_timm),
+    "onnx": (_write_onnx, _read_onnx),
+}

@@ -1,0 +1,255 @@
+"""Released weights by name, fetched into the cache: ``dino:vit_s8``, ``dino:vit_s8:full``, ``barlow_twins:resnet50``,
+``timm:NAME.TAG``, ``torchvision:NAME.WEIGHTS``.
+
+Addresses are those of the authors' READMEs (facebookresearch/dino 7c446df, facebookresearch/barlowtwins 8e8d284) and of the
+libraries. Files lie in ``weights/FAMILY`` of the cache (timm's: in the Hugging Face hub's), and are used without a network.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from backbones import names
+from common.download import cache_root, digest, download
+from common.errors import UserError, unknown_name
+from common.files import archive_damage, write_text
+from common.images import IMAGENET_MEAN, IMAGENET_STD
+from common.lock import owned_lock
+
+FAMILIES = ("dino", "barlow_twins", "timm", "torchvision")
+DINO_URL = "https://dl.fbaipublicfiles.com/dino"
+BARLOW_TWINS_URL = "https://dl.fbaipublicfiles.com/barlowtwins/ljng"
+
+#: DINO's backbones, by what the authors' files call them.
+_DINO_FILES = {
+    "vit_s16": "deitsmall16",
+    "vit_s8": "deitsmall8",
+    "vit_b16": "vitbase16",
+    "vit_b8": "vitbase8",
+    "resnet50": "resnet50",
+    **{name: name for name in ("xcit_small_12_p16", "xcit_small_12_p8", "xcit_medium_24_p16", "xcit_medium_24_p8")},
+}
+
+
+@dataclass(frozen=True)
+class Release:
+    """Released weights.
+
+    Attributes:
+        url: of the file ("" where there is only the hub).
+        backbone: what they are of; None where no backbone here is known to be it.
+        sha256: the first digits of the file's digest, as its name gives them; None: not published.
+        repository: on the Hugging Face hub, where they come from there.
+        labels: which labels their training used, as reports say it ("?": not known).
+        remark: what a user of them has to know.
+    """
+
+    url: str
+    backbone: str | None
+    sha256: str | None = None
+    repository: str | None = None
+    labels: str = "none"
+    remark: str = ""
+
+    @property
+    def file_name(self) -> str:
+        """Of the file in the cache."""
+        return Path(self.url).name if self.repository is None else f"{Path(self.repository).name}.safetensors"
+
+
+def _published() -> dict[str, Release]:
+    found = {}
+    for name, stem in _DINO_FILES.items():
+        backbone = f"timm:{name}_224" if name.startswith("xcit") else name
+        folder = f"{DINO_URL}/dino_{stem}_pretrain"
+        found[f"dino:{name}"] = Release(f"{folder}/dino_{stem}_pretrain.pth", backbone)
+        found[f"dino:{name}:full"] = Release(f"{folder}/dino_{stem}_pretrain_full_checkpoint.pth", backbone)
+    found["barlow_twins:resnet50"] = Release(f"{BARLOW_TWINS_URL}/resnet50.pth", "resnet50")
+    found["barlow_twins:resnet50:full"] = Release(f"{BARLOW_TWINS_URL}/checkpoint.pth", "resnet50")
+    return found
+
+
+#: The authors' own. No digests of them were published.
+PUBLISHED = _published()
+
+
+def is_released(weights: str | Path | None) -> bool:
+    """Whether ``weights`` names a release (a file or folder of that name goes first)."""
+    return str(weights).partition(":")[0] in FAMILIES and ":" in str(weights) and not Path(str(weights)).exists()
+
+
+def release_of(spec: str) -> Release:
+    """What a name stands for. Raises UsageError for an unknown one, naming the nearest known one."""
+    family, _, name = spec.partition(":")
+    if family == "timm":
+        return _of_timm(name)
+    if family == "torchvision":
+        return _of_torchvision(name)
+    if spec not in PUBLISHED:
+        raise unknown_name("released weights", spec, [*PUBLISHED, "timm:NAME.TAG", "torchvision:NAME.WEIGHTS"])
+    return PUBLISHED[spec]
+
+
+def find_release(spec: str) -> Path:
+    """The file of released weights, fetched where the cache lacks it, and checked every time: by the published digest, else by
+    the one that was taken when the file came.
+
+    Raises:
+        UsageError: unknown name.
+        UserError: the file cannot be fetched (the message says which one to put where), is damaged, or has changed.
+    """
+    release = release_of(spec)
+    folder = cache_root() / "weights" / spec.partition(":")[0]
+    path = folder / release.file_name
+    console = Console(stderr=True)
+    with owned_lock(folder / ".lock", lambda owner: console.print(f"waiting for {owner}, which fetches into {folder}")):
+        if path.is_file():
+            _check_whole(path, f"{path}: ", "; delete it, and it is fetched again")
+            _check_digest(path, release, spec)
+            return path
+        try:
+            return _from_hub(release) if release.repository else _from_url(release, path)
+        except UserError as error:
+            what = f"{release.repository}'s model.safetensors" if release.repository else "that file"
+            raise UserError(f"{spec}: {error}; where there is no network, put {what} at {path}") from error
+
+
+def _from_url(release: Release, path: Path) -> Path:
+    arrived = path.with_name(f"{path.name}.unchecked")
+    download(release.url, arrived, sha256=release.sha256)
+    try:
+        _check_whole(arrived, f"{release.url}: what came ", "; it was removed")
+    except UserError:
+        arrived.unlink()
+        raise
+    if release.sha256 is None:
+        _record_digest(arrived, path)
+    arrived.replace(path)
+    return path
+
+
+def _from_hub(release: Release) -> Path:
+    """From the Hugging Face hub, by its own client and cache, which keeps files under the SHA-256 digest of their content."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils import logging
+
+    logging.set_verbosity_error()  # it tells each retry, and what comes of them is said below
+    try:
+        path = Path(hf_hub_download(release.repository, "model.safetensors"))
+    except Exception as error:  # its own, those of its HTTP client, and those of the disk
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise UserError(
+            f"{release.repository} cannot be had from the Hugging Face hub ({reason.rstrip('.')})"
+        ) from error
+    named = path.resolve().name
+    if re.fullmatch(r"[0-9a-f]{64}", named) and (found := digest(path, "sha256")) != named:
+        raise UserError(
+            f"{path.resolve()}: damaged (its SHA-256 digest is {found[:8]}…); delete it, and it is fetched again"
+        )
+    return path
+
+
+def _check_whole(path: Path, where: str, what_to_do: str) -> None:
+    """Raises UserError for a file that is none of weights, or cut short, as far as its outside tells."""
+    with open(path, "rb") as file:
+        start = file.read(2)
+    if path.suffix == ".safetensors":
+        return  # backbones.formats.weights reads it whole
+    if start == b"PK":  # an archive of torch.save, which has checksums
+        reason = archive_damage(path)
+    else:  # one from before torch 1.6 is a bare pickle
+        reason = None if start[:1] == b"\x80" else "neither an archive nor a pickle"
+    if reason:
+        raise UserError(f"{where}is no whole weights file ({reason}){what_to_do}")
+
+
+def _check_digest(path: Path, release: Release, spec: str) -> None:
+    found = digest(path, "sha256")
+    if release.sha256:
+        if not found.startswith(release.sha256):
+            raise UserError(
+                f"{path}: not the file that was published as {spec} (its SHA-256 digest begins with "
+                f"{found[: len(release.sha256)]}, not {release.sha256}); delete it, and it is fetched again"
+            )
+        return
+    record = _record_of(path)
+    if not record.is_file():
+        _record_digest(path, path)
+    elif (known := record.read_text(encoding="utf-8", errors="replace")[:64]) != found:
+        raise UserError(
+            f"{path}: changed since it came (its SHA-256 digest is {found[:8]}…, and {record.name} says {known[:8]}…); "
+            "delete both, and it is fetched again, or the latter alone, if you put this file there"
+        )
+
+
+def _record_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _record_digest(content: Path, path: Path) -> None:
+    """Write the digest of ``content`` down beside ``path``, as ``sha256sum --check`` reads it."""
+    write_text(_record_of(path), f"{digest(content, 'sha256')}  {path.name}\n")
+
+
+def _of_torchvision(name: str) -> Release:
+    """``NAME`` (torchvision's default weights) or ``NAME.WEIGHTS``, such as resnet50.IMAGENET1K_V1; a segmentation model's are
+    of its backbone."""
+    import torchvision
+
+    model, _, tag = name.partition(".")
+    if model not in torchvision.models.list_models():
+        raise unknown_name("torchvision model", model, torchvision.models.list_models())
+    kinds = torchvision.models.get_model_weights(model)
+    if tag and tag not in kinds.__members__:
+        raise unknown_name(f"weights of torchvision's {model}", tag, kinds.__members__)
+    if not len(kinds):
+        raise UserError(f"torchvision has no weights of {model}; choose another model")
+    weights = kinds[tag] if tag else kinds.DEFAULT
+    own = model.rpartition("_")[2] if model.rpartition("_")[2] in names() else model
+    sha256 = re.search(r"-([0-9a-f]{8,})\.", Path(weights.url).name)
+    return Release(
+        weights.url, _known(own), sha256[1] if sha256 else None, labels="all", remark=_remark(weights.transforms())
+    )
+
+
+def _of_timm(name: str) -> Release:
+    """``NAME`` (timm's default weights) or ``NAME.TAG``."""
+    from timm.models import get_pretrained_cfg
+
+    from backbones.timm_models import check_timm_name
+
+    check_timm_name(name)
+    about = get_pretrained_cfg(name)
+    if about is None or not about.hf_hub_id:
+        raise UserError(f"timm publishes no weights of {name} on the Hugging Face hub; choose another model or tag")
+    labels = "none" if about.tag and re.search("dino|mae|ijepa", about.tag) else "?"
+    model = name.partition(".")[0]
+    return Release(about.url or "", f"timm:{model}", repository=about.hf_hub_id, labels=labels, remark=_remark(about))
+
+
+def _known(model: str) -> str | None:
+    """The backbone of that name: ours, else timm's."""
+    import timm
+
+    if model in names():
+        return model
+    return f"timm:{model}" if timm.is_model(model) else None
+
+
+def _remark(about: Any) -> str:
+    """That weights were trained on images normalised otherwise than everything here is."""
+    mean, std = getattr(about, "mean", None), getattr(about, "std", None)
+    if mean is None or (tuple(mean), tuple(std)) == (IMAGENET_MEAN, IMAGENET_STD):
+        return ""
+    return (
+        f"trained on images normalised by mean {_plain(mean)} and std {_plain(std)}, and given ones by ImageNet's here"
+    )
+
+
+def _plain(values: Any) -> str:
+    return " ".join(f"{value:g}" for value in values)

@@ -1,0 +1,276 @@
+"""Weights into a backbone, from any layout people have: a run of this toolkit, the authors' DINO and Barlow Twins files, and
+state dicts of timm or torchvision, pickled or as safetensors. A file fits wholly or is refused."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+import pickle
+import re
+import sys
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from backbones.base import Backbone
+from backbones.formats.released import find_release, is_released, release_of
+from backbones.vit import VisionTransformer, interpolate_positions
+from common.errors import UserError
+from common.files import archive_damage
+
+#: Entries of a checkpoint that hold weights, in the order they are looked for: DINO's, Barlow Twins', timm's and others'.
+CONTAINERS = ("teacher", "model", "state_dict")
+#: What wrapping adds to names (DistributedDataParallel, torch.compile).
+WRAPPERS = ("module.", "_orig_mod.")
+#: Classifiers, by the names that torchvision and timm give them.
+CLASSIFIERS = ("fc.", "head.", "head_dist.", "classifier.", "last_linear.")
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What a load did.
+
+    Attributes:
+        matched, total: tensors of the backbone that were found in the file, and that it has. They differ only in BatchNorm's
+            step counts, which old files lack and evaluation does not read.
+        source: the file.
+        note: what was chosen, left out or changed on the way; empty if nothing.
+    """
+
+    matched: int
+    total: int
+    source: str
+    note: str
+
+    def __str__(self) -> str:
+        note = f" ({self.note})" if self.note else ""
+        return f"{self.matched} of {self.total} tensors loaded from {self.source}{note}"
+
+
+def load_weights(backbone: Backbone, spec: str | Path, backbone_name: str, key: str | None = None) -> LoadReport:
+    """Load a file's weights into ``backbone``, in place, all or nothing.
+
+    Args:
+        spec: a weights file or checkpoint, a run directory (its last checkpoint), or the name of released weights, which are
+            fetched (``backbones.formats.released``).
+        backbone_name: what ``backbone`` was built by, for messages and to compare with a run's own record.
+        key: which of a checkpoint's networks or entries ("student", "teacher", "state_dict_ema"); default: what the run
+            evaluates, else the teacher, else the only one there is.
+
+    Raises UserError where the file is missing, unreadable, would run code, or is not wholly of this backbone.
+    """
+    path = find_weights(spec)
+    content = read_weights(path)
+    target: nn.Module = backbone
+    if "backbone_prefix" in content:
+        state, *notes = _from_run(content, path, backbone_name, key)
+    else:
+        state, entry = _from_others(content, path, key)
+        target = backbone.published
+        state, left_out = _select(state, target.state_dict())
+        state, changed = _adapt(state, target)
+        notes = [entry, left_out, changed]
+    wanted = target.state_dict()
+    matched = _check(state, wanted, path, backbone_name)
+    target.load_state_dict({**wanted, **state})
+    source = str(path)
+    if is_released(spec):
+        source = f"{spec}, {path}"
+        notes.append(release_of(str(spec)).remark)
+    return LoadReport(matched, len(wanted), source, "; ".join(note for note in notes if note))
+
+
+def find_weights(spec: str | Path) -> Path:
+    """The file that ``load_weights`` reads; released weights are fetched. Raises UserError where there is none."""
+    if is_released(spec):
+        return find_release(str(spec))
+    path = Path(spec)
+    if path.is_dir():
+        checkpoint = path / "checkpoints" / "last.pt"
+        if not checkpoint.is_file():
+            raise UserError(f"{path}: a folder without checkpoints/last.pt; give a run directory or a weights file")
+        return checkpoint
+    if not path.is_file():
+        raise UserError(
+            f"{path}: no such weights file or run directory; names of released weights begin with dino:, barlow_twins:, timm: or "
+            "torchvision:"
+        )
+    return path
+
+
+def read_weights(path: Path) -> Mapping[str, Any]:
+    """A weights file's content, a mapping. No code of the file's is run: only tensors, plain values, and the
+    argparse.Namespace that the authors' DINO checkpoints hold under ``args``, are unpickled."""
+    try:
+        if path.suffix == ".safetensors":
+            content = safetensors.torch.load_file(path)
+        else:
+            if zipfile.is_zipfile(path) and (reason := archive_damage(path)):
+                raise UserError(f"{path}: damaged ({reason}); download or copy it again")
+            with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch's remarks on odd pickles: such a file is refused below
+                content = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
+    except PermissionError as error:
+        raise UserError(f"{path}: no permission to read it") from error
+    except Exception as error:  # whatever bytes may do to a reader, the file is at fault
+        found = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        if found:
+            raise UserError(
+                f"{path}: refused, because reading it could run code ({found[1]}); "
+                "have whoever trusts it save the bare state dict, or a .safetensors file"
+            ) from error
+        raise UserError(f"{path}: not a weights file, or cut short; download or copy it again") from error
+    if not isinstance(content, Mapping) or not content:
+        raise UserError(f"{path}: holds no weights by name (but a {type(content).__name__}); give a state dict")
+    return content
+
+
+def _from_run(
+    content: Mapping[str, Any], path: Path, backbone_name: str, key: str | None
+) -> tuple[dict[str, Tensor], str]:
+    """The backbone in a run's checkpoint (see ``training.checkpoint``)."""
+    if absent := {"backbone_name", "method"} - content.keys():
+        raise UserError(f"{path}: a run's checkpoint without {' and '.join(sorted(absent))}; give another checkpoint")
+    if content["backbone_name"] != backbone_name:
+        raise UserError(
+            f"{path}: weights of {content['backbone_name']}, not of {backbone_name}; "
+            f"give --backbone {content['backbone_name']}"
+        )
+    prefix = f"{key}.backbone." if key else content["backbone_prefix"]
+    state = {name.removeprefix(prefix): value for name, value in content["method"].items() if name.startswith(prefix)}
+    if not state:
+        others = {name.partition("backbone.")[0].strip(".") for name in content["method"] if "backbone." in name}
+        known = ", ".join(sorted(others - {""})) or "only one, without a name"
+        raise UserError(f"{path}: the run has no backbone {key or prefix!r} (it has: {known})")
+    return state, key or prefix.partition("backbone.")[0].strip(".")
+
+
+def _from_others(content: Mapping[str, Any], path: Path, key: str | None) -> tuple[dict[str, Tensor], str]:
+    """The state dict in a file of somebody else's, without wrappers' prefixes, and which entry it was."""
+    entries = [name for name, value in content.items() if _is_state_dict(value)]
+    if key is None and _is_state_dict(content):
+        state = content
+    else:
+        key = key or next((name for name in CONTAINERS if name in entries), None)
+        if key not in entries:
+            raise UserError(
+                f"{path}: no weights under {key or ' or '.join(CONTAINERS)!r}; choose a key "
+                f"(the file's entries: {', '.join(map(str, list(content)[:8]))}; with weights: {', '.join(entries) or 'none'})"
+            )
+        state = content[key]
+    return without_wrappers(state), key or ""
+
+
+def without_wrappers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict without what ``WRAPPERS`` add to its names."""
+    stripped = {}
+    for name, value in state.items():
+        while name.startswith(WRAPPERS):
+            name = name.partition(".")[2]
+        stripped[name] = value
+    return stripped
+
+
+def _is_state_dict(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and len(value) > 0
+        and all(isinstance(name, str) and isinstance(entry, Tensor) for name, entry in value.items())
+    )
+
+
+def _select(state: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """The entries that are a backbone's, and a note on those left out: what stands beside a ``backbone.`` (heads and
+    projectors), and classifiers."""
+    inside = {name.removeprefix("backbone."): value for name, value in state.items() if name.startswith("backbone.")}
+    outside = [name for name in state if not name.startswith("backbone.")] if inside else []
+    state = inside or state
+    classifier = [name for name in state if name.startswith(CLASSIFIERS) and name not in wanted]
+    state = {name: value for name, value in state.items() if name not in classifier}
+    left_out = sorted({name.partition(".")[0] for name in outside + classifier})
+    return state, f"left out: {', '.join(left_out)}" if left_out else ""
+
+
+def _adapt(state: dict[str, Tensor], target: nn.Module) -> tuple[dict[str, Tensor], str]:
+    """The state with position embeddings on the target's grid, and a timm model's in timm's present names."""
+    wanted = target.state_dict()
+    before = {name: tuple(value.shape) for name, value in state.items()}
+    if isinstance(target, VisionTransformer):
+        positions = state.get("pos_embed")
+        if positions is not None and _other_square_grid(positions, wanted["pos_embed"]):
+            resampled = interpolate_positions(positions.float(), target.grid, target.grid)
+            state = {**state, "pos_embed": resampled}
+    elif not isinstance(target, Backbone) and _problems(state, wanted):
+        state = _converted_by_timm(state, target)
+    changed = [
+        f"{name} interpolated from {before[name]} to {tuple(value.shape)}"
+        for name, value in state.items()
+        if name in before and value.numel() != math.prod(before[name])
+    ]
+    return state, "; ".join(changed)
+
+
+def _converted_by_timm(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """The state as timm's own converter makes it of the layouts in which its models were published, or as it is, where that
+    is none of them."""
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    converted = state
+    # Made for other files than this, it may fail in any of these ways; the check that follows says what does not fit.
+    with contextlib.suppress(KeyError, IndexError, AttributeError, AssertionError, RuntimeError, ValueError, TypeError):
+        converted = dict(convert(dict(state), model)) if convert else state
+    # It also resamples patch embeddings, whereby another patch size would pass for this one.
+    same = [name for name in converted if name in state and "pos" not in name]
+    return converted if all(converted[name].numel() == state[name].numel() for name in same) else state
+
+
+def _other_square_grid(positions: Tensor, wanted: Tensor) -> bool:
+    """Whether these are position embeddings of a CLS token and another square grid, of equal width."""
+    if positions.ndim != 3 or positions.shape[::2] != wanted.shape[::2] or positions.shape == wanted.shape:
+        return False
+    patches = positions.shape[1] - 1
+    return patches > 0 and math.isqrt(patches) ** 2 == patches
+
+
+def _problems(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
+    """What keeps ``state`` from being all of ``wanted`` and nothing else."""
+    missing = [
+        f"{name} is missing" for name in wanted if name not in state and not name.endswith("num_batches_tracked")
+    ]
+    shapes = [
+        f"{name} has shape {tuple(state[name].shape)}, not {tuple(value.shape)}"
+        for name, value in wanted.items()
+        if name in state and state[name].shape != value.shape
+    ]
+    unknown = [f"{name} is not in the backbone" for name in state if name not in wanted]
+    return missing + shapes + unknown
+
+
+def _check(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path, backbone_name: str) -> int:
+    """The number of matching tensors; raises UserError where the file is not wholly this backbone's."""
+    matched = sum(name in state and state[name].shape == value.shape for name, value in wanted.items())
+    if problems := _problems(state, wanted):
+        raise UserError(
+            f"{path}: not the weights of {backbone_name}: {matched} of its {len(wanted)} tensors match; {problems[0]}"
+            + (f", and {len(problems) - 1} more difference{'s' * (len(problems) > 2)}" if len(problems) > 1 else "")
+            + f" (the file begins with {_first(state)}; {backbone_name} with {_first(wanted)})"
+        )
+    broken = [name for name, value in state.items() if not value.isfinite().all()]
+    if broken:
+        raise UserError(
+            f"{path}: {broken[0]} holds values that are not finite; the training it comes from had diverged"
+        )
+    return matched
+
+
+def _first(state: Mapping[str, Tensor], count: int = 3) -> str:
+    return ", ".join(f"{name} {tuple(value.shape)}" for name, value in list(state.items())[:count]) or "nothing"

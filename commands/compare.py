@@ -1,0 +1,144 @@
+"""The command ``run.py compare``: plan a grid, run what is missing, write the report."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from commands.train import TrainOptions, read_options
+from commands.visualize import draw_for_run
+from common.cli import words_of
+from common.errors import UsageError, UserError
+from common.registry import load_plugin
+from reports import build_report
+from training.budget import parse_budget
+from training.grids.grid import Cell, cells_of, fix_backbones, grid_of, options_of_methods, without_repeats
+from training.grids.launchers.cells import ENDED, is_done, run_cells, tail_of
+from training.grids.options import CompareCommand
+from training.resolve import is_out_of_date, other_options
+
+#: Options that a run's name tells.
+NAMED = ("method", "backbone", "seed")
+
+
+def compare(command: CompareCommand, further: Mapping[str, Any]) -> int:
+    """Run a grid and write its report.
+
+    Args:
+        command: the options of the command itself.
+        further: options for every cell that has them.
+
+    Returns:
+        exit status: 0, also where cells go on without this process; 1 where one failed (the others are run and reported all
+        the same).
+    """
+    command.launch.check()
+    if command.jobs is not None and command.jobs < 1:
+        raise UsageError(f"--jobs {command.jobs}: give at least 1")
+    plugins = list(itertools.chain.from_iterable(command.plugin))
+    for plugin in plugins:
+        load_plugin(plugin)
+    grid = grid_of(command, further)
+    fix_backbones(grid)
+    cells = cells_of(grid, options_of_methods([*grid.methods, *grid.file_methods]))
+    for budget in {str(cell.options["budget"]) for cell in cells if cell.options.get("budget") is not None}:
+        parse_budget(budget)
+    asked = {cell.name: _asked(cell) for cell in cells}  # all of them, before any begins
+    cells, left_out = without_repeats(cells)
+    out = Path(command.out)
+    again = to_evaluate_again({cell.name: asked[cell.name] for cell in cells}, out)
+    console = Console()
+    if left_out:
+        console.print(left_out, markup=False, highlight=False, soft_wrap=True)
+    if command.dry_run:
+        jobs = (command.jobs or 1) if command.launch.launcher == "local" else None
+        print_plan(grid.title, cells, out, jobs, console, again)
+        return 0
+    states = run_cells(cells, command, plugins, console, again)
+    if going := [state for state in states if state.status not in ENDED]:
+        text = f"{len(going)} of {len(states)} runs are queued or running; python run.py status {out} shows how far they are, and "
+        console.print(text + "this command, again, makes the report", markup=False, highlight=False, soft_wrap=True)
+        return 0
+    failed = [state for state in states if state.status == "failed"]
+    for state in failed:
+        console.print(f"\n{state.cell.name} failed; the end of {state.log}:\n{tail_of(state)}", markup=False)
+    runs = [state.directory for state in states if state.directory.is_dir()]
+    for state in states:  # those that had ended before pictures were asked for
+        if state.status == "done" and (kinds := state.cell.options.get("visualize")):
+            draw_for_run(state.directory, kinds)
+    if runs:
+        page = build_report(runs, out / "report", title=grid.title)
+        console.print(f"report: {page}", markup=False, highlight=False, soft_wrap=True)
+    return 1 if failed else 0
+
+
+def _asked(cell: Cell) -> TrainOptions:
+    """A cell's options. Raises UsageError naming the cell."""
+    try:
+        return read_options(words_of(cell.options))
+    except UsageError as error:
+        raise UsageError(f"{cell.name}: {error}") from error
+
+
+def to_evaluate_again(asked: Mapping[str, TrainOptions], out: Path) -> set[str]:
+    """Names of the cells that were evaluated with other options than they are asked for now, or on data in another folder.
+
+    Raises UserError where a cell's directory holds a training with other options: the report would show its results as those of
+    what is asked for.
+    """
+    again = set()
+    for name, options in asked.items():
+        run = out / "runs" / name
+        if not (run / "config.yaml").is_file():
+            continue
+        if differing := other_options(run, options.train, options.method):
+            raise UserError(
+                f"{run} holds a run with other options ({differing}); give another --out, or those options, or delete it"
+            )
+        if is_out_of_date(run, options.train, options.evaluations):
+            again.add(name)
+    return again
+
+
+def print_plan(
+    title: str, cells: Sequence[Cell], out: Path, jobs: int | None, console: Console, again: Collection[str] = ()
+) -> None:
+    """What a grid would run: each cell's options and estimated minutes of training, and those of all that is left. ``jobs`` at a
+    time share this machine; None: they run elsewhere. ``again``: cells whose evaluations are to be made again."""
+    from training.grids.estimate import TimeEstimate, in_words  # with the trainer, which slows a grid's start
+
+    estimate = TimeEstimate([(cell.options, out / "runs" / cell.name) for cell in cells])
+    table = Table(title=f"{title}: {len(cells)} runs in {out}", title_justify="left")
+    for column in ("run", "status", "training", "options of its own"):
+        table.add_column(column)
+    given = [{k: v for k, v in cell.options.items() if v is not None and k not in NAMED} for cell in cells]
+    common = {name for name in given[0] if all(options.get(name) == given[0][name] for options in given)}
+    left, unknown = 0.0, 0
+    for cell, options in zip(cells, given, strict=True):
+        done = is_done(out / "runs" / cell.name, cell.options.get("evals") or []) and cell.name not in again
+        minutes, why = None, ""
+        try:
+            minutes = estimate.minutes(cell.options)
+        except UserError as error:  # such as data that are not on this machine; the rest of the plan stands
+            why = f"\n({error})"
+        left, unknown = left + (0.0 if done else minutes or 0.0), unknown + (not done and minutes is None)
+        words = " ".join(f"{k}={v}" for k, v in options.items() if k not in common)
+        table.add_row(cell.name, "done" if done else "to run", in_words(minutes), Text(words + why))
+    console.print(table)
+    words = " ".join(f"{k}={given[0][k]}" for k in given[0] if k in common)
+    console.print(f"all runs: {words}", markup=False, highlight=False, soft_wrap=True)
+    more = f", and {unknown} runs of unknown length" if unknown else ""
+    here = f"; {jobs} at a time share this machine" if jobs else ""
+    console.print(
+        f"training that is left: {in_words(left)} one after another{more}{here}. Evaluations come on top. "
+        f"Estimated {estimate.source}.",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )

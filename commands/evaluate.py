@@ -1,0 +1,158 @@
+"""The command ``run.py evaluate``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from simple_parsing import field
+
+from common.cli import make_parser, parse, value_of
+from common.errors import UserError
+from common.files import read_yaml, remove_unfinished, write_json, write_text
+from common.lock import run_lock
+from common.registry import load_plugin
+from eval.core.base import EVALUATIONS, EvaluationConfig, check_data
+from eval.core.context import EvalContext, make_context
+from eval.core.run import run_evaluations
+from rundir.results import Measurement
+from training.machine.environment import describe_environment
+
+
+def evaluate_weights(command: EvaluateCommand, configs: Mapping[str, EvaluationConfig]) -> list[Measurement]:
+    """Evaluate what the command names, and print the measurements.
+
+    Args:
+        configs: options of each evaluation, by name; these are run.
+
+    Returns:
+        the measurements, which are also in the run directory's ``results/``.
+
+    Raises:
+        UserError: options, weights or data are wrong, or another process writes into the run directory.
+    """
+    context = make_context(
+        command.weights,
+        command.backbone,
+        command.data,
+        command.data_root,
+        command.image_size,
+        command.device,
+        command.precision,
+        command.out,
+        command.seed,
+        command.key,
+    )
+    for name in configs:
+        check_data(name, context.test.name)  # before anything is written
+    options = _options_of(command, context)
+    with run_lock(context.run_dir):
+        remove_unfinished(context.run_dir)
+        if options is not None:
+            _claim(context.run_dir, options)
+            if not (context.run_dir / "environment.json").exists():
+                here = describe_environment(context.device, context.precision)
+                write_json(context.run_dir / "environment.json", here)
+        return run_evaluations(list(configs), configs, context, command.again)
+
+
+def _options_of(command: EvaluateCommand, context: EvalContext) -> dict[str, Any] | None:
+    """What the directory's ``config.yaml`` has to say; None where it is the run that the weights belong to."""
+    weights = Path(command.weights) if command.weights else None
+    if weights is not None and weights.is_dir() and weights.resolve() == context.run_dir.resolve():
+        return None
+    options: dict[str, Any] = {}
+    if command.weights is None:
+        options["method"] = "pixels" if context.backbone_name == "pixels" else "random"
+    return options | {
+        "weights": command.weights,
+        "key": command.key,
+        "backbone": context.backbone_name,
+        "data": context.test.name,
+        "data_root": command.data_root,
+        "image_size": context.image_size,
+        "seed": command.seed,
+    }
+
+
+def _claim(directory: Path, options: dict[str, Any]) -> None:
+    """Write ``config.yaml``, or see that the one there says the same. Data may differ: results of several data sets go into one
+    directory. Raises UserError where the directory is another run's."""
+    file = directory / "config.yaml"
+    if not file.exists():
+        write_text(file, yaml.safe_dump(options, sort_keys=False, allow_unicode=True))
+        return
+    try:
+        there = read_yaml(file)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read ({str(error).splitlines()[0]}); give another --out") from error
+    for name in ("weights", "key", "backbone", "seed"):
+        known = there.get(name) if isinstance(there, dict) else None
+        if known != options[name]:
+            raise UserError(
+                f"{directory} holds results of other weights ({name} was {known}, now {options[name]}); give another --out"
+            )
+
+
+@dataclass(kw_only=True)
+class WeightsCommand:
+    """Which weights, on which data, and how."""
+
+    weights: str | None = None
+    """run directory, checkpoint, weights file (the authors', timm's, torchvision's) or released weights by name: dino:vit_s8,
+    barlow_twins:resnet50, timm:NAME.TAG, torchvision:NAME; default: untrained"""
+    key: str | None = None
+    """which network of a checkpoint, such as teacher or student; default: the one that the run evaluates, else the teacher"""
+    backbone: str | None = None
+    """vit_nano, vit_t16, vit_s16, vit_s8, vit_b16, vit_b8, resnet18, resnet18_cifar, resnet50, pixels or timm:NAME;
+    default: the run's"""
+    data: str | None = None
+    """demo, imagefolder, cifar10, imagenet, voc2007 or voc2012, or what one evaluation reads: davis, roxford5k, rparis6k or
+    copydays; default: the run's"""
+    data_root: str | None = None
+    """folder of the data set; default: the run's; demo needs none"""
+    image_size: int | None = None
+    """side of evaluation images, in pixels; default: the run's, else the data set's own (224, demo and cifar10: 32)"""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps"""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """of feature extraction; auto: bf16 where the device is fast at it, else fp32"""
+    out: str | None = None
+    """where results go; default: the run directory, else runs/evaluate-BACKBONE-WEIGHTS-DATA-SEED"""
+    seed: int = 0
+    """of untrained weights and of probes"""
+    again: bool = False
+    """measure anew what has been measured with the same weights, data and options"""
+    plugin: list[list[str]] = field(default_factory=list, action="append", type=str)
+    """file or module that adds a backbone or an evaluation; may be given several times"""
+
+
+@dataclass(kw_only=True)
+class EvaluateCommand(WeightsCommand):
+    """Evaluate any weights. Each evaluation has further options, --EVALUATION_OPTION."""
+
+    evals: list[str] = dataclasses.field(default_factory=lambda: ["knn", "linear"])
+    """evaluations, which docs/evaluations.md describes: knn, linear, linear_authors, knn_low_shot, svm, finetune, davis, …"""
+
+
+def read_options(words: Sequence[str], description: str = "") -> tuple[EvaluateCommand, Mapping[str, EvaluationConfig]]:
+    """Parse the words of ``run.py evaluate``; plug-ins are loaded on the way.
+
+    Returns:
+        the options of the command itself, and those of each evaluation that it names.
+
+    Raises UsageError for an unknown option or evaluation (naming the nearest known one) or a value of another kind.
+    """
+    for plugin in value_of(words, "plugin") or []:
+        load_plugin(plugin)
+    parser = make_parser("evaluate", description)
+    parser.add_arguments(EvaluateCommand, dest="command")
+    names = value_of(words, "evals", many=True) or EvaluateCommand().evals
+    for name in names:
+        parser.add_arguments(EVALUATIONS.get(name).Config, dest=f"eval_{name}", prefix=f"{name}_")
+    options = parse(parser, words)
+    return options.command, {name: getattr(options, f"eval_{name}") for name in names}

@@ -1,0 +1,96 @@
+"""The command ``run.py export``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from simple_parsing import field
+
+from backbones import build_backbone
+from backbones.formats.authors import barlow_twins_checkpoint, dino_checkpoint, method_state
+from backbones.formats.export import TIMM_NAMES, Written, difference_of, export_backbone, require_known, write_checked
+from backbones.formats.released import is_released, release_of
+from backbones.formats.weights import find_weights, load_weights, read_weights
+from common.errors import UsageError, UserError
+
+#: Layouts of a whole training, how they are made of a run's checkpoint, and which backbones the authors have.
+FULL_FORMATS: dict[str, tuple[Callable[[Mapping[str, Any]], dict[str, Any]], tuple[str, ...]]] = {
+    "dino_full": (dino_checkpoint, tuple(TIMM_NAMES)),
+    "barlow_twins_full": (barlow_twins_checkpoint, ("resnet18", "resnet50")),
+}
+
+
+def export(command: ExportCommand) -> Written:
+    """Write weights in another layout, and read them back.
+
+    Raises:
+        UsageError: options contradict each other, or the layout has no place for what the weights are of.
+        UserError: the weights cannot be read, or give other features when read back (then no file is written).
+    """
+    if command.weights is None or command.out is None:
+        raise UsageError("export: give --weights and --out")
+    path = find_weights(command.weights)
+    content = read_weights(path)
+    implied = release_of(command.weights).backbone if is_released(command.weights) else None
+    name = command.backbone or content.get("backbone_name") or implied
+    if name is None:
+        raise UsageError(f"--backbone is needed, since {command.weights} does not name its own")
+    image_size = command.image_size or content.get("image_size") or 224
+    if command.format in FULL_FORMATS:
+        return _export_full(command, path, content, name, image_size)
+    backbone = build_backbone(name, image_size)
+    load_weights(backbone, path, name, command.key)
+    kind = "torchvision" if command.format == "barlow_twins" else command.format
+    return export_backbone(backbone, name, kind, Path(command.out), image_size)
+
+
+def _export_full(command: ExportCommand, path: Path, content: Mapping[str, Any], name: str, image_size: int) -> Written:
+    """A run's whole training. Every tensor must come back, and each backbone give the same features."""
+    convert, known = FULL_FORMATS[command.format]
+    require_known(name, command.format, known)
+    if "backbone_prefix" not in content:
+        raise UsageError(f"--format {command.format}: {command.weights} is no run of this toolkit; give one")
+    before = method_state(content)
+    checkpoint = convert(content)
+    networks = ("student", "teacher") if command.format == "dino_full" else (None,)
+    images = torch.randn(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+
+    def features(file: Path, key: str | None) -> torch.Tensor:
+        backbone = build_backbone(name, image_size).eval()
+        load_weights(backbone, file, name, key)
+        with torch.no_grad():
+            return backbone(images)
+
+    def check(file: Path) -> tuple[float, str]:
+        after = method_state(read_weights(file))
+        if after.keys() != before.keys() or not all(torch.equal(after[name], before[name]) for name in before):
+            raise UserError(f"{command.out}: not written, for what was read back has other tensors; please report it")
+        differences = [difference_of(features(file, key), features(path, key)) for key in networks]
+        return max(differences), f"new {name}s"
+
+    return write_checked(Path(command.out), lambda file: torch.save(checkpoint, file), check)
+
+
+@dataclass(kw_only=True)
+class ExportCommand:
+    """Weights in another program's layout. The file is read back, and its features compared."""
+
+    weights: str | None = None
+    """run directory, checkpoint, weights file or released weights by name"""
+    key: str | None = None
+    """which network of a checkpoint, such as teacher or student; default: the one that the run evaluates, else the teacher"""
+    backbone: str | None = None
+    """its name; default: the run's, or what the released weights are of"""
+    format: Literal["dino", "dino_full", "barlow_twins", "barlow_twins_full", "torchvision", "timm", "onnx"] = "dino"
+    """dino, torchvision, barlow_twins (torchvision's names): a backbone's state dict; dino_full, barlow_twins_full: the
+    authors' checkpoint.pth of a run; timm: safetensors; onnx: images to features, for any batch size"""
+    out: str | None = None
+    """the file to write"""
+    image_size: int | None = None
+    """side of the images that an ONNX model takes, in pixels; default: the run's, else 224"""
+    plugin: list[list[str]] = field(default_factory=list, action="append", type=str)
+    """file or module that adds a backbone; may be given several times"""

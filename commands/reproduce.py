@@ -1,0 +1,388 @@
+"""The command ``run.py reproduce``: rows of published tables are run here, and set beside the published numbers. The list
+imports neither torch nor matplotlib, which plans and launchers do."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table as RichTable
+from rich.text import Text
+from simple_parsing import field
+
+from common.cli import UnknownOption, words_of
+from common.errors import UsageError, UserError, unknown_name
+from common.files import read_yaml, write_json, write_text
+from data.store.listing import require_folder
+from reports import build_report
+from reports.analysis.published import PublishedTable, read_published
+from reports.analysis.reproduction import FILE, measured, side_by_side
+from reports.analysis.tables import Table, to_csv, to_markdown
+from rundir.options import INCIDENTAL
+from rundir.read import read_runs
+
+ROOT = Path(__file__).resolve().parent.parent
+#: Data without a folder of its own to give.
+BUILT_IN = "demo"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One command that a row takes.
+
+    Attributes:
+        row, part: of the published table.
+        name: of the run directory.
+        command: ``train`` or ``evaluate``.
+        options: of that command.
+    """
+
+    row: str
+    part: str
+    name: str
+    command: str
+    options: Mapping[str, Any]
+
+
+def reproduce(command: ReproduceCommand, further: Mapping[str, Any]) -> int:
+    """List the published tables, or run some.
+
+    Args:
+        command: the options of the command itself.
+        further: options for the rows' commands that have them, over the table's own.
+
+    Returns:
+        exit status: 0, or 1 where a row that was asked for could not be measured (the others are all the same).
+
+    Raises:
+        UserError: an unknown table, row or data set's name, or an output folder of other options.
+    """
+    known = read_published()
+    console = Console()
+    if command.list:
+        print_list(known, Path(command.out), console)
+        return 0
+    if not command.tables:
+        raise UsageError(
+            "reproduce: which table? Give one, such as dino/table2; python run.py reproduce --list shows them"
+        )
+    for name in command.tables:
+        if name not in known:
+            raise unknown_name("published table", name, known)
+    return max([run_table(known[name], command, further, console) for name in command.tables])
+
+
+def run_table(table: PublishedTable, command: ReproduceCommand, further: Mapping[str, Any], console: Console) -> int:
+    """Run the rows of one table, one after the other, print them beside the published numbers, and write both into
+    ``OUT/TABLE``: as CSV, as Markdown and as a report. What has been measured before is not measured again.
+
+    Returns the exit status.
+    """
+    out = Path(command.out) / table.name
+    tasks = tasks_of(table, command.rows, command.seeds, further)
+    if further:
+        tasks = _fitting(tasks, further, console)
+    roots = _roots(table, tasks, command.data_root or [])
+    due, missing = [], {}
+    for task in tasks:
+        try:
+            due.append(_with_data(task, table, roots))
+        except UserError as error:
+            missing[task.row, task.part] = str(error)
+    if not command.dry_run:
+        for task in due:
+            _mark(
+                out / "runs" / task.name, table, task, {name: further[name] for name in further if name in task.options}
+            )
+    for number, task in enumerate(due, 1):
+        words = [task.command, *words_of({**task.options, "out": str(out / "runs" / task.name)})]
+        if command.dry_run:
+            _say(console, f"# {task.row}\npython run.py {shlex.join(words)}")
+            continue
+        log = out / "logs" / f"{task.name}.log"
+        _say(console, f"[{number}/{len(due)}] {table.name}, {task.name}: running; it prints into {log}")
+        if reason := _run(words, log):
+            missing[task.row, task.part] = reason
+    if not command.dry_run:
+        _show(table, out, missing, console)
+    for (row, part), reason in missing.items():
+        _say(console, f"not run: {row} ({part}): {reason}" if len(table.parts) > 1 else f"not run: {row}: {reason}")
+    return 1 if missing else 0
+
+
+def _fitting(tasks: Sequence[Task], further: Mapping[str, Any], console: Console) -> list[Task]:
+    """The tasks, each without those of the ``further`` options that its command does not have, which is said. One of each kind of
+    command is parsed, so that a wrong option stops all of them before anything is written: UsageError, as where none has it."""
+    kinds = {(task.part, task.options.get("method")): task for task in tasks}
+    unknown = {kind: _unknown(task, further) for kind, task in kinds.items()}
+    for name in further:
+        errors = [found.get(name) for found in unknown.values()]
+        if errors and all(errors):
+            raise errors[0]
+    fitting = []
+    for task in tasks:
+        lacking = unknown[task.part, task.options.get("method")]
+        if lacking:
+            names = ", ".join(f"--{name}" for name in lacking)
+            _say(console, f"{task.name}: left out, for its command has no such option: {names}")
+        options = {name: value for name, value in task.options.items() if name not in lacking}
+        fitting.append(replace(task, options=options))
+    return fitting
+
+
+def _unknown(task: Task, further: Mapping[str, Any]) -> dict[str, UsageError]:
+    """The ``further`` options that a task's command does not have, with what it says of each. UsageError where anything else is
+    wrong with its options."""
+    from commands.evaluate import read_options as read_evaluate
+    from commands.train import read_options as read_train
+
+    read = read_train if task.command == "train" else read_evaluate
+    found: dict[str, UsageError] = {}
+    while True:
+        try:
+            read(words_of({name: value for name, value in task.options.items() if name not in found}))
+            return found
+        except UsageError as error:
+            told = UsageError(f"{task.row}: {error}")
+            if not isinstance(error, UnknownOption) or error.option not in further:
+                raise told from error
+            found[error.option] = told
+
+
+def _say(console: Console, words: str) -> None:
+    console.print(words, markup=False, highlight=False, soft_wrap=True)
+
+
+def _run(words: Sequence[str], log: Path) -> str:
+    """Run a command in a process of its own. Returns "" or, where it fails, its one sentence of why. A signal that ends this
+    process stops that one first, with its checkpoint."""
+    from training.grids.launchers.cells import end_with_parent, stopping_well
+
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with open(log, "a", encoding="utf-8") as file, stopping_well():  # another process may run this row, and write there
+        began = file.tell()
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "run.py"), *words],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            preexec_fn=end_with_parent,
+        )
+        try:
+            status = process.wait()
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+            process.wait()
+    if status == 0:
+        return ""
+    lines = log.read_bytes()[began:].decode(errors="replace").splitlines()
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return errors[-1] if errors else f"it ended with status {status} and no sentence; see {log}"
+
+
+def tasks_of(
+    table: PublishedTable, rows: Sequence[str] | None, seeds: Sequence[int] | None, further: Mapping[str, Any]
+) -> list[Task]:
+    """The commands of a table's rows that can be run; ``rows`` picks some by name (UsageError for an unknown one, or one that
+    cannot be run)."""
+    chosen = [table.row(name) for name in dict.fromkeys(rows)] if rows else table.rows
+    for row in chosen if rows else ():
+        if row.not_run:
+            raise UsageError(f"{table.name}: {row.name} cannot be run: {row.not_run}")
+    runnable = [row for row in chosen if not row.not_run]
+    tasks = []
+    cells = _grid_cells(table, seeds) if table.grid else {}
+    for row in runnable:
+        for name, options in cells.get(row.cell, {}).items():
+            tasks.append(Task(row.name, "", f"{_slug(row.name)}-{name}", "train", {**options, **further}))
+        for part in table.parts_of(row) if not table.grid else ():
+            for seed in seeds or [0]:
+                name = _slug(row.name, part if len(table.parts) > 1 else "", f"seed{seed}")
+                options = {**table.parts[part], **row.run, "seed": seed, **further}
+                tasks.append(Task(row.name, part, name, "evaluate", options))
+    return tasks
+
+
+def _grid_cells(table: PublishedTable, seeds: Sequence[int] | None) -> dict[str, dict[str, dict[str, Any]]]:
+    """Of a table's grid by the rows' cells: the runs of each by name, with their options."""
+    from training.grids.grid import cells_of, fix_backbones, options_of_methods, read_grid
+
+    grid = read_grid(ROOT / table.grid)
+    grid.methods = {**grid.on_request, **grid.methods}
+    grid.seeds = list(seeds or grid.seeds)
+    fix_backbones(grid)
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for cell in cells_of(grid, options_of_methods(list(grid.methods))):
+        found.setdefault(cell.name.rpartition("-seed")[0], {})[cell.name] = dict(cell.options)
+    return found
+
+
+def _slug(*words: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.=+-]+", "_", "-".join(filter(None, words)))
+
+
+def _roots(table: PublishedTable, tasks: Sequence[Task], words: Sequence[str]) -> dict[str, str]:
+    """Folders by data set or part as ``--data_root`` gives them; the one without a name has the name ""."""
+    names = {task.part for task in tasks if task.part} | {str(task.options.get("data")) for task in tasks}
+    roots = {}
+    for word in words:
+        name, equals, folder = word.partition("=")
+        if not equals or Path(word).exists():
+            name, folder = "", word
+        elif name not in names:
+            raise unknown_name(f"data set of {table.name}", name, names)
+        if name in roots:
+            raise UsageError(f"--data_root {word}: a folder was given for it before; give NAME=DIR for each data set")
+        roots[name] = folder
+    return roots
+
+
+def _with_data(task: Task, table: PublishedTable, roots: Mapping[str, str]) -> Task:
+    """The task with the folder of its data; UserError where that is missing."""
+    data = str(task.options.get("data"))
+    if data == BUILT_IN:
+        return task
+    # Several image folders are told apart by the parts' names.
+    ambiguous = data == "imagefolder" and len(table.parts) > 1
+    root = roots.get(task.part) or roots.get(data) or (None if ambiguous else roots.get(""))
+    if root is None and (ambiguous or len(table.parts) > 1):
+        name = task.part if ambiguous else data
+        raise UserError(f"the data set {name} needs its folder: --data_root {name}=DIR")
+    folder = require_folder(data, None if root is None else Path(root))
+    return replace(task, options={**task.options, "data_root": str(folder)})
+
+
+def _mark(directory: Path, table: PublishedTable, task: Task, further: Mapping[str, Any]) -> None:
+    """Say in a run's directory which row it reproduces; UserError where something was trained or measured there for another one, or
+    with other options."""
+    changed = {name: value for name, value in further.items() if name not in INCIDENTAL}
+    mark = {"table": table.name, "row": task.row, "part": task.part, "changed": changed}
+    mark = json.loads(json.dumps(mark, default=str))  # as the file has it
+    file = directory / FILE
+    if file.is_file():
+        try:
+            there = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file}: cannot be read ({error}); delete it, or give another --out") from error
+        if there == mark:
+            return
+        if any((directory / folder).is_dir() for folder in ("checkpoints", "results")):
+            options = there.get("changed") if isinstance(there, dict) else None
+            given = " ".join(words_of(options)) if isinstance(options, dict) and options else "the table's own options"
+            raise UserError(f"{directory} was run with {given}; give the same, or another --out")
+    write_json(file, mark)
+
+
+def _measured_runs(out: Path) -> list[Path]:
+    """Directories of a table's rows that hold results."""
+    return sorted(folder.parent for folder in (out / "runs").glob("*/results") if any(folder.glob("*.json")))
+
+
+def _show(table: PublishedTable, out: Path, missing: Mapping[tuple[str, str], str], console: Console) -> None:
+    directories = _measured_runs(out)
+    runs = read_runs(directories)[0] if directories else []
+    both = side_by_side(table, runs, missing)
+    console.print(_rich(both))
+    for words in dict.fromkeys(f"{row[0].text}: {row[-1].text}" for row in both.rows if _worth_saying(row[-1].text)):
+        _say(console, words)
+    _say(console, both.caption)
+    write_text(out / "published-and-measured.csv", to_csv(both))
+    write_text(out / "published-and-measured.md", to_markdown(both))
+    if runs:
+        page = build_report(directories, out / "report", title=both.title)
+        _say(console, f"report: {page}")
+
+
+def _worth_saying(remark: str) -> bool:
+    return bool(remark) and not remark.startswith(("not run", "published only"))
+
+
+def _rich(table: Table) -> RichTable:
+    """All columns but the remarks."""
+    shown = RichTable(title=table.title, title_justify="left")
+    for heading in table.headings[:-1]:
+        shown.add_column(heading.text, justify="right" if heading.numeric else "left")
+    for position, row in enumerate(table.rows):
+        if position in table.breaks:
+            shown.add_section()
+        shown.add_row(*(Text(" ".join(filter(None, (entry.text, entry.note)))) for entry in row[:-1]))
+    return shown
+
+
+def print_list(tables: Mapping[str, PublishedTable], out: Path, console: Console) -> None:
+    """Every table: what it needs, what it costs, and how many of its numbers have been measured under ``out``."""
+    for name, table in tables.items():
+        console.print(Text(f"{name}: {table.title} ({table.where})", style="bold"))
+        # Words under each other, not columns beside each other, which 80 characters would cut into pieces.
+        about = RichTable.grid(padding=(0, 2))
+        for row in (("needs", _needs(table)), ("cost", table.cost), ("measured", _so_far(table, out))):
+            about.add_row(*map(Text, row))
+        console.print(Padding(about, (0, 0, 0, 4)))
+    _say(
+        console,
+        "python run.py reproduce TABLE --data_root DIR runs one; weights by name are fetched, or looked for in the cache",
+    )
+
+
+def _needs(table: PublishedTable) -> str:
+    if table.grid:
+        return f"data: {read_yaml(ROOT / table.grid)['base']['data']}; trains {table.grid}"
+    parts = [part if options["data"] == "imagefolder" else options["data"] for part, options in table.parts.items()]
+    weights = ", ".join(table.weights)
+    return f"data: {', '.join(dict.fromkeys(parts))}" + (f"; weights: {weights}" if weights else "")
+
+
+def _so_far(table: PublishedTable, out: Path) -> str:
+    """How many of a table's published numbers have been measured, and the largest difference."""
+    directories = _measured_runs(out / table.name)
+    runs = read_runs(directories)[0] if directories else []
+    wanted, differences, further = 0, [], 0
+    for row in table.rows:
+        for name, column in table.columns.items():
+            found = measured(table, row, column, runs) if column.evaluation else None
+            if column.evaluation and name in row.published and not row.not_run:
+                wanted += 1
+                if found:
+                    differences.append(found.value - row.published[name])
+            elif found:
+                further += 1
+    words = f"{len(differences)} of {wanted} numbers" if wanted else f"{further} numbers, none published"
+    if differences:
+        largest = max(differences, key=abs)
+        words += f", at most {largest:+.3g} off".replace("-", "−")
+    if any((run.reproduces or {}).get("changed") for run in runs):
+        words += ", some with other options than the table's"
+    return words
+
+
+@dataclass(kw_only=True)
+class ReproduceCommand:
+    """Run rows of published tables, and set what is measured beside what was published."""
+
+    tables: list[str] = field(positional=True, default_factory=list, nargs="*", metavar="TABLE")
+    """published tables to run, such as dino/table2; --list shows them"""
+    list: bool = False
+    """show every table: what it needs, what it costs, and what has been measured so far under --out"""
+    data_root: list[str] | None = None
+    """folder of the data set; where a table reads several, NAME=DIR for each"""
+    rows: list[str] | None = None
+    """rows to run, by their names; default: all that can be run"""
+    seeds: list[int] | None = None
+    """one run of each row for each; default: the grid's, or 0"""
+    out: str = "reproduced"
+    """folder for the run directories, tables and reports"""
+    dry_run: bool = False
+    """print the commands; run nothing"""

@@ -1,0 +1,50 @@
+"""The command ``run.py status``: how far a grid is, from its folder. It asks no process of the grid, and changes nothing."""
+
+from __future__ import annotations
+
+import json
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from simple_parsing import field
+
+from common.lock import owner_lives
+from training.grids.launchers.cells import CellState, read_states, table_of
+from training.grids.launchers.slurm import queued, read_jobs, status_of
+
+
+def status(command: StatusCommand) -> int:
+    """Print a grid's cells. Returns 0; raises UserError where the folder holds no grid."""
+    out = Path(command.out)
+    states, jobs = read_states(out), read_jobs(out)
+    queue = queued() if jobs else None
+    for state in states:
+        if queue is not None and state.cell.name in jobs:
+            state.status = status_of(state, jobs, queue)
+        else:
+            state.status = status_in_folder(state)
+    Console().print(table_of(states))
+    return 0
+
+
+def status_in_folder(state: CellState) -> str:
+    """``done``; ``running`` while a process holds the run directory; ``stopped`` where one did; ``waiting`` where none has."""
+    if state.is_done:
+        return "done"
+    try:
+        owner = json.loads((state.directory / "lock").read_text(encoding="utf-8"))
+        return "running" if owner["host"] != socket.gethostname() or owner_lives(owner) else "stopped"
+    except FileNotFoundError:
+        return "waiting"
+    except (ValueError, KeyError, TypeError):  # empty: given back
+        return "stopped"
+
+
+@dataclass(kw_only=True)
+class StatusCommand:
+    """How far each cell of a grid is, from the grid's folder, and from SLURM's queue where there is one."""
+
+    out: str = field(positional=True, metavar="OUT")
+    """the folder that compare was given as --out"""

@@ -1,0 +1,145 @@
+"""Fetching archives: checked by digest, continued where a connection broke, unpacked nowhere but into their own folder."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import tarfile
+import urllib.error
+import urllib.request
+from http.client import HTTPException
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from common.errors import UserError
+
+#: Times that a broken connection is taken up again before giving up; the next run continues all the same.
+ATTEMPTS = 5
+#: Seconds without a byte after which a connection counts as broken.
+TIMEOUT = 60.0
+_CHUNK = 1 << 20
+#: Errors of the disk, not of the connection.
+_OWN_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.EIO)
+
+
+def download(url: str, path: Path, md5: str | None = None, progress: bool = True, sha256: str | None = None) -> Path:
+    """Fetch a file. What there is of it already, as ``NAME.part`` beside it, is continued with an HTTP range request.
+
+    Args:
+        url: http or https.
+        path: where to.
+        md5: of the whole file, in hexadecimal digits; None: not known.
+        progress: show a progress bar.
+        sha256: the same, or its first digits, as file names of torch.hub have them.
+
+    Returns:
+        ``path``, which has those digests. Without any, a file that is there is taken for the whole one.
+
+    Raises:
+        UserError: the server cannot be reached or refuses, the disk is full, or the file has another digest.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise UserError(f"{url}: only http and https can be fetched")
+    if path.is_file() and _wrong_digest(path, md5, sha256) is None:
+        return path
+    part = path.with_name(path.name + ".part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(
+        TextColumn("{task.description}"), *columns, console=Console(stderr=True), disable=not progress
+    ) as bar:
+        task = bar.add_task(f"fetching {path.name}", total=None)
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                _fetch(url, part, lambda done, total: bar.update(task, completed=done, total=total))
+                break
+            except (OSError, HTTPException, _CutShort) as error:
+                if isinstance(error, urllib.error.HTTPError) and error.code < 500:
+                    raise UserError(f"{url}: the server answers {error.code} {error.reason}") from error
+                if isinstance(error, OSError) and error.errno in _OWN_DISK:
+                    raise UserError(f"{part}: cannot be written ({error.strerror})") from error
+                if attempt == ATTEMPTS:
+                    got = part.stat().st_size if part.exists() else 0
+                    reason = getattr(error, "reason", None) or error
+                    kept = f"{got:,} bytes are kept, and the same command continues" if got else "nothing came"
+                    raise UserError(f"{url}: the connection breaks ({reason}); {kept}") from error
+    if wrong := _wrong_digest(part, md5, sha256):
+        part.unlink()
+        raise UserError(f"{url}: the file has {wrong}; it was removed, so fetch it again")
+    part.replace(path)
+    return path
+
+
+class _CutShort(Exception):
+    """The connection ended before the file did."""
+
+
+def _fetch(url: str, part: Path, tell) -> None:
+    """One connection: append to ``part`` what it lacks."""
+    have = part.stat().st_size if part.exists() else 0
+    headers = {"User-Agent": "ssl-compare", **({"Range": f"bytes={have}-"} if have else {})}
+    try:
+        answer = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and have:  # nothing is left to send; the digest will tell whether that is right
+            return
+        raise
+    with answer:
+        if answer.status != 206:  # the whole file, from a server that knows no ranges
+            have = 0
+        length = answer.headers.get("Content-Length")
+        total = None if length is None else have + int(length)
+        free = shutil.disk_usage(part.parent).free
+        if total is not None and total - have > free:
+            raise UserError(
+                f"{part.parent}: {(total - have) / 2**30:.1f} GiB are to come and {free / 2**30:.1f} are free"
+            )
+        with open(part, "ab" if have else "wb") as file:
+            tell(have, total)
+            while chunk := answer.read(_CHUNK):
+                file.write(chunk)
+                have += len(chunk)
+                tell(have, total)
+        if total is not None and have < total:
+            raise _CutShort(f"{have:,} of {total:,} bytes came")
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack a tar archive, compressed or not, into a folder.
+
+    Raises:
+        UserError: it is damaged, or one of its members would be written outside the folder or is no file, folder or link
+            within it (``tarfile``'s filter "data").
+    """
+    try:
+        with tarfile.open(archive) as tar:
+            tar.extractall(folder, filter="data")
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise UserError(f"{archive}: cannot be unpacked ({error}); remove it, and it is fetched again") from error
+
+
+def _wrong_digest(path: Path, md5: str | None, sha256: str | None) -> str | None:
+    """Which digest of a file is not as it should be, in words; None: all are."""
+    for kind, name, wanted in (("md5", "MD5", md5), ("sha256", "SHA-256", sha256)):
+        if wanted and not (found := digest(path, kind)).startswith(wanted):
+            return f"the {name} digest {found}, not {wanted}"
+    return None
+
+
+def digest(path: Path, kind: str) -> str:
+    """A file's digest (``md5``, ``sha256``) in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, kind).hexdigest()
+
+
+def cache_root(cache: Path | None = None) -> Path:
+    """The folder of all stores: ``cache``, or $SSL_COMPARE_CACHE, or ssl-compare under $XDG_CACHE_HOME or ~/.cache."""
+    if cache is not None:
+        return Path(cache).expanduser()
+    if os.environ.get("SSL_COMPARE_CACHE"):
+        return Path(os.environ["SSL_COMPARE_CACHE"]).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ssl-compare"

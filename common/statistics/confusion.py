@@ -1,0 +1,89 @@
+"""Confusion matrices of segmentation and what follows from them. Void pixels (255) are counted nowhere."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from common.statistics.bootstrap import RESAMPLES, resample_counts
+
+VOID = 255
+
+
+def confusion_matrix(predicted: np.ndarray, mask: np.ndarray, num_classes: int) -> np.ndarray:
+    """Pixel counts ``[C, C]`` (int64; rows: true class, columns: predicted) of one image.
+
+    Args:
+        predicted: classes ``[H, W]`` in 0 … C - 1.
+        mask: true classes ``[H, W]`` in 0 … C - 1, or 255 for void.
+
+    Raises ValueError where the shapes differ or a class is out of range.
+    """
+    if predicted.shape != mask.shape:
+        raise ValueError(f"prediction of {predicted.shape} and mask of {mask.shape} differ in size")
+    known = mask != VOID
+    true, guess = mask[known].astype(np.int64), predicted[known].astype(np.int64)
+    if true.size and (true.max() >= num_classes or guess.max() >= num_classes or guess.min() < 0):
+        raise ValueError(f"a class is outside 0 to {num_classes - 1}")
+    return np.bincount(true * num_classes + guess, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def class_scores(matrices: np.ndarray) -> dict[str, np.ndarray]:
+    """Per-class scores of confusion matrices ``[…, C, C]``: "iou", "recall" (the class's accuracy), "precision", "f1", each
+    ``[…, C]`` in [0, 1].
+
+    A class that is neither in the masks nor predicted is absent: NaN in every score. One that is predicted but not in the
+    masks has an IoU, a precision and an F1 of 0, and no recall; one never predicted has a precision of 0.
+    """
+    matrices = np.asarray(matrices, dtype=np.float64)
+    hit = np.diagonal(matrices, axis1=-2, axis2=-1)
+    true, guessed = matrices.sum(-1), matrices.sum(-2)
+    present = true + guessed > 0
+
+    def ratio(above: np.ndarray, below: np.ndarray, where: np.ndarray) -> np.ndarray:
+        return np.where(where, above / np.where(below > 0, below, 1), np.nan)
+
+    return {
+        "iou": ratio(hit, true + guessed - hit, present),
+        "recall": ratio(hit, true, true > 0),
+        "precision": ratio(hit, guessed, present),
+        "f1": ratio(2 * hit, true + guessed, present),
+    }
+
+
+def scores(matrices: np.ndarray) -> dict[str, np.ndarray]:
+    """Summary scores, in percent, of confusion matrices ``[…, C, C]`` (of a whole data set: sums over its images):
+    "miou", "mean_accuracy", "precision", "recall", "f1" are means over the classes that have the score; "pixel_accuracy" is
+    the share of pixels. ``miou`` equals torchmetrics' ``MulticlassJaccardIndex(ignore_index=255)``."""
+    matrices = np.asarray(matrices, dtype=np.float64)
+    by_class = class_scores(matrices)
+    total = matrices.sum((-2, -1))
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        known = ~np.isnan(values)
+        return np.where(known, values, 0).sum(-1) / np.maximum(known.sum(-1), 1)
+
+    result = {
+        "miou": mean(by_class["iou"]),
+        "pixel_accuracy": np.trace(matrices, axis1=-2, axis2=-1) / np.maximum(total, 1),
+        "mean_accuracy": mean(by_class["recall"]),
+        "precision": mean(by_class["precision"]),
+        "recall": mean(by_class["recall"]),
+        "f1": mean(by_class["f1"]),
+    }
+    return {name: 100 * value for name, value in result.items()}
+
+
+def bootstrap_scores(matrices: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, np.ndarray]:
+    """``scores`` of bootstrap resamples of the images: ``[resamples]`` each.
+
+    Args:
+        matrices: per-image confusion matrices ``[n, C, C]``.
+
+    A resample of n images is a vector of counts, so that all resampled data-set matrices are one product
+    ``[resamples, n] · [n, C²]``.
+    """
+    n, num_classes, _ = matrices.shape
+    flat = matrices.reshape(n, -1).astype(np.float64)
+    # Draws are those of the report's paired tests, so that intervals there and here are the same.
+    resampled = np.concatenate([counts @ flat for counts in resample_counts(n, resamples, seed)])
+    return scores(resampled.reshape(resamples, num_classes, num_classes))

@@ -1,0 +1,130 @@
+"""PASCAL VOC 2012 from its servers, with the masks of SBD that make its train_aug list."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import scipy.io
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+
+from common.download import download, unpack
+from common.errors import UserError
+from common.files import atomic_file, write_text
+from common.lock import owned_lock
+from data.sets.voc import AUG_MASKS, CLASSES, palette
+from data.store.listing import read_names
+
+
+@dataclass(frozen=True)
+class Source:
+    """An archive: its address and the MD5 digest of its file (both as torchvision has them)."""
+
+    url: str
+    md5: str
+
+
+#: VOC 2012 train and val (2.0 GB), and SBD (Hariharan et al., ICCV 2011; 1.4 GB).
+SOURCES = {
+    "voc": Source(
+        "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
+        "6cd6e144f989b92b3379bac3b3de84fd",
+    ),
+    "sbd": Source(
+        "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz",
+        "82b4d87ceb2ed10f6038a1cba92111cb",
+    ),
+}
+
+
+def fetch_voc2012(root: Path, sources: Mapping[str, Source] = SOURCES, console: Console | None = None) -> None:
+    """Make ``root/VOCdevkit/VOC2012`` complete: VOC's images and masks, SBD's masks in ``SegmentationClassAug``, and
+    ``ImageSets/Segmentation/train_aug.txt``. What is there already is not fetched; what was interrupted continues.
+
+    train_aug is VOC's train list and all of SBD's images but those of VOC's val list: 10,582 images. An image that both have
+    keeps VOC's mask, which has a void border where SBD's has none.
+
+    Raises:
+        UserError: an archive cannot be fetched or unpacked, or does not hold what it should.
+    """
+    console = console or Console(stderr=True)
+    root.mkdir(parents=True, exist_ok=True)
+    with owned_lock(
+        root / "VOCdevkit" / ".lock", lambda owner: console.print(f"waiting for {owner}, which fetches into {root}")
+    ):
+        _fetch_voc2012(root, sources, console)
+
+
+def _fetch_voc2012(root: Path, sources: Mapping[str, Source], console: Console) -> None:
+    folder = root / "VOCdevkit" / "VOC2012"
+    if not folder.is_dir():
+        unpacked = _unpacked(root, sources["voc"])
+        if not (unpacked / "VOCdevkit" / "VOC2012" / "ImageSets").is_dir():
+            raise UserError(f"{sources['voc'].url}: holds no VOCdevkit/VOC2012")
+        folder.parent.mkdir(exist_ok=True)
+        (unpacked / "VOCdevkit" / "VOC2012").rename(folder)
+        _remove(root, sources["voc"])
+    names = folder / "ImageSets" / "Segmentation" / "train_aug.txt"
+    if not names.is_file():
+        unpacked = _unpacked(root, sources["sbd"])
+        convert_sbd(unpacked / "benchmark_RELEASE" / "dataset", folder)
+        _remove(root, sources["sbd"])
+    count = len(names.read_text(encoding="utf-8").split())
+    console.print(
+        f"{folder}: complete; {count:,} images in train_aug (published: 10,582)", soft_wrap=True, highlight=False
+    )
+
+
+def convert_sbd(sbd: Path, folder: Path) -> None:
+    """Write the masks of SBD (``cls/*.mat`` of its ``dataset`` folder) into VOC's, as palette PNG files, and the list that names
+    them, last of all.
+
+    Raises UserError for a missing folder, or a file that holds no mask of the classes."""
+    files = sorted((sbd / "cls").glob("*.mat"))
+    if not files:
+        raise UserError(f"{sbd}: no masks in cls; is this the dataset folder of SBD?")
+    lists = {name: read_names(folder / "ImageSets" / "Segmentation" / f"{name}.txt") for name in ("train", "val")}
+    wanted = [file for file in files if file.stem not in lists["val"]]
+    added = [file for file in wanted if file.stem not in lists["train"]]
+    (folder / AUG_MASKS).mkdir(exist_ok=True)
+    for file in track(added, "converting SBD's masks", console=Console(stderr=True), transient=True):
+        image = Image.fromarray(_read_sbd(file))
+        image.putpalette(palette().tobytes())
+        with atomic_file(folder / AUG_MASKS / f"{file.stem}.png") as target:
+            image.save(target, format="PNG")
+    ids = [*lists["train"], *(file.stem for file in added)]
+    write_text(folder / "ImageSets" / "Segmentation" / "train_aug.txt", "\n".join(ids) + "\n")
+
+
+def _read_sbd(file: Path) -> np.ndarray:
+    try:
+        mask = np.asarray(scipy.io.loadmat(file)["GTcls"][0]["Segmentation"][0])
+    except Exception as error:  # whatever damaged bytes do to the reader
+        raise UserError(f"{file}: no mask of SBD can be read from it ({error})") from error
+    if mask.ndim != 2 or mask.dtype != np.uint8 or mask.max(initial=0) > len(CLASSES):
+        raise UserError(f"{file}: no mask of the classes 0 to {len(CLASSES)}")
+    return mask
+
+
+def _unpacked(root: Path, source: Source) -> Path:
+    """The folder of an archive's content, fetched and unpacked."""
+    archive = root / Path(source.url).name
+    target = root / f"{archive.name}.unpacked"
+    if not target.is_dir():
+        unfinished = root / f"{archive.name}.unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unpack(download(source.url, archive, source.md5), unfinished)
+        unfinished.rename(target)
+    return target
+
+
+def _remove(root: Path, source: Source) -> None:
+    """Delete an archive whose content is in its place."""
+    archive = root / Path(source.url).name
+    archive.unlink(missing_ok=True)
+    shutil.rmtree(root / f"{archive.name}.unpacked", ignore_errors=True)

@@ -1,0 +1,261 @@
+"""Decoding and checking of single images and masks. What has no one meaning as an RGB image is refused with a reason, not
+guessed at; what is converted exactly says so."""
+
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageFile
+
+from common.errors import UserError
+from common.images import VOID
+
+#: Largest image in pixels (height × width); a file that claims more is taken for a decompression bomb. Pillow's own default.
+MAX_PIXELS = 89_478_485
+#: Largest file in bytes. So many pixels take less even unpacked, and a JPEG file is read to its end.
+MAX_BYTES = 2**30
+#: Longest side as a multiple of the shorter one. Beyond it no crop shows anything, and a batch that such an image is padded into
+#: may take any memory.
+MAX_ASPECT = 100
+
+_EXACT = {
+    "RGB": "",
+    "L": "greyscale, repeated over three channels",
+    "1": "black and white, repeated over three channels",
+    "P": "palette, looked up",
+    "RGBA": "opaque alpha channel dropped",
+    "LA": "greyscale, repeated over three channels; opaque alpha channel dropped",
+    "PA": "palette, looked up; opaque alpha channel dropped",
+}
+_REFUSED = {
+    "CMYK": "CMYK colours, which are no definite RGB without their profile; convert it to RGB",
+    "I": "more than 8 bits a channel; convert it to 8 bits",
+    "F": "floating-point pixels; convert it to 8 bits",
+}
+
+
+class DamagedImage(Exception):
+    """An image that cannot be used; its text is the reason, without the name."""
+
+
+class WrongData(UserError):
+    """A mask or an annotation that makes the whole data set wrong; it names the file."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One image.
+
+    Attributes:
+        image: Pillow's, in its mode RGB.
+        original_size: (height, width) before any resizing.
+        note: how the file was converted to RGB ("" where it was RGB).
+    """
+
+    image: Image.Image
+    original_size: tuple[int, int]
+    note: str
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """uint8 ``[H, W, 3]``."""
+        return np.asarray(self.image)
+
+    @property
+    def planes(self) -> list[np.ndarray]:
+        """The same as three arrays ``[H, W]``: in less than half of the time of transposing ``pixels``."""
+        shape = self.image.height, self.image.width
+        return [np.frombuffer(self.image.tobytes("raw", band), np.uint8).reshape(shape) for band in "RGB"]
+
+
+def decode_image(path: Path, short_side: int | None = None) -> Decoded:
+    """Read an image file as RGB, whatever its suffix says it is.
+
+    Greyscale, palette and opaque alpha are converted, exactly. EXIF orientation is ignored, as torchvision's data sets do.
+
+    Args:
+        path: the file.
+        short_side: if its shorter side is longer than this (pixels), the image is resized as torchvision's
+            ``Resize(short_side, BICUBIC, antialias=True)`` does with PIL images. Never enlarged.
+
+    Raises:
+        DamagedImage: no file, empty, truncated or otherwise undecodable; a side of one pixel, or more than ``MAX_ASPECT`` times the
+            other; more than ``MAX_PIXELS`` or ``MAX_BYTES``; CMYK, more than 8 bits a channel, transparency, several frames; EPS.
+        UserError: the system does not let the file be read.
+    """
+    # Other libraries switch this on for the whole process, and a truncated file would then come out padded with grey.
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    # Pillow's decoders raise many kinds of exceptions for damaged bytes (OSError, SyntaxError, ValueError, struct.error, …).
+    try:
+        check_file(path)
+        with open(path, "rb") as file, Image.open(file) as image:
+            _check(image)
+            note = _EXACT[image.mode]
+            jpeg = image.format in ("JPEG", "MPO")
+            image = _to_rgb(image)
+            if jpeg:
+                _check_end(file)
+    except (DamagedImage, MemoryError):
+        raise
+    except FileNotFoundError:
+        raise DamagedImage("no such file") from None
+    except Exception as error:
+        _raise_if_unreadable(error, path)
+        raise DamagedImage(_sentence(error)) from error
+    return _decoded(image, short_side, note)
+
+
+def kept_size(width: int, height: int, short_side: int | None) -> tuple[int, int]:
+    """Width and height in pixels that ``decode_image`` gives an image of these. As torchvision's _compute_resized_output_size has
+    it, the long side is rounded down."""
+    if short_side is None or min(width, height) <= short_side:
+        return width, height
+    if width <= height:
+        return short_side, int(short_side * height / width)
+    return int(short_side * width / height), short_side
+
+
+def from_array(pixels: np.ndarray, short_side: int | None = None) -> Decoded:
+    """The same for an image that is no file: uint8 ``[H, W, 3]``."""
+    return _decoded(Image.fromarray(pixels), short_side, "")
+
+
+def decode_mask(path: Path, classes: int, image_size: tuple[int, int]) -> np.ndarray:
+    """Read a class mask: palette indices or grey values are class ids.
+
+    Args:
+        path: the file.
+        classes: number of classes with the background; ids 0 to ``classes - 1`` and 255 (void) are right.
+        image_size: (height, width) of the image it belongs to.
+
+    Returns:
+        uint8 ``[height, width]``.
+
+    Raises:
+        WrongData: as ``read_ids``; a foreign class id.
+    """
+    mask = read_ids(path, image_size)
+    present = np.bincount(mask.ravel(), minlength=256)
+    present[:classes] = 0
+    present[VOID] = 0
+    if present.any():
+        foreign = ", ".join(map(str, np.flatnonzero(present)))
+        raise WrongData(f"{path}: the mask holds class ids {foreign}; known are 0 to {classes - 1} and {VOID} (void)")
+    return mask
+
+
+def read_ids(path: Path, image_size: tuple[int, int] | None = None) -> np.ndarray:
+    """Read a mask of any ids, of classes or of objects: palette indices or grey values.
+
+    Args:
+        path: the file.
+        image_size: (height, width) of the image it belongs to; None: any.
+
+    Returns:
+        uint8 ``[height, width]``.
+
+    Raises:
+        WrongData: missing, undecodable, RGB or any other mode, another size than its image's, more than ``MAX_PIXELS`` or
+            ``MAX_BYTES``. It names the file.
+        UserError: the system does not let the file be read.
+    """
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # as for images
+    try:
+        check_file(path)
+        with Image.open(path) as image:
+            if image.mode not in ("P", "L"):
+                raise WrongData(
+                    f"{path}: the mask is a {image.mode} image, not one of ids; give palette or 8-bit grey PNG files"
+                )
+            if image_size is not None and (image.height, image.width) != tuple(image_size):
+                raise WrongData(
+                    f"{path}: the mask is {image.height}×{image.width} pixels and its image "
+                    f"{image_size[0]}×{image_size[1]} (height×width); masks have the size of their images"
+                )
+            if image.height * image.width > MAX_PIXELS:
+                raise WrongData(
+                    f"{path}: the mask claims {image.height}×{image.width} pixels, more than {MAX_PIXELS:,}"
+                )
+            return np.array(image, np.uint8)
+    except FileNotFoundError:
+        raise WrongData(f"{path}: the mask is missing") from None
+    except (WrongData, MemoryError):
+        raise
+    except Exception as error:
+        _raise_if_unreadable(error, path)
+        raise WrongData(f"{path}: the mask cannot be read: {_sentence(error)}") from error
+
+
+def check_file(path: Path) -> None:
+    """Refuse what is no image before it is opened, which of a pipe would wait for ever. Raises DamagedImage, OSError."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise DamagedImage("no regular file")
+    if found.st_size == 0:
+        raise DamagedImage("empty file")
+    if found.st_size > MAX_BYTES:
+        raise DamagedImage(f"{found.st_size:,} bytes, more than {MAX_BYTES:,}: taken for no image")
+
+
+def _check(image: Image.Image) -> None:
+    """Refuse by the header, before any pixel is decoded."""
+    if image.width * image.height > MAX_PIXELS:
+        raise DamagedImage(
+            f"{image.height}×{image.width} pixels, more than {MAX_PIXELS:,}: taken for a decompression bomb"
+        )
+    if min(image.size) < 2 or max(image.size) > MAX_ASPECT * min(image.size):
+        raise DamagedImage(f"{image.height}×{image.width} pixels: nothing to see")
+    if image.format == "EPS":
+        raise DamagedImage("EPS, a program that draws; convert it to an image")
+    # A multi-picture JPEG (MPO) is a photo with a preview or a second eye; its first frame is the photo.
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+        raise DamagedImage(f"{image.n_frames} frames; give one image a file")
+    if image.mode.startswith("I;16") or any(";16" in str(tile.args) for tile in image.tile):
+        raise DamagedImage("16 bits a channel; convert it to 8 bits")
+    if image.mode not in _EXACT:
+        raise DamagedImage(_REFUSED.get(image.mode, f"pixels of Pillow's mode {image.mode}; convert it to RGB"))
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    image.load()
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        alpha = image.convert("RGBA").getchannel("A")
+        if alpha.getextrema()[0] < 255:
+            raise DamagedImage("transparent pixels; flatten it onto a background")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy one that is RGB already
+
+
+def _check_end(file: BinaryIO) -> None:
+    """Refuse a JPEG file whose last scan does not end. Zeros in place of its rest, as broken copies have, decode as grey
+    without an error."""
+    file.seek(0)
+    content = file.read()
+    end = content.rfind(b"\xff\xd9")
+    if end < 0 or content.find(b"\xff\xda", end) >= 0:
+        raise DamagedImage("the file stops inside the image")
+
+
+def _decoded(image: Image.Image, short_side: int | None, note: str) -> Decoded:
+    width, height = image.size
+    size = kept_size(width, height, short_side)
+    if size != image.size:
+        image = image.resize(size, Image.Resampling.BICUBIC)
+    return Decoded(image, (height, width), note)
+
+
+def _raise_if_unreadable(error: Exception, path: Path) -> None:
+    """A file that the system does not hand over says nothing about the image, so it must not count as damaged. (Pillow's own
+    OSErrors have no number.)"""
+    if isinstance(error, OSError) and error.errno is not None:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); nothing is known about it, so try again"
+        ) from error
+
+
+def _sentence(error: Exception) -> str:
+    """One line without the names of file objects, which change from run to run."""
+    text = re.sub(r" <[^>]*>| '[^']*/[^']*'", "", str(error))
+    return " ".join(text.split()).rstrip(".") or type(error).__name__

@@ -1,0 +1,217 @@
+"""The image store: a split decoded once and kept as uint8 in one memory-mapped file. A batch is a gather by index."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.store.listing import Listing
+
+#: What the store keeps of each image. Offsets are bytes in the memory-mapped file: an image lies there as [3, height, width],
+#: its mask as [original height, original width]; mask_offset is -1 where there is none. Digests are of shape and content.
+RECORD = np.dtype(
+    [
+        ("row", "<i8"),  # in the listing
+        ("offset", "<i8"),
+        ("size", "<i4", 2),
+        ("original_size", "<i4", 2),
+        ("mask_offset", "<i8"),
+        ("digest", "u1", 16),
+        ("mask_digest", "u1", 16),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """Images of different sizes in one tensor.
+
+    Attributes:
+        pixels: uint8 ``[B, 3, Hmax, Wmax]``, zero below and to the right of each image.
+        sizes: int64 ``[B, 2]``: height and width of each image in pixels. They stay on the CPU, where crops are planned.
+    """
+
+    pixels: Tensor
+    sizes: Tensor
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> ImageBatch:
+        """The same batch with its pixels on another device."""
+        return ImageBatch(self.pixels.to(device, non_blocking=non_blocking), self.sizes)
+
+
+class ImageStore:
+    """The images of a split, or some of them. ``data.datasets.open_dataset`` makes it.
+
+    Attributes:
+        name, split: the data set's name; ``train`` or ``test``.
+        classes: class names; a label is an index into them.
+        short_side: images whose shorter side was longer were resized to it (pixels); None: all have their original size.
+        labels: int64 ``[n]``; -1: unlabelled, or not exactly one label.
+        label_sets: bool ``[n, classes]`` where an image may have several labels, else None.
+        original_sizes: int ``[n, 2]``: height and width of the source images in pixels.
+        digests: uint8 ``[n, 16]``: equal for equal pixels.
+        damaged: (name, reason) of the images of the split that were skipped.
+        converted: (name, how) of the images that were not RGB and were converted exactly.
+    """
+
+    def __init__(
+        self,
+        listing: Listing,
+        short_side: int | None,
+        pixels: np.ndarray | None,
+        records: np.ndarray,
+        label_sets: np.ndarray | None,
+        damaged: list[tuple[str, str]],
+        converted: list[tuple[str, str]],
+    ):
+        self._listing = listing
+        self._pixels = pixels
+        self._records = records
+        self.name = listing.data
+        self.split = listing.split
+        self.classes = listing.classes
+        self.short_side = short_side
+        self.label_sets = label_sets
+        if label_sets is None:
+            self.labels = listing.labels[records["row"]]
+        else:
+            self.labels = np.where(label_sets.sum(axis=1) == 1, label_sets.argmax(axis=1), -1).astype(np.int64)
+        self.original_sizes = records["original_size"]
+        self.digests = records["digest"]
+        self.damaged = damaged
+        self.converted = converted
+        self._sizes = records["size"].astype(np.int64)
+        self._offsets = np.ascontiguousarray(records["offset"])
+        self._slots = None
+        self._grid = None if pixels is None else _equal_images(pixels, self._offsets, self._sizes)
+        if self._grid is not None:
+            self._slots = np.arange(len(records))
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Paths relative to the data set's folder: stable ids of the images."""
+        return [self._listing.names[row] for row in self._records["row"]]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash over the decoded pixels, masks and labels: equal where these and their order are equal."""
+        digest = hashlib.sha256("\0".join(self.classes).encode(errors="surrogateescape"))
+        for array in (self.digests, self._records["mask_digest"], self.labels, self.label_sets):
+            digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:16]
+
+    @property
+    def root(self) -> Path:
+        """The data set's folder, which ``names`` are relative to."""
+        return self._listing.root
+
+    @property
+    def has_masks(self) -> bool:
+        return self._listing.masks is not None
+
+    @property
+    def mask_classes(self) -> tuple[str, ...]:
+        """What the mask values 0, 1, … mean."""
+        return ("background", *self.classes)
+
+    def batch(self, indices: np.ndarray | Tensor) -> ImageBatch:
+        """Gather images. ``indices``: integers ``[B]`` in 0 to n - 1, in any order, with repeats; IndexError otherwise."""
+        rows = np.asarray(indices, np.int64).reshape(-1)
+        if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
+            raise IndexError(f"image indices from {rows.min()} to {rows.max()}; the store holds 0 to {len(self) - 1}")
+        sizes = self._sizes[rows]
+        if self._grid is not None:
+            pixels = np.empty((len(rows), *self._grid.shape[1:]), np.uint8)
+            np.take(self._grid, self._slots[rows], axis=0, out=pixels, mode="clip")
+            return ImageBatch(torch.from_numpy(pixels), torch.from_numpy(sizes))
+        height, width = sizes.max(axis=0) if len(rows) else (0, 0)
+        # numpy asks the system for huge pages, torch does not: the first write is several times as fast.
+        pixels = (np.empty if (sizes == (height, width)).all() else np.zeros)((len(rows), 3, height, width), np.uint8)
+        corners = [image[:, :h, :w] for image, (h, w) in zip(pixels, sizes.tolist(), strict=True)]
+        self._fill(corners, rows.tolist())
+        return ImageBatch(torch.from_numpy(pixels), torch.from_numpy(sizes))
+
+    def _fill(self, targets: list[np.ndarray], rows: list[int]) -> None:
+        """Write images into arrays of their sizes, uint8 ``[3, h, w]``."""
+        for target, row in zip(targets, rows, strict=True):
+            target[:] = self._planes(row)
+
+    def _planes(self, index: int) -> np.ndarray:
+        """uint8 ``[3, h, w]``."""
+        h, w = self._sizes[index].tolist()
+        offset = int(self._offsets[index])
+        return self._pixels[offset : offset + 3 * h * w].reshape(3, h, w)
+
+    def image(self, index: int) -> np.ndarray:
+        """uint8 ``[H, W, 3]`` as stored."""
+        return np.ascontiguousarray(self._planes(index).transpose(1, 2, 0))
+
+    def original_image(self, index: int) -> np.ndarray:
+        """uint8 ``[H, W, 3]`` at full resolution, read from the source. Raises DamagedImage if that has become unreadable."""
+        return self._listing.image(self._records[index]["row"], None).pixels
+
+    def mask(self, index: int) -> np.ndarray | None:
+        """uint8 ``[H, W]`` at the original resolution: 0 background, c + 1 class c, 255 void; None without masks."""
+        record = self._records[index]
+        if record["mask_offset"] < 0:
+            return None
+        h, w = record["original_size"].tolist()
+        return self._pixels[record["mask_offset"] : record["mask_offset"] + h * w].reshape(h, w).copy()
+
+    def subset(self, indices: np.ndarray | Tensor) -> ImageStore:
+        """A store of these images (integers ``[m]``, in this order), on the same file; ``damaged`` stays the whole split's."""
+        rows = np.asarray(indices, np.int64).reshape(-1)
+        part = object.__new__(type(self))
+        part.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("names", "fingerprint")})
+        for attribute in (
+            "_records",
+            "_sizes",
+            "_offsets",
+            "_slots",
+            "labels",
+            "label_sets",
+            "original_sizes",
+            "digests",
+        ):
+            value = getattr(self, attribute)
+            setattr(part, attribute, None if value is None else value[rows])
+        return part
+
+
+def shared_content(a: ImageStore, b: ImageStore) -> list[tuple[str, str]]:
+    """Pairs of names of images in ``a`` and in ``b`` with equal pixels (the first such image of each)."""
+    _, in_a, in_b = np.intersect1d(_as_keys(a.digests), _as_keys(b.digests), return_indices=True)
+    order = np.argsort(in_a)
+    return [(a.names[i], b.names[j]) for i, j in zip(in_a[order], in_b[order], strict=True)]
+
+
+def _as_keys(digests: np.ndarray) -> np.ndarray:
+    return (
+        np.ascontiguousarray(digests).view("<u8").reshape(-1, 2).copy().view([("a", "<u8"), ("b", "<u8")]).reshape(-1)
+    )
+
+
+def _equal_images(pixels: np.ndarray, offsets: np.ndarray, sizes: np.ndarray) -> np.ndarray | None:
+    """All images as one array ``[n, 3, H, W]`` where they have one size and lie at equal distances in the file, else None."""
+    if not (sizes == sizes[0]).all():
+        return None
+    h, w = sizes[0].tolist()
+    steps = np.diff(offsets)
+    step = int(steps[0]) if len(steps) else 3 * h * w
+    if not (steps == step).all():
+        return None
+    start = pixels[offsets[0] :]
+    return np.lib.stride_tricks.as_strided(start, (len(offsets), 3, h, w), (step, h * w, w, 1), writeable=False)

@@ -1,0 +1,57 @@
+"""An image store that keeps no pixels, for data whose decoded images would not fit on the disk."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from common.errors import UserError
+from data.store.decode import DamagedImage
+from data.store.store import ImageStore
+
+
+class StreamedStore(ImageStore):
+    """Images decoded from their files each time they are asked for, those of a batch side by side by a thread for each processor.
+    What it gives, its fingerprint included, equals what ``ImageStore`` gives. ``data.store.build`` has decoded every image once, so
+    damaged ones are known.
+
+    Raises (of every method that gives pixels) UserError: a file has changed or vanished since then.
+    """
+
+    def mask(self, index: int) -> np.ndarray | None:
+        if self._listing.masks is None:
+            return None
+        record = self._records[index]
+        return self._listing.mask(record["row"], tuple(record["original_size"].tolist()))
+
+    def _fill(self, targets: list[np.ndarray], rows: list[int]) -> None:
+        # Pillow and numpy let other threads run while they decode, resize and copy.
+        with ThreadPoolExecutor(processors(), thread_name_prefix="decode") as pool:
+            list(pool.map(self._decode, targets, rows))
+
+    def _planes(self, index: int) -> np.ndarray:
+        planes = np.empty((3, *self._sizes[index]), np.uint8)
+        self._decode(planes, index)
+        return planes
+
+    def _decode(self, target: np.ndarray, index: int) -> None:
+        try:
+            found = self._listing.image(self._records[index]["row"], self.short_side)
+        except DamagedImage as reason:
+            raise self._changed(index, str(reason)) from None
+        if (found.image.height, found.image.width) != target.shape[1:]:
+            raise self._changed(index, "another size")
+        for plane, levels in zip(target, found.planes, strict=True):
+            plane[:] = levels
+
+    def _changed(self, index: int, how: str) -> UserError:
+        return UserError(
+            f"{self.root / self.names[index]}: has changed since the data were checked ({how}); the same command checks them anew"
+        )
+
+
+def processors() -> int:
+    """How many this process may use: as many threads decode."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,134 @@
+"""Images with their masks, for training and evaluating segmentation. Masks are never interpolated, and what padding adds is
+void (255), so it counts nowhere.
+
+One geometry for all: an image is *fitted* into a square by resizing it, aspect ratio kept, until its longer side is the square's,
+and padded at its right and bottom with the mean colour. Training and evaluation see the same size of things then.
+
+torchvision is imported where it is needed: that takes a second, and a grid reads the options of what uses this file before it
+begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from common.images import normalise
+
+VOID = 255
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationAugmentation:
+    """Random scale, crop, flip and photometric distortion, as segmentation is usually trained on VOC
+    (DeepLabV3, arXiv 1706.05587, section 4.1: scale 0.5 to 2, crop 513, flip; the distortion is SSD's, as in SETR's code).
+
+    Attributes:
+        crop_size: side of the square crop in pixels. An image that is smaller after scaling is padded.
+        scale: range of the factor on the size of the fitted image. VOC's longer side is 500 mostly, so with a crop of 513 this is
+            the published factor on the original within 3%, and with a smaller crop it covers as much of the image.
+            (1, 1): always the whole image.
+        flip_p, distort_p: probabilities of the horizontal flip, and of each photometric operation.
+    """
+
+    crop_size: int
+    scale: tuple[float, float] = (0.5, 2.0)
+    flip_p: float = 0.5
+    distort_p: float = 0.5
+
+    def __call__(self, image: Tensor, mask: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """One training sample.
+
+        Args:
+            image: uint8 ``[3, H, W]``.
+            mask: uint8 ``[H, W]``.
+            seed: of all that is random, so that a sample does not depend on how a batch is divided among devices.
+
+        Returns:
+            image float32 ``[3, crop, crop]``, normalised; mask uint8 ``[crop, crop]``.
+        """
+        u = _draws(seed)
+        factor = self.scale[0] + u[0] * (self.scale[1] - self.scale[0])
+        size = fitted_size(image.shape[-2:], self.crop_size, factor)
+        image, mask = resize_image(image, size), resize_mask(mask, size)
+        spare = [max(0, side - self.crop_size) for side in size]
+        top, left = (min(int(v * (room + 1)), room) for v, room in zip(u[1:3], spare, strict=True))
+        image = image[:, top : top + self.crop_size, left : left + self.crop_size]
+        mask = mask[top : top + self.crop_size, left : left + self.crop_size]
+        if self.flips(seed):
+            image, mask = image.flip(-1), mask.flip(-1)
+        return pad_image(normalise(self._distort(image, u[4:])), self.crop_size), pad_mask(mask, self.crop_size)
+
+    def flips(self, seed: int) -> bool:
+        """Whether the sample of this seed is flipped."""
+        return _draws(seed)[3] < self.flip_p
+
+    def _distort(self, image: Tensor, u: Sequence[float]) -> Tensor:
+        """Brightness, contrast, saturation and hue, each with ``distort_p``; contrast first or last. The ranges are those of
+        torchvision's ``RandomPhotometricDistort``."""
+        import torchvision.transforms.v2.functional as T
+
+        contrast = u[0] < self.distort_p, 0.5 + u[1]
+        if u[2] < self.distort_p:
+            image = T.adjust_brightness(image, 0.875 + 0.25 * u[3])
+        if contrast[0] and u[4] < 0.5:
+            image = T.adjust_contrast(image, contrast[1])
+        if u[5] < self.distort_p:
+            image = T.adjust_saturation(image, 0.5 + u[6])
+        if u[7] < self.distort_p:
+            image = T.adjust_hue(image, -0.05 + 0.1 * u[8])
+        if contrast[0] and u[4] >= 0.5:
+            image = T.adjust_contrast(image, contrast[1])
+        return image
+
+
+def _draws(seed: int) -> list[float]:
+    """Uniform numbers in [0, 1): scale, top, left, flip, and those of the distortion."""
+    return torch.rand(13, generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def fitted_size(size: Sequence[int], side: int, factor: float = 1.0) -> tuple[int, int]:
+    """Height and width in pixels of an image of ``size`` (height, width) after its longer side is made ``factor · side``."""
+    scale = factor * side / max(size)
+    height, width = (max(1, round(length * scale)) for length in size)
+    return height, width
+
+
+def resize_image(image: Tensor, size: Sequence[int]) -> Tensor:
+    """uint8 ``[3, H, W]`` resized to ``size``, bilinear with antialiasing."""
+    from torchvision.transforms.v2.functional import InterpolationMode, resize
+
+    return resize(image, list(size), InterpolationMode.BILINEAR, antialias=True)
+
+
+def resize_mask(mask: Tensor, size: Sequence[int]) -> Tensor:
+    """uint8 ``[H, W]`` resized to ``size``: each pixel takes the class at its centre."""
+    from torchvision.transforms.v2.functional import InterpolationMode, resize
+
+    return resize(mask[None], list(size), InterpolationMode.NEAREST_EXACT)[0]
+
+
+def fit_image(image: Tensor, side: int) -> tuple[Tensor, tuple[int, int]]:
+    """A whole image in a square: uint8 ``[3, H, W]`` → float32 ``[3, side, side]``, normalised, and the height and width in
+    pixels that the image has there (top left)."""
+    size = fitted_size(image.shape[-2:], side)
+    return pad_image(normalise(resize_image(image, size)), side), size
+
+
+def fit_mask(mask: Tensor, side: int) -> Tensor:
+    """The mask of ``fit_image``: uint8 ``[H, W]`` → ``[side, side]``."""
+    return pad_mask(resize_mask(mask, fitted_size(mask.shape, side)), side)
+
+
+def pad_image(image: Tensor, side: int) -> Tensor:
+    """A normalised ``[3, h, w]`` with zeros (the mean colour) at its right and bottom, to ``[3, side, side]``."""
+    return F.pad(image, (0, side - image.shape[-1], 0, side - image.shape[-2]))
+
+
+def pad_mask(mask: Tensor, side: int) -> Tensor:
+    """``[h, w]`` with void at its right and bottom, to ``[side, side]``."""
+    return F.pad(mask, (0, side - mask.shape[-1], 0, side - mask.shape[-2]), value=VOID)

@@ -1,0 +1,238 @@
+"""What evaluations are given: a backbone with its weights, data, and where results go."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backbones import build_backbone
+from backbones.base import Backbone
+from backbones.formats.released import is_released, release_of
+from backbones.formats.weights import find_weights, load_weights
+from common.errors import UsageError, UserError
+from common.files import digest_of
+from data.datasets import BENCHMARKS, default_image_size, open_benchmark, open_dataset
+from data.sets.benchmark import Benchmark
+from data.store.store import ImageStore
+from eval.features.extract import Kind, cached_features
+from rundir.paths import last_checkpoint
+from training.checkpoint import load_checkpoint
+from training.machine.devices import Precision, pick_device, pick_precision
+from training.resolve import check_image_size
+
+
+@dataclass
+class EvalContext:
+    """A backbone to evaluate, and what with.
+
+    Attributes:
+        backbone: on ``device``, in eval mode.
+        backbone_name: what it was built by.
+        weights: where its weights come from, in words.
+        train, test: the splits; nothing may be chosen by looking at ``test``. A benchmark, which has no splits, is both.
+        image_size: side in pixels of evaluation images.
+        device, precision: of forward passes.
+        run_dir: gets ``results/``, ``predictions/`` and ``features/``.
+        seed: of probes.
+    """
+
+    backbone: Backbone
+    backbone_name: str
+    weights: str
+    train: ImageStore | Benchmark
+    test: ImageStore | Benchmark
+    image_size: int
+    device: torch.device
+    precision: Precision
+    run_dir: Path
+    seed: int = 0
+    _features: dict[tuple[str, Kind], Tensor] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self.run_dir = Path(self.run_dir)
+        self.backbone.to(self.device).eval()
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """16 hexadecimal digits that differ for different weights (or backbones)."""
+        digest = hashlib.sha256(self.backbone_name.encode())
+        for name, tensor in self.backbone.state_dict().items():
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()[:16]
+
+    def features(self, split: str, kind: Kind = "pooled") -> Tensor:
+        """Features of every image of ``"train"`` or ``"test"``, float32 ``[n, D]`` on the CPU, extracted once and cached."""
+        self.prepare(split, [kind])
+        return self._features[split, kind]
+
+    def prepare(self, split: str, kinds: Sequence[Kind]) -> None:
+        """Make features of several kinds in one pass."""
+        missing = [kind for kind in dict.fromkeys(kinds) if (split, kind) not in self._features]
+        if not missing:
+            return
+        store = self.train if split == "train" else self.test
+        about = {
+            "weights": self.weights_hash,
+            "data": store.fingerprint,
+            "size": self.image_size,
+            "precision": self.precision,
+        }
+        found = cached_features(
+            self.backbone,
+            store,
+            missing,
+            self.image_size,
+            self.device,
+            self.precision,
+            self.run_dir / "features",
+            {kind: digest_of({**about, "kind": kind}) for kind in missing},
+        )
+        self._features |= {(split, kind): tensor for kind, tensor in found.items()}
+
+    def labelled(self, split: str) -> np.ndarray:
+        """Indices of the images that have a label, int64. Raises UserError where there are none."""
+        store = self.train if split == "train" else self.test
+        rows = _labelled(store)
+        if len(rows) == 0:
+            raise UserError(
+                f"{store.name}: no image of the {split} split has a label, so nothing can be classified there"
+            )
+        return rows
+
+    def protocol(self) -> dict[str, Any]:
+        """The part of every protocol that the context fixes."""
+        return {
+            "image_size": self.image_size,
+            "view": "short side resized to 256/224 of the size (bicubic), central crop",
+            "precision": self.precision,
+        }
+
+    def data(self) -> dict[str, Any]:
+        """What ``Measurement.data`` says."""
+        if isinstance(self.test, Benchmark):
+            return {
+                "name": self.test.name,
+                "test": {"files": len(self.test.files), "fingerprint": self.test.fingerprint},
+            }
+
+        def about(store: ImageStore) -> dict[str, Any]:
+            counts = {"images": len(store), "labelled": len(_labelled(store)), "skipped": len(store.damaged)}
+            return {**counts, "fingerprint": store.fingerprint}
+
+        return {
+            "name": self.test.name,
+            "classes": self.test.num_classes,
+            "several_labels": self.test.label_sets is not None,
+            "train": about(self.train),
+            "test": about(self.test),
+        }
+
+
+def _labelled(store: ImageStore) -> np.ndarray:
+    return np.flatnonzero(store.labels >= 0 if store.label_sets is None else store.label_sets.any(axis=1))
+
+
+def make_context(
+    weights: str | None,
+    backbone: str | None,
+    data: str | None,
+    data_root: str | None,
+    image_size: int | None,
+    device: str,
+    precision: str,
+    out: str | Path | None,
+    seed: int,
+    key: str | None = None,
+) -> EvalContext:
+    """A context for any weights. What is None is taken from the run that the weights belong to.
+
+    Args:
+        weights: a run directory, a run's checkpoint, the authors', timm's or torchvision's files, or the name of released
+            ones; None: untrained.
+        backbone: name; may be None for a run, and for released weights.
+        data, data_root: of the training bank and the test images; may be None for a run.
+        image_size: pixels; default: the run's, else the data set's.
+        device, precision: as options have them (auto, …).
+        out: where results go; default: the run directory, else ``runs/evaluate-…``.
+        seed: of untrained weights and of probes.
+        key: which network of a checkpoint.
+
+    Raises:
+        UsageError: something needed was not given, or is unknown.
+        UserError: weights or data cannot be read.
+    """
+    run = about_run(weights)
+    options = run.get("config", {})
+    backbone = backbone or run.get("backbone_name")
+    if backbone is None:
+        reason = f"{weights} does not name its own" if weights else "no --weights are given"
+        raise UsageError(f"--backbone is needed, since {reason}")
+    if data is None:
+        data = options.get("data")
+        data_root = data_root or options.get("data_root")
+    if data is None:
+        raise UsageError("--data is needed: the data set to evaluate on")
+    if image_size is None:
+        same_data = options.get("data") == data and run.get("image_size")
+        image_size = run["image_size"] if same_data else default_image_size(data)
+    check_image_size("image_size", image_size)
+    chosen_device = pick_device(device)
+    chosen_precision = pick_precision(precision, chosen_device)
+
+    torch.manual_seed(seed)
+    network = build_backbone(backbone, image_size)
+    if weights is None:
+        source = "untrained" if any(True for _ in network.parameters()) else "no weights"
+    else:
+        source = str(load_weights(network, weights, backbone, key))
+    root = None if data_root is None else Path(data_root)
+    if data in BENCHMARKS.names():
+        train = test = open_benchmark(data, root)
+    else:
+        short_side = round(image_size * 256 / 224)
+        train, test = (open_dataset(data, split, root, short_side) for split in ("train", "test"))
+    if train is not test and train.classes != test.classes:
+        raise UserError(
+            f"{data}: the training and test splits have different classes; give a data set with the same in both"
+        )
+    if out is None:
+        is_run = weights is not None and Path(weights).is_dir()
+        stem = weights.replace(":", "_") if is_released(weights) else Path(weights).stem if weights else "untrained"
+        out = Path(weights) if is_run else Path("runs") / f"evaluate-{backbone.replace(':', '_')}-{stem}-{data}-{seed}"
+    return EvalContext(
+        network, backbone, source, train, test, image_size, chosen_device, chosen_precision, Path(out), seed
+    )
+
+
+def about_run(weights: str | None) -> dict[str, Any]:
+    """What a run's checkpoint says of itself, and of released weights their backbone's name; nothing of others."""
+    if weights is None:
+        return {}
+    if is_released(weights):
+        backbone = release_of(weights).backbone
+        return {"backbone_name": backbone} if backbone else {}
+    path = Path(weights)
+    if not path.exists():
+        find_weights(weights)  # says so
+    if path.is_dir():
+        if not last_checkpoint(path).is_file():
+            raise UserError(f"{path}: a folder without checkpoints/last.pt; give a run directory or a weights file")
+        return _described(load_checkpoint(last_checkpoint(path)))
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # somebody else's file: backbones.formats.weights says what is wrong with it, if anything
+        return {}
+    return _described(state) if isinstance(state, dict) and "backbone_prefix" in state else {}
+
+
+def _described(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: state[name] for name in ("backbone_name", "image_size", "config") if name in state}

@@ -1,0 +1,203 @@
+"""Looking at a run from outside while it trains: k-NN on held-out training images, and what the features look like.
+
+Nothing here changes the run: buffers are put back, and every training step seeds its own random numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.distributed import all_gather_rows, is_main, rank, world_size
+from common.errors import UserError
+from common.files import atomic_file, read_arrays
+from data.store.store import ImageStore
+from data.views.central import eval_images
+from data.views.maker import ViewMaker
+from data.views.spec import View
+from eval.features.neighbours import knn_classify
+from methods.core.base import Method, ViewBatch
+from training.config import TrainConfig
+from training.diagnostics import (
+    alignment,
+    cross_correlation,
+    effective_rank,
+    feature_std,
+    summarize_correlation,
+    uniformity,
+)
+from training.machine.devices import autocast
+
+#: Training images that the online k-NN searches, at most, and its neighbours (the reference's best k) and temperature.
+BANK = 20_000
+NEIGHBOURS = 20
+TEMPERATURE = 0.07
+#: Images of the diagnostics, at most.
+PROBE = 256
+#: Images per forward pass.
+BATCH = 128
+
+
+class Monitor:
+    """The online evaluation of one run. All processes call its methods together; each does its share.
+
+    Args:
+        method: on the device.
+        views: of the method.
+        train, held_out: images trained on, images held out (perhaps none).
+        config: resolved options.
+        device: where to compute.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        views: list[View],
+        train: ImageStore,
+        held_out: ImageStore,
+        config: TrainConfig,
+        device: torch.device,
+    ):
+        self.method, self.config, self.device = method, config, device
+        self._train, self._held_out = train, held_out
+        self._queries = np.flatnonzero(held_out.labels >= 0)
+        labelled = np.flatnonzero(train.labels >= 0)
+        self._bank = np.sort(np.random.default_rng(0).permutation(labelled)[:BANK])
+        self._views = list(views)
+        self._probe_store = held_out if len(held_out) else train
+        self._probe = np.sort(np.random.default_rng(0).permutation(len(self._probe_store))[:PROBE])
+
+    def knn(self) -> dict[str, Any] | None:
+        """Top-1 (percent) of weighted k-NN from the training images on those held out; None where too few have a label."""
+        if not len(self._queries) or not len(self._bank):
+            return None
+        with _evaluating(self.method.backbone):
+            bank = self._features(self._train, self._bank)
+            queries = self._features(self._held_out, self._queries)
+        labels = torch.from_numpy(self._train.labels[self._bank])
+        k = min(NEIGHBOURS, len(bank))
+        guesses = knn_classify(bank, labels, queries, [k], TEMPERATURE, self._train.num_classes)[k]
+        truth = torch.from_numpy(self._held_out.labels[self._queries]).to(guesses.device)
+        top1 = (guesses[:, 0] == truth).float().mean().item() * 100
+        return {"top1": top1, "k": k, "n": len(queries), "bank": len(bank)}
+
+    @torch.no_grad()
+    def _features(self, store: ImageStore, images: np.ndarray) -> Tensor:
+        """Pooled features ``[n, width]`` of images, each process computing an equal share."""
+        share = -(-len(images) // world_size())
+        padded = np.resize(images, share * world_size())  # repeats the first ones; cut off below
+        mine = padded[rank() * share : (rank() + 1) * share]
+        parts = []
+        for start in range(0, share, BATCH):
+            batch = store.batch(mine[start : start + BATCH]).to(self.device)
+            pictures = eval_images(batch, self.config.image_size)
+            with autocast(self.device, self.config.precision):
+                parts.append(self.method.backbone(pictures).float())
+        return all_gather_rows(torch.cat(parts))[: len(images)]
+
+    @torch.no_grad()
+    def diagnose(self) -> tuple[dict[str, Any], np.ndarray | None]:
+        """What the features of a fixed few hundred images look like under two views of the method's own augmentation, both
+        of the same image.
+
+        Returns:
+            ``effective_rank``, ``feature_std``, ``alignment``, ``uniformity`` of the evaluated backbone's pooled features;
+            ``on_diagonal`` and ``off_diagonal`` of the method's projections where it has such; and their cross-correlation,
+            as ``diagnostics.summarize_correlation`` keeps it, or None.
+        """
+        rows = self.config.batch_size // world_size() // self.config.accumulate
+        share = min(len(self._probe) // world_size(), PROBE // world_size())
+        rows = min(rows, share)
+        share -= share % rows if rows else 0
+        if share * world_size() < 2 or not self._views:
+            return {}, None
+        views = self._views if len(self._views) > 1 else self._views * 2
+        maker = ViewMaker(views)
+        params = maker.sample(share * world_size(), torch.Generator().manual_seed(0))
+        features, projections = [], []
+        for start in range(rank() * share, (rank() + 1) * share, rows):
+            part = slice(start, start + rows)
+            images = self._probe_store.batch(self._probe[part]).to(self.device)
+            sources = torch.arange(rows).expand(len(views), rows)
+            made = maker.make(images, sources, params[:, part])
+            with autocast(self.device, self.config.precision):
+                with _evaluating(self.method.backbone):
+                    features.append(torch.cat([self.method.backbone(view).float()[:, None] for view in made[:2]], 1))
+                with _buffers_kept(self.method):
+                    output = self.method(ViewBatch(made[: len(self._views)], self._labels(part)))
+            if output.projections is not None:
+                projections.append(torch.stack([z.float() for z in output.projections], 1))
+        first, second = all_gather_rows(torch.cat(features)).unbind(1)
+        found: dict[str, Any] = {
+            "effective_rank": effective_rank(first),
+            "feature_std": feature_std(first),
+            "alignment": alignment(first, second),
+            "uniformity": uniformity(first),
+            "n": len(first),
+        }
+        if not projections:
+            return found, None
+        matrix = cross_correlation(*all_gather_rows(torch.cat(projections)).unbind(1))
+        picture, found["on_diagonal"], found["off_diagonal"] = summarize_correlation(matrix)
+        return found, picture
+
+    def _labels(self, part: slice) -> Tensor:
+        store, images = self._probe_store, self._probe[part]
+        if store.label_sets is not None:
+            return torch.from_numpy(store.label_sets[images].astype(np.float32)).to(self.device)
+        return torch.from_numpy(store.labels[images]).to(self.device)
+
+
+def save_correlation(run: Path, epoch: int, matrix: np.ndarray, found: dict[str, Any]) -> None:
+    """Add an epoch's cross-correlation to ``figures/cross_correlation.npz``: ``epochs [E]``, ``matrices [E, d, d]`` (float16,
+    evenly spaced features), ``on_diagonal [E]`` (mean of the diagonal), ``off_diagonal [E]`` (root mean square of the rest),
+    and ``cross_correlation [d, d]``, the newest. Epochs from this one on, of a run that was interrupted, are replaced."""
+    if not is_main():
+        return
+    path = run / "figures" / "cross_correlation.npz"
+    new = {
+        "epochs": np.array([epoch]),
+        "matrices": matrix[None].astype(np.float16),
+        "on_diagonal": np.array([found["on_diagonal"]]),
+        "off_diagonal": np.array([found["off_diagonal"]]),
+    }
+    if path.exists():
+        try:
+            old = read_arrays(path)
+            earlier = old["epochs"] < epoch
+            new = {name: np.concatenate([old[name][earlier], value]) for name, value in new.items()}
+        except (ValueError, KeyError, IndexError) as error:
+            raise UserError(
+                f"{path}: damaged ({error}); delete it, and the same command continues without it"
+            ) from error
+    with atomic_file(path) as file:
+        np.savez_compressed(file, cross_correlation=matrix, **new)
+
+
+@contextmanager
+def _evaluating(module: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode for the time of the block; afterwards each submodule is in the mode it was in."""
+    modes = [(child, child.training) for child in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for child, mode in modes:
+            child.training = mode
+
+
+@contextmanager
+def _buffers_kept(module: torch.nn.Module) -> Iterator[None]:
+    """Centres and running statistics are afterwards what they were."""
+    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, value in buffers:
+            buffer.copy_(value)

@@ -1,0 +1,339 @@
+"""Linear classifiers on frozen features, many learning rates at once. Shapes: B samples, D features, M heads, C classes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from backbones.base import Backbone
+from common.errors import UsageError, UserError
+from common.files import digest_of
+from eval.core.scoring import classification, multi_label
+from eval.features.extract import Kind
+from eval.features.neighbours import best_classes
+from rundir.results import Measurement
+
+if TYPE_CHECKING:
+    from eval.core.context import EvalContext
+
+import math
+import pickle
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from common.files import archive_damage, atomic_file
+from common.progress import track
+from common.statistics.average_precision import mean_average_precision
+
+MOMENTUM = 0.9
+#: Seconds of work that an interruption may cost (an epoch, where that is longer).
+SAVE_EVERY = 60.0
+
+
+class Heads:
+    """M linear classifiers that see the same batches and differ in their learning rate. All their logits are one matrix product,
+    and so are all their gradients: M heads cost little more than one.
+
+    SGD with momentum, as ``torch.optim.SGD`` has it. Weights start from one draw of N(0, 0.01), biases at 0, as in both
+    references (dino/eval_linear.py, barlowtwins/evaluate.py).
+
+    Args:
+        width: D.
+        classes: C.
+        rates: the M peak learning rates.
+        weight_decay: of weights and biases.
+        multi_label: binary cross-entropy of each class (mean over classes) in place of cross-entropy.
+        seed: of the initial weights.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        classes: int,
+        rates: Sequence[float],
+        device: torch.device,
+        weight_decay: float = 0.0,
+        multi_label: bool = False,
+        seed: int = 0,
+    ):
+        draw = torch.randn(width, classes, generator=torch.Generator().manual_seed(seed)) * 0.01
+        self.weight_DMC = draw[:, None].repeat(1, len(rates), 1).to(device)
+        self.bias_MC = torch.zeros(len(rates), classes, device=device)
+        self.rates_M = torch.tensor(rates, dtype=torch.float32, device=device)
+        self.velocities = [torch.zeros_like(self.weight_DMC), torch.zeros_like(self.bias_MC)]
+        self.weight_decay = weight_decay
+        self.multi_label = multi_label
+
+    def logits(self, features_BD: Tensor) -> Tensor:
+        """``[B, M, C]``."""
+        product = torch.addmm(self.bias_MC.flatten(), features_BD, self.weight_DMC.flatten(1))
+        return product.unflatten(1, self.bias_MC.shape)
+
+    @torch.no_grad()
+    def step(self, features_BD: Tensor, targets: Tensor, factor: float, used_BM: Tensor | None = None) -> Tensor:
+        """One step of SGD at ``factor`` times the peak learning rates.
+
+        Args:
+            targets: int64 ``[B]``, or multi-hot ``[B, C]`` with ``multi_label``.
+            used_BM: bool: which samples each head may learn from; default: all.
+
+        Returns:
+            each head's loss before the step, ``[M]``.
+        """
+        logits_BMC = self.logits(features_BD)
+        # The gradient of (binary) cross-entropy in the logits is probability minus target, so no graph is needed.
+        if self.multi_label:
+            targets_B1C = targets[:, None].float()
+            losses_BM = F.binary_cross_entropy_with_logits(
+                logits_BMC, targets_B1C.expand_as(logits_BMC), reduction="none"
+            ).mean(2)
+            grad_BMC = (logits_BMC.sigmoid() - targets_B1C) / logits_BMC.shape[2]
+        else:
+            index_BM1 = targets[:, None, None].expand(-1, logits_BMC.shape[1], 1)
+            grad_BMC = logits_BMC.log_softmax(2)
+            losses_BM = -grad_BMC.gather(2, index_BM1).squeeze(2)
+            grad_BMC.exp_().scatter_add_(2, index_BM1, torch.full_like(index_BM1, -1, dtype=grad_BMC.dtype))
+        if used_BM is None:
+            share_BM = torch.full_like(losses_BM, 1 / len(losses_BM))
+        else:
+            share_BM = used_BM.float() / used_BM.sum(0).clamp(min=1)
+        grad_BMC *= share_BM[:, :, None]
+        # Velocities take gradients in as the products make them: weights of many heads and classes are hundreds of megabytes,
+        # and copies of them cost an eighth of a step of 40 heads with 1,000 classes.
+        velocities = self.velocities
+        velocities[0].flatten(1).addmm_(features_BD.T, grad_BMC.flatten(1), beta=MOMENTUM)
+        velocities[1].mul_(MOMENTUM).add_(grad_BMC.sum(0))
+        rates_M1 = (factor * self.rates_M)[:, None]
+        for values, velocity in zip([self.weight_DMC, self.bias_MC], velocities, strict=True):
+            if self.weight_decay:
+                velocity.add_(values, alpha=self.weight_decay)
+            values.addcmul_(velocity, rates_M1, value=-1)
+        return (losses_BM * share_BM).sum(0)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {
+            "weight": self.weight_DMC,
+            "bias": self.bias_MC,
+            "weight_velocity": self.velocities[0],
+            "bias_velocity": self.velocities[1],
+        }
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        for name, tensor in self.state_dict().items():
+            tensor.copy_(state[name])
+
+
+def train_heads(
+    heads: Heads,
+    features: Tensor,
+    targets: Tensor,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    title: str,
+    checkpoint: HeadsCheckpoint | None = None,
+) -> None:
+    """Train on features ``[N, D]`` for ``epochs`` passes in random order, learning rates falling to 0 along half a cosine over all
+    steps, under a progress bar. A last smaller batch of an epoch counts by its own mean.
+
+    Args:
+        targets: int64 ``[N]`` or multi-hot ``[N, C]``.
+        seed: of the order.
+        checkpoint: where the heads are kept meanwhile, and continued from.
+    """
+    device = heads.bias_MC.device
+    features, targets = _near(features, device), targets.to(device)
+    generator = torch.Generator().manual_seed(seed)
+    start = checkpoint.load(heads) if checkpoint else 0
+    per_epoch = math.ceil(len(features) / batch_size)
+    steps, step = epochs * per_epoch, start * per_epoch
+    for epoch in track(range(epochs), title, epochs):
+        order = torch.randperm(len(features), generator=generator)
+        if epoch < start:  # drawn all the same, so that the next epoch's order is what it would have been
+            continue
+        # Copied whole: a copy of each step's rows would wait for the step before.
+        near, there = order.to(features.device).split(batch_size), order.to(device).split(batch_size)
+        for rows, same in zip(near, there, strict=True):
+            factor = 0.5 * (1 + math.cos(math.pi * step / steps))
+            heads.step(features[rows].to(device, non_blocking=True), targets[same], factor)
+            step += 1
+        if checkpoint:
+            checkpoint.save(heads, epoch + 1, last=epoch + 1 == epochs)
+
+
+class HeadsCheckpoint:
+    """Heads after an epoch, in a file for a continuation of the same training.
+
+    Args:
+        path: of the file.
+        digest: of everything that the training depends on; what was kept with another one is not continued.
+    """
+
+    def __init__(self, path: Path, digest: str):
+        self.path, self.digest = path, digest
+        self._saved = time.monotonic()
+
+    def load(self, heads: Heads) -> int:
+        """Restore the heads; the number of epochs they have had (0: there is nothing whole to continue)."""
+        try:
+            if archive_damage(self.path) is not None:
+                return 0
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+            if state["digest"] != self.digest:
+                return 0
+            heads.load_state_dict(state["heads"])
+            return int(state["epochs"])
+        except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError):
+            return 0
+
+    def save(self, heads: Heads, epochs: int, last: bool) -> None:
+        """Keep the heads if that was long ago, or the last time."""
+        if not last and time.monotonic() - self._saved < SAVE_EVERY:
+            return
+        with atomic_file(self.path) as file:
+            torch.save({"digest": self.digest, "heads": heads.state_dict(), "epochs": epochs}, file)
+        self._saved = time.monotonic()
+
+
+def _near(features: Tensor, device: torch.device) -> Tensor:
+    """The features on the device, where they take less than half of its free memory, else as they are."""
+    if device.type == "cuda":
+        # What torch's allocator keeps for later tensors is free, too.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        if features.nbytes > (torch.cuda.mem_get_info(device)[0] + kept) / 2:
+            return features
+    return features.to(device)
+
+
+@torch.no_grad()
+def head_scores(heads: Heads, features: Tensor, head: int) -> Tensor:
+    """Logits of one head for features ``[N, D]``: ``[N, C]`` on the CPU, in bounded memory."""
+    weight, bias = heads.weight_DMC[:, head], heads.bias_MC[head]
+    return torch.cat([(part.to(bias.device) @ weight + bias).cpu() for part in features.split(4096)])
+
+
+def quality(scores: Tensor, targets: Tensor) -> float:
+    """What a learning rate is chosen by, in [0, 1]: accuracy, or mean average precision of multi-hot targets; -1 for scores that
+    are not finite, so that a diverged head is never chosen."""
+    if not scores.isfinite().all():
+        return -1.0
+    if targets.ndim == 1:
+        return float((scores.argmax(1) == targets).float().mean())
+    statistic = mean_average_precision(scores.numpy(), targets.numpy().astype(bool))
+    return float(statistic(np.ones((1, len(targets))))[0])
+
+
+def held_out(targets: Tensor, part: float, seed: int) -> np.ndarray:
+    """Which training samples the learning rate is chosen on: bool ``[N]``, about ``part`` of every class.
+
+    Args:
+        targets: int64 ``[N]``, or multi-hot ``[N, C]`` (drawn without regard to class).
+        part: in (0, 1).
+    """
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(targets))
+    if targets.ndim == 1:
+        order = order[np.argsort(targets.numpy()[order], kind="stable")]
+    # Every so many-th of the samples sorted by class (shuffled within one) is a stratified draw.
+    step = 1 / part
+    places = np.floor(np.arange(rng.random() * step, len(targets), step)).astype(np.int64)
+    chosen = np.zeros(len(targets), bool)
+    chosen[order[places]] = True
+    return chosen
+
+
+def scaler(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each feature, ``[D]`` (1 where it is constant), in bounded memory."""
+    total = torch.zeros(features.shape[1], dtype=torch.float64)
+    for part in features.split(65536):
+        total += part.double().sum(0)
+    mean = total / len(features)
+    total.zero_()
+    for part in features.split(65536):
+        total += (part.double() - mean).square().sum(0)
+    std = (total / len(features)).sqrt()
+    return mean.float(), torch.where(std > 1e-6 * (1 + mean.abs()), std, 1.0).float()
+
+
+#: Part of the labelled training images that the learning rate is chosen on.
+HELD_OUT = 0.1
+
+
+def probe_features(backbone: Backbone) -> Kind:
+    """What the references' linear probes see (recipes of both papers): CLS of the last four blocks for ViTs up to the width of
+    ViT-S, CLS and mean patch token for wider ones, pooled features of anything else."""
+    if not backbone.has_tokens:
+        return "pooled"
+    return f"last{min(4, backbone.depth)}" if backbone.width < 768 else "cls+mean"
+
+
+def targets_of(context: EvalContext, rows: np.ndarray) -> Tensor:
+    """Of training images: int64 ``[n]``, or multi-hot float32 ``[n, C]``."""
+    if context.train.label_sets is None:
+        return torch.from_numpy(context.train.labels[rows])
+    return torch.from_numpy(context.train.label_sets[rows]).float()
+
+
+def split_held_out(evaluation: str, targets: Tensor, seed: int) -> Tensor:
+    """Which training images choose the learning rate, bool ``[n]``."""
+    if len(targets) < 10:
+        raise UserError(
+            f"{evaluation}: {len(targets)} labelled training images are too few to choose a learning rate on; give at least 10"
+        )
+    return torch.from_numpy(held_out(targets, HELD_OUT, seed))
+
+
+def best_head(
+    evaluation: str, heads: Heads, features: Tensor, targets: Tensor, rates: list[float]
+) -> tuple[int, float]:
+    """Which of the first heads, one for each of the rising ``rates``, is best on these features (the first of equals), and its
+    quality. Says so where rates beyond those tried may be better still."""
+    qualities = [quality(head_scores(heads, features, head), targets) for head in range(len(rates))]
+    best = int(np.argmax(qualities))
+    if qualities[best] < 0:
+        raise UserError(f"{evaluation}: the probe diverged at every learning rate; give smaller --{evaluation}_lrs")
+    others = qualities[:best] + qualities[best + 1 :]
+    if best in (0, len(rates) - 1) and others and qualities[best] > max(others):
+        side, further = ("smallest", "smaller") if best == 0 else ("largest", "larger")
+        Console(stderr=True).print(
+            f"{evaluation}: the best learning rate, {rates[best]:g}, is the {side} tried; {further} ones in "
+            f"--{evaluation}_lrs may be better",
+            style="yellow",
+            soft_wrap=True,
+        )
+    return best, qualities[best]
+
+
+def check_options(evaluation: str, rates: list[float], epochs: int, batch_size: int) -> None:
+    if not rates or len(set(rates)) != len(rates) or not all(0 < rate < math.inf for rate in rates):
+        raise UsageError(f"--{evaluation}_lrs {' '.join(map(str, rates))}: give different learning rates above 0")
+    for option, value in (("epochs", epochs), ("batch_size", batch_size)):
+        if value < 1:
+            raise UsageError(f"--{evaluation}_{option} {value}: give at least 1")
+
+
+def checkpoint_of(context: EvalContext, name: str, options: list) -> HeadsCheckpoint:
+    """Where heads are kept while they are trained: under the run's ``features/``. ``options``: what the training depends on beside
+    the context, JSON-able."""
+    about = [context.weights_hash, context.train.fingerprint, context.image_size, context.precision, context.seed]
+    return HeadsCheckpoint(
+        context.run_dir / "features" / f"{name}-{context.train.name}.pt", digest_of([about, *options])
+    )
+
+
+def measure_scores(
+    context: EvalContext, evaluation: str, scores: Tensor, protocol: dict, suffix: str = ""
+) -> list[Measurement]:
+    """Measurements from logits ``[n, C]`` of the labelled test images; ``suffix`` tells the predictions file from others."""
+    if not scores.isfinite().all():
+        raise UserError(f"{evaluation}: the probe diverged; give smaller --{evaluation}_lrs")
+    if context.train.label_sets is not None:
+        return multi_label(context, evaluation, scores.numpy(), protocol, suffix)
+    return classification(context, evaluation, best_classes(scores).numpy(), protocol, suffix)

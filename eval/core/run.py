@@ -1,0 +1,87 @@
+"""Evaluations of frozen backbones. Importing this package imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from eval.core.base import EvaluationConfig
+    from eval.core.context import EvalContext
+    from rundir.results import Measurement
+
+
+def run_evaluations(
+    names: Sequence[str], configs: Mapping[str, EvaluationConfig], context: EvalContext, again: bool = False
+) -> list[Measurement]:
+    """Measure, print, and keep the measurements in ``results/EVALUATION.json`` of the context's run directory.
+
+    A results file holds one protocol for each data set: the last that was asked for. What was measured with other weights is
+    dropped from it, since it would be a result of a network that the run no longer has.
+
+    Args:
+        names: of evaluations; repeated names count once.
+        configs: their options; an evaluation without an entry has its defaults.
+        context: what to evaluate.
+        again: measure anew what has been measured with the same weights, data and options.
+
+    Returns:
+        all measurements, in the order of ``names``.
+    """
+    from dataclasses import asdict, replace
+
+    from rich.console import Console
+
+    from common.files import digest_of
+    from data.sets.benchmark import fingerprint_of
+    from eval.core.base import EVALUATIONS, check_data
+    from rundir.results import print_measurements, read_results, results_file, write_results
+
+    console = Console(stderr=True, soft_wrap=True)
+    console.print(f"{context.backbone_name}: {context.weights}", markup=False, highlight=False)
+    evaluations = {}
+    for name in dict.fromkeys(names):
+        kind = EVALUATIONS.get(name)
+        check_data(name, context.test.name)
+        evaluations[name] = kind(configs.get(name) or kind.Config())
+    surroundings = {
+        "weights": context.weights_hash,
+        "train": [context.train.name, context.train.fingerprint],
+        "test": [context.test.name, context.test.fingerprint],
+        "image_size": context.image_size,
+        "precision": context.precision,
+        "seed": context.seed,
+    }
+    requests = {}
+    for name, evaluation in evaluations.items():
+        files = evaluation.files()
+        read = [fingerprint_of(files, files[0].parent)] if files else []
+        requests[name] = digest_of([name, asdict(evaluation.config), surroundings, *read])
+    measured: dict[str, list[Measurement]] = {}
+    others: dict[str, list[Measurement]] = {}
+    for name in evaluations:
+        known = read_results(results_file(context.run_dir, name))
+        same = [m for m in known if m.request == requests[name]]
+        whole = all(m.predictions is None or (context.run_dir / m.predictions).is_file() for m in same)
+        measured[name] = same if whole and not again else []
+        others[name] = [m for m in known if m.weights == context.weights_hash and m.data["name"] != context.test.name]
+    due = [name for name in evaluations if not measured[name]]
+    # All kinds of features that are wanted come from one pass over the images.
+    for split in ("train", "test"):
+        kinds = [kind for name in due for kind in evaluations[name].feature_kinds(context)]
+        context.prepare(split, kinds)
+    for name, evaluation in evaluations.items():
+        if name in due:
+            found = [replace(m, weights=context.weights_hash, request=requests[name]) for m in evaluation.run(context)]
+            write_results(results_file(context.run_dir, name), [*others[name], *found])
+            measured[name] = found
+        else:
+            console.print(
+                f"{name} on {context.test.name}: measured before with the same weights, data and options; "
+                "its result is used (--again measures anew)",
+                style="dim",
+            )
+    measurements = [m for name in evaluations for m in measured[name]]
+    if measurements:
+        print_measurements(measurements, context.run_dir)
+    return measurements

@@ -1,0 +1,96 @@
+"""Which images a report shows of a segmentation, and what it needs to draw them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from common.files import atomic_file
+from common.statistics.confusion import class_scores
+from data.store.store import ImageStore
+from data.views.dense import VOID, fitted_size
+
+#: Images of each kind, and the longer side in pixels at which they are kept.
+COUNT = 6
+SIDE = 192
+
+
+class Examples:
+    """Collects pictures of a test set while it is segmented: some images that are the same for every head, method and run on this
+    test set, and each head's best and worst.
+
+    Args:
+        store: the test images.
+    """
+
+    def __init__(self, store: ImageStore):
+        self._store = store
+        self._fixed = _varied(store)
+        self._kept: dict[str, dict[int, tuple[float, np.ndarray]]] = {}
+
+    def offer(self, head: str, image: int, predicted: np.ndarray, matrix: np.ndarray) -> None:
+        """Take in a prediction (uint8 ``[H, W]``) and its confusion matrix."""
+        iou = class_scores(matrix)["iou"]
+        if np.isnan(iou).all():
+            return  # void all over
+        kept = self._kept.setdefault(head, {})
+        kept[image] = (float(np.nanmean(iou)), _small(predicted, Image.Resampling.NEAREST))
+        order = sorted((found[0], other) for other, found in kept.items() if other not in self._fixed)
+        for _, other in order[COUNT:-COUNT]:
+            del kept[other]
+
+    def save(self, path: Path) -> None:
+        """Write ``images``: uint8 ``[k, SIDE, SIDE, 3]``, white where there is none; ``truth``: classes ``[k, SIDE, SIDE]``, 255
+        for void and where there is no image; ``sizes [k, 2]``: height and width of each; ``names [k]``; ``classes [C]``; ``fixed``:
+        places of the images that are the same for all; and for each head ``predicted_HEAD`` like ``truth``, 255 for images that
+        are not its own, ``iou_HEAD [k]`` (mean over an image's classes in percent; NaN likewise), ``best_HEAD`` and
+        ``worst_HEAD``: places of its best and worst images, best and worst first."""
+        images = sorted({image for kept in self._kept.values() for image in kept} | set(self._fixed))
+        place = {image: position for position, image in enumerate(images)}
+        arrays: dict[str, np.ndarray] = {
+            "images": np.full((len(images), SIDE, SIDE, 3), 255, np.uint8),
+            "truth": np.full((len(images), SIDE, SIDE), VOID, np.uint8),
+            "sizes": np.zeros((len(images), 2), np.int32),
+            "names": np.array([self._store.names[image] for image in images]),
+            "classes": np.array(self._store.mask_classes),
+            "fixed": np.array([place[image] for image in self._fixed], np.int64),
+        }
+        for image in images:
+            photo = _small(self._store.original_image(image), Image.Resampling.BICUBIC)
+            height, width = photo.shape[:2]
+            arrays["sizes"][place[image]] = height, width
+            arrays["images"][place[image], :height, :width] = photo
+            mask = _small(self._store.mask(image), Image.Resampling.NEAREST)
+            arrays["truth"][place[image], :height, :width] = mask
+        for head, kept in self._kept.items():
+            predicted = arrays[f"predicted_{head}"] = np.full_like(arrays["truth"], VOID)
+            ious = arrays[f"iou_{head}"] = np.full(len(images), np.nan, np.float32)
+            for image, (iou, classes) in kept.items():
+                predicted[place[image], : classes.shape[0], : classes.shape[1]] = classes
+                ious[place[image]] = 100 * iou
+            order = [place[image] for _, image in sorted((iou, image) for image, (iou, _) in kept.items())]
+            arrays[f"worst_{head}"] = np.array(order[:COUNT], np.int64)
+            arrays[f"best_{head}"] = np.array(order[::-1][:COUNT], np.int64)
+        with atomic_file(path) as file:
+            np.savez_compressed(file, **arrays)
+
+
+def _varied(store: ImageStore) -> list[int]:
+    """Images that together show many classes: in a fixed random order, each with the most classes not shown yet. Nothing of
+    any prediction is looked at."""
+    order = np.random.default_rng(0).permutation(len(store))[:200]
+    contents = {int(image): set(np.unique(store.mask(int(image)))) - {0, VOID} for image in order}
+    chosen: list[int] = []
+    seen: set[int] = set()
+    while len(chosen) < min(COUNT, len(contents)):
+        best = max((image for image in contents if image not in chosen), key=lambda image: len(contents[image] - seen))
+        chosen.append(best)
+        seen |= contents[best]
+    return chosen
+
+
+def _small(array: np.ndarray, resample: Image.Resampling) -> np.ndarray:
+    height, width = fitted_size(array.shape[:2], SIDE)
+    return np.asarray(Image.fromarray(array).resize((width, height), resample))

@@ -1,0 +1,163 @@
+"""Dense predictions at the original resolution: whole images or a sliding window, at one scale or several, flipped too or not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from backbones.base import Backbone
+from common.images import normalise
+from data.store.store import ImageStore
+from data.views.dense import fit_image, pad_image, resize_image
+from eval.dense.task import original
+from heads.segmentation.core.base import SegmentationHead
+from training.machine.devices import Precision, autocast
+
+#: Pixels (of network input) that are looked at together.
+PIXELS = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """How test images are looked at.
+
+    Attributes:
+        size: side of the network's square input in pixels.
+        mode: ``whole``: the image is resized until its longer side is ``size`` and padded to the square, as in training.
+            ``slide``: it is resized until its shorter side is ``size``; windows of that side, two thirds of it apart, cover it,
+            and logits are averaged where they overlap.
+        scales: factors on the image's size whose probabilities are averaged. Whole images: the square's side is the next multiple
+            of ``multiple``. Windows keep their size.
+        flip: also look at the mirrored image.
+        multiple: what the side of a whole image's square must be divisible by (a ViT's patch size).
+    """
+
+    size: int
+    mode: Literal["whole", "slide"] = "whole"
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    multiple: int = 1
+
+    @property
+    def words(self) -> str:
+        """For protocols."""
+        if self.mode == "whole":
+            return f"whole image, longer side {self.size}, padded to a square with the mean colour"
+        return f"windows of {self.size} on the image with shorter side {self.size}, {stride_of(self.size)} apart"
+
+
+def stride_of(size: int) -> int:
+    """Distance of sliding windows in pixels."""
+    return max(1, round(size * 2 / 3))
+
+
+Heads = Mapping[Any, tuple[SegmentationHead, Sequence[int]]]
+
+
+@torch.inference_mode()
+def predict(
+    backbone: Backbone,
+    heads: Heads,
+    store: ImageStore,
+    view: View,
+    device: torch.device,
+    precision: Precision,
+) -> Iterator[tuple[int, dict[Any, Tensor]]]:
+    """Classes of every pixel of every image of a store, by several heads on one pass of the backbone.
+
+    Args:
+        backbone: on ``device``, in evaluation mode.
+        heads: by name: head (likewise) and the blocks that it reads.
+
+    Yields:
+        the image's index, and for each head uint8 ``[H, W]`` on the CPU at the image's original resolution.
+    """
+    # What is kept of a batch grows with the number of looks at each image.
+    looks = sum(scale**2 for scale in view.scales) * (1 + view.flip)
+    count = max(1, int(PIXELS / (view.size**2 * max(1, looks)))) if view.mode == "whole" else 1
+    for start in range(0, len(store), count):
+        indices = range(start, min(start + count, len(store)))
+        images = [original(store, i) for i in indices]
+        for index, found in zip(indices, predict_images(backbone, heads, images, view, device, precision), strict=True):
+            yield index, {name: p.argmax(0).to(torch.uint8).cpu() for name, p in found.items()}
+
+
+@torch.inference_mode()
+def predict_images(
+    backbone: Backbone, heads: Heads, images: Sequence[Tensor], view: View, device: torch.device, precision: Precision
+) -> Iterator[dict[Any, Tensor]]:
+    """Mean class probabilities over scales and flips: for each image (uint8 ``[3, H, W]``) and head ``[C, H, W]``.
+
+    Of all images together only what the heads give at the network's resolution is kept: at the images' own, it is large.
+    """
+    look = _whole if view.mode == "whole" else _slide
+    looks = []
+    for scale in view.scales:
+        for flip in (False, True) if view.flip else (False,):
+            seen = [image.flip(-1) for image in images] if flip else images
+            looks.append((flip, list(look(backbone, heads, seen, view, scale, device, precision))))
+    for place, image in enumerate(images):
+        totals: dict[Any, Tensor] = {}
+        for flip, found in looks:
+            for name, logits in found[place].items():
+                # Sizes first, probabilities then: interpolated probabilities would blur what the head is sure of.
+                full = F.interpolate(logits[None], image.shape[-2:], mode="bilinear", align_corners=False)
+                full = full[0].softmax(0)
+                full = full.flip(-1) if flip else full
+                totals[name] = totals[name] + full if name in totals else full
+        yield {name: total / len(looks) for name, total in totals.items()}
+
+
+def _logits(
+    backbone: Backbone, heads: Heads, inputs: Tensor, device: torch.device, precision: Precision
+) -> dict[Any, Tensor]:
+    """Float32 logits ``[B, C, S, S]`` of each head, for normalised ``inputs`` ``[B, 3, S, S]``."""
+    blocks = sorted({block for _, of_head in heads.values() for block in of_head})
+    with autocast(device, precision):
+        maps = dict(zip(blocks, backbone.maps(inputs.to(device), blocks), strict=True))
+        size = (inputs.shape[-2], inputs.shape[-1])
+        return {name: head([maps[b] for b in of_head], size).float() for name, (head, of_head) in heads.items()}
+
+
+def _whole(backbone, heads, images, view: View, scale: float, device, precision) -> Iterator[dict[Any, Tensor]]:
+    side = math.ceil(view.size * scale / view.multiple - 1e-9) * view.multiple
+    fitted = [fit_image(image, side) for image in images]
+    logits = _logits(backbone, heads, torch.stack([pixels for pixels, _ in fitted]), device, precision)
+    for place, (_, (height, width)) in enumerate(fitted):
+        yield {name: values[place, :, :height, :width] for name, values in logits.items()}
+
+
+def _slide(backbone, heads, images, view: View, scale: float, device, precision) -> Iterator[dict[Any, Tensor]]:
+    for image in images:
+        factor = view.size * scale / min(image.shape[-2:])
+        height, width = (max(1, round(side * factor)) for side in image.shape[-2:])
+        pixels = normalise(resize_image(image, (height, width)))
+        places = [(top, left) for top in _starts(height, view.size) for left in _starts(width, view.size)]
+        windows = [pad_image(pixels[:, t : t + view.size, l : l + view.size], view.size) for t, l in places]
+        sums: dict[Any, Tensor] = {}
+        counts = torch.zeros(height, width, device=device)
+        batch = max(1, PIXELS // view.size**2)
+        for start in range(0, len(windows), batch):
+            logits = _logits(backbone, heads, torch.stack(windows[start : start + batch]), device, precision)
+            for place, (top, left) in enumerate(places[start : start + batch]):
+                area = (slice(top, min(top + view.size, height)), slice(left, min(left + view.size, width)))
+                inside = (slice(0, area[0].stop - top), slice(0, area[1].stop - left))
+                counts[area] += 1
+                for name, values in logits.items():
+                    if name not in sums:
+                        sums[name] = torch.zeros(values.shape[1], height, width, device=device)
+                    sums[name][(slice(None), *area)] += values[(place, slice(None), *inside)]
+        yield {name: total / counts for name, total in sums.items()}
+
+
+def _starts(length: int, size: int) -> list[int]:
+    """Where windows of ``size`` begin so that they cover ``length``; the last one ends at the border."""
+    if length <= size:
+        return [0]
+    return sorted({*range(0, length - size, stride_of(size)), length - size})

@@ -1,0 +1,254 @@
+"""Nearest neighbours by inner product: exact, in bounded memory, linear in bank and queries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch.nn.functional as F
+
+from common.errors import UserError
+from common.progress import track
+
+if TYPE_CHECKING:
+    pass
+
+import math
+
+import torch
+from torch import Tensor
+
+from training.machine.devices import pick_precision
+
+#: Queries and bank rows of one tile of similarities: 256 MiB of float32 on a CPU, 512 MiB on an accelerator. (On a CPU, products
+#: with 256 queries ran at 0.8 of the rate of those with 1024.)
+_TILE = {"cpu": (1024, 65536)}
+_TILE_ACCELERATOR = (2048, 65536)
+#: Queries, and bank rows for each candidate, from which on a first search in bfloat16 pays, where a CPU is fast at it.
+_ROUNDED_FROM = (64, 100)
+
+
+def tile_rows(device: torch.device) -> int:
+    """How many queries ``nearest_neighbours`` treats at a time on that device."""
+    return _TILE.get(device.type, _TILE_ACCELERATOR)[0]
+
+
+@torch.no_grad()
+def nearest_neighbours(bank: Tensor, queries: Tensor, k: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """For consecutive chunks of queries, the k bank rows of greatest inner product.
+
+    One pass over the bank serves a chunk of queries: tile after tile of similarities is reduced to its best k, and these are
+    merged with the best so far. Which of equally similar rows are kept at the k-th place is arbitrary.
+
+    On a CPU that is fast at bfloat16, a pass in that precision finds more than k rows, whose similarities are then computed in
+    float32. Where a bound on the rounding cannot rule out that another row is nearer, that query is searched in float32.
+
+    Args:
+        bank: ``[N, D]``, float32, on the device of ``queries``.
+        queries: ``[Q, D]``, float32.
+        k: at most N.
+
+    Yields:
+        similarities ``[q, k]``, falling, and bank rows, int64 ``[q, k]``; q at most ``tile_rows(device)``.
+    """
+    device = queries.device
+    rows, columns = _TILE.get(device.type, _TILE_ACCELERATOR)
+    if not 1 <= k <= len(bank):
+        raise ValueError(f"k is {k}, and the bank has {len(bank)} rows")
+    many = len(queries) >= _ROUNDED_FROM[0] and len(bank) >= _ROUNDED_FROM[1] * _candidates(k)
+    rounded = device.type == "cpu" and many and pick_precision("auto", device) == "bf16"
+    longest = torch.linalg.vector_norm(bank, dim=1).max() if rounded else None
+    for chunk in queries.split(rows):
+        if rounded:
+            best, places, sure = _search_rounded(bank, chunk, k, columns, longest)
+            unsure = (~sure).nonzero()[:, 0]
+            if len(unsure):
+                best[unsure], places[unsure] = _search(bank, chunk[unsure], k, columns)
+            # Where features are all alike, as an untrained network's may be, it does not pay.
+            rounded = len(unsure) < len(chunk) / 2
+        else:
+            best, places = _search(bank, chunk, k, columns)
+        best, order = best.sort(dim=1, descending=True)
+        yield best, places.gather(1, order)
+
+
+def _search(
+    bank: Tensor, queries: Tensor, k: int, columns: int, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """The k greatest inner products of each query, computed in ``dtype``, and their bank rows, in no order."""
+    queries = queries.to(dtype)
+    best = places = None
+    for start in range(0, len(bank), columns):
+        tile = queries @ bank[start : start + columns].to(dtype).T
+        values, found = _top(tile, min(k, tile.shape[1]))
+        found = found + start
+        if best is None:
+            best, places = values, found
+        else:
+            best, kept = torch.cat([best, values], 1).topk(min(k, best.shape[1] + values.shape[1]), sorted=False)
+            places = torch.cat([places, found], 1).gather(1, kept)
+    return best, places
+
+
+def _candidates(k: int) -> int:
+    """How many rows a search in bfloat16 finds for each query, so that the k nearest are hardly ever not among them."""
+    return 2 * k + 64
+
+
+def _search_rounded(
+    bank: Tensor, queries: Tensor, k: int, columns: int, longest: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As ``_search`` by way of bfloat16, and for which queries no other row can be nearer: bool ``[q]``. ``longest``: greatest norm
+    of a bank row."""
+    rounded, places = _search(bank, queries, min(_candidates(k), len(bank)), columns, torch.bfloat16)
+    # Row by row: torch's batched product with a vector takes four times as long.
+    exact = torch.stack([bank.index_select(0, rows) @ query for rows, query in zip(places, queries, strict=True)])
+    best, kept = exact.topk(k, sorted=False)
+    # |a · b| less what bfloat16 makes of it is at most 2^-9 |a| |b| for the rounding of a, of b and of the result each, and 2^-24
+    # for each term of a sum in float32; a little more stands for their products, and for the rounding of exact sums.
+    error = (3.02 * 2**-9 + bank.shape[1] * 2**-23) * longest * torch.linalg.vector_norm(queries, dim=1)
+    # A row that was not found came out no greater than the least that was.
+    sure = (rounded.amin(1).float() + error < best.amin(1)) | (places.shape[1] == len(bank))
+    return best, places.gather(1, kept), sure
+
+
+def _top(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """As ``values.topk(k, sorted=False)`` along rows, several times as fast where k is small beside their length: the best k
+    elements lie in those k groups that have the greatest maxima."""
+    length = values.shape[1]
+    size = 2 ** round(
+        math.log2(max(1.0, math.sqrt(length / k)))
+    )  # about as many group maxima as group members to look at
+    groups = length // size
+    if size < 4 or groups < k:
+        return values.topk(k, sorted=False)
+    # Group g holds the columns g, g + groups, …: maxima over a strided axis vectorise.
+    grouped = values[:, : groups * size].unflatten(1, (size, groups))
+    chosen = grouped.amax(1).topk(k, sorted=False).indices
+    offsets = torch.arange(size, device=values.device) * groups
+    columns = (chosen[:, None, :] + offsets[None, :, None]).flatten(1)
+    if groups * size < length:
+        rest = torch.arange(groups * size, length, device=values.device).expand(len(values), -1)
+        columns = torch.cat([columns, rest], 1)
+    best, kept = values.gather(1, columns).topk(k, sorted=False)
+    return best, columns.gather(1, kept)
+
+
+def knn_classify(
+    bank: Tensor,
+    bank_labels: Tensor,
+    queries: Tensor,
+    ks: Sequence[int],
+    temperature: float,
+    num_classes: int,
+    progress: bool = False,
+) -> dict[int, Tensor]:
+    """Classify queries by the votes of their nearest bank images, for several k from one search.
+
+    Features are L2-normalised here. Each of the k nearest votes for its label with weight exp(similarity / temperature). As in
+    the reference, a query's fifth guess may be a class without votes where its neighbours have fewer than five labels.
+
+    Args:
+        bank: ``[N, D]``, any float type, on any device.
+        bank_labels: int64 ``[N]`` in 0 to num_classes - 1.
+        queries: ``[Q, D]``.
+        ks: numbers of neighbours, each in 1 to N.
+        temperature: above 0.
+        num_classes: C.
+        progress: show a progress bar.
+
+    Returns:
+        for each k the best min(5, C) classes, best first: int64 ``[Q, min(5, C)]``, on the device of ``queries``.
+
+    Raises:
+        UserError: a k larger than the bank, or not positive; a temperature that is not positive; labels out of range.
+    """
+    _check(bank, bank_labels, ks, temperature)
+    if bank_labels.min() < 0 or bank_labels.max() >= num_classes:
+        raise UserError(
+            f"k-NN: bank labels from {bank_labels.min()} to {bank_labels.max()}, but there are {num_classes} classes; "
+            "leave unlabelled images out of the bank"
+        )
+    guesses: dict[int, list[Tensor]] = {k: [] for k in ks}
+    labels = bank_labels.to(queries.device)
+    for similarity, places in _search(bank, queries, max(ks), progress):
+        weights, voters = _vote_weights(similarity, temperature), labels[places]
+        for k in guesses:
+            scores = similarity.new_zeros(len(similarity), num_classes)
+            scores.scatter_add_(1, voters[:, :k], weights[:, :k])
+            guesses[k].append(best_classes(scores))
+    return {k: torch.cat(parts) for k, parts in guesses.items()}
+
+
+def knn_label_scores(
+    bank: Tensor,
+    bank_label_sets: Tensor,
+    queries: Tensor,
+    ks: Sequence[int],
+    temperature: float,
+    progress: bool = False,
+) -> dict[int, Tensor]:
+    """As ``knn_classify`` where an image may have several labels: a neighbour votes for each of its labels, and a label's score
+    is its share of the total weight, in [0, 1], so that scores compare between queries.
+
+    Args:
+        bank_label_sets: bool ``[N, C]``.
+
+    Returns:
+        for each k the scores, float32 ``[Q, C]``.
+    """
+    _check(bank, bank_label_sets, ks, temperature)
+    scores: dict[int, list[Tensor]] = {k: [] for k in ks}
+    label_sets = bank_label_sets.to(queries.device)
+    for similarity, places in _search(bank, queries, max(ks), progress):
+        weights = _vote_weights(similarity, temperature)
+        shares = similarity.new_zeros(len(similarity), label_sets.shape[1])
+        total, done = similarity.new_zeros(len(similarity), 1), 0
+        for k in sorted(scores):
+            for rank in range(done, k):  # one neighbour at a time: never [q, k, C] at once
+                shares += weights[:, rank : rank + 1] * label_sets[places[:, rank]]
+                total += weights[:, rank : rank + 1]
+            done = k
+            scores[k].append(shares / total)
+    return {k: torch.cat(parts) for k, parts in scores.items()}
+
+
+def best_classes(scores: Tensor) -> Tensor:
+    """The min(5, C) classes of greatest score, best first: ``[q, C]`` to int64 ``[q, min(5, C)]``. Ties (classes without votes,
+    above all) stand in the order in which the reference's ``scores.sort(1, True)`` leaves them."""
+    count = min(5, scores.shape[1])
+    # A partial sort is much cheaper than the reference's and gives the same wherever nothing is tied.
+    values, classes = scores.topk(min(count + 1, scores.shape[1]))
+    tied = (values[:, 1:] == values[:, :-1]).any(dim=1).nonzero().squeeze(1)
+    classes = classes[:, :count]
+    if len(tied):
+        classes[tied] = scores[tied].sort(1, True).indices[:, :count]
+    return classes
+
+
+def check_options(ks: Sequence[int], temperature: float) -> None:
+    if not ks or min(ks) < 1:
+        raise UserError(f"k-NN: k must be at least 1 (given: {', '.join(map(str, ks)) or 'none'})")
+    if not temperature > 0:
+        raise UserError(f"k-NN: the temperature is {temperature}; give a number above 0")
+
+
+def _check(bank: Tensor, labels: Tensor, ks: Sequence[int], temperature: float) -> None:
+    if len(labels) != len(bank):
+        raise ValueError(f"{len(labels)} labels for {len(bank)} features")
+    check_options(ks, temperature)
+    if max(ks) > len(bank):
+        raise UserError(f"k-NN: k = {max(ks)}, but the bank has only {len(bank)} labelled images; give smaller ks")
+
+
+def _search(bank: Tensor, queries: Tensor, k: int, progress: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    bank = F.normalize(bank.to(queries.device).float(), dim=1)
+    chunks = nearest_neighbours(bank, F.normalize(queries.float(), dim=1), k)
+    total = -(-len(queries) // tile_rows(queries.device))
+    return track(chunks, "k-NN", total, show=progress)
+
+
+def _vote_weights(similarity: Tensor, temperature: float) -> Tensor:
+    """exp(similarity / temperature), up to a factor for each query, which changes no ranking and keeps small temperatures
+    from overflowing."""
+    return ((similarity - similarity[:, :1]) / temperature).exp()

@@ -1,0 +1,113 @@
+"""Per-image outcomes of measurements (``predictions/*.npz``), which paired tests and bootstraps need.
+
+A file holds ``names_hash`` (of the test images' names, in order), and one of
+- the measurement's metric as a vector ``[n]`` of per-image scores, whose mean is the measurement;
+- ``confusion`` ``[n, C, C]``, per-image confusion matrices, for the metrics of ``common.statistics.confusion``;
+- ``scores`` ``[n, C]`` and ``label_sets`` ``[n, C]`` (bool), for mean average precision over classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from common.files import read_arrays
+from common.statistics.average_precision import mean_average_precision
+from common.statistics.confusion import scores as confusion_scores
+from rundir.read import Result
+
+
+class NoOutcomes(Exception):
+    """A measurement has no per-image outcomes that can be used; the text says why."""
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Per-image outcomes of one measurement.
+
+    Attributes:
+        names: hash of the test images' names. Outcomes are paired only where it is equal.
+        values: ``[n]`` in the measurement's unit, whose mean is the measurement; None for a metric that is no mean.
+        binary: True where an image is either right or wrong.
+        matrices: ``[n, C, C]`` for metrics of summed confusion matrices, else None.
+        ranking: scores and targets, each ``[n, C]``, for mean average precision, else None.
+    """
+
+    names: str
+    n: int
+    metric: str
+    values: np.ndarray | None = None
+    binary: bool = False
+    matrices: np.ndarray | None = None
+    ranking: tuple[np.ndarray, np.ndarray] | None = None
+
+    def resampled(self, counts: Iterator[np.ndarray]) -> np.ndarray:
+        """The measurement on bootstrap resamples: ``[resamples]`` for draws ``[chunk, n]``."""
+        return np.concatenate([self._weighted(chunk) for chunk in counts])
+
+    def _weighted(self, counts: np.ndarray) -> np.ndarray:
+        if self.values is not None:
+            return counts @ self.values / self.n
+        if self.matrices is not None:
+            classes = self.matrices.shape[-1]
+            total = counts.astype(np.float64) @ self.matrices.reshape(self.n, -1).astype(np.float64)
+            return confusion_scores(total.reshape(-1, classes, classes))[self.metric]
+        return 100 * mean_average_precision(*self.ranking)(counts)
+
+
+def outcomes_of(result: Result) -> Outcomes:
+    """Read the outcomes of one measurement and check that they give its value.
+
+    Raises:
+        NoOutcomes: there are none, they are damaged, or they do not belong to the measurement.
+    """
+    if result.predictions is None:
+        raise NoOutcomes("it has no per-image outcomes")
+    outcomes = _read(result.predictions, result.metric)
+    if outcomes.n != result.n:
+        raise NoOutcomes(f"{result.predictions.name} has {outcomes.n} images, the measurement {result.n}")
+    found = float(outcomes.resampled(iter([np.ones((1, outcomes.n), np.float32)]))[0])
+    if outcomes.values is not None and abs(100 * found - result.value) < 0.01 + 1e-4 * abs(result.value):
+        values = outcomes.values * np.float32(100)  # stored as fractions, measured in percent
+        return Outcomes(outcomes.names, outcomes.n, outcomes.metric, values, outcomes.binary)
+    if abs(found - result.value) > 0.01 + 1e-4 * abs(result.value):
+        raise NoOutcomes(f"{result.predictions.name} gives {found:.4g} where the measurement says {result.value:.4g}")
+    return outcomes
+
+
+def _read(file: Path, metric: str) -> Outcomes:
+    try:
+        arrays = read_arrays(file)
+        names = _names(arrays, file)
+        if metric in arrays:
+            values = arrays[metric]
+            if values.ndim != 1 or not len(values) or not np.all(np.isfinite(values)):
+                raise NoOutcomes(f"{file.name} holds no vector of finite numbers for {metric}")
+            binary = bool(np.all((values == 0) | (values == 1)))
+            return Outcomes(names, len(values), metric, values.astype(np.float32), binary)
+        if "confusion" in arrays and arrays["confusion"].ndim == 3:
+            matrices = arrays["confusion"]
+            outcomes = Outcomes(names, len(matrices), metric, matrices=matrices)
+            if metric in confusion_scores(matrices.sum(0)):
+                return outcomes
+        if "scores" in arrays and "label_sets" in arrays and metric == "map":
+            scores, targets = arrays["scores"], arrays["label_sets"].astype(bool)
+            if scores.shape == targets.shape and scores.ndim == 2 and len(scores):
+                return Outcomes(names, len(scores), metric, ranking=(scores, targets))
+        raise NoOutcomes(f"{file.name} holds nothing for {metric}")
+    except FileNotFoundError:
+        raise NoOutcomes(f"{file.name} is missing") from None
+    except (OSError, ValueError, KeyError) as error:
+        raise NoOutcomes(f"{file.name} cannot be read ({str(error).splitlines()[0][:100]})") from error
+
+
+def _names(arrays, file: Path) -> str:
+    if "names_hash" in arrays:
+        return str(arrays["names_hash"])
+    if "names" in arrays:
+        return hashlib.sha256("\n".join(map(str, arrays["names"])).encode()).hexdigest()
+    raise NoOutcomes(f"{file.name} does not say which images it is about")

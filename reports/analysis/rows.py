@@ -1,0 +1,269 @@
+"""Rows of the tables: runs that differ in nothing but their seed, and what has to stand beside their numbers."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+from rundir.options import _START, UNTRAINED, _number, label_use
+from rundir.read import IMAGES, Run
+
+#: What must be equal for a comparison to be about the method: heading of each setting.
+SETTINGS = {
+    "patch": "Patch",
+    "input": "Input",
+    "data": "Data",
+    "start": "Start",
+    "budget": "Images seen",
+    "labels": "Labels",
+}
+
+METHOD_NAMES = {
+    "dino": "DINO",
+    "barlow_twins": "Barlow Twins",
+    "weak_dino": "Weak DINO",
+    "supervised": "Supervised",
+    "random": "Untrained",
+    "pixels": "Raw pixels",
+    "simclr": "SimCLR",
+    "supcon": "SupCon",
+    "byol": "BYOL",
+    "mocov2": "MoCo v2",
+    "mocov3": "MoCo v3",
+    "vicreg": "VICReg",
+    "swav": "SwAV",
+}
+
+#: Reference rows that every row is compared with.
+REFERENCES = ("pixels",)
+#: Options that a row's name spells out; rows that differ in more are lettered.
+MOST_SPELT = 2
+#: How settings call a start without ``--init``; and what stands between a training's own label use and that of its start.
+RANDOM = "random"
+#: Patch sizes that names do not tell.
+PATCHES = {"vit_nano": 4}
+
+
+@dataclass
+class Row:
+    """Runs with the same options but for the seed.
+
+    Attributes:
+        runs: one a seed, by seed.
+        method, backbone: their names as options have them; for weights from elsewhere the method is their file's name.
+        variant: the options in which this row differs from others of its method, backbone, data and label use ("" if none); a
+            letter where these are more than ``MOST_SPELT`` (the table of options tells them).
+        settings: what a comparison has to hold equal, by the keys of ``SETTINGS``; text.
+        data: name of the training data, by which rows are put together; for weights from elsewhere, whose training data are
+            unknown (``settings["data"]``), of the data that they were evaluated on.
+        cost: means over seeds (peak memory: the largest), None where the runs do not say: images_seen, minutes,
+            images_per_second, peak_memory_gib, parameters, flops (one image, forward), training_flops (the whole training).
+        device: what it was trained on.
+    """
+
+    runs: list[Run]
+    method: str
+    backbone: str
+    settings: dict[str, str]
+    data: str
+    cost: dict[str, float | None]
+    device: str
+    variant: str = ""
+
+    @property
+    def trained(self) -> bool:
+        return self.settings["budget"] != "0"
+
+    @property
+    def seeds(self) -> list[Any]:
+        return [run.seed for run in self.runs]
+
+    @property
+    def method_name(self) -> str:
+        return METHOD_NAMES.get(self.method, self.method)
+
+    @property
+    def label(self) -> str:
+        """Method, backbone and variant, for legends and sentences."""
+        return ", ".join(part for part in (self.method_name, self.backbone, self.variant) if part)
+
+
+def rows_of(runs: Sequence[Run]) -> list[Row]:
+    """Group runs into rows: by data and backbone, methods within, each in the order of first appearance."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.identity, []).append(run)
+    rows = [_row(sorted(group, key=lambda run: _seed_order(run.seed))) for group in groups.values()]
+    _tell_images_apart(rows)
+    _name_variants(rows)
+    methods = list(dict.fromkeys(row.method for row in rows))
+    backbones = list(dict.fromkeys(row.backbone for row in rows))
+    data = list(dict.fromkeys(row.data for row in rows))
+    return sorted(
+        rows,
+        key=lambda row: (data.index(row.data), backbones.index(row.backbone), methods.index(row.method)),
+    )
+
+
+def _seed_order(seed: Any) -> tuple[int, float, str]:
+    return (0, float(seed), "") if isinstance(seed, (int, float)) else (1, 0.0, str(seed))
+
+
+def told(run: Run, *names: str) -> Any:
+    """The first of these facts that the run tells: in its last record, its environment, or its options."""
+    environment = run.environment
+    places = [run.end or {}, environment, *(v for v in environment.values() if isinstance(v, dict)), run.config]
+    for name in names:
+        for place in places:
+            if place.get(name) is not None:
+                return place[name]
+    return None
+
+
+def _mean(runs: Sequence[Run], *names: str) -> float | None:
+    values = [value for run in runs if (value := _number(told(run, *names))) is not None]
+    return sum(values) / len(values) if values else None
+
+
+def _row(runs: list[Run]) -> Row:
+    first = runs[0]
+    method = str(first.config.get("method") or _weights(first))
+    backbone = str(first.config.get("backbone") or "unknown backbone")
+    seen = 0.0 if method in UNTRAINED else _mean(runs, "images_seen")
+    memory = [value for run in runs if (value := _number(told(run, "peak_memory_gib"))) is not None]
+    minutes = _mean(runs, "minutes")
+    speed = _mean([run for run in runs if run.end], "images_per_second")
+    if speed is None and seen and minutes:
+        speed = seen / (60 * minutes)
+    size = told(first, "image_size")
+    data = str(first.config.get("data") or "?")
+    return Row(
+        runs,
+        method,
+        backbone,
+        settings={
+            "patch": _patch(first, backbone),
+            "input": f"{size}" if size else "?",
+            "data": data if "method" in first.config else "?",
+            "start": _start(first),
+            "budget": short_count(seen) if seen is not None else "?",
+            "labels": _labels(first),
+        },
+        data=data,
+        cost={
+            "images_seen": seen,
+            "minutes": minutes,
+            "images_per_second": speed,
+            "peak_memory_gib": max(memory, default=None),
+            "parameters": _mean(runs, "parameters"),
+            "flops": _mean(runs, "flops"),
+            "training_flops": an_image * seen if (an_image := _mean(runs, "training_flops")) and seen else None,
+        },
+        device=str(first.environment.get("device") or "?"),
+    )
+
+
+def _weights(run: Run) -> str:
+    """A name for weights that no training of ours made."""
+    name = PurePath(str(run.config.get("weights") or "of unknown origin")).name
+    key = run.config.get("key")
+    return f"Weights {name}{f' ({key})' if key else ''}"
+
+
+def _patch(run: Run, backbone: str) -> str:
+    if patch := told(run, "patch_size") or PATCHES.get(backbone):
+        return str(patch)
+    if found := re.search(r"patch(\d+)|^vit_[a-z](\d+)$", backbone):
+        return found[1] or found[2]
+    return "–"
+
+
+def _start(run: Run) -> str:
+    """The weights that training began with."""
+    if "method" not in run.config:
+        return "?"
+    if not (init := run.config.get("init")):
+        return RANDOM
+    return f"{PurePath(str(init)).name} ({str(run.config.get('init_sha256') or '?')[:8]})"
+
+
+def _labels(run: Run) -> str:
+    """Which labels training used, and that of its initial weights."""
+    return label_use(run.config, bool(told(run, "uses_labels"))) if "method" in run.config else "?"
+
+
+def _tell_images_apart(rows: Sequence[Row]) -> None:
+    """Add their fingerprints to names of training data that stand for different images: ``imagefolder`` may be any folder. Stored
+    images depend on the image size, and which are held out on ``knn_every``, so rows that differ in these say nothing of it."""
+    alike: dict[tuple, list[Row]] = {}
+    for row in rows:
+        config = row.runs[0].config
+        if row.runs[0].fingerprint:
+            key = (row.data, told(row.runs[0], "image_size"), bool(config.get("knn_every")))
+            alike.setdefault(key, []).append(row)
+    for group in alike.values():
+        if len({row.runs[0].fingerprint for row in group}) > 1:
+            for row in group:
+                row.data = row.settings["data"] = f"{row.data} ({row.runs[0].fingerprint[:6]})"
+
+
+def _name_variants(rows: list[Row]) -> None:
+    """Say by which options rows differ that would otherwise look alike."""
+    alike: dict[tuple, list[Row]] = {}
+    for row in rows:
+        key = (row.method, row.backbone, row.data, row.settings["labels"].partition(_START)[0])
+        alike.setdefault(key, []).append(row)
+    for group in alike.values():
+        if len(group) == 1:
+            continue
+        differing = differing_options(group)
+        if "init" in differing:  # what follows from it
+            differing = [key for key in differing if key not in ("init_sha256", "init_labels")]
+        for number, row in enumerate(group):
+            config = row.runs[0].config
+            spelt = ", ".join(f"{key} {plain(config.get(key))}" for key in differing)
+            row.variant = spelt if len(differing) <= MOST_SPELT else f"variant {letters(number)}"
+
+
+def letters(number: int) -> str:
+    """A, B, …, Z, AA, AB, …"""
+    return (letters(number // 26 - 1) if number >= 26 else "") + chr(ord("A") + number % 26)
+
+
+def differing_options(rows: Sequence[Row]) -> list[str]:
+    """Options that are not equal in all rows, in the order of the first row's configuration. (Which images they were trained on
+    stands with the data's name.)"""
+    configs = [row.runs[0].trained_options for row in rows]
+    keys = dict.fromkeys(key for config in configs for key in config if key != IMAGES)
+    return [
+        key for key in keys if len({json.dumps(config.get(key), sort_keys=True, default=str) for config in configs}) > 1
+    ]
+
+
+def plain(value: Any) -> str:
+    """An option's value for reading."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(plain, value))
+    if isinstance(value, dict):
+        return " ".join(f"{key}={plain(item)}" for key, item in value.items())
+    return str(value)
+
+
+def short_count(value: float | None) -> str:
+    """A count with three digits: 1.28 M."""
+    if value is None:
+        return "–"
+    for limit, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= limit:
+            return f"{value / limit:.3g} {unit}"
+    return f"{value:.3g}"

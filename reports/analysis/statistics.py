@@ -1,0 +1,111 @@
+"""The statistics of a comparison, on plain arrays. ``tests/reports/test_statistics.py`` checks each on simulated data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special  # scipy.stats has the same under plainer names, and takes over a second to import
+
+from common.statistics.bootstrap import RESAMPLES, resample_counts
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Values over seeds: mean, standard deviation (n - 1 in the denominator) and t interval of the mean. With one value,
+    ``std``, ``low`` and ``high`` are None: nothing is known of the spread. With several equal values ``low`` and ``high`` are
+    None: an interval of no width would claim a certainty that so few values cannot give."""
+
+    n: int
+    mean: float
+    std: float | None
+    low: float | None
+    high: float | None
+
+
+def over_seeds(values: Sequence[float]) -> Summary:
+    """Mean ± std and Student's t interval of the mean, for values of independent trainings (seeds)."""
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or not len(array):
+        raise ValueError(f"values of shape {array.shape}; a non-empty vector is needed")
+    mean, n = float(array.mean()), len(array)
+    if n == 1:
+        return Summary(1, mean, None, None, None)
+    std = float(array.std(ddof=1))
+    if std < 1e-9 * max(1.0, abs(mean)):
+        return Summary(n, mean, 0.0, None, None)
+    half = float(special.stdtrit(n - 1, (1 + LEVEL) / 2)) * std / np.sqrt(n)
+    return Summary(n, mean, std, mean - half, mean + half)
+
+
+def bootstrap_means(values: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+    """Means over bootstrap resamples of the images: ``[resamples, k]`` for per-image values ``[n, k]``. All columns see the
+    same resamples, so that differences of columns are a paired bootstrap."""
+    values = np.asarray(values, dtype=np.float32)
+    resampled = [counts.astype(np.float32) @ values for counts in resample_counts(len(values), resamples, seed)]
+    return np.concatenate(resampled) / len(values)
+
+
+def percentile_interval(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The percentile bootstrap's 95% interval: quantiles along the first axis."""
+    low, high = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return low, high
+
+
+def mcnemar(only_a: np.ndarray | int, only_b: np.ndarray | int) -> np.ndarray:
+    """Exact two-sided McNemar test: p-values for the numbers of images that only A, and only B, got right.
+
+    Under the null each such image is a fair coin. Where there is none, p is 1.
+    """
+    only_a, only_b = np.asarray(only_a), np.asarray(only_b)
+    fewer, total = np.minimum(only_a, only_b), only_a + only_b
+    return np.minimum(1.0, 2 * special.bdtr(fewer, total, 0.5))
+
+
+def difference_test(
+    difference: np.ndarray | float,
+    image_variance: np.ndarray | float,
+    images: int,
+    seed_variances: Sequence[tuple[np.ndarray | float, np.ndarray | int]] = (),
+) -> tuple[np.ndarray, np.ndarray]:
+    """Paired t test of a difference of two means over seeds and test images.
+
+    Both the seeds and the images are samples: another training, or other test images, would give another difference. Their
+    variances add, ``V = V_images + s_A²/n_A + s_B²/n_B``, and ``difference / √V`` is referred to Student's t with the
+    Welch-Satterthwaite degrees of freedom. This is the two-way random-effects analysis of reader studies (Obuchowski and
+    Rockette 1995) with seeds, nested in methods, as readers and images, shared by the methods, as cases. Chance that
+    belongs to a seed and an image together is in both terms, so the test errs on the careful side.
+
+    Args:
+        difference: mean of A minus mean of B.
+        image_variance: variance of that difference over samples of images (a paired bootstrap's).
+        images: number of test images.
+        seed_variances: for A and for B, variance over seeds (n - 1 in the denominator) and number of seeds, 2 or more.
+            Empty: the trainings are taken as given, and the test is about these trained networks only.
+
+    Returns:
+        two-sided p-values, and half the width of the 95% interval of the difference.
+    """
+    parts = [(np.asarray(image_variance, dtype=np.float64), images - 1)]
+    parts += [(np.asarray(s2, dtype=np.float64) / n, np.asarray(n) - 1) for s2, n in seed_variances]
+    variance = sum(part for part, _ in parts)
+    squares = sum(part**2 / np.maximum(degrees, 1) for part, degrees in parts)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        freedom = np.where(squares > 0, variance**2 / squares, 1.0)
+        t = np.where(variance > 0, np.abs(difference) / np.sqrt(variance), np.where(difference != 0, np.inf, 0.0))
+    return 2 * special.stdtr(freedom, -t), special.stdtrit(freedom, (1 + LEVEL) / 2) * np.sqrt(variance)
+
+
+def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Holm's step-down correction: adjusted p-values that control the chance of any false finding in the family. NaN (not
+    tested) stays NaN and does not count."""
+    p = np.asarray(p_values, dtype=np.float64)
+    adjusted = np.full(p.shape, np.nan)
+    tested = np.flatnonzero(~np.isnan(p))
+    order = tested[np.argsort(p[tested], kind="stable")]
+    steps = p[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(steps)) if len(order) else []
+    return adjusted

@@ -1,0 +1,112 @@
+"""Where each row comes from: code, packages, hardware, data, and the commands that make it again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from common.cli import words_of
+from reports.analysis.rows import Row
+from reports.analysis.tables import Heading, Table, text
+from rundir.read import Run
+
+
+@dataclass(frozen=True)
+class Command:
+    """How to make one run again: its directory, and the command line."""
+
+    path: str
+    line: str
+
+
+def provenance(rows: Sequence[Row]) -> Table:
+    """A line a row."""
+    headings = ["Row", "Seeds", "Commit", "Python", "Packages", "Hardware", "Training data", "Test data", "Finished"]
+    lines = []
+    for row in rows:
+        runs = row.runs
+        lines.append(
+            [
+                text(row.label),
+                text(", ".join(f"{run.seed}{'' if run.finished else ' (unfinished)'}" for run in runs)),
+                text(_all(commit(run.environment) for run in runs)),
+                text(_all(run.environment.get("python") for run in runs)),
+                text(_all(_packages(run.environment) for run in runs)),
+                text(_all(hardware(run.environment) for run in runs)),
+                text(_all(fingerprint for run in runs for fingerprint in _fingerprints(run, "train"))),
+                text(_all(fingerprint for run in runs for fingerprint in _fingerprints(run, "test"))),
+                text(max((run.newest for run in runs), default="") or "–"),
+            ]
+        )
+    return Table(
+        "provenance",
+        "Provenance",
+        "What each row was made with, as its runs recorded it; where its seeds differ, all values. “Modified”: the checkout had "
+        "changes that are not in the commit. Fingerprints are of decoded pixels and labels.",
+        [Heading(name) for name in headings],
+        lines,
+    )
+
+
+def _all(values: Iterable[Any]) -> str:
+    """The different values, in order."""
+    return "; ".join(dict.fromkeys(str(value) for value in values if value)) or "–"
+
+
+def commit(environment: Mapping[str, Any]) -> str:
+    """The commit that an ``environment.json`` names, with a word where the checkout had changes; "" without one."""
+    name = environment.get("commit")
+    if not name:
+        return ""
+    return f"{str(name)[:10]}{' (modified)' if environment.get('modified') else ''}"
+
+
+def _packages(environment: Mapping[str, Any]) -> str:
+    packages = environment.get("packages")
+    if not isinstance(packages, dict):
+        return ""
+    return ", ".join(f"{name} {version}" for name, version in packages.items() if version)
+
+
+def hardware(environment: Mapping[str, Any]) -> str:
+    """Device, processor, cores and processes that an ``environment.json`` names."""
+    device, cpu = environment.get("device"), environment.get("cpu")
+    parts = [str(device)] if device else []
+    if cpu and str(cpu) not in str(device):
+        parts.append(str(cpu))
+    if environment.get("cores"):
+        parts.append(f"{environment['cores']} cores")
+    if isinstance(environment.get("processes"), int) and environment["processes"] > 1:
+        parts.append(f"{environment['processes']} processes")
+    return ", ".join(parts)
+
+
+def _fingerprints(run: Run, split: str) -> list[str]:
+    found = []
+    for result in run.results:
+        about = result.data.get(split)
+        if isinstance(about, dict) and about.get("fingerprint"):
+            found.append(f"{result.data.get('name', '')} {str(about['fingerprint'])[:12]}".strip())
+    return list(dict.fromkeys(found))
+
+
+def commands(row: Row) -> list[Command]:
+    """The command of each run of a row: as it was given, or all its options where that was not recorded."""
+    return [Command(str(run.path), _command(run)) for run in row.runs]
+
+
+def given_command(environment: Mapping[str, Any]) -> str:
+    """The command line that an ``environment.json`` holds; "" without one."""
+    given = environment.get("command")
+    if isinstance(given, list):
+        return shlex.join(str(word) for word in given)
+    return given if isinstance(given, str) else ""
+
+
+def _command(run: Run) -> str:
+    if given := given_command(run.environment):
+        return given
+    command = "train" if run.has_log else "evaluate"
+    return shlex.join(["python", "run.py", command, *words_of(run.config)])

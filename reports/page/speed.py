@@ -1,0 +1,83 @@
+"""Speed, as ``python -m benchmarks.run`` has measured it: its ``bench.json`` as a table."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from reports.analysis.tables import Entry, Heading, Table, number, text
+from reports.page.provenance import commit, given_command, hardware
+from rundir.read import Problem
+
+
+def speed_tables(files: Sequence[Path], problems: list[Problem]) -> list[Table]:
+    """A table for each file; files and measurements that cannot be used become problems."""
+    tables = []
+    for file in files:
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            about, measurements = content["about"], content["measurements"]
+            if not isinstance(about, dict) or not isinstance(measurements, list):
+                raise TypeError
+        except (OSError, ValueError, RecursionError) as error:
+            problems.append(Problem(str(file), f"cannot be read as JSON ({str(error).splitlines()[0]}); left out"))
+            continue
+        except (KeyError, TypeError):
+            problems.append(Problem(str(file), "no file of figures as python -m benchmarks.run writes it; left out"))
+            continue
+        rows: list[list[Entry]] = []
+        for place, measurement in enumerate(measurements, 1):
+            try:
+                rows += _rows(measurement)
+            except (KeyError, TypeError, ValueError, AttributeError):
+                problems.append(Problem(str(file), f"measurement {place} is damaged; left out"))
+        if rows:
+            tables.append(_table(rows, about, len(tables)))
+    return tables
+
+
+def _table(rows: list[list[Entry]], about: Mapping[str, Any], before: int) -> Table:
+    origin = {"on": hardware(about), "commit": commit(about), "command": given_command(about)}
+    told = "; ".join(f"{name} {value}" for name, value in origin.items() if value)
+    headings = ["Benchmark", "What", "By", "Speed", "Beside", "Times as fast", "Of the limit"]
+    numeric = ("Speed", "Times as fast", "Of the limit")
+    return Table(
+        f"speed-{before + 1}" if before else "speed",
+        "Speed",
+        "Medians, and below them the range over the rounds. Ratios are of two times of the same round. The limit is what the "
+        f"machine was measured to do at best. Measured {told or 'on an unknown machine'}."
+        + (" Quick: too short to count." if about.get("quick") else ""),
+        [Heading(name, numeric=name in numeric) for name in headings],
+        rows,
+    )
+
+
+def _rows(measurement: Mapping[str, Any]) -> list[list[Entry]]:
+    """A line for each contender that a measurement is beside, or one line. Raises what wrong content makes Python raise."""
+    what = [text(measurement[name]) for name in ("benchmark", "case", "contender")]
+    value = _spread(measurement["value"], f" {measurement['unit']}")
+    limit = Entry("–")
+    if measurement["reached"] is not None:
+        reached = _finite(measurement["reached"])
+        limit = Entry(f"{reached:.0%}", reached, note=f"of {measurement['limit']}")
+    ratios = [(text(other), _spread(ratio, "")) for other, ratio in measurement["ratios"].items()]
+    return [[*what, value, *beside, limit] for beside in ratios or [(text("–"), number(None, str))]]
+
+
+def _spread(spread: Mapping[str, Any], unit: str) -> Entry:
+    median, low, high = (_finite(spread[name]) for name in ("median", "low", "high"))
+    note = "" if low == high else f"[{_short(low)}, {_short(high)}]"
+    return number(median, lambda value: _short(value) + unit, note=note, numbers={"": median, "low": low, "high": high})
+
+
+def _finite(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is no finite number")
+    return float(value)
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -1,0 +1,120 @@
+"""The network to look at, and what the titles of its pictures call it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from backbones import build_backbone
+from backbones.base import Backbone
+from backbones.formats.weights import load_weights
+from common.errors import UsageError, UserError
+from eval.core.context import EvalContext, about_run, make_context
+from methods.core.base import METHODS
+from reports.visual.options import EmbeddingOptions, NeighboursOptions
+from training.machine.devices import pick_device
+
+DEFAULT_SIZE = 224
+
+
+@dataclass(frozen=True)
+class Network:
+    """A backbone in eval mode on ``device``.
+
+    Attributes:
+        name: what it was built by.
+        weights: where its weights come from, for titles.
+        image_size: of the run, None for others' weights.
+        options: of the run; empty for others' weights.
+    """
+
+    backbone: Backbone
+    name: str
+    weights: str
+    image_size: int | None
+    options: dict[str, Any]
+    device: torch.device
+
+
+def load_network(
+    weights: str | None, backbone: str | None, key: str | None, image_size: int | None, device: str, seed: int
+) -> Network:
+    """Build a backbone and load weights into it; gradients are off for its parameters.
+
+    Args:
+        weights: a run directory, a run's checkpoint, or a weights file; None: untrained.
+        backbone: its name; None: the run's.
+        key: which network of a checkpoint.
+        image_size: of the images it will mostly see; None: the run's, else 224.
+        device: as the option has it.
+        seed: of untrained weights.
+
+    Raises:
+        UsageError: no backbone is named and the weights do not name it.
+        UserError: the weights are missing, damaged or another backbone's.
+    """
+    run = about_run(weights)
+    name = backbone or run.get("backbone_name")
+    if name is None:
+        raise UsageError(
+            f"--backbone is needed, since {f'{weights} does not name its own' if weights else 'no --weights are given'}"
+        )
+    options = run.get("config", {})
+    torch.manual_seed(seed)
+    network = build_backbone(name, image_size or run.get("image_size") or DEFAULT_SIZE)
+    if not any(True for _ in network.parameters()):
+        raise UserError(f"{name} has no parameters, so there is no network to look into; choose another backbone")
+    if weights is not None:
+        load_weights(network, weights, name, key)
+    chosen = pick_device(device)
+    network.to(chosen).eval().requires_grad_(False)
+    return Network(network, name, weights_title(weights, options, key), run.get("image_size"), options, chosen)
+
+
+def weights_title(weights: str | None, options: dict[str, Any], key: str | None) -> str:
+    """Where weights come from, for titles. ``options``: of their run, if they are a run's."""
+    if weights is None:
+        return "untrained"
+    which = f", {key}" if key else ""
+    return f"{run_title(weights, options)}{which}" if options else f"weights of {Path(weights).name}{which}"
+
+
+def run_title(run: str | Path, options: dict[str, Any]) -> str:
+    """A run in a few words: ``dino on imagefolder, 100 epochs (run NAME)``; ``untrained (run NAME)`` of a method that trains
+    nothing."""
+    path = Path(run)
+    name = path.name if path.is_dir() else path.resolve().parent.parent.name
+    method = options.get("method", "?")
+    if method in METHODS.names() and not METHODS.get(method).trains:
+        return f"untrained (run {name})"
+    epochs = options.get("epochs", "?")
+    epochs = f"{epochs:g}" if isinstance(epochs, (int, float)) else epochs
+    return f"{method} on {options.get('data', '?')}, {epochs} epochs (run {name})"
+
+
+def context_of(options: NeighboursOptions | EmbeddingOptions) -> tuple[EvalContext, str]:
+    """Weights and data as evaluations have them, with the same cache of features; and what titles call the weights."""
+    is_run = options.weights is not None and Path(options.weights).is_dir()
+    context = make_context(
+        options.weights,
+        options.backbone,
+        options.data,
+        options.data_root,
+        options.image_size,
+        options.device,
+        options.precision,
+        Path(options.weights) if is_run else folder_of(options.out, None),
+        options.seed,
+        options.key,
+    )
+    return context, weights_title(options.weights, about_run(options.weights).get("config", {}), options.key)
+
+
+def folder_of(out: str | None, run: str | None) -> Path:
+    """Where pictures go: as told, else the figures of the run, else ``pictures``."""
+    if out:
+        return Path(out)
+    return Path(run) / "figures" if run and Path(run).is_dir() else Path("pictures")

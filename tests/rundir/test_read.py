@@ -1,0 +1,179 @@
+"""Whole, damaged, half-written and foreign run directories."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from factory import write_run
+
+from reports.analysis.comparison import compare
+from reports.analysis.rows import rows_of
+from rundir.read import STEP_RECORDS, read_runs, without_duplicates
+
+
+def test_a_run_is_read_whole(tmp_path):
+    write_run(tmp_path / "a", "dino", images=50)
+    runs, problems = read_runs([tmp_path / "a"])
+    assert problems == []
+    (run,) = runs
+    assert run.config["method"] == "dino"
+    assert run.finished
+    assert len(run.steps) == 40
+    assert [record["epoch"] for record in run.knn] == [4, 8, 12, 16, 20]
+    assert {(result.evaluation, result.metric) for result in run.results} == {
+        ("knn", "top1"),
+        ("knn", "top5"),
+        ("linear", "top1"),
+        ("linear", "top5"),
+    }
+    assert run.newest == "2026-01-05T10:00:00+00:00"
+
+
+def test_a_folder_stands_for_its_runs_and_nothing_is_read_twice(tmp_path):
+    for name in ("b", "a"):
+        write_run(tmp_path / name, seed=ord(name), images=20)
+    runs, problems = read_runs([tmp_path, tmp_path / "a", tmp_path / "." / "b"])
+    assert [run.name for run in runs] == ["a", "b"]
+    assert problems == []
+
+
+def damage(run, name):
+    """Damage a run directory in one of many ways."""
+    results = run / "results" / "knn.json"
+    if name == "truncated results":
+        results.write_text(results.read_text()[:100])
+    elif name == "results are no list":
+        results.write_text('{"a": 1}')
+    elif name == "value is NaN":
+        content = json.loads(results.read_text())
+        content[0]["value"] = float("nan")
+        results.write_text(json.dumps(content))
+    elif name == "value is missing":
+        content = json.loads(results.read_text())
+        del content[1]["value"]
+        results.write_text(json.dumps(content))
+    elif name == "binary config":
+        (run / "config.yaml").write_bytes(b"\xff\xfe\x00")
+    elif name == "config is a list":
+        (run / "config.yaml").write_text("- 1\n")
+    elif name == "no config":
+        (run / "config.yaml").unlink()
+    elif name == "config is a folder":
+        (run / "config.yaml").unlink()
+        (run / "config.yaml").mkdir()
+    elif name == "damaged environment":
+        (run / "environment.json").write_text("{")
+    elif name == "damaged log":
+        lines = (run / "log.jsonl").read_text().splitlines()
+        lines[3] = lines[3][:20]
+        (run / "log.jsonl").write_text("\n".join(lines) + "\n")
+    elif name == "deep nesting":
+        results.write_text("[" * 100_000)
+
+
+@pytest.mark.parametrize(
+    ("name", "says", "kept"),
+    [
+        ("truncated results", "cannot be read as JSON", True),
+        ("results are no list", "no list of measurements", True),
+        ("value is NaN", "value is nan, no finite number", True),
+        ("value is missing", "no 'value'", True),
+        ("binary config", "config.yaml cannot be read", False),
+        ("config is a list", "holds no mapping", False),
+        ("no config", "no config.yaml", False),
+        ("config is a folder", "cannot be read", False),
+        ("damaged environment", "cannot be read as JSON", True),
+        ("damaged log", "1 damaged records (lines 4)", True),
+        ("deep nesting", "cannot be read as JSON", True),
+    ],
+)
+def test_damage_is_listed_and_not_fatal(tmp_path, name, says, kept):
+    write_run(tmp_path / "whole", images=20)
+    run = write_run(tmp_path / "damaged", seed=1, images=20)
+    damage(run, name)
+    runs, problems = read_runs([tmp_path])
+    assert [run.name for run in runs] == (["damaged", "whole"] if kept else ["whole"])
+    assert len(problems) == 1
+    assert "damaged" in problems[0].where
+    assert says in problems[0].what
+
+
+def test_foreign_missing_and_unfinished_directories_are_listed(tmp_path):
+    write_run(tmp_path / "whole", images=20)
+    write_run(tmp_path / "cut", seed=1, images=20, ended=False)
+    (tmp_path / "cut" / "log.jsonl").write_text((tmp_path / "cut" / "log.jsonl").read_text()[:-30])
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_bytes(b"x")
+    runs, problems = read_runs([tmp_path, tmp_path / "nowhere"])
+    assert [run.name for run in runs] == ["cut", "whole"]
+    told = {problem.where.rpartition("/")[2]: problem.what for problem in problems}
+    assert "training has not ended (last record: epoch" in told["cut"]
+    assert "6 measurements are left out" in told["cut"]
+    assert "no run directory" in told["photos"]
+    assert told["nowhere"] == "no such directory"
+
+
+def test_long_logs_are_read_at_even_distances(tmp_path):
+    run = write_run(tmp_path / "a", images=20)
+    end = (run / "log.jsonl").read_text().splitlines()[-1]
+    steps = [json.dumps({"kind": "step", "step": i, "epoch": 0, "loss": float(i)}) for i in range(1, 10_001)]
+    (run / "log.jsonl").write_text("\n".join([*steps, end]) + "\n")
+    (read,), problems = read_runs([run])
+    assert problems == []
+    assert read.logged == 10_000
+    assert STEP_RECORDS <= len(read.steps) <= STEP_RECORDS + 1
+    assert (read.steps[0]["step"], read.steps[1]["step"], read.steps[-1]["step"]) == (1, 26, 10_000)
+
+
+def test_copies_from_other_machines_are_no_further_seeds(tmp_path):
+    first = write_run(tmp_path / "one" / "dino", images=20)
+    second = tmp_path / "two" / "dino"
+    shutil.copytree(first, second)
+    text = (second / "log.jsonl").read_text().replace("2026-01-05T10", "2026-01-06T10")
+    (second / "log.jsonl").write_text(text)
+    (second / "results" / "linear.json").unlink()
+    config = (second / "config.yaml").read_text().replace("out: runs/dino", "out: /elsewhere/dino")
+    (second / "config.yaml").write_text(config)
+    runs, problems = read_runs([first, second])
+    assert problems == []
+    (kept,), notes = without_duplicates(runs)
+    assert kept.path == second
+    assert len(kept.results) == 6  # linear is taken from the older copy
+    assert "the same options and seed as" in notes[0].what
+    assert "2 measurements that only it has are used" in notes[0].what
+    (row,) = rows_of([kept])
+    (comparison,), _ = compare([row])
+    assert all(cell.over_seeds.n == 1 for cell in comparison.cells.values())
+
+
+def trained_on(run: Path, fingerprint: str) -> Path:
+    """Have a run's log begin by the fingerprint of the images that it was trained on, as logs do."""
+    log = run / "log.jsonl"
+    log.write_text(json.dumps({"kind": "start", "step": 0, "fingerprint": fingerprint}) + "\n" + log.read_text())
+    return run
+
+
+def test_runs_on_other_images_under_the_same_name_are_neither_copies_nor_seeds(tmp_path):
+    first = trained_on(write_run(tmp_path / "a"), "aaaaaaaa1111")
+    second = trained_on(write_run(tmp_path / "b"), "bbbbbbbb2222")
+    third = trained_on(write_run(tmp_path / "c", seed=1), "bbbbbbbb2222")
+    runs, notes = without_duplicates(read_runs([first, second, third])[0])
+    assert len(runs) == 3 and not notes
+    rows = rows_of(runs)
+    assert [(row.settings["data"], len(row.runs), row.variant) for row in rows] == [
+        ("demo (aaaaaa)", 1, ""),
+        ("demo (bbbbbb)", 2, ""),
+    ]
+    (comparison,), _ = compare(rows)
+    assert comparison.unequal_settings == ["data"] and len(comparison.blocks) == 2
+
+
+def test_images_stored_at_another_size_are_not_told_apart(tmp_path):
+    first = trained_on(write_run(tmp_path / "a"), "aaaaaaaa1111")
+    second = trained_on(write_run(tmp_path / "b", options={"image_size": 64}), "bbbbbbbb2222")
+    rows = rows_of(read_runs([first, second])[0])
+    assert [(row.settings["data"], row.variant) for row in rows] == [
+        ("demo", "image_size 32"),
+        ("demo", "image_size 64"),
+    ]

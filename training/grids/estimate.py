@@ -1,0 +1,103 @@
+"""How long a grid will take, before it runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from commands.train import read_options
+from common.cli import words_of
+from rundir.log import end_of
+from training.machine.devices import autocast, pick_device, synchronize
+from training.trainer import plan
+
+#: Share of a large matrix product's speed that training reaches. Of the backbones here, at their usual sizes, it lies between a
+#: tenth (small ones, with much besides products) and a half; runs that have ended tell better.
+SHARE = 0.2
+
+
+class TimeEstimate:
+    """Minutes of training, from counted operations and how fast they go here: as fast as in those of the grid's runs that
+    have ended, of the same method and backbone if possible; before the first has, at ``SHARE`` of the speed of a large matrix
+    product on this machine.
+
+    Args:
+        ended: directories of runs of the grid; those without an end are left out.
+    """
+
+    def __init__(self, ended: list[tuple[Mapping[str, Any], Path]]):
+        self._speeds: dict[tuple[str, str], list[float]] = {}
+        self._products: dict[tuple[str, str], float] = {}
+        self._plans: dict[str, dict[str, Any]] = {}
+        for options, directory in ended:
+            end = end_of(directory) or {}
+            if end.get("training_flops") and end.get("images_per_second"):
+                speed = end["training_flops"] * end["images_per_second"]
+                self._speeds.setdefault((options["method"], options["backbone"]), []).append(speed)
+
+    @property
+    def source(self) -> str:
+        """Where the speed comes from, in words."""
+        if self._speeds:
+            return "from the speed of the runs that have ended, by counted operations"
+        return (
+            f"from counted operations, at {SHARE:.0%} of the speed of a large matrix product here, within a factor of 3"
+        )
+
+    def minutes(self, options: Mapping[str, Any]) -> float | None:
+        """Minutes of one training; None where its operations cannot be counted. Raises UserError where it cannot be planned."""
+        key = repr(sorted((k, repr(v)) for k, v in options.items() if k not in ("seed", "out", "evals", "visualize")))
+        if key not in self._plans:
+            read = read_options(words_of(options))
+            self._plans[key] = plan(read.train, read.method)
+        planned = self._plans[key]
+        if not planned["total_steps"]:
+            return 0.0
+        if planned["training_flops"] is None:
+            return None
+        work = planned["training_flops"] * planned["images_seen"]
+        return work / self._speed(options, planned) / 60
+
+    def _speed(self, options: Mapping[str, Any], planned: Mapping[str, Any]) -> float:
+        known = self._speeds.get((options["method"], options["backbone"]))
+        known = known or [
+            speed for (_, b), speeds in self._speeds.items() for speed in speeds if b == options["backbone"]
+        ]
+        known = known or [speed for speeds in self._speeds.values() for speed in speeds]
+        if known:
+            return sum(known) / len(known)
+        where = planned["device"], planned["options"]["precision"]
+        if where not in self._products:
+            self._products[where] = product_speed(*where)
+        return SHARE * self._products[where]
+
+
+def product_speed(device: str, precision: str) -> float:
+    """Operations a second of a square matrix product on this machine."""
+    place = pick_device(device)
+    side = 8192 if place.type == "cuda" else 1536
+    matrix = torch.randn(side, side, device=place)
+    with torch.no_grad(), autocast(place, precision):
+        matrix @ matrix
+        synchronize(place)
+        began, times = time.perf_counter(), 0
+        while times < 3 or time.perf_counter() - began < 0.3:
+            matrix @ matrix
+            times += 1
+            synchronize(place)
+    return 2 * side**3 * times / (time.perf_counter() - began)
+
+
+def in_words(minutes: float | None) -> str:
+    """``3 min``, ``2.5 h``, ``4.1 d``."""
+    if minutes is None:
+        return "unknown"
+    if minutes < 1:
+        return f"{60 * minutes:.0f} s"
+    if minutes < 100:
+        return f"{minutes:.0f} min"
+    return f"{minutes / 60:.1f} h" if minutes < 48 * 60 else f"{minutes / 1440:.1f} d"

@@ -1,0 +1,223 @@
+"""The cells of a grid while they run: what is known of each, how it is shown, and what every launcher needs to run one."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from common.cli import words_of
+from common.errors import UsageError, UserError
+from common.files import read_json_lines, write_json
+from common.lock import run_lock
+from training.grids.grid import Cell
+from training.grids.options import CompareCommand
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+#: Launchers by name; ``ray`` would be the name of a package.
+MODULES = {"local": "local", "slurm": "slurm", "ray": "ray_cluster"}
+#: States that a cell does not leave by itself.
+ENDED = ("done", "failed")
+
+Show = Callable[["CellState | None"], None]
+
+
+@dataclass
+class CellState:
+    """What is known of a cell."""
+
+    cell: Cell
+    directory: Path
+    status: str = "waiting"  # waiting | queued | running | done | failed; of run.py status also stopped
+    started: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def log(self) -> Path:
+        """What the cell's process prints."""
+        return self.directory.parent.parent / "logs" / f"{self.cell.name}.log"
+
+    @property
+    def is_done(self) -> bool:
+        """True if its directory holds all that it is to give."""
+        return is_done(self.directory, self.cell.options.get("evals") or [])
+
+    def becomes(self, status: str) -> bool:
+        """Take a status, and keep the time. True if it is another than before."""
+        if status == self.status:
+            return False
+        if status == "running":
+            self.started = time.monotonic()
+        elif self.status == "running":
+            self.seconds = time.monotonic() - self.started
+        self.status = status
+        return True
+
+
+def is_done(directory: Path, evaluations: Sequence[str]) -> bool:
+    """True if the training in ``directory`` has ended and every evaluation has its results."""
+    try:
+        ended = any(record.get("kind") == "end" for record in read_json_lines(directory / "log.jsonl"))
+    except (OSError, ValueError):
+        return False
+    return ended and all((directory / "results" / f"{name}.json").is_file() for name in evaluations)
+
+
+def run_cells(
+    cells: Sequence[Cell],
+    command: CompareCommand,
+    plugins: Sequence[str],
+    console: Console,
+    again: Collection[str] = (),
+) -> list[CellState]:
+    """Run every cell that is not done, and those named in ``again``, where ``command.launch`` says. Prints a table that updates in
+    place (a line a change where the output is no terminal).
+
+    Returns:
+        the state of each cell: done or failed; of a cluster that is not waited for, also another.
+
+    Raises:
+        UserError: another process runs this grid, or the launcher cannot.
+    """
+    out = Path(command.out).absolute()
+    states = [CellState(cell, out / "runs" / cell.name) for cell in cells]
+    for state in states:
+        if state.is_done and state.cell.name not in again:
+            state.status = "done"
+    launch = importlib.import_module(f"training.launchers.{MODULES[command.launch.launcher]}").launch
+    with run_lock(out):  # two would start each cell twice
+        (out / "logs").mkdir(exist_ok=True)
+        described = [{"name": cell.name, "evals": list(cell.options.get("evals") or [])} for cell in cells]
+        write_json(out / "cells.json", described)
+        with stopping_well(), shown(states, console) as show:
+            launch(states, command, plugins, show)
+    return states
+
+
+def read_states(out: Path) -> list[CellState]:
+    """The cells of the last grid in a folder, all ``waiting``. Raises UserError: it holds none."""
+    try:
+        cells = json.loads((out / "cells.json").read_text(encoding="utf-8"))
+        return [CellState(Cell(cell["name"], {"evals": cell["evals"]}), out / "runs" / cell["name"]) for cell in cells]
+    except FileNotFoundError as error:
+        raise UsageError(f"{out}: holds no grid; give the folder that compare was given as --out") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{out / 'cells.json'}: damaged ({error}); the grid's compare command writes it anew"
+        ) from error
+
+
+def words_of_cell(state: CellState, plugins: Sequence[str]) -> list[str]:
+    """What ``run.py`` is to be given for a cell."""
+    words = ["train", *words_of({**state.cell.options, "out": str(state.directory)})]
+    for plugin in plugins:
+        words += ["--plugin", plugin]
+    return words
+
+
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def end_with_parent() -> None:
+    """In a cell's process, before it starts: ask Linux to stop it when the process that started it is killed, so that what is
+    started in its place never finds it still writing. Other systems have no such request."""
+    if _LIBC is not None:
+        _LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+@contextmanager
+def stopping_well() -> Iterator[None]:
+    """While this is entered, SIGTERM and SIGUSR1 end this process as Ctrl-C does, by an exception, so that it can stop its cells
+    first: they write their checkpoints. The exit status is 128 + the signal's number."""
+
+    received: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        print(f"stopped by {signal.Signals(number).name}; the same command continues", file=sys.stderr)
+        received.append(number)
+        raise SystemExit(128 + number)
+
+    numbers = (signal.SIGTERM, signal.SIGUSR1) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    except SystemExit as end:
+        if received:  # Ray, where it waits, makes an exit of status 1 of any
+            raise SystemExit(128 + received[0]) from end
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def progress_of(state: CellState) -> str:
+    """How far a running cell is, from the end of its log."""
+    try:
+        with open(state.directory / "log.jsonl", "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    for line in reversed(lines):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if record.get("kind") == "end":
+            return "trained; evaluating"
+        if record.get("kind") == "step":
+            return f"epoch {record.get('epoch', 0) + 1}, loss {record.get('loss', float('nan')):.3f}"
+    return ""
+
+
+def tail_of(state: CellState, lines: int = 12) -> str:
+    """The end of what a cell printed."""
+    try:
+        return "\n".join(state.log.read_text(errors="replace").splitlines()[-lines:])
+    except OSError:
+        return "(it printed nothing)"
+
+
+def table_of(states: Sequence[CellState]) -> Table:
+    """A row for each cell."""
+    done = sum(state.status == "done" for state in states)
+    table = Table(title=f"{done} of {len(states)} done", title_justify="left")
+    for column in ("run", "status", "minutes", "progress"):
+        table.add_column(column, justify="right" if column == "minutes" else "left")
+    for state in states:
+        seconds = time.monotonic() - state.started if state.status == "running" and state.started else state.seconds
+        progress = "" if state.status == "done" else progress_of(state)
+        table.add_row(state.cell.name, state.status, f"{seconds / 60:.1f}" if seconds else "", progress)
+    return table
+
+
+@contextmanager
+def shown(states: Sequence[CellState], console: Console) -> Iterator[Show]:
+    """What is to be called with each state that has changed, and with None as time goes on."""
+
+    def print_change(state: CellState | None) -> None:
+        if state is not None:
+            done = sum(other.status == "done" for other in states)
+            minutes = f" after {state.seconds / 60:.1f} min" if state.seconds and state.status in ENDED else ""
+            text = f"[{done}/{len(states)}] {state.cell.name}: {state.status}{minutes}"
+            console.print(text, markup=False, highlight=False)
+
+    if console.is_terminal:
+        with Live(table_of(states), console=console, refresh_per_second=2) as live:
+            yield lambda state: live.update(table_of(states))
+    else:
+        yield print_change

@@ -1,0 +1,66 @@
+"""Cells on this machine: each is a process and a directory of its own; a failed one does not stop the others."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+from training.grids.launchers.cells import ENDED, ROOT, CellState, Show, end_with_parent, words_of_cell
+from training.grids.options import CompareCommand
+
+
+def launch(states: Sequence[CellState], command: CompareCommand, plugins: Sequence[str], show: Show) -> None:
+    """Run the cells, ``command.jobs`` at a time (default: one), dividing the cores among them, and the CUDA devices among those
+    that do not name one. Interrupting it stops the cells, which keep their checkpoints: the same command continues."""
+    jobs = command.jobs or 1
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    environment = {**os.environ, "OMP_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
+    processes: dict[str, subprocess.Popen] = {}
+    devices = visible_devices() if jobs > 1 else []
+    taken: dict[str, str] = {}  # of the running cells, by name
+    try:
+        while any(state.status not in ENDED for state in states):
+            for state in states:
+                running = sum(other.status == "running" for other in states)
+                if state.status == "waiting" and running < jobs:
+                    own = environment
+                    # Of a named cuda:1 there would be none left where only one is visible.
+                    if len(devices) > 1 and state.cell.options.get("device", "auto") in ("auto", "cuda"):
+                        device = taken[state.cell.name] = min(devices, key=list(taken.values()).count)
+                        own = {**environment, "CUDA_VISIBLE_DEVICES": device}
+                    with open(state.log, "w") as log:
+                        processes[state.cell.name] = subprocess.Popen(
+                            [sys.executable, str(ROOT / "run.py"), *words_of_cell(state, plugins)],
+                            stdout=log,
+                            stderr=subprocess.STDOUT,
+                            env=own,
+                            preexec_fn=end_with_parent,
+                        )
+                    state.becomes("running")
+                    show(state)
+                elif state.status == "running" and (code := processes[state.cell.name].poll()) is not None:
+                    taken.pop(state.cell.name, None)
+                    state.becomes("failed" if code else "done")
+                    show(state)
+            time.sleep(0.2)
+            show(None)
+    finally:
+        for process in processes.values():
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        for process in processes.values():
+            process.wait()
+
+
+def visible_devices() -> list[str]:
+    """The CUDA devices that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them: numbers or UUIDs."""
+    import torch
+
+    # Counting does not start CUDA, which would hold memory of a device for as long as the grid runs.
+    count = torch.cuda.device_count()
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [str(number) for number in range(count)] if listed is None else listed.split(",")[:count]

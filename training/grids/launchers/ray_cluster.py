@@ -1,0 +1,152 @@
+"""Cells as the tasks of a Ray cluster: each on whichever node has room for it; one that fails, or whose node does, is tried again
+and continues from its checkpoint."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from common.errors import UserError
+from training.grids.launchers.cells import ROOT, CellState, Show, end_with_parent, words_of_cell
+from training.grids.options import CompareCommand
+
+#: How often a failed cell is tried again.
+RETRIES = 2
+#: Seconds before that: long enough for a process on a lost node's other side to write its checkpoint and go.
+PAUSE = 5.0
+#: Seconds in which cells that are stopped write their checkpoints.
+LEAVE = 60.0
+#: File beside the cells' logs that asks them to stop.
+STOP = "stop"
+#: Exit status of a training whose options are wrong: trying again does not help.
+WRONG_OPTIONS = 2
+
+
+def launch(states: Sequence[CellState], command: CompareCommand, plugins: Sequence[str], show: Show) -> None:
+    """Run the cells, as many at a time as the cluster has room for, or ``command.jobs``. The tasks end with this process, and keep
+    their checkpoints: the same command continues. Where it is stopped, and not killed, they write one first.
+
+    Raises:
+        UserError: no ray here, or no cluster at the address.
+    """
+    options = command.launch
+    address = options.address or "auto"
+    require_answer(address)
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError("--launcher ray needs the package ray; pip install 'ray>=2.52'") from error
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="error")
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise no_cluster(address, str(error).splitlines()[0]) from error
+    gpus, cpus = options.gpus or 0, options.cpus or 1
+    task = ray.remote(
+        num_cpus=cpus * max(gpus, 1), num_gpus=gpus, max_retries=RETRIES, retry_exceptions=[ChildProcessError]
+    )(run_cell)
+    environment = {name: value for name, value in os.environ.items() if name.startswith("SSL_COMPARE_")}
+    environment |= {"OMP_NUM_THREADS": str(cpus), "PYTHONUNBUFFERED": "1"}
+    waiting = deque(state for state in states if state.status == "waiting")
+    stop = states[0].log.with_name(STOP)
+    stop.unlink(missing_ok=True)
+    running: dict[ray.ObjectRef, CellState] = {}
+    try:
+        while waiting or running:
+            while waiting and (command.jobs is None or len(running) < command.jobs):
+                state = waiting.popleft()
+                state.log.unlink(missing_ok=True)
+                words = words_of_cell(state, plugins)
+                running[task.remote(words, max(gpus, 1), str(Path.cwd()), str(state.log), environment)] = state
+            ended, _ = ray.wait(list(running), timeout=1.0)
+            for reference in ended:
+                state = running.pop(reference)
+                try:
+                    ray.get(reference)
+                    state.becomes("done")
+                except Exception as error:  # of the task, whatever it was, or of Ray
+                    with open(state.log, "a") as log:
+                        log.write(f"{type(error).__name__}: {error}".splitlines()[-1] + "\n")
+                    state.becomes("failed")
+                show(state)
+            for state in running.values():
+                if state.log.exists() and state.becomes("running"):  # its task has begun
+                    show(state)
+            show(None)
+    finally:
+        # Those that have begun are asked by the file: of one that is cancelled, Ray may kill the training before its checkpoint.
+        stop.touch()
+        begun = [reference for reference, state in running.items() if state.log.exists()]
+        for reference in running.keys() - set(begun):
+            ray.cancel(reference)
+        if begun:
+            ray.wait(begun, num_returns=len(begun), timeout=LEAVE)
+        ray.shutdown()
+        stop.unlink()
+
+
+def require_answer(address: str) -> None:
+    """Raises UserError where nothing listens at ``host:port``: Ray itself would try for a quarter of an hour."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon:
+        return  # "auto", "local": Ray knows where
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise no_cluster(address, str(error)) from error
+    # Something listens, perhaps not Ray's: ray, once imported, then makes so many tries of 40 seconds, in place of 20.
+    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "3")
+
+
+def no_cluster(address: str, reason: str) -> UserError:
+    return UserError(f"--address {address}: no Ray cluster answers there ({reason}); start one with: ray start --head")
+
+
+def run_cell(words: Sequence[str], processes: int, folder: str, log: str, environment: Mapping[str, str]) -> None:
+    """One try of a cell, in a Ray task. It stops the training, and returns, when the file ``STOP`` appears beside the log.
+
+    Args:
+        words: for ``run.py``.
+        processes: of the training, one for each GPU.
+        folder: to work in.
+        log: file for what is printed.
+        environment: variables to add.
+
+    Raises:
+        ChildProcessError: it failed, and is worth another try.
+        ValueError: its options are wrong.
+    """
+    program = [str(ROOT / "run.py"), *words]
+    if processes > 1:
+        program = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *program]
+    stop = Path(log).with_name(STOP)
+    if stop.exists():
+        return
+    with open(log, "a") as file:
+        process = subprocess.Popen(
+            [sys.executable, *program],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+            env={**os.environ, **environment},
+            preexec_fn=end_with_parent,
+        )
+        try:
+            # Not wait(), which a cancelled task's KeyboardInterrupt does not reach.
+            while (status := process.poll()) is None:
+                if stop.exists():
+                    return
+                time.sleep(0.2)
+        finally:
+            process.terminate()  # of one that has ended, nothing
+            process.wait()
+    if status == WRONG_OPTIONS:
+        raise ValueError(f"exit status {status}")
+    if status:
+        time.sleep(PAUSE)
+        raise ChildProcessError(f"exit status {status}")

@@ -1,0 +1,179 @@
+"""Cells as the jobs of a SLURM array, through submitit.
+
+A job's tasks are the processes of one distributed training. Before its time is over SLURM sends a cell SIGUSR1, when it is
+preempted SIGTERM: it writes a checkpoint, and its job is queued again and continues there. What a job is of stands in
+``OUT/jobs/jobs.json``; how it goes is asked of ``squeue``, which knows of every job that has not ended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+from common.errors import UserError
+from common.files import write_json
+from training.grids.launchers.cells import ENDED, ROOT, CellState, Show, end_with_parent, words_of_cell
+from training.grids.options import CompareCommand
+
+#: The jobs' name in SLURM's queue.
+NAME = "ssl-compare"
+#: Seconds before the end of a job's time at which it is told to stop.
+AHEAD = 120
+#: Seconds between looks at the queue.
+POLL = 5.0
+#: Exit statuses of a training that has been stopped, in its loop or anywhere else.
+STOPPED = [status for number in (signal.SIGTERM, signal.SIGUSR1) for status in (128 + number, -number)]
+
+
+def launch(states: Sequence[CellState], command: CompareCommand, plugins: Sequence[str], show: Show) -> None:
+    """Submit the cells that neither are done nor have a job in the queue, as one array of which ``command.jobs`` run at a time
+    (default: as many as the cluster has room for). Returns at once, or with ``--wait`` when all have ended; the jobs go on
+    without this process.
+
+    Raises:
+        UserError: no SLURM here, no submitit, or SLURM refuses the jobs.
+    """
+    out = Path(command.out).absolute()
+    jobs, queue = read_jobs(out), queued()
+    if queue is None:
+        raise UserError("--launcher slurm: squeue does not answer here; run this on a login node of a SLURM cluster")
+    for state in states:
+        if state.status == "waiting" and jobs.get(state.cell.name) in queue:
+            state.status = queue[jobs[state.cell.name]]
+    waiting = [state for state in states if state.status == "waiting"]
+    if waiting:
+        ids = submit(waiting, command, plugins, out / "jobs")
+        jobs |= {state.cell.name: number for state, number in zip(waiting, ids, strict=True)}
+        write_json(out / "jobs" / "jobs.json", jobs)
+        for state in waiting:
+            state.becomes("queued")
+            show(state)
+    while command.launch.wait and any(state.status not in ENDED for state in states):
+        time.sleep(POLL)
+        if (queue := queued()) is None:
+            continue  # its controller is busy or restarts; the jobs do not depend on it
+        for state in states:
+            # Also of failed ones: a shared disk may show their results later than the queue their end.
+            if state.status != "done" and state.becomes(status_of(state, jobs, queue)):
+                show(state)
+        show(None)
+
+
+def status_of(state: CellState, jobs: dict[str, str], queue: dict[str, str]) -> str:
+    """A submitted cell's status: its job's, and where the job has ended, whether it is done."""
+    number = jobs[state.cell.name]
+    return queue.get(number) or ("done" if state.is_done else "failed")
+
+
+def submit(states: Sequence[CellState], command: CompareCommand, plugins: Sequence[str], folder: Path) -> list[str]:
+    """Submit an array of jobs, one for each cell. Returns their numbers, such as ``12_0``."""
+    os.environ["SUBMITIT_PREEMPT_SIGNAL"] = "USR1"  # which trainings answer; submitit reads it when it is imported
+    try:
+        import submitit
+    except ImportError as error:
+        raise UserError("--launcher slurm needs the package submitit; pip install 'submitit>=1.5'") from error
+    if shutil.which("sbatch") is None or shutil.which("srun") is None:
+        raise UserError("--launcher slurm: no sbatch or srun here; run this on a login node of a SLURM cluster")
+    options = command.launch
+    cpus = options.cpus or 1
+    executor = submitit.SlurmExecutor(folder=folder)
+    parameters = {
+        "job_name": NAME,
+        "partition": options.partition,
+        "nodes": options.nodes or 1,
+        "ntasks_per_node": options.gpus or 1,
+        "gpus_per_node": options.gpus or None,
+        "cpus_per_task": cpus,
+        "time": options.time or 1440,
+        "signal_delay_s": AHEAD,
+        "array_parallelism": command.jobs or len(states),
+        "additional_parameters": {"requeue": True},
+        "srun_args": [f"--cpus-per-task={cpus}"],  # srun does not take it over from sbatch since SLURM 22.05
+        "setup": [
+            f"export PYTHONPATH={ROOT}:$PYTHONPATH PYTHONUNBUFFERED=1 OMP_NUM_THREADS={cpus}",
+            "export SUBMITIT_PREEMPT_SIGNAL=USR1",
+        ],
+    }
+    executor.update_parameters(**{name: value for name, value in parameters.items() if value is not None})
+    try:
+        submitted = executor.submit_array([CellJob(state, plugins) for state in states])
+    except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
+        raise UserError(f"SLURM refuses the jobs: {' '.join(str(error).split())}") from error
+    return [job.job_id for job in submitted]
+
+
+class CellJob:
+    """What each task of a cell's job does: one process of the training."""
+
+    def __init__(self, state: CellState, plugins: Sequence[str]):
+        self.words = words_of_cell(state, plugins)
+        self.log = state.log
+
+    def __call__(self) -> None:
+        """Raises ChildProcessError: the cell has failed."""
+        from submitit.helpers import TorchDistributedEnvironment
+
+        task = TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+        # The first process tells what happens; the others have only errors to tell, which go where submitit keeps its own.
+        with open(self.log, "a") if task.rank == 0 else nullcontext() as log:
+            process = subprocess.Popen(
+                [sys.executable, str(ROOT / "run.py"), *self.words],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                preexec_fn=end_with_parent,
+            )
+            # SLURM may send its signals to all processes of a job or to the first of each task; twice does no harm.
+            for number in (signal.SIGTERM, signal.SIGUSR1):
+                signal.signal(number, lambda number, frame: process.send_signal(number))
+            status = process.wait()
+        if status in STOPPED:
+            if task.rank == 0:
+                requeue(os.environ["SLURM_JOB_ID"])
+            raise SystemExit(128 + signal.SIGTERM)
+        if status:
+            raise ChildProcessError(f"exit status {status}; {self.log} says why")
+
+
+def requeue(number: str) -> None:
+    """Queue this job again, unless SLURM has done that already or the job has been cancelled."""
+    said = subprocess.run(
+        ["squeue", f"--jobs={number}", "--noheader", "--format=%T"], capture_output=True, text=True, check=True
+    )
+    if said.stdout.strip() == "RUNNING":
+        subprocess.run(["scontrol", "requeue", number], check=True)
+
+
+def read_jobs(out: Path) -> dict[str, str]:
+    """The last job of each cell that has been submitted, by its name."""
+    path = out / "jobs" / "jobs.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise UserError(
+            f"{path}: damaged ({error}); cancel the jobs named {NAME}, delete it, and compare again"
+        ) from error
+
+
+def queued() -> dict[str, str] | None:
+    """Our jobs that have not ended, ``queued`` or ``running`` by their number; None where SLURM does not answer."""
+    try:
+        said = subprocess.run(
+            ["squeue", "--array", f"--name={NAME}", "--noheader", "--format=%i %T"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    states = dict(line.split() for line in said.stdout.splitlines())
+    return {number: "queued" if state in ("PENDING", "REQUEUED") else "running" for number, state in states.items()}

@@ -1,0 +1,82 @@
+"""What a run was made with: code, packages, hardware, command."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.distributed import world_size
+from training.machine.devices import device_name
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "numba",
+    "scipy",
+    "scikit-learn",
+    "pillow",
+    "pytorch-metric-learning",
+)
+
+
+def describe_environment(device: torch.device, precision: str) -> dict[str, Any]:
+    """A JSON-able description of this process's surroundings.
+
+    Returns:
+        ``command`` (words), ``started`` (UTC, ISO 8601), ``commit`` (None outside a git checkout) and ``modified`` (files
+        differ from it), ``python``, ``packages`` (versions), ``platform``, ``cpu``, ``cores`` (that may be used),
+        ``threads`` (of torch), ``device``, ``precision``, ``processes``, ``cuda`` (version or None).
+    """
+    commit = _git("rev-parse", "HEAD")
+    return {
+        "command": ["python", *sys.argv],
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": commit,
+        "modified": None if commit is None else bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": device_name(device),
+        "precision": precision,
+        "processes": world_size(),
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git(*words: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
