@@ -198,7 +198,7 @@ def visualize(words: Sequence[str]) -> int:
     for plugin in value_of(words, "plugin") or []:
         load_plugin(plugin)
 
-    from eval.visual import visualize as draw
+    from commands.visualize import visualize as draw
 
     for path in draw(what, command):
         print(path)

@@ -20,7 +20,7 @@ from common.statistics.confusion import bootstrap_scores
 from eval.core.context import make_context
 from eval.core.probe import Heads
 from eval.features.extract import compute_features
-from eval.features.neighbours import knn_classify
+from eval.features.votes import knn_classify
 from eval.knn import KNN, KNNConfig
 from training.machine.devices import autocast, synchronize
 

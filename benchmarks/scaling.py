@@ -63,7 +63,7 @@ def point(series: str, value: int, device_name: str, threads: int | None) -> dic
     from benchmarks.evaluation import TEMPERATURE
     from benchmarks.training import our_stepper, random_views
     from common.distributed import is_main, world_size
-    from eval.features.neighbours import knn_classify
+    from eval.features.votes import knn_classify
     from methods.core.base import Progress, ViewBatch
     from training.machine.devices import peak_memory_gib, pick_device, pick_precision, process_group, synchronize
 

@@ -22,6 +22,7 @@ from rich.text import Text
 from simple_parsing import field
 
 from common.cli import UnknownOption, words_of
+from common.environment import ROOT
 from common.errors import UsageError, UserError, unknown_name
 from common.files import read_yaml, write_json, write_text
 from data.store.listing import require_folder
@@ -32,7 +33,6 @@ from reports.analysis.tables import Table, to_csv, to_markdown
 from rundir.options import INCIDENTAL
 from rundir.read import read_runs
 
-ROOT = Path(__file__).resolve().parent.parent
 #: Data without a folder of its own to give.
 BUILT_IN = "demo"
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""What is known of images everywhere: normalisation and the label of pixels without a class."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
-from eval.features.neighbours import check_options, knn_classify, knn_label_scores
+from eval.features.votes import check_options, knn_classify, knn_label_scores
 from rundir.results import Measurement
 
 if TYPE_CHECKING:

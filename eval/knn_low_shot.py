@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from data.sets.label_subset import check_fractions, labelled_parts
 from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
-from eval.features.neighbours import check_options
+from eval.features.votes import check_options
 from eval.knn import measure_knn
 from rundir.results import Measurement
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The log of a run: how its training ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The options of a run, as its directory keeps them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Where the files of a run lie."""
 
 from __future__ import annotations
 

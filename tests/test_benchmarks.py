@@ -26,7 +26,7 @@ from data.store.store import ImageBatch
 from data.views.maker import ViewMaker
 from data.views.spec import View
 from eval.core.probe import Heads
-from eval.features.neighbours import knn_classify
+from eval.features.votes import knn_classify
 from methods.barlow_twins import BarlowTwins, BarlowTwinsConfig
 from methods.core.base import Progress, ViewBatch
 from methods.dino import DINO, DINOConfig

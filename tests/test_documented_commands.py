@@ -21,7 +21,7 @@ WORK = {
     "commands.compare.run_cells": [],
     "commands.status.status": 0,
     "commands.compare.print_plan": None,
-    "eval.visual.visualize": [],
+    "commands.visualize.visualize": [],
     "commands.reproduce.run_table": 0,
     "commands.reproduce.print_list": None,
 }

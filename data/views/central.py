@@ -1,4 +1,4 @@
-"""TODO."""
+"""Images as evaluations see them: resized, cut out at the centre, normalised."""
 
 from __future__ import annotations
 

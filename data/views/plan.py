@@ -1,4 +1,4 @@
-"""TODO."""
+"""The plan of a batch of crops: boxes, flips, colours and blurs from random numbers."""
 
 from __future__ import annotations
 

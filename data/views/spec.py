@@ -1,4 +1,4 @@
-"""TODO."""
+"""What a view is: a kind of random crop."""
 
 from __future__ import annotations
 

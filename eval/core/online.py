@@ -21,7 +21,7 @@ from data.store.store import ImageStore
 from data.views.central import eval_images
 from data.views.maker import ViewMaker
 from data.views.spec import View
-from eval.features.neighbours import knn_classify
+from eval.features.votes import knn_classify
 from methods.core.base import Method, ViewBatch
 from training.config import TrainConfig
 from training.diagnostics import (

@@ -11,7 +11,7 @@ from common.errors import UsageError, UserError
 from common.files import digest_of
 from eval.core.scoring import classification, multi_label
 from eval.features.extract import Kind
-from eval.features.neighbours import best_classes
+from eval.features.votes import best_classes
 from rundir.results import Measurement
 
 if TYPE_CHECKING:

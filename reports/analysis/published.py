@@ -1,4 +1,4 @@
-"""Published numbers: the tables of papers in ``reports/published/*.yaml``, and what makes each of their rows again.
+"""Published numbers: the tables of papers in ``reports/analysis/published/*.yaml``, and what makes each of their rows again.
 
 A file holds the tables of one paper:
 

@@ -20,10 +20,9 @@ from reports.visual.cross_correlation_drawing import (
     read_evolution,
     run_words,
 )
-from reports.visual.network import folder_of, run_title
+from reports.visual.network import configs_of, folder_of, names_of, read_options, run_title, train_images
 from reports.visual.options import CrossCorrelationOptions
-from reports.visual.paper import save_figure, save_gif
-from reports.visual.runs import configs_of, names_of, read_options, train_images
+from reports.visual.style import save_figure, save_gif
 from rundir.paths import last_checkpoint
 from training.batches import hold_out
 from training.checkpoint import load_checkpoint

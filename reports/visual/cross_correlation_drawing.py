@@ -18,8 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from common.errors import UserError
 from common.files import read_arrays
 from reports.figures.figures import palette
-from reports.visual.paper import even, grid, headed, rendered, show
-from reports.visual.style import COLOURS, DASHES, style, without_formulas
+from reports.visual.style import COLOURS, DASHES, even, grid, headed, rendered, show, style, without_formulas
 
 #: Cells a side that are drawn, at most; larger matrices are pooled.
 MOST_CELLS = 512

@@ -14,7 +14,7 @@ from reports.visual.features import embedding as drawing
 from reports.visual.images import data_title
 from reports.visual.network import context_of, folder_of
 from reports.visual.options import EmbeddingOptions
-from reports.visual.paper import file_stem, save_figure
+from reports.visual.style import file_stem, save_figure
 
 
 def embed(features: np.ndarray, perplexity: float, seed: int) -> np.ndarray:

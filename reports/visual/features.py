@@ -9,8 +9,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from reports.visual.paper import grid, headed, short, show
-from reports.visual.style import COLOURS, FAINT, INK, MARKERS, style
+from reports.visual.style import COLOURS, FAINT, INK, MARKERS, grid, headed, short, show, style
 
 #: Classes of an embedding that get a colour and marker of their own.
 MOST_CLASSES = 16

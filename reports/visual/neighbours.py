@@ -18,7 +18,7 @@ from reports.visual import features as drawing
 from reports.visual.images import choose, data_title, files_of, read_image
 from reports.visual.network import context_of, folder_of
 from reports.visual.options import NeighboursOptions
-from reports.visual.paper import file_stem, save_figure
+from reports.visual.style import file_stem, save_figure
 
 
 def nearest(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:

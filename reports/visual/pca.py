@@ -16,7 +16,7 @@ from reports.visual.features import principal_components
 from reports.visual.images import fitted, fitting, normalised, pictures_of
 from reports.visual.network import folder_of, load_network
 from reports.visual.options import PCAOptions
-from reports.visual.paper import file_stem, save_figure
+from reports.visual.style import file_stem, save_figure
 
 
 @torch.inference_mode()

@@ -17,7 +17,7 @@ from common.errors import UserError
 from eval.core.base import EVALUATIONS
 from reports.analysis.published import read_published
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 TABLES = read_published()
 
 

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 
 from common.errors import UserError
 from eval.features import neighbours
-from eval.features.neighbours import best_classes, knn_classify, knn_label_scores, nearest_neighbours
+from eval.features.neighbours import nearest_neighbours
+from eval.features.votes import best_classes, knn_classify, knn_label_scores
 
 
 def features(rows, width, seed):

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from eval.features.neighbours import knn_classify
+from eval.features.votes import knn_classify
 
 
 def test_equals_reference(golden):

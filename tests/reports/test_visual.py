@@ -15,13 +15,10 @@ from backbones.base import Backbone
 from backbones.vit import VisionTransformer
 from common.errors import UserError
 from data.datasets import open_dataset
-from reports.visual import attention_computing as attention
-from reports.visual import crops_computing as crops
-from reports.visual import embedding, neighbours, pca, video
+from reports.visual import attention, crops, embedding, neighbours, pca, receptive_field, video
 from reports.visual import images as pictures
-from reports.visual import receptive_field_computing as receptive_field
 from reports.visual.cross_correlation import projections_of
-from reports.visual.runs import configs_of, read_options
+from reports.visual.network import configs_of, read_options
 from training.batches import Batches, hold_out
 from training.config import TrainConfig
 from training.diagnostics import cross_correlation

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from common.distributed import world_size
+from common.environment import ROOT
 from training.machine.devices import device_name
 
-ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = (
     "torch",
     "torchvision",

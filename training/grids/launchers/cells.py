@@ -27,7 +27,6 @@ from common.lock import run_lock
 from training.grids.grid import Cell
 from training.grids.options import CompareCommand
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 #: Launchers by name; ``ray`` would be the name of a package.
 MODULES = {"local": "local", "slurm": "slurm", "ray": "ray_cluster"}
 #: States that a cell does not leave by itself.

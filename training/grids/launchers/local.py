@@ -9,7 +9,8 @@ import sys
 import time
 from collections.abc import Sequence
 
-from training.grids.launchers.cells import ENDED, ROOT, CellState, Show, end_with_parent, words_of_cell
+from common.environment import ROOT
+from training.grids.launchers.cells import ENDED, CellState, Show, end_with_parent, words_of_cell
 from training.grids.options import CompareCommand
 
 

@@ -12,8 +12,9 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from common.environment import ROOT
 from common.errors import UserError
-from training.grids.launchers.cells import ROOT, CellState, Show, end_with_parent, words_of_cell
+from training.grids.launchers.cells import CellState, Show, end_with_parent, words_of_cell
 from training.grids.options import CompareCommand
 
 #: How often a failed cell is tried again.

@@ -18,9 +18,10 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
+from common.environment import ROOT
 from common.errors import UserError
 from common.files import write_json
-from training.grids.launchers.cells import ENDED, ROOT, CellState, Show, end_with_parent, words_of_cell
+from training.grids.launchers.cells import ENDED, CellState, Show, end_with_parent, words_of_cell
 from training.grids.options import CompareCommand
 
 #: The jobs' name in SLURM's queue.

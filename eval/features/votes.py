@@ -1,0 +1,137 @@
+"""k-NN votes: classes of queries from their nearest neighbours in a bank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from common.errors import UserError
+from common.progress import track
+from eval.features.neighbours import nearest_neighbours, tile_rows
+
+if TYPE_CHECKING:
+    pass
+
+
+def knn_classify(
+    bank: Tensor,
+    bank_labels: Tensor,
+    queries: Tensor,
+    ks: Sequence[int],
+    temperature: float,
+    num_classes: int,
+    progress: bool = False,
+) -> dict[int, Tensor]:
+    """Classify queries by the votes of their nearest bank images, for several k from one search.
+
+    Features are L2-normalised here. Each of the k nearest votes for its label with weight exp(similarity / temperature). As in
+    the reference, a query's fifth guess may be a class without votes where its neighbours have fewer than five labels.
+
+    Args:
+        bank: ``[N, D]``, any float type, on any device.
+        bank_labels: int64 ``[N]`` in 0 to num_classes - 1.
+        queries: ``[Q, D]``.
+        ks: numbers of neighbours, each in 1 to N.
+        temperature: above 0.
+        num_classes: C.
+        progress: show a progress bar.
+
+    Returns:
+        for each k the best min(5, C) classes, best first: int64 ``[Q, min(5, C)]``, on the device of ``queries``.
+
+    Raises:
+        UserError: a k larger than the bank, or not positive; a temperature that is not positive; labels out of range.
+    """
+    _check(bank, bank_labels, ks, temperature)
+    if bank_labels.min() < 0 or bank_labels.max() >= num_classes:
+        raise UserError(
+            f"k-NN: bank labels from {bank_labels.min()} to {bank_labels.max()}, but there are {num_classes} classes; "
+            "leave unlabelled images out of the bank"
+        )
+    guesses: dict[int, list[Tensor]] = {k: [] for k in ks}
+    labels = bank_labels.to(queries.device)
+    for similarity, places in _search(bank, queries, max(ks), progress):
+        weights, voters = _vote_weights(similarity, temperature), labels[places]
+        for k in guesses:
+            scores = similarity.new_zeros(len(similarity), num_classes)
+            scores.scatter_add_(1, voters[:, :k], weights[:, :k])
+            guesses[k].append(best_classes(scores))
+    return {k: torch.cat(parts) for k, parts in guesses.items()}
+
+
+def knn_label_scores(
+    bank: Tensor,
+    bank_label_sets: Tensor,
+    queries: Tensor,
+    ks: Sequence[int],
+    temperature: float,
+    progress: bool = False,
+) -> dict[int, Tensor]:
+    """As ``knn_classify`` where an image may have several labels: a neighbour votes for each of its labels, and a label's score
+    is its share of the total weight, in [0, 1], so that scores compare between queries.
+
+    Args:
+        bank_label_sets: bool ``[N, C]``.
+
+    Returns:
+        for each k the scores, float32 ``[Q, C]``.
+    """
+    _check(bank, bank_label_sets, ks, temperature)
+    scores: dict[int, list[Tensor]] = {k: [] for k in ks}
+    label_sets = bank_label_sets.to(queries.device)
+    for similarity, places in _search(bank, queries, max(ks), progress):
+        weights = _vote_weights(similarity, temperature)
+        shares = similarity.new_zeros(len(similarity), label_sets.shape[1])
+        total, done = similarity.new_zeros(len(similarity), 1), 0
+        for k in sorted(scores):
+            for rank in range(done, k):  # one neighbour at a time: never [q, k, C] at once
+                shares += weights[:, rank : rank + 1] * label_sets[places[:, rank]]
+                total += weights[:, rank : rank + 1]
+            done = k
+            scores[k].append(shares / total)
+    return {k: torch.cat(parts) for k, parts in scores.items()}
+
+
+def best_classes(scores: Tensor) -> Tensor:
+    """The min(5, C) classes of greatest score, best first: ``[q, C]`` to int64 ``[q, min(5, C)]``. Ties (classes without votes,
+    above all) stand in the order in which the reference's ``scores.sort(1, True)`` leaves them."""
+    count = min(5, scores.shape[1])
+    # A partial sort is much cheaper than the reference's and gives the same wherever nothing is tied.
+    values, classes = scores.topk(min(count + 1, scores.shape[1]))
+    tied = (values[:, 1:] == values[:, :-1]).any(dim=1).nonzero().squeeze(1)
+    classes = classes[:, :count]
+    if len(tied):
+        classes[tied] = scores[tied].sort(1, True).indices[:, :count]
+    return classes
+
+
+def check_options(ks: Sequence[int], temperature: float) -> None:
+    if not ks or min(ks) < 1:
+        raise UserError(f"k-NN: k must be at least 1 (given: {', '.join(map(str, ks)) or 'none'})")
+    if not temperature > 0:
+        raise UserError(f"k-NN: the temperature is {temperature}; give a number above 0")
+
+
+def _check(bank: Tensor, labels: Tensor, ks: Sequence[int], temperature: float) -> None:
+    if len(labels) != len(bank):
+        raise ValueError(f"{len(labels)} labels for {len(bank)} features")
+    check_options(ks, temperature)
+    if max(ks) > len(bank):
+        raise UserError(f"k-NN: k = {max(ks)}, but the bank has only {len(bank)} labelled images; give smaller ks")
+
+
+def _search(bank: Tensor, queries: Tensor, k: int, progress: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    bank = F.normalize(bank.to(queries.device).float(), dim=1)
+    chunks = nearest_neighbours(bank, F.normalize(queries.float(), dim=1), k)
+    total = -(-len(queries) // tile_rows(queries.device))
+    return track(chunks, "k-NN", total, show=progress)
+
+
+def _vote_weights(similarity: Tensor, temperature: float) -> Tensor:
+    """exp(similarity / temperature), up to a factor for each query, which changes no ranking and keeps small temperatures
+    from overflowing."""
+    return ((similarity - similarity[:, :1]) / temperature).exp()
