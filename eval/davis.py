@@ -6,7 +6,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from common.ahead import ahead
 from common.errors import UsageError, UserError
 from common.files import atomic_file
 from common.images import normalise
@@ -150,13 +150,7 @@ class DavisPropagation(Evaluation):
             levels = torch.tensor(pixels).permute(2, 0, 1)[None].float()
             return normalise(F.interpolate(levels, size, mode="bilinear").round()[0])
 
-        with ThreadPoolExecutor(2, "frames") as pool:
-            pending = deque(pool.submit(read, file) for file in video.frames[:3])
-            for file in [*video.frames[3:], None, None, None]:
-                frame = pending.popleft().result()
-                if file is not None:
-                    pending.append(pool.submit(read, file))
-                yield frame
+        return ahead(read, video.frames, threads=2, most=3)
 
     def _measurements(
         self,

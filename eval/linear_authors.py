@@ -4,15 +4,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from common.ahead import ahead
 from common.errors import UsageError
 from common.progress import progress_bar
 from data.views.maker import ViewMaker
@@ -145,7 +144,9 @@ class LinearAuthors(Evaluation):
                 # Order and crops are functions of the seed and the epoch, so that an interrupted training continues alike.
                 generator = torch.Generator().manual_seed((context.seed << 32) + epoch)
                 order = torch.randperm(len(rows), generator=generator)
-                for part, images in _gathered(context, rows, order.split(config.batch_size)):
+                parts = order.split(config.batch_size)
+                batches = ahead(context.train.batch, (rows[part.numpy()] for part in parts))
+                for part, images in zip(parts, batches, strict=True):
                     params = maker.sample(len(part), generator)
                     sources = torch.arange(len(part))[None]  # read on the CPU: from the device, that would wait for it
                     with torch.inference_mode(), autocast(device, context.precision):
@@ -155,14 +156,3 @@ class LinearAuthors(Evaluation):
                     heads.step(features, targets[part].to(device, non_blocking=True), factor, used)
                     bar.advance(task)
                 checkpoint.save(heads, epoch + 1, last=epoch + 1 == config.epochs)
-
-
-def _gathered(context: EvalContext, rows: np.ndarray, parts: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, Any]]:
-    """Batches of images, the next one gathered while the current one is used."""
-    with ThreadPoolExecutor(1, thread_name_prefix="gather") as pool:
-        waiting = pool.submit(context.train.batch, rows[parts[0].numpy()])
-        for number, part in enumerate(parts, 1):
-            images = waiting.result()
-            if number < len(parts):
-                waiting = pool.submit(context.train.batch, rows[parts[number].numpy()])
-            yield part, images

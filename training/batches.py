@@ -3,9 +3,7 @@ anywhere, and N processes draw what one would."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.ahead import ahead
 from common.distributed import rank, world_size
 from common.errors import UserError
 from data.pairing import SameImage, labelled, make_pairing
@@ -145,13 +144,8 @@ class Batches:
         """The batches of the steps from ``first`` to before ``end``; threads gather ahead while the caller trains. On a CUDA device
         they make the crops, too, on a stream beside the one that trains; a CPU has no more cores for that than training has."""
         side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
-        with ThreadPoolExecutor(AHEAD, thread_name_prefix="batches") as pool:
-            pending = deque(pool.submit(self._prepare, step, side) for step in range(first, min(first + AHEAD, end)))
-            for step in range(first, end):
-                take = pending.popleft().result()
-                if step + AHEAD < end:
-                    pending.append(pool.submit(self._prepare, step + AHEAD, side))
-                yield take()
+        for take in ahead(lambda step: self._prepare(step, side), range(first, end), AHEAD):
+            yield take()
 
     def _prepare(self, step: int, side: torch.cuda.Stream | None) -> Callable[[], ViewBatch]:
         """What a thread does of a batch ahead of its step; what is returned does the rest."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from common.images import VOID
 from common.statistics.bootstrap import RESAMPLES, resample_counts
-
-VOID = 255
 
 
 def confusion_matrix(predicted: np.ndarray, mask: np.ndarray, num_classes: int) -> np.ndarray:

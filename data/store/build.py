@@ -11,9 +11,6 @@ import shutil
 import time
 import warnings
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,6 +20,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from common.ahead import ahead
 from common.distributed import is_main
 from common.download import cache_root
 from common.errors import UserError
@@ -182,7 +180,7 @@ class _Builder:
         skipped = sum(len(commit["skipped"]) for commit in self.commits)
         commit = _Commit(file.tell(), self.keep)
         began = committed = time.monotonic()
-        with bar, ThreadPoolExecutor(processors(), thread_name_prefix="decode") as pool:
+        with bar:
             task = bar.add_task(
                 f"{'decoding' if self.keep else 'checking'} {self.listing.data} {self.listing.split}",
                 total=total,
@@ -190,7 +188,9 @@ class _Builder:
                 rate=0.0,
                 skipped=skipped,
             )
-            for row, outcome in _in_order(pool, self._read, range(start, total)):
+            # A bounded number ahead, since decoded photos are large.
+            outcomes = ahead(self._read, range(start, total), processors(), 4 * processors())
+            for row, outcome in enumerate(outcomes, start):
                 commit.add(file, row, outcome)
                 now = time.monotonic()
                 if now - committed >= COMMIT_SECONDS or row == total - 1:
@@ -359,20 +359,3 @@ def _digest(*planes: np.ndarray) -> np.ndarray:
     for plane in planes:
         digest.update(plane.data)
     return np.frombuffer(digest.digest(), np.uint8)
-
-
-def _in_order(pool: ThreadPoolExecutor, work: Callable[[int], _Outcome], rows: range) -> Iterator[tuple[int, _Outcome]]:
-    """``work`` of each row in the rows' order, computed ahead by a bounded number, since decoded photos are large."""
-    pending: deque = deque()
-    try:
-        for row in rows:
-            pending.append((row, pool.submit(work, row)))
-            if len(pending) > 4 * processors():
-                first, future = pending.popleft()
-                yield first, future.result()
-        while pending:
-            first, future = pending.popleft()
-            yield first, future.result()
-    finally:
-        for _, future in pending:
-            future.cancel()

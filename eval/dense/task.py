@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones.base import Backbone
+from common.ahead import ahead
 from common.distributed import rank, world_size
 from common.errors import UserError
 from data.store.decode import DamagedImage
@@ -207,12 +207,8 @@ class SegmentationBatches:
 
     def stream(self, first: int, end: int) -> Iterator[ViewBatch]:
         """The batches of the steps from ``first`` to before ``end``, made ahead of the training by threads."""
-        with ThreadPoolExecutor(self._workers, "samples") as pool, ThreadPoolExecutor(1, "batches") as ahead:
-            pending = deque(ahead.submit(self._gather, step, pool) for step in range(first, min(first + AHEAD, end)))
-            for step in range(first, end):
-                batch = pending.popleft().result()
-                if step + AHEAD < end:
-                    pending.append(ahead.submit(self._gather, step + AHEAD, pool))
+        with ThreadPoolExecutor(self._workers, "samples") as pool:
+            for batch in ahead(lambda step: self._gather(step, pool), range(first, end), most=AHEAD):
                 views = [view.to(self.device, non_blocking=True) for view in batch.views]
                 yield ViewBatch(views, batch.labels.to(self.device, non_blocking=True))
 
