@@ -25,13 +25,14 @@ from common.cli import UnknownOption, words_of
 from common.environment import ROOT
 from common.errors import UsageError, UserError, unknown_name
 from common.files import read_yaml, write_json, write_text
+from common.options import options_without_effect
 from data.store.listing import require_folder
 from reports import build_report
 from reports.analysis.published import PublishedTable, read_published
 from reports.analysis.reproduction import FILE, measured, side_by_side
 from reports.analysis.tables import Table, to_csv, to_markdown
-from rundir.options import INCIDENTAL
 from rundir.read import read_runs
+from training.config import TrainConfig
 
 #: Data without a folder of its own to give.
 BUILT_IN = "demo"
@@ -268,7 +269,8 @@ def _with_data(task: Task, table: PublishedTable, roots: Mapping[str, str]) -> T
 def _mark(directory: Path, table: PublishedTable, task: Task, further: Mapping[str, Any]) -> None:
     """Say in a run's directory which row it reproduces; UserError where something was trained or measured there for another one, or
     with other options."""
-    changed = {name: value for name, value in further.items() if name not in INCIDENTAL}
+    without_effect = options_without_effect(TrainConfig)
+    changed = {name: value for name, value in further.items() if name not in without_effect}
     mark = {"table": table.name, "row": task.row, "part": task.part, "changed": changed}
     mark = json.loads(json.dumps(mark, default=str))  # as the file has it
     file = directory / FILE

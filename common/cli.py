@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from common.errors import UsageError, unknown_name
 from common.files import parse_yaml, read_yaml
+from common.options import check
 
 
 class UnknownOption(UsageError):
@@ -26,10 +27,25 @@ class UnknownOption(UsageError):
 
 def make_parser(command: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
     """A parser for one subcommand. Add dataclasses with ``add_arguments``; options are their field names with underscores,
-    never abbreviated. What is wrong raises UsageError instead of printing the whole usage."""
+    never abbreviated. Values are checked against their declarations (``common.options``), which help shows. Errors raise
+    UsageError instead of printing the whole usage."""
     from simple_parsing import ArgumentParser
 
     class Parser(ArgumentParser):
+        def add_arguments(self, *args: Any, **more: Any) -> Any:
+            added = super().add_arguments(*args, **more)
+            for argument in [argument for group in (added, *added.descendants) for argument in group.fields]:
+                if allowed := str(argument.field.metadata.get("range", "")):
+                    argument.help = f"{argument.help} [{allowed}]"
+            return added
+
+        def parse_known_args(self, *args: Any, **more: Any) -> tuple[argparse.Namespace, list[str]]:
+            namespace, unknown = super().parse_known_args(*args, **more)
+            for group in self._wrappers:
+                if "." not in group.dest:  # others are fields of these
+                    check(getattr(namespace, group.dest), group.prefix)
+            return namespace, unknown
+
         def error(self, message: str) -> NoReturn:
             message = message.replace("command.", "")  # positional options carry their dataclass's name
             raise UsageError(f"{command}: {message}; see: python run.py {command} --help")

@@ -19,6 +19,7 @@ from backbones import build_backbone
 from backbones.base import Backbone
 from common.distributed import is_main, main_first
 from common.errors import UsageError, UserError, unknown_name
+from common.options import IMAGE_SIZE, option
 from common.progress import track
 from common.statistics.confusion import bootstrap_scores, class_scores, confusion_matrix, scores
 from data.datasets import open_dataset
@@ -36,7 +37,6 @@ from rundir.paths import last_checkpoint
 from rundir.results import Measurement, save_predictions
 from training.checkpoint import load_checkpoint
 from training.config import TrainConfig
-from training.resolve import check_image_size
 from training.trainer import train_task
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class SegmentationConfig(EvaluationConfig):
     """linear, linear_pixels, setr_naive, setr_pup, setr_mla, deeplabv3; each is trained and measured by itself"""
     finetune: bool = False
     """train the backbone, too; without it, it stays frozen"""
-    crop_size: int | None = None
+    crop_size: int | None = option(None, **IMAGE_SIZE)
     """side in pixels of training crops and of the square that whole images are fitted into; default: the image size"""
     scale: list[float] = field(default_factory=lambda: [1.0, 1.0])
     """range of the random scale in training (published: 0.5 2); 1 1: whole images, whose frozen features are computed once"""
@@ -103,8 +103,6 @@ class SegmentationConfig(EvaluationConfig):
         make_loss(self.loss)
         if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
             raise UsageError(f"the random scale {self.scale} is no range; give its ends, such as: 0.5 2")
-        if self.crop_size is not None:
-            check_image_size("crop_size", self.crop_size)
         if not self.test_scales or min(self.test_scales) <= 0:
             raise UsageError(f"test scales {self.test_scales}: give factors above 0, such as: 0.75 1 1.25")
         for name in ("epochs", "batch_size"):

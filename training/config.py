@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from common.options import IMAGE_SIZE, option
+
 
 @dataclass(kw_only=True)
 class TrainConfig:
@@ -17,55 +19,55 @@ class TrainConfig:
     """vit_nano, vit_t16, vit_s16, vit_s8, vit_b16, vit_b8, resnet18, resnet18_cifar, resnet50, or timm:NAME"""
     data: str = "demo"
     """demo, imagefolder, cifar10, imagenet, voc2007 or voc2012"""
-    data_root: str | None = None
+    data_root: str | None = option(None, changes_results=False)
     """folder of the data set; demo needs none"""
-    stream: bool = False
+    stream: bool = option(False, changes_results=False)
     """decode training images anew for each batch instead of keeping them decoded on the disk (so it is, anyway, where they do not
     fit); the batches are the same"""
-    out: str | None = None
+    out: str | None = option(None, changes_results=False)
     """run directory; default runs/METHOD-BACKBONE-DATA-SEED"""
 
-    image_size: int | None = None
+    image_size: int | None = option(None, **IMAGE_SIZE)
     """side of full-size crops and of evaluation images, in pixels; default: the data set's own (224, demo and cifar10: 32)"""
-    epochs: float = 100
+    epochs: float = option(100, above=0, only_training=True)
     """passes over the training images; may have a part of one"""
-    budget: str | None = None
+    budget: str | None = option(None, only_training=True)
     """instead of epochs: images=5e6, minutes=30 or flops=1e18 (or epochs=100), the same for every method it is given to"""
-    batch_size: int = 64
+    batch_size: int = option(64, at_least=1, only_training=True)
     """images per optimiser step, over all devices and accumulation steps together"""
-    accumulate: int = 1
+    accumulate: int = option(1, at_least=1, only_training=True)
     """split each batch into this many forward passes; losses of batch statistics then see the parts"""
 
-    optimizer: Literal["adamw", "sgd", "lars"] = "adamw"
+    optimizer: Literal["adamw", "sgd", "lars"] = option("adamw", only_training=True)
     """AdamW, SGD or LARS"""
-    lr: float = 5e-4
+    lr: float = option(5e-4, at_least=0, only_training=True)
     """learning rate for 256 images: it is multiplied by batch_size / 256"""
-    schedule: Literal["cosine", "poly"] = "cosine"
+    schedule: Literal["cosine", "poly"] = option("cosine", only_training=True)
     """of the learning rate after its warm-up; poly: (1 - t) ** 0.9"""
-    min_lr: float = 1e-6
+    min_lr: float = option(1e-6, at_least=0, only_training=True)
     """learning rate at the end of its schedule, not multiplied by batch_size / 256"""
-    min_lr_scale: float = 0.0
+    min_lr_scale: float = option(0.0, at_least=0, only_training=True)
     """learning rate at the end of its schedule as a part of that after the warm-up, added to min_lr"""
-    warmup_epochs: float | None = None
+    warmup_epochs: float | None = option(None, at_least=0, only_training=True)
     """linear warm-up of the learning rate; default: 10, or a tenth of the epochs if that is less"""
-    weight_decay: float = 0.04
+    weight_decay: float = option(0.04, at_least=0, only_training=True)
     """at the start; biases and 1-d tensors have none"""
-    weight_decay_end: float | None = None
+    weight_decay_end: float | None = option(None, at_least=0, only_training=True)
     """at the end of its cosine; default: as at the start"""
-    momentum: float = 0.9
+    momentum: float = option(0.9, at_least=0, below=1, only_training=True)
     """of SGD and LARS"""
-    clip_grad: float = 0.0
+    clip_grad: float = option(0.0, at_least=0, only_training=True)
     """largest gradient norm; 0: no clipping"""
-    clip_mode: Literal["tensor", "global"] = "tensor"
+    clip_mode: Literal["tensor", "global"] = option("tensor", only_training=True)
     """clip each tensor's gradient by itself (DINO), or all by their common norm"""
 
-    pairing: Literal["same_image", "same_label"] = "same_image"
+    pairing: Literal["same_image", "same_label"] = option("same_image", only_training=True)
     """where an anchor's other views come from: the same image, or other images with one of its labels"""
-    paired_views: list[int] | None = None
+    paired_views: list[int] | None = option(None, only_training=True)
     """which views (from 0) same_label draws from other images; default: all but the first"""
-    pairing_start: float = 0.0
+    pairing_start: float = option(0.0, at_least=0, only_training=True)
     """epochs of views from the same image before same_label begins"""
-    label_fraction: float = 1.0
+    label_fraction: float = option(1.0, above=0, at_most=1, only_training=True)
     """part of the training images whose label may be used (by same_label and by methods that read labels)"""
 
     init: str | None = None
@@ -75,32 +77,33 @@ class TrainConfig:
     """digest of that file; written down by the run, so that another one is refused"""
     init_labels: str | None = None
     """which labels those weights have seen (none, all, 10%%), for the report; default: as they say themselves"""
-    seed: int = 0
+    seed: int = option(0, at_least=0, below=2**63)
     """of weights, order, crops and pairing"""
-    device: str = "auto"
+    device: str = option("auto", changes_results=False)
     """auto, cpu, cuda, cuda:N or mps"""
-    strategy: Literal["ddp", "fsdp"] = "ddp"
+    strategy: Literal["ddp", "fsdp"] = option("ddp", changes_results=False, only_training=True)
     """of several processes (torchrun): each has all weights, or (fsdp) a part of each; fsdp also computes a ViT's activations anew
     in the backward pass, which takes less memory and more time"""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 where the device is fast at it, else fp32"""
 
-    compile: bool = False
+    compile: bool = option(False, changes_results=False, only_training=True)
     """compile the backbone's blocks (torch.compile): a minute or more at the start, and faster steps on accelerators"""
 
-    knn_every: int = 10
+    # Not only_training: it decides which images are held out, and so the fingerprint by which reports compare a run's images.
+    knn_every: int = option(10, at_least=0)
     """online k-NN on a held-out part of the training images every so many epochs; 0: never"""
-    checkpoint_every: int = 1
+    checkpoint_every: int = option(1, at_least=1, changes_results=False, only_training=True)
     """epochs between checkpoints (one more is written at the end and when stopped)"""
-    keep_checkpoints: int = 2
+    keep_checkpoints: int = option(2, at_least=1, changes_results=False, only_training=True)
     """how many of them to keep, the last included; the best by the online k-NN is kept beside them"""
-    log_every: int = 10
+    log_every: int = option(10, at_least=1, changes_results=False, only_training=True)
     """optimiser steps between records in log.jsonl"""
-    evals: list[str] | None = None
+    evals: list[str] | None = option(None, changes_results=False)
     """evaluations to run after training, such as: knn linear"""
-    visualize: list[str] | None = None
+    visualize: list[str] | None = option(None, changes_results=False)
     """pictures to draw after training: attention receptive_field pca neighbours embedding crops"""
-    tensorboard: bool = False
+    tensorboard: bool = option(False, changes_results=False)
     """also log to TensorBoard, under the run directory"""
-    wandb: bool = False
+    wandb: bool = option(False, changes_results=False)
     """also log to Weights & Biases (WANDB_MODE=offline works without a network)"""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,15 +12,16 @@ from backbones import check_name
 from common.distributed import world_size
 from common.errors import UsageError, UserError, unknown_name
 from common.files import read_yaml
+from common.options import check, options_without_effect
 from data.datasets import default_image_size
 from methods.core.base import MethodConfig
 from reports.visual.options import RUN_PICTURES
-from rundir.options import INCIDENTAL, written_options
+from rundir.options import written_options
 from training.config import TrainConfig
 from training.machine.devices import pick_device, pick_precision
 
-#: Side in pixels of the largest images that are trained on or evaluated: their store alone is too large for any disk beyond it.
-MAX_IMAGE_SIZE = 4096
+#: They may differ between a run and its continuation.
+WITHOUT_EFFECT = options_without_effect(TrainConfig)
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
@@ -53,28 +53,15 @@ def _on_any_machine(config: TrainConfig) -> TrainConfig:
 
 
 def _check(config: TrainConfig) -> None:
-    def require(holds: bool, option: str, what: str) -> None:
-        if not holds:
-            raise UsageError(f"--{option} {getattr(config, option)}: {what}")
-
     check_name(config.backbone)
     for what in config.visualize or []:
         if what not in RUN_PICTURES:
             raise unknown_name("picture of a run", what, RUN_PICTURES)
-    for option, value in dataclasses.asdict(config).items():
-        require(not isinstance(value, float) or math.isfinite(value), option, "give a finite number")
-    require(config.epochs > 0, "epochs", "give more than 0")
-    for option in ("batch_size", "accumulate", "checkpoint_every", "keep_checkpoints", "log_every"):
-        require(getattr(config, option) >= 1, option, "give at least 1")
-    for option in ("lr", "min_lr", "min_lr_scale", "weight_decay", "clip_grad", "knn_every", "seed"):
-        require(getattr(config, option) >= 0, option, "give 0 or more")
-    if config.image_size is not None:
-        check_image_size("image_size", config.image_size)
-    require(config.seed < 2**63, "seed", "give less than 2 to the power of 63")
-    require(config.weight_decay_end is None or config.weight_decay_end >= 0, "weight_decay_end", "give 0 or more")
-    require(0 <= config.momentum < 1, "momentum", "give 0 or more and less than 1")
-    warmup = config.warmup_epochs
-    require(warmup is None or 0 <= warmup <= config.epochs, "warmup_epochs", f"give 0 to --epochs, {config.epochs}")
+    check(config)
+    for option in ("warmup_epochs", "pairing_start"):
+        value = getattr(config, option)
+        if value is not None and value > config.epochs:
+            raise UsageError(f"--{option} {value}: give 0 to --epochs, {config.epochs:g}")
     parts = config.accumulate * world_size()
     if config.batch_size % parts:
         raise UsageError(
@@ -85,15 +72,8 @@ def _check(config: TrainConfig) -> None:
         raise UsageError(
             "--paired_views says which views --pairing same_label draws from other images; add that option"
         )
-    require(0 <= config.pairing_start <= config.epochs, "pairing_start", f"give 0 to --epochs, {config.epochs:g}")
     if config.pairing_start and config.pairing == "same_image":
         raise UsageError("--pairing_start says when --pairing same_label begins; add that option")
-
-
-def check_image_size(option: str, size: int) -> None:
-    """Raises UsageError for a side in pixels that no memory has room for, or that shows nothing."""
-    if not 8 <= size <= MAX_IMAGE_SIZE:
-        raise UsageError(f"--{option} {size}: give 8 to {MAX_IMAGE_SIZE} pixels")
 
 
 def options_of(config: TrainConfig, method_config: MethodConfig, evaluations: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,7 +105,7 @@ def require_same_run(run: Path, config: TrainConfig, method_config: MethodConfig
     if not isinstance(there, dict):
         raise UserError(f"{file}: holds no mapping of options to values; give another --out")
     now = options_of(config, method_config, {})
-    differing = [name for name in now if name not in INCIDENTAL and there.get(name) != now[name]]
+    differing = [name for name in now if name not in WITHOUT_EFFECT and there.get(name) != now[name]]
     if differing:
         what = "; ".join(f"{name} was {there.get(name)}, now {now[name]}" for name in differing)
         raise UserError(f"{run} holds a run with other options ({what}); give another --out, or those options")
@@ -142,7 +122,7 @@ def other_options(run: Path, config: TrainConfig, method_config: MethodConfig) -
         open_ones |= {"epochs", "warmup_epochs"}
     if config.init is not None:  # read from the file where they are not given
         open_ones |= {name for name in ("init_sha256", "init_labels") if now[name] is None}
-    differing = [n for n in now if n in there and n not in INCIDENTAL and n not in open_ones and there[n] != now[n]]
+    differing = [n for n in now if n in there and n not in WITHOUT_EFFECT and n not in open_ones and there[n] != now[n]]
     return "; ".join(f"{name} was {there[name]}, now {now[name]}" for name in differing)
 
 

@@ -19,6 +19,7 @@ from backbones.formats.released import is_released, release_of
 from backbones.formats.weights import find_weights, load_weights
 from common.errors import UsageError, UserError
 from common.files import digest_of
+from common.options import IMAGE_SIZE, Range, check_value
 from data.datasets import BENCHMARKS, default_image_size, open_benchmark, open_dataset
 from data.sets.benchmark import Benchmark
 from data.store.store import ImageStore
@@ -26,7 +27,6 @@ from eval.features.extract import Kind, cached_features
 from rundir.paths import last_checkpoint
 from training.checkpoint import load_checkpoint
 from training.machine.devices import Precision, pick_device, pick_precision
-from training.resolve import check_image_size
 
 
 @dataclass
@@ -184,7 +184,7 @@ def make_context(
     if image_size is None:
         same_data = options.get("data") == data and run.get("image_size")
         image_size = run["image_size"] if same_data else default_image_size(data)
-    check_image_size("image_size", image_size)
+    check_value("image_size", image_size, Range(**IMAGE_SIZE))
     chosen_device = pick_device(device)
     chosen_precision = pick_precision(precision, chosen_device)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.files import digest_of
-from rundir.options import INCIDENTAL
+from common.options import options_without_effect
 from training.config import TrainConfig
 from training.resolve import resolve
 from training.trainer import whole_end_of
@@ -46,7 +46,7 @@ def nested_training(
         )
     )
     options = {**dataclasses.asdict(config), **dataclasses.asdict(task), **depends, "weights": context.weights_hash}
-    options = {option: value for option, value in options.items() if option not in INCIDENTAL}
+    options = {option: value for option, value in options.items() if option not in options_without_effect(TrainConfig)}
     run = context.run_dir / folder / f"{name}-{digest_of(options)[:8]}"
     return dataclasses.replace(config, out=str(run)), options
 

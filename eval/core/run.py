@@ -33,6 +33,7 @@ def run_evaluations(
     from rich.console import Console
 
     from common.files import digest_of
+    from common.options import check
     from data.sets.benchmark import fingerprint_of
     from eval.core.base import EVALUATIONS, check_data
     from rundir.results import print_measurements, read_results, results_file, write_results
@@ -43,7 +44,9 @@ def run_evaluations(
     for name in dict.fromkeys(names):
         kind = EVALUATIONS.get(name)
         check_data(name, context.test.name)
-        evaluations[name] = kind(configs.get(name) or kind.Config())
+        config = configs.get(name) or kind.Config()
+        check(config, prefix=f"{name}_")
+        evaluations[name] = kind(config)
     surroundings = {
         "weights": context.weights_hash,
         "train": [context.train.name, context.train.fingerprint],

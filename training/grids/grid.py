@@ -33,7 +33,9 @@ from typing import Any
 from common.cli import parse_value
 from common.errors import UsageError, unknown_name
 from common.files import read_yaml
+from common.options import options_of_training
 from reports.visual.options import RUN_PICTURES
+from training.config import TrainConfig
 from training.grids.options import CompareCommand
 
 KEYS = (
@@ -49,37 +51,6 @@ KEYS = (
     "variants",
     "vary",
     "vary_mode",
-)
-
-#: Options that training alone reads: without it, a run's results are the same whatever they are. ``knn_every`` is none of them,
-#: since it decides which images are held out, and so the fingerprint by which reports tell a run's images.
-OF_TRAINING = frozenset(
-    {
-        "epochs",
-        "budget",
-        "batch_size",
-        "accumulate",
-        "optimizer",
-        "lr",
-        "schedule",
-        "min_lr",
-        "min_lr_scale",
-        "warmup_epochs",
-        "weight_decay",
-        "weight_decay_end",
-        "momentum",
-        "clip_grad",
-        "clip_mode",
-        "pairing",
-        "paired_views",
-        "pairing_start",
-        "label_fraction",
-        "strategy",
-        "compile",
-        "checkpoint_every",
-        "keep_checkpoints",
-        "log_every",
-    }
 )
 
 #: What each holds.
@@ -210,7 +181,6 @@ def grid_of(command: CompareCommand, further: Mapping[str, Any]) -> Grid:
 def options_of_methods(methods: Sequence[str]) -> dict[str, set[str]]:
     """For each method, the options that its trainings have."""
     from methods.core.base import METHODS
-    from training.config import TrainConfig
 
     common = {f.name for f in dataclasses.fields(TrainConfig)}
     return {name: common | {f.name for f in dataclasses.fields(METHODS.get(name).Config)} for name in methods}
@@ -297,6 +267,7 @@ def without_repeats(cells: Sequence[Cell]) -> tuple[list[Cell], str]:
     """
     from methods.core.base import METHODS
 
+    of_training = options_of_training(TrainConfig)
     kept: dict[str, Cell] = {}
     methods: list[str] = []  # of what is left out, one each
     differing: set[str] = set()
@@ -305,7 +276,7 @@ def without_repeats(cells: Sequence[Cell]) -> tuple[list[Cell], str]:
         if METHODS.get(method).trains:
             kept[cell.name] = cell
             continue
-        telling = sorted((name, repr(value)) for name, value in options.items() if name not in OF_TRAINING)
+        telling = sorted((name, repr(value)) for name, value in options.items() if name not in of_training)
         first = kept.setdefault(repr(telling), cell)
         if first is not cell:
             methods.append(method)

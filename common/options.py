@@ -1,0 +1,149 @@
+"""An option of a command: a dataclass field that declares its default, its range and what it affects, all in one place.
+
+>>> @dataclasses.dataclass(kw_only=True)
+... class Config:
+...     lr: float = option(5e-4, at_least=0, only_training=True)
+...     device: str = option("auto", changes_results=False)
+>>> check(Config(lr=-1))
+Traceback (most recent call last):
+common.errors.UsageError: --lr -1: give 0 or more
+>>> options_without_effect(Config)
+frozenset({'device'})
+
+The string under a field is its help; ``common.cli.make_parser`` appends the range. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass
+from typing import Any
+
+from simple_parsing import field
+
+from common.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Range:
+    """Bounds of a number; None: no bound.
+
+    >>> str(Range(above=0, at_most=1)), str(Range(at_least=8, at_most=4096))
+    ('more than 0 and at most 1', '8 to 4096')
+    """
+
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+    unit: str = ""
+
+    def __contains__(self, value: float) -> bool:
+        return (
+            (self.at_least is None or value >= self.at_least)
+            and (self.above is None or value > self.above)
+            and (self.at_most is None or value <= self.at_most)
+            and (self.below is None or value < self.below)
+        )
+
+    def __str__(self) -> str:
+        bounds = []
+        if self.at_least is not None and self.at_most is not None:
+            bounds = [f"{self.at_least} to {self.at_most}"]
+        elif self.at_least is not None:
+            bounds = ["0 or more" if self.at_least == 0 else f"at least {self.at_least}"]
+        elif self.at_most is not None:
+            bounds = [f"at most {self.at_most}"]
+        if self.above is not None:
+            bounds.insert(0, f"more than {self.above}")
+        if self.below is not None:
+            bounds.append(f"less than {self.below}")
+        return f"{' and '.join(bounds)} {self.unit}".rstrip()
+
+
+#: Sides of images, as keyword arguments of ``option``. No disk has room for a store of larger ones.
+IMAGE_SIZE = {"at_least": 8, "at_most": 4096, "unit": "pixels"}
+
+
+def option(
+    default: Any = MISSING,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+    unit: str = "",
+    form: Callable[[Any], Any] | None = None,
+    changes_results: bool = True,
+    only_training: bool = False,
+    **argparse_options: Any,
+) -> Any:
+    """Declare an option as a dataclass field.
+
+    Args:
+        default: its default; a list is copied for each instance. None means "decided elsewhere" and is always valid.
+        at_least, above, at_most, below: range of a number, or of each number in a list or tuple.
+        unit: of the range, for messages ("pixels").
+        form: raises ValueError, whose message says what to give, for a value that is malformed.
+        changes_results: False for an option that affects only speed, place or what is written beside the results. A run can
+            continue with another value, and runs that differ only in it count as one.
+        only_training: True for an option that only training reads: runs of an untrained method do not depend on it.
+        argparse_options: passed on to argparse's ``add_argument`` (``action``, ``type``).
+    """
+    facts = {
+        "range": Range(at_least, above, at_most, below, unit),
+        "form": form,
+        "changes_results": changes_results,
+        "only_training": only_training,
+    }
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=facts, **argparse_options)
+    return field(default=default, metadata=facts, **argparse_options)
+
+
+def check(config: Any, prefix: str = "") -> None:
+    """Check every option of a dataclass instance against its declaration. Numbers must be finite.
+
+    Args:
+        config: the instance.
+        prefix: what its options' names begin with on the command line ("finetune_").
+
+    Raises:
+        UsageError: ``--NAME VALUE: give …``, for the first option that is wrong.
+    """
+    for declared in dataclasses.fields(config):
+        value = getattr(config, declared.name)
+        if value is None:
+            continue
+        if dataclasses.is_dataclass(value):
+            check(value)  # simple-parsing gives nested options no prefix
+        option_name = prefix + declared.name
+        check_value(option_name, value, declared.metadata.get("range", Range()))
+        if form := declared.metadata.get("form"):
+            try:
+                form(value)
+            except ValueError as error:
+                raise UsageError(f"--{option_name} {value}: {error}") from error
+
+
+def check_value(option_name: str, value: Any, allowed: Range) -> None:
+    """Raise UsageError for a number, or a list or tuple with one, that is not finite or out of its range. Other values pass."""
+    items = value if isinstance(value, (list, tuple)) else [value]
+    for number in items:
+        if isinstance(number, bool) or not isinstance(number, (int, float)):
+            continue
+        if not math.isfinite(number) or number not in allowed:
+            expected = allowed if math.isfinite(number) else "a finite number"
+            raise UsageError(f"--{option_name} {' '.join(map(str, items))}: give {expected}")
+
+
+def options_without_effect(config_class: type) -> frozenset[str]:
+    """Names of the options that do not change results."""
+    return frozenset(f.name for f in dataclasses.fields(config_class) if not f.metadata.get("changes_results", True))
+
+
+def options_of_training(config_class: type) -> frozenset[str]:
+    """Names of the options that only training reads."""
+    return frozenset(f.name for f in dataclasses.fields(config_class) if f.metadata.get("only_training", False))
