@@ -101,16 +101,18 @@ def point(series: str, value: int, device_name: str, threads: int | None) -> dic
     def images() -> Callable[[], object]:
         from backbones import build_backbone
         from data.datasets import open_dataset
-        from eval.features.extract import cached_features
+        from eval.features.cache import ArrayCache
+        from eval.features.extract import FrozenBackbone, store_features
 
         store = open_dataset("demo", "train", None, 37, progress=False)
         part = store.subset(np.resize(np.arange(len(store)), value))
-        network = build_backbone("vit_nano", 32).to(device)
-        precision = pick_precision("auto", device)
+        network = FrozenBackbone(
+            backbone=build_backbone("vit_nano", 32), device=device, precision=pick_precision("auto", device)
+        )
 
         def extract() -> None:
             with tempfile.TemporaryDirectory(prefix="scaling-") as folder:
-                cached_features(network, part, ["pooled"], 32, device, precision, Path(folder), {"pooled": "x"})
+                store_features(network, part, {"pooled": ArrayCache(Path(folder) / "x.npy", len(part))}, 32)
 
         return extract
 

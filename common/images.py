@@ -1,4 +1,4 @@
-"""What holds for images everywhere: normalisation, and the label of pixels without a class. Imports torch only where it computes."""
+"""What holds for images everywhere: normalisation, and the label of pixels without a class. Imports torch only to compute."""
 
 from __future__ import annotations
 

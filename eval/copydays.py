@@ -20,7 +20,6 @@ from data.sets.benchmark import fingerprint_of
 from data.sets.copydays import Copydays, image_files
 from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
 from eval.core.scoring import means
-from eval.features.files import file_features
 from rundir.results import Measurement, save_predictions
 
 if TYPE_CHECKING:
@@ -124,7 +123,7 @@ class CopyDetection(Evaluation):
             return descriptors(context.backbone.tokens(images)[0].float())
 
         batch_size = max(1, min(64, 2**21 // size**2))
-        return file_features(context, f"copydays-{part}", files, square, encode, {"size": size}, batch_size)
+        return context.file_features(f"copydays-{part}", files, square, encode, {"size": size}, batch_size)
 
 
 def descriptors(tokens_BND: Tensor) -> Tensor:

@@ -17,7 +17,6 @@ from backbones import build_backbone
 from backbones.base import Backbone
 from common.errors import UsageError, unknown_name
 from common.files import digest_of
-from common.progress import track
 from data.sets.label_subset import check_fractions, labelled_parts
 from data.store.store import ImageStore
 from data.views.central import eval_images
@@ -25,12 +24,12 @@ from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
 from eval.core.nested import has_ended, nested_training
 from eval.core.probe import HELD_OUT, check_options, measure_scores, quality, split_held_out, targets_of
 from eval.dense.task import scaled_groups
+from eval.features.extract import FrozenBackbone
 from methods.supervised import Supervised, SupervisedConfig
 from rundir.paths import last_checkpoint
 from rundir.results import Measurement
 from training.batches import MODEL, Batches, seed_of
 from training.checkpoint import load_checkpoint
-from training.machine.devices import autocast
 from training.trainer import train_task
 
 if TYPE_CHECKING:
@@ -218,13 +217,15 @@ class Finetune(Evaluation):
 
 def predict(context: EvalContext, task: FinetuneTask, store: ImageStore, rows: np.ndarray) -> Tensor:
     """Logits float32 ``[n, C]`` on the CPU of these images' central crops."""
-    parts = np.array_split(rows, max(1, len(rows) * context.image_size**2 // 2**23))
-    found = []
-    for part in track(parts, f"looking at {store.name} {store.split}", len(parts)):
-        pixels = eval_images(store.batch(part).to(context.device), context.image_size)
-        with torch.inference_mode(), autocast(context.device, context.precision):
-            found.append(task.classifier(task.backbone(pixels)).float().cpu())
-    return torch.cat(found)
+    network = FrozenBackbone(backbone=task.backbone, device=context.device, precision=context.precision)
+    logits = network.over(
+        f"logits of {store.name} {store.split}",
+        np.array_split(rows, max(1, len(rows) * context.image_size**2 // 2**23)),
+        store.batch,
+        lambda images: eval_images(images.to(context.device), context.image_size),
+        lambda pixels: task.classifier(task.backbone(pixels)).float().cpu(),
+    )
+    return torch.cat(list(logits))
 
 
 @dataclass(kw_only=True)

@@ -17,7 +17,6 @@ from common.statistics.retrieval_map import retrieval_map
 from data.sets.revisited import Revisited
 from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
 from eval.core.scoring import means
-from eval.features.files import file_features
 from rundir.results import Measurement, save_predictions
 
 if TYPE_CHECKING:
@@ -83,10 +82,10 @@ class RevisitedRetrieval(Evaluation):
             return shrink(part, max(part.size) * factor)
 
         about = {"size": config.size, "scales": list(scales)}
-        gallery = file_features(context, f"{data.name}-images", data.images, whole, encode, about)
+        gallery = context.file_features(f"{data.name}-images", data.images, whole, encode, about)
         prepare = whole if config.whole_queries else cut
         about["boxes"] = None if config.whole_queries else data.boxes.tolist()
-        queries = file_features(context, f"{data.name}-queries", data.queries, prepare, encode, about)
+        queries = context.file_features(f"{data.name}-queries", data.queries, prepare, encode, about)
         similar = F.normalize(gallery, dim=1) @ F.normalize(queries, dim=1).T
         ranks = similar.argsort(dim=0, descending=True, stable=True).numpy()
         return [m for setting in SETTINGS for m in self._measure(context, setting, ranks, scales)]

@@ -31,6 +31,7 @@ from eval.dense.examples import Examples
 from eval.dense.maps import cached_maps, map_shapes
 from eval.dense.predict import View, predict
 from eval.dense.task import SegmentationBatches, SegmentationTask, TaskConfig, image_samples, map_samples
+from eval.features.extract import FrozenBackbone
 from heads.segmentation.core.base import SEGMENTATION_HEADS
 from heads.segmentation.core.losses import make_loss
 from rundir.paths import last_checkpoint
@@ -141,9 +142,9 @@ class Segmentation(Evaluation):
         matrices = {head: [] for head in tasks}
         examples = Examples(context.test)
         for heads in groups:
-            network = tasks[heads[0]].backbone.to(context.device).eval()
+            network = self._frozen(context, tasks[heads[0]].backbone)
             readers = {head: (tasks[head].head.to(context.device).eval(), tasks[head].head_blocks) for head in heads}
-            found = predict(network, readers, context.test, view, context.device, context.precision)
+            found = predict(network, readers, context.test, view)
             for image, predicted in track(found, f"segmenting {context.test.name}", len(context.test)):
                 for head, classes in predicted.items():
                     mask = context.test.mask(image)
@@ -169,18 +170,11 @@ class Segmentation(Evaluation):
         maps, files = {}, []
         if due and self._precomputes():
             blocks = sorted({block for head in due for block in self._task(context, plans[head][0], True).blocks})
-            backbone = self._backbone(context).to(context.device).eval()
+            network = self._frozen(context, self._backbone(context))
+            about = {"weights": context.weights_hash, "output_stride": network.backbone.stride}
             with main_first():
-                maps, files = cached_maps(
-                    backbone,
-                    store,
-                    blocks,
-                    self._size(context),
-                    context.device,
-                    context.precision,
-                    context.run_dir / "features",
-                    {"weights": context.weights_hash, "output_stride": backbone.stride},
-                )
+                folder = context.run_dir / "features"
+                maps, files = cached_maps(network, store, blocks, self._size(context), folder, about)
         augmentation = SegmentationAugmentation(
             crop_size=self._size(context), scale=tuple(config.scale), distort_p=0.5 if config.distort else 0.0
         )
@@ -205,7 +199,8 @@ class Segmentation(Evaluation):
         for store in (context.train, context.test):
             if not store.has_masks:
                 raise UserError(f"{store.name} has no masks to learn segmentation from; voc2012 and demo have")
-        map_shapes(self._backbone(context).cpu().eval(), [-1], self._size(context), torch.device("cpu"))
+        cpu = FrozenBackbone(backbone=self._backbone(context), device=torch.device("cpu"), precision="fp32")
+        map_shapes(cpu, [-1], self._size(context))
 
     def _precomputes(self) -> bool:
         config = self.config
@@ -226,6 +221,9 @@ class Segmentation(Evaluation):
         backbone = build_backbone(context.backbone_name, self._size(context), **hints)
         backbone.load_state_dict(context.backbone.state_dict())
         return backbone
+
+    def _frozen(self, context: EvalContext, backbone: Backbone) -> FrozenBackbone:
+        return FrozenBackbone(backbone=backbone, device=context.device, precision=context.precision)
 
     def _view(self, context: EvalContext, backbone: Backbone) -> View:
         config = self.config

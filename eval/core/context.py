@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,54 +11,51 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from backbones import build_backbone
-from backbones.base import Backbone
 from backbones.formats.released import is_released, release_of
 from backbones.formats.weights import find_weights, load_weights
 from common.errors import UsageError, UserError
 from common.files import digest_of
 from common.options import IMAGE_SIZE, Range, check_value
 from data.datasets import BENCHMARKS, default_image_size, open_benchmark, open_dataset
-from data.sets.benchmark import Benchmark
+from data.sets.benchmark import Benchmark, fingerprint_of
 from data.store.store import ImageStore
-from eval.features.extract import Kind, cached_features
+from eval.features.cache import ArrayCache
+from eval.features.extract import FrozenBackbone, Kind, store_features
+from eval.features.files import file_features
 from rundir.paths import last_checkpoint
 from training.checkpoint import load_checkpoint
-from training.machine.devices import Precision, pick_device, pick_precision
+from training.machine.devices import pick_device, pick_precision
 
 
-@dataclass
-class EvalContext:
+@dataclass(kw_only=True)
+class EvalContext(FrozenBackbone):
     """A backbone to evaluate, and what with.
 
     Attributes:
-        backbone: on ``device``, in eval mode.
         backbone_name: what it was built by.
         weights: where its weights come from, in words.
         train, test: the splits; nothing may be chosen by looking at ``test``. A benchmark, which has no splits, is both.
         image_size: side in pixels of evaluation images.
-        device, precision: of forward passes.
         run_dir: gets ``results/``, ``predictions/`` and ``features/``.
         seed: of probes.
     """
 
-    backbone: Backbone
     backbone_name: str
     weights: str
     train: ImageStore | Benchmark
     test: ImageStore | Benchmark
     image_size: int
-    device: torch.device
-    precision: Precision
     run_dir: Path
     seed: int = 0
     _features: dict[tuple[str, Kind], Tensor] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.run_dir = Path(self.run_dir)
-        self.backbone.to(self.device).eval()
 
     @cached_property
     def weights_hash(self) -> str:
@@ -86,17 +83,36 @@ class EvalContext:
             "size": self.image_size,
             "precision": self.precision,
         }
-        found = cached_features(
-            self.backbone,
-            store,
-            missing,
-            self.image_size,
-            self.device,
-            self.precision,
-            self.run_dir / "features",
-            {kind: digest_of({**about, "kind": kind}) for kind in missing},
-        )
-        self._features |= {(split, kind): tensor for kind, tensor in found.items()}
+        caches = {
+            kind: self.cache(f"{store.name}-{store.split}-{kind}", len(store), {**about, "kind": kind})
+            for kind in missing
+        }
+        features = store_features(self, store, caches, self.image_size)
+        self._features |= {(split, kind): features[kind] for kind in missing}
+
+    def cache(self, name: str, rows: int, about: Any) -> ArrayCache:
+        """A file under ``features/`` whose name holds a digest of everything that its ``rows`` rows depend on (JSON-able), so that
+        other weights, data or sizes have other files."""
+        return ArrayCache(self.run_dir / "features" / f"{name}-{digest_of(about)}.npy", rows)
+
+    def file_features(
+        self,
+        name: str,
+        files: Sequence[Path],
+        prepare: Callable[[Image.Image, int], Image.Image],
+        encode: Callable[[Tensor], Tensor],
+        about: dict[str, Any],
+        batch_size: int = 1,
+    ) -> Tensor:
+        """Features of image files, float32 ``[n, D]``, computed once and cached (arguments: ``eval.features.files``).
+
+        Args:
+            name: of the cache file, such as "roxford5k-queries".
+            about: what the features depend on beside weights, files and precision.
+        """
+        parts = [self.weights_hash, fingerprint_of(files, files[0].parent), self.precision, about]
+        cache = self.cache(name, len(files), parts)
+        return file_features(self, cache, f"features of {name}", files, prepare, encode, batch_size)
 
     def labelled(self, split: str) -> np.ndarray:
         """Indices of the images that have a label, int64. Raises UserError where there are none."""
@@ -209,7 +225,16 @@ def make_context(
         stem = weights.replace(":", "_") if is_released(weights) else Path(weights).stem if weights else "untrained"
         out = Path(weights) if is_run else Path("runs") / f"evaluate-{backbone.replace(':', '_')}-{stem}-{data}-{seed}"
     return EvalContext(
-        network, backbone, source, train, test, image_size, chosen_device, chosen_precision, Path(out), seed
+        backbone=network,
+        backbone_name=backbone,
+        weights=source,
+        train=train,
+        test=test,
+        image_size=image_size,
+        device=chosen_device,
+        precision=chosen_precision,
+        run_dir=Path(out),
+        seed=seed,
     )
 
 

@@ -11,13 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from backbones.base import Backbone
+from common.ahead import ahead
 from common.images import normalise
 from data.store.store import ImageStore
 from data.views.dense import fit_image, pad_image, resize_image
 from eval.dense.task import original
+from eval.features.extract import FrozenBackbone
 from heads.segmentation.core.base import SegmentationHead
-from training.machine.devices import Precision, autocast
+from training.machine.devices import autocast
 
 #: Pixels (of network input) that are looked at together.
 PIXELS = 2**20
@@ -62,18 +63,12 @@ Heads = Mapping[Any, tuple[SegmentationHead, Sequence[int]]]
 
 @torch.inference_mode()
 def predict(
-    backbone: Backbone,
-    heads: Heads,
-    store: ImageStore,
-    view: View,
-    device: torch.device,
-    precision: Precision,
+    network: FrozenBackbone, heads: Heads, store: ImageStore, view: View
 ) -> Iterator[tuple[int, dict[Any, Tensor]]]:
     """Classes of every pixel of every image of a store, by several heads on one pass of the backbone.
 
     Args:
-        backbone: on ``device``, in evaluation mode.
-        heads: by name: head (likewise) and the blocks that it reads.
+        heads: by name: head (on the network's device, in evaluation mode) and the blocks that it reads.
 
     Yields:
         the image's index, and for each head uint8 ``[H, W]`` on the CPU at the image's original resolution.
@@ -81,16 +76,16 @@ def predict(
     # What is kept of a batch grows with the number of looks at each image.
     looks = sum(scale**2 for scale in view.scales) * (1 + view.flip)
     count = max(1, int(PIXELS / (view.size**2 * max(1, looks)))) if view.mode == "whole" else 1
-    for start in range(0, len(store), count):
-        indices = range(start, min(start + count, len(store)))
-        images = [original(store, i) for i in indices]
-        for index, found in zip(indices, predict_images(backbone, heads, images, view, device, precision), strict=True):
-            yield index, {name: p.argmax(0).to(torch.uint8).cpu() for name, p in found.items()}
+    parts = [range(start, min(start + count, len(store))) for start in range(0, len(store), count)]
+    batches = ahead(lambda part: [original(store, image) for image in part], parts)
+    for part, images in zip(parts, batches, strict=True):
+        for image, by_head in zip(part, predict_images(network, heads, images, view), strict=True):
+            yield image, {head: p.argmax(0).to(torch.uint8).cpu() for head, p in by_head.items()}
 
 
 @torch.inference_mode()
 def predict_images(
-    backbone: Backbone, heads: Heads, images: Sequence[Tensor], view: View, device: torch.device, precision: Precision
+    network: FrozenBackbone, heads: Heads, images: Sequence[Tensor], view: View
 ) -> Iterator[dict[Any, Tensor]]:
     """Mean class probabilities over scales and flips: for each image (uint8 ``[3, H, W]``) and head ``[C, H, W]``.
 
@@ -101,7 +96,7 @@ def predict_images(
     for scale in view.scales:
         for flip in (False, True) if view.flip else (False,):
             seen = [image.flip(-1) for image in images] if flip else images
-            looks.append((flip, list(look(backbone, heads, seen, view, scale, device, precision))))
+            looks.append((flip, list(look(network, heads, seen, view, scale))))
     for place, image in enumerate(images):
         totals: dict[Any, Tensor] = {}
         for flip, found in looks:
@@ -114,26 +109,28 @@ def predict_images(
         yield {name: total / len(looks) for name, total in totals.items()}
 
 
-def _logits(
-    backbone: Backbone, heads: Heads, inputs: Tensor, device: torch.device, precision: Precision
-) -> dict[Any, Tensor]:
+def _logits(network: FrozenBackbone, heads: Heads, inputs: Tensor) -> dict[Any, Tensor]:
     """Float32 logits ``[B, C, S, S]`` of each head, for normalised ``inputs`` ``[B, 3, S, S]``."""
     blocks = sorted({block for _, of_head in heads.values() for block in of_head})
-    with autocast(device, precision):
-        maps = dict(zip(blocks, backbone.maps(inputs.to(device), blocks), strict=True))
+    with autocast(network.device, network.precision):
+        maps = dict(zip(blocks, network.backbone.maps(inputs.to(network.device), blocks), strict=True))
         size = (inputs.shape[-2], inputs.shape[-1])
         return {name: head([maps[b] for b in of_head], size).float() for name, (head, of_head) in heads.items()}
 
 
-def _whole(backbone, heads, images, view: View, scale: float, device, precision) -> Iterator[dict[Any, Tensor]]:
+def _whole(
+    network: FrozenBackbone, heads: Heads, images: Sequence[Tensor], view: View, scale: float
+) -> Iterator[dict[Any, Tensor]]:
     side = math.ceil(view.size * scale / view.multiple - 1e-9) * view.multiple
     fitted = [fit_image(image, side) for image in images]
-    logits = _logits(backbone, heads, torch.stack([pixels for pixels, _ in fitted]), device, precision)
+    logits = _logits(network, heads, torch.stack([pixels for pixels, _ in fitted]))
     for place, (_, (height, width)) in enumerate(fitted):
         yield {name: values[place, :, :height, :width] for name, values in logits.items()}
 
 
-def _slide(backbone, heads, images, view: View, scale: float, device, precision) -> Iterator[dict[Any, Tensor]]:
+def _slide(
+    network: FrozenBackbone, heads: Heads, images: Sequence[Tensor], view: View, scale: float
+) -> Iterator[dict[Any, Tensor]]:
     for image in images:
         factor = view.size * scale / min(image.shape[-2:])
         height, width = (max(1, round(side * factor)) for side in image.shape[-2:])
@@ -141,17 +138,17 @@ def _slide(backbone, heads, images, view: View, scale: float, device, precision)
         places = [(top, left) for top in _starts(height, view.size) for left in _starts(width, view.size)]
         windows = [pad_image(pixels[:, t : t + view.size, l : l + view.size], view.size) for t, l in places]
         sums: dict[Any, Tensor] = {}
-        counts = torch.zeros(height, width, device=device)
+        counts = torch.zeros(height, width, device=network.device)
         batch = max(1, PIXELS // view.size**2)
         for start in range(0, len(windows), batch):
-            logits = _logits(backbone, heads, torch.stack(windows[start : start + batch]), device, precision)
+            logits = _logits(network, heads, torch.stack(windows[start : start + batch]))
             for place, (top, left) in enumerate(places[start : start + batch]):
                 area = (slice(top, min(top + view.size, height)), slice(left, min(left + view.size, width)))
                 inside = (slice(0, area[0].stop - top), slice(0, area[1].stop - left))
                 counts[area] += 1
                 for name, values in logits.items():
                     if name not in sums:
-                        sums[name] = torch.zeros(values.shape[1], height, width, device=device)
+                        sums[name] = torch.zeros(values.shape[1], height, width, device=network.device)
                     sums[name][(slice(None), *area)] += values[(place, slice(None), *inside)]
         yield {name: total / counts for name, total in sums.items()}
 

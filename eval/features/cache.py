@@ -10,7 +10,9 @@ import io
 import json
 import math
 import os
+import time
 import zlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -114,6 +116,28 @@ class ArrayCache:
         if self._file is not None and not self._file.closed:
             self.commit()
             self._file.close()
+
+
+def fill(caches: Sequence[ArrayCache], batches: Callable[[int], Iterable[Sequence[np.ndarray]]]) -> None:
+    """Grow caches together until they are finished. ``batches(done)`` gives what follows their first ``done`` rows, a batch at a
+    time: an array for each cache. What an interruption leaves is continued by the next call."""
+    done = min(cache.resume() for cache in caches)
+    try:
+        for cache in caches:
+            cache.begin(done)
+        committed = time.monotonic()
+        for arrays in batches(done):
+            for cache, rows in zip(caches, arrays, strict=True):
+                cache.append(rows)
+            if time.monotonic() - committed > COMMIT_EVERY:
+                for cache in caches:
+                    cache.commit()
+                committed = time.monotonic()
+        for cache in caches:
+            cache.finish()
+    finally:
+        for cache in caches:
+            cache.close()
 
 
 def _crc(file: BinaryIO, length: int | None = None) -> int:

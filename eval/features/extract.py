@@ -1,15 +1,11 @@
-"""Frozen features: extracted once, kept under the run, and continued where an extraction was interrupted.
-
-A cache file's name holds a digest of everything that the features depend on, so that other weights, data or sizes have other
-files.
-"""
+"""The one loop that takes images through a frozen backbone, and the features it keeps on disk."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,17 +14,143 @@ from torch import Tensor
 
 from backbones.base import Backbone
 from backbones.vit import VisionTransformer
+from common.ahead import ahead
 from common.errors import UserError
 from common.progress import progress_bar
-from data.store.store import ImageBatch, ImageStore
+from data.store.store import ImageStore
 from data.views.central import eval_images
-from eval.features.cache import COMMIT_EVERY, ArrayCache
+from eval.features.cache import ArrayCache, fill
 from training.machine.devices import Precision, autocast
 
 #: "pooled": the backbone's own (CLS of a ViT, mean of a ResNet's last map). "last4": CLS of the last four blocks, concatenated,
 #: and so for other numbers (reference: eval_linear.py, n_last_blocks). "cls+mean": CLS and mean patch token of the last block
 #: (avgpool_patchtokens).
 Kind = str
+
+#: Pixels of images that are looked at together.
+PIXELS = 2**23
+
+Key = TypeVar("Key", int, str)
+Batch = TypeVar("Batch")
+Result = TypeVar("Result")
+
+
+@dataclass(kw_only=True)
+class FrozenBackbone:
+    """A backbone that is looked through and never changed: it is moved to the device and put into evaluation mode.
+
+    Attributes:
+        device, precision: of forward passes.
+    """
+
+    backbone: Backbone
+    device: torch.device
+    precision: Precision
+
+    def __post_init__(self) -> None:
+        self.backbone.to(self.device).eval()
+
+    def over(
+        self,
+        title: str,
+        parts: Sequence[Sequence[int]],
+        gather: Callable[[Sequence[int]], Batch],
+        prepare: Callable[[Batch], Tensor],
+        compute: Callable[[Tensor], Result],
+        done: int = 0,
+        threads: int = 1,
+    ) -> Iterator[Result]:
+        """Yield ``compute(prepare(gather(part)))`` for each part, under a progress bar.
+
+        Args:
+            parts: indices of the images of each batch.
+            gather: reads a batch; runs ahead, in threads.
+            prepare: makes the network's input of it, on the device, in float32.
+            compute: runs in inference mode, in the precision of forward passes.
+            done: images that were dealt with before, for the bar.
+        """
+        total, first, began = done + sum(map(len, parts)), done, time.monotonic()
+        with progress_bar(TextColumn("images/s {task.fields[rate]:.0f}")) as bar:
+            task = bar.add_task(title, total=total, completed=done, rate=0.0)
+            for part, batch in zip(parts, ahead(gather, parts, threads), strict=True):
+                inputs = prepare(batch)
+                with torch.inference_mode(), autocast(self.device, self.precision):
+                    result = compute(inputs)
+                yield result
+                done += len(part)
+                bar.update(task, completed=done, rate=(done - first) / max(time.monotonic() - began, 1e-9))
+
+
+def cached_rows(
+    network: FrozenBackbone,
+    caches: Mapping[Key, ArrayCache],
+    title: str,
+    gather: Callable[[range], Batch],
+    prepare: Callable[[Batch], Tensor],
+    compute: Callable[[Tensor, list[Key]], Mapping[Key, Tensor]],
+    batch_size: int,
+    rows_each: int = 1,
+    threads: int = 1,
+) -> dict[Key, Tensor]:
+    """What is computed of every image: from the caches, or computed into those that are not whole. An interrupted computation
+    continues.
+
+    Args:
+        title: what it is, for the progress bar and messages ("features of cifar10 test").
+        gather, prepare, threads: as ``FrozenBackbone.over`` has them.
+        compute: gives, for each of the keys asked for, ``[B * rows_each, …]``.
+        batch_size: images at once.
+        rows_each: rows of the caches for each image.
+
+    Returns:
+        for each key float32 ``[rows, D]`` on the CPU, memory-mapped; what follows the first axis is flattened.
+
+    Raises:
+        UserError: values that are not finite.
+    """
+    arrays = {key: cache.load() for key, cache in caches.items()}
+    missing = [key for key, array in arrays.items() if array is None]
+
+    def batches(done: int) -> Iterator[list[np.ndarray]]:
+        done //= rows_each
+        images = caches[missing[0]].rows // rows_each
+        parts = [range(low, min(low + batch_size, images)) for low in range(done, images, batch_size)]
+        results = network.over(title, parts, gather, prepare, lambda inputs: compute(inputs, missing), done, threads)
+        for part, values in zip(parts, results, strict=True):
+            rows = [values[key].float().cpu().numpy().reshape(rows_each * len(part), -1) for key in missing]
+            if not all(np.isfinite(array).all() for array in rows):
+                hint = ", or try --precision fp32" if network.precision != "fp32" else ""
+                raise UserError(
+                    f"{title} are not finite (images {part[0]} to {part[-1]}); the weights have diverged{hint}"
+                )
+            yield rows
+
+    if missing:
+        fill([caches[key] for key in missing], batches)
+    for key in missing:
+        arrays[key] = caches[key].load()
+        if arrays[key] is None:
+            raise UserError(f"{caches[key].path}: damaged while it was written; is the disk full?")
+    return {key: torch.from_numpy(array) for key, array in arrays.items()}
+
+
+def store_features(
+    network: FrozenBackbone, store: ImageStore, caches: Mapping[Kind, ArrayCache], image_size: int
+) -> dict[Kind, Tensor]:
+    """Features of each kind of every image of a store, in its order, float32 ``[n, D]``; see ``cached_rows``.
+
+    Args:
+        image_size: side in pixels of the central crop, after a resize of the short side to 256/224 of it.
+    """
+    return cached_rows(
+        network,
+        caches,
+        f"features of {store.name} {store.split}",
+        lambda part: store.batch(np.asarray(part)),
+        lambda images: eval_images(images.to(network.device), image_size),
+        lambda pixels, kinds: compute_features(network.backbone, pixels, kinds),
+        batch_size=max(1, min(512, PIXELS // image_size**2)),
+    )
 
 
 @torch.inference_mode()
@@ -38,114 +160,14 @@ def compute_features(backbone: Backbone, images: Tensor, kinds: Sequence[Kind]) 
     Raises:
         UserError: features of tokens of a backbone that has none, or of more blocks than it has.
     """
-    found: dict[Kind, Tensor] = {}
+    features: dict[Kind, Tensor] = {}
     numbers = {kind: int(kind.removeprefix("last")) for kind in kinds if kind.startswith("last")}
     if numbers or "cls+mean" in kinds:
         last = backbone.tokens(images, range(-max(numbers.values(), default=1), 0))
-        found |= {kind: torch.cat([tokens[:, 0] for tokens in last[-n:]], dim=1) for kind, n in numbers.items()}
-        found["cls+mean"] = torch.cat([last[-1][:, 0], last[-1][:, 1:].mean(dim=1)], dim=1)
+        features |= {kind: torch.cat([tokens[:, 0] for tokens in last[-n:]], dim=1) for kind, n in numbers.items()}
+        features["cls+mean"] = torch.cat([last[-1][:, 0], last[-1][:, 1:].mean(dim=1)], dim=1)
     if "pooled" in kinds:
         # timm's ViTs may pool otherwise, so theirs takes a pass of its own.
-        shared = found and isinstance(backbone, VisionTransformer)
-        found["pooled"] = last[-1][:, 0] if shared else backbone(images)
-    return {kind: found[kind].float() for kind in kinds}
-
-
-def cached_features(
-    backbone: Backbone,
-    store: ImageStore,
-    kinds: Sequence[Kind],
-    image_size: int,
-    device: torch.device,
-    precision: Precision,
-    folder: Path,
-    digests: dict[Kind, str],
-) -> dict[Kind, Tensor]:
-    """Features of every image of a store, in its order, from the cache or computed into it.
-
-    Args:
-        backbone: on ``device``.
-        image_size: side in pixels of the central crop, after a resize of the short side to 256/224 of it.
-        folder: of the cache.
-        digests: for each kind, of everything that its features depend on.
-
-    Returns:
-        float32 ``[n, D]`` on the CPU for each kind, memory-mapped.
-
-    Raises:
-        UserError: features that are not finite, or a kind that the backbone does not have.
-    """
-    caches = {
-        kind: ArrayCache(folder / f"{store.name}-{store.split}-{kind}-{digests[kind]}.npy", len(store))
-        for kind in kinds
-    }
-    ready = {kind: array for kind, cache in caches.items() if (array := cache.load()) is not None}
-    missing = [kind for kind in kinds if kind not in ready]
-    if missing:
-        _extract(backbone, store, {kind: caches[kind] for kind in missing}, image_size, device, precision)
-        for kind in missing:
-            array = caches[kind].load()
-            if array is None:
-                raise UserError(f"{caches[kind].path}: damaged while it was written; is the disk full?")
-            ready[kind] = array
-    return {kind: torch.from_numpy(ready[kind]) for kind in kinds}
-
-
-def _extract(
-    backbone: Backbone,
-    store: ImageStore,
-    caches: dict[Kind, ArrayCache],
-    image_size: int,
-    device: torch.device,
-    precision: Precision,
-) -> None:
-    done = min(cache.resume() for cache in caches.values())
-    kinds = list(caches)
-    batch_size = max(1, min(512, 2**23 // image_size**2))
-    was_training = backbone.training
-    backbone.eval()
-    bar = progress_bar(TextColumn("images/s {task.fields[rate]:.0f}"))
-    try:
-        with bar:
-            task = bar.add_task(f"features of {store.name} {store.split}", total=len(store), completed=done, rate=0.0)
-            for cache in caches.values():
-                cache.begin(done)
-            began, first = time.monotonic(), done
-            committed = began
-            for images in _batches(store, done, batch_size):
-                pixels = eval_images(images.to(device), image_size)
-                with torch.inference_mode(), autocast(device, precision):
-                    found = compute_features(backbone, pixels, kinds)
-                for kind, values in found.items():
-                    rows = values.cpu().numpy()
-                    if not np.isfinite(rows).all():
-                        raise UserError(
-                            f"features of {store.name} {store.split} are not finite (images {done} to {done + len(rows) - 1}); "
-                            "the weights have diverged" + (", or try --precision fp32" if precision != "fp32" else "")
-                        )
-                    caches[kind].append(rows)
-                done += len(images.sizes)
-                now = time.monotonic()
-                if now - committed > COMMIT_EVERY:
-                    for cache in caches.values():
-                        cache.commit()
-                    committed = now
-                bar.update(task, completed=done, rate=(done - first) / max(now - began, 1e-9))
-            for cache in caches.values():
-                cache.finish()
-    finally:
-        for cache in caches.values():
-            cache.close()
-        backbone.train(was_training)
-
-
-def _batches(store: ImageStore, start: int, batch_size: int) -> Iterator[ImageBatch]:
-    """Batches in order, the next one gathered while the current one is used; none where an extraction was killed at its end."""
-    parts = [np.arange(low, min(low + batch_size, len(store))) for low in range(start, len(store), batch_size)]
-    with ThreadPoolExecutor(1, thread_name_prefix="gather") as pool:
-        waiting = [pool.submit(store.batch, part) for part in parts[:1]]
-        for following in [*parts[1:], None][: len(parts)]:
-            batch = waiting.pop().result()
-            if following is not None:
-                waiting.append(pool.submit(store.batch, following))
-            yield batch
+        shared = features and isinstance(backbone, VisionTransformer)
+        features["pooled"] = last[-1][:, 0] if shared else backbone(images)
+    return {kind: features[kind].float() for kind in kinds}

@@ -44,7 +44,16 @@ def make_test_context(colours: Path, tmp_path: Path) -> Callable[..., EvalContex
         torch.manual_seed(seed)
         network = build_backbone(backbone, 16)
         train, test = (open_dataset("imagefolder", split, colours, 18, progress=False) for split in ("train", "test"))
-        device = torch.device("cpu")
-        return EvalContext(network, backbone, "untrained", train, test, 16, device, "fp32", tmp_path / out)
+        return EvalContext(
+            backbone=network,
+            backbone_name=backbone,
+            weights="untrained",
+            train=train,
+            test=test,
+            image_size=16,
+            device=torch.device("cpu"),
+            precision="fp32",
+            run_dir=tmp_path / out,
+        )
 
     return make

@@ -253,7 +253,16 @@ def test_real_videos(tmp_path):
     assert truth.shape == (4, 480, 854) and np.unique(truth).tolist() == [0, 1]
     torch.manual_seed(0)
     network = build_backbone("resnet18", 224)
-    device = torch.device("cpu")
-    context = EvalContext(network, "resnet18", "untrained", data, data, 224, device, "fp32", tmp_path)
+    context = EvalContext(
+        backbone=network,
+        backbone_name="resnet18",
+        weights="untrained",
+        train=data,
+        test=data,
+        image_size=224,
+        device=torch.device("cpu"),
+        precision="fp32",
+        run_dir=tmp_path,
+    )
     found = DavisPropagation(DavisConfig()).follow(context, short, truth[0])
     assert (found[1] & truth[1]).sum() > 0.5 * truth[1].sum()

@@ -121,8 +121,7 @@ def test_an_interrupted_extraction_continues(make_test_context, monkeypatch, dam
     expected = whole.features("train", "last2").clone()
 
     monkeypatch.setattr(cache, "COMMIT_EVERY", 0)
-    monkeypatch.setattr(features, "COMMIT_EVERY", 0)
-    monkeypatch.setattr(features, "_batches", _small_batches)
+    monkeypatch.setattr(features, "PIXELS", 16 * 16**2)
     context = make_test_context()
     original = features.compute_features
     done = []
@@ -153,11 +152,6 @@ def test_an_interrupted_extraction_continues(make_test_context, monkeypatch, dam
     assert sum(seen) == len(context.train) - (48 if damage is None else 0)
     assert {path.suffix for path in (context.run_dir / "features").iterdir()} == {".npy", ".json"}
     assert len(list((context.run_dir / "features").iterdir())) == 2
-
-
-def _small_batches(store, start, batch_size):
-    for low in range(start, len(store), 16):
-        yield store.batch(np.arange(low, min(low + 16, len(store))))
 
 
 def test_features_that_are_not_finite_are_refused(make_test_context):

@@ -79,6 +79,16 @@ def make_context(stores, tmp_path: Path) -> Callable[..., EvalContext]:
     def make(backbone: str = "vit_nano", out: str = "run") -> EvalContext:
         torch.manual_seed(0)
         network = build_backbone(backbone, 32)
-        return EvalContext(network, backbone, "untrained", *stores, 32, torch.device("cpu"), "fp32", tmp_path / out)
+        return EvalContext(
+            backbone=network,
+            backbone_name=backbone,
+            weights="untrained",
+            train=stores[0],
+            test=stores[1],
+            image_size=32,
+            device=torch.device("cpu"),
+            precision="fp32",
+            run_dir=tmp_path / out,
+        )
 
     return make

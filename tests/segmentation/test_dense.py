@@ -5,6 +5,7 @@ from torch import nn
 
 from data.views.dense import fitted_size
 from eval.dense.predict import View, _starts, predict, predict_images
+from eval.features.extract import FrozenBackbone
 
 CPU = torch.device("cpu")
 
@@ -37,6 +38,10 @@ class Left(nn.Module):
         return torch.stack([torch.zeros_like(left), left], 1)
 
 
+def frozen(backbone: nn.Module) -> FrozenBackbone:
+    return FrozenBackbone(backbone=backbone, device=CPU, precision="fp32")
+
+
 HEADS = {"reds": (Reds(), (0,))}
 
 
@@ -55,7 +60,7 @@ def test_predictions_lie_where_the_things_are(mode, scales, flip):
     backbone = Pixels()
     view = View(size=48, mode=mode, scales=scales, flip=flip, multiple=16)
     pairs = [image_with_red(40, 90, (8, 60, 32, 84)), image_with_red(90, 40, (60, 4, 84, 30))]
-    found = list(predict_images(backbone, HEADS, [image for image, _ in pairs], view, CPU, "fp32"))
+    found = list(predict_images(frozen(backbone), HEADS, [image for image, _ in pairs], view))
     for (_, mask), of_image in zip(pairs, found, strict=True):
         probabilities = of_image["reds"]
         assert probabilities.shape[1:] == mask.shape
@@ -74,8 +79,7 @@ def test_flipping_an_image_flips_its_prediction():
     for flip, symmetric in ((True, True), (False, False)):
         view = View(size=60, flip=flip)
         plain, mirrored = (
-            next(predict_images(Pixels(), heads, [pixels], view, CPU, "fp32"))["left"]
-            for pixels in (image, image.flip(-1))
+            next(predict_images(frozen(Pixels()), heads, [pixels], view))["left"] for pixels in (image, image.flip(-1))
         )
         assert torch.allclose(plain, mirrored.flip(-1), atol=1e-6) == symmetric
 
@@ -98,14 +102,14 @@ def test_padding_is_cut_off():
             return torch.stack([torch.zeros_like(right), right], 1)
 
     image = torch.zeros(3, 80, 40, dtype=torch.uint8)
-    found = next(predict_images(Pixels(), {"r": (Right(), (0,))}, [image], View(size=80), CPU, "fp32"))["r"]
+    found = next(predict_images(frozen(Pixels()), {"r": (Right(), (0,))}, [image], View(size=80)))["r"]
     assert (found.argmax(0) == 0).all()
 
 
 def test_heads_share_a_pass_and_sizes_are_the_originals(stores):
     backbone = Pixels()
     heads = {"a": (Reds(), (0,)), "b": (Reds(), (0,))}
-    found = dict(predict(backbone, heads, stores[1], View(size=32), CPU, "fp32"))
+    found = dict(predict(frozen(backbone), heads, stores[1], View(size=32)))
     assert sum(shape[0] for shape in backbone.seen) == len(stores[1])
     for image, of_heads in found.items():
         assert of_heads["a"].dtype == torch.uint8 and tuple(of_heads["a"].shape) == stores[1].mask(image).shape

@@ -12,6 +12,7 @@ from common.statistics.confusion import confusion_matrix, scores
 from data.views.dense import SegmentationAugmentation
 from eval.dense.maps import cached_maps
 from eval.dense.task import SegmentationBatches, SegmentationTask, TaskConfig, image_samples, map_samples
+from eval.features.extract import FrozenBackbone
 from heads.segmentation.core.base import SEGMENTATION_HEADS
 from methods.core.base import ViewBatch
 from rundir.paths import last_checkpoint
@@ -27,6 +28,10 @@ WHOLE = SegmentationAugmentation(crop_size=32, scale=(1, 1), flip_p=0.0, distort
 def make_task(backbone: str = "vit_plain", precomputed: bool = False, **options) -> SegmentationTask:
     torch.manual_seed(0)
     return SegmentationTask(TaskConfig(**options), lambda: build_backbone(backbone, 32), 21, precomputed)
+
+
+def frozen(backbone: torch.nn.Module) -> FrozenBackbone:
+    return FrozenBackbone(backbone=backbone, device=CPU, precision="fp32")
 
 
 def make_config(out, **options) -> TrainConfig:
@@ -143,7 +148,7 @@ def test_maps_computed_once_train_as_images_do(stores, tmp_path):
     slow = fit(make_task(head="setr_mla"), stores[0], make_config(tmp_path / "images"), flips)
     task = make_task(head="setr_mla", precomputed=True)
     maps, files = cached_maps(
-        task.backbone.eval(), stores[0], task.blocks, 32, CPU, "fp32", tmp_path / "features", {"weights": "none"}
+        frozen(task.backbone), stores[0], task.blocks, 32, tmp_path / "features", {"weights": "none"}
     )
     assert len(files) == 2 * len(task.blocks) and all(file.is_file() for file in files)
     config = make_config(tmp_path / "maps")
@@ -156,8 +161,8 @@ def test_maps_computed_once_train_as_images_do(stores, tmp_path):
 
 def test_maps_continue_where_they_were_interrupted(stores, tmp_path, monkeypatch):
     backbone = build_backbone("vit_plain", 32).eval()
-    arguments = (stores[0], [1, 3], 32, CPU, "fp32")
-    whole, _ = cached_maps(backbone, *arguments, tmp_path / "a", {})
+    arguments = (stores[0], [1, 3], 32)
+    whole, _ = cached_maps(frozen(backbone), *arguments, tmp_path / "a", {})
     monkeypatch.setattr("eval.dense.maps.PIXELS", 3 * 32**2)  # batches of three images
     calls = []
     maps = backbone.maps
@@ -170,8 +175,8 @@ def test_maps_continue_where_they_were_interrupted(stores, tmp_path, monkeypatch
 
     monkeypatch.setattr(backbone, "maps", counted)
     with pytest.raises(KeyboardInterrupt):
-        cached_maps(backbone, *arguments, tmp_path / "b", {})
-    continued, _ = cached_maps(backbone, *arguments, tmp_path / "b", {})
+        cached_maps(frozen(backbone), *arguments, tmp_path / "b", {})
+    continued, _ = cached_maps(frozen(backbone), *arguments, tmp_path / "b", {})
     assert calls == [1, 6, 6, 4, 1, 4]  # one image for the shapes, then pairs; the last four are computed once more
     for block in (1, 3):
         assert torch.allclose(whole[block], continued[block], atol=1e-5)
@@ -180,7 +185,7 @@ def test_maps_continue_where_they_were_interrupted(stores, tmp_path, monkeypatch
 def test_maps_that_do_not_fit_the_disk_are_refused(stores, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 1000}))
     with pytest.raises(UserError, match="GiB"):
-        cached_maps(build_backbone("vit_plain", 32).eval(), stores[0], [3], 32, CPU, "fp32", tmp_path, {})
+        cached_maps(frozen(build_backbone("vit_plain", 32)), stores[0], [3], 32, tmp_path, {})
 
 
 def test_learning_rates_by_layer():
