@@ -17,6 +17,7 @@ from common.cli import words_of
 from common.errors import UsageError, UserError
 from common.registry import load_plugin
 from reports import build_report
+from rundir.paths import CONFIG, REPORT, run_of
 from training.budget import parse_budget
 from training.grids.grid import Cell, cells_of, fix_backbones, grid_of, options_of_methods, without_repeats
 from training.grids.launchers.cells import ENDED, is_done, run_cells, tail_of
@@ -73,7 +74,7 @@ def compare(command: CompareCommand, further: Mapping[str, Any]) -> int:
         if state.status == "done" and (kinds := state.cell.options.get("visualize")):
             draw_for_run(state.directory, kinds)
     if runs:
-        page = build_report(runs, out / "report", title=grid.title)
+        page = build_report(runs, out / REPORT, title=grid.title)
         console.print(f"report: {page}", markup=False, highlight=False, soft_wrap=True)
     return 1 if failed else 0
 
@@ -94,8 +95,8 @@ def to_evaluate_again(asked: Mapping[str, TrainOptions], out: Path) -> set[str]:
     """
     again = set()
     for name, options in asked.items():
-        run = out / "runs" / name
-        if not (run / "config.yaml").is_file():
+        run = run_of(out, name)
+        if not (run / CONFIG).is_file():
             continue
         if differing := other_options(run, options.train, options.method):
             raise UserError(
@@ -113,7 +114,7 @@ def print_plan(
     time share this machine; None: they run elsewhere. ``again``: cells whose evaluations are to be made again."""
     from training.grids.estimate import TimeEstimate, in_words  # with the trainer, which slows a grid's start
 
-    estimate = TimeEstimate([(cell.options, out / "runs" / cell.name) for cell in cells])
+    estimate = TimeEstimate([(cell.options, run_of(out, cell.name)) for cell in cells])
     table = Table(title=f"{title}: {len(cells)} runs in {out}", title_justify="left")
     for column in ("run", "status", "training", "options of its own"):
         table.add_column(column)
@@ -121,7 +122,7 @@ def print_plan(
     common = {name for name in given[0] if all(options.get(name) == given[0][name] for options in given)}
     left, unknown = 0.0, 0
     for cell, options in zip(cells, given, strict=True):
-        done = is_done(out / "runs" / cell.name, cell.options.get("evals") or []) and cell.name not in again
+        done = is_done(run_of(out, cell.name), cell.options.get("evals") or []) and cell.name not in again
         minutes, why = None, ""
         try:
             minutes = estimate.minutes(cell.options)

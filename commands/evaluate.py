@@ -8,17 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from simple_parsing import field
 
 from common.cli import make_parser, parse, value_of
 from common.errors import UserError
-from common.files import read_yaml, remove_unfinished, write_json, write_text
-from common.lock import run_lock
+from common.files import remove_unfinished
 from common.registry import load_plugin
 from eval.core.base import EVALUATIONS, EvaluationConfig, check_data
 from eval.core.context import EvalContext, make_context
 from eval.core.run import run_evaluations
+from rundir.lock import run_lock
+from rundir.options import read_options as read_options_of
+from rundir.options import write_options
+from rundir.paths import CONFIG, ENVIRONMENT
+from rundir.provenance import write_environment
 from rundir.results import Measurement
 from training.machine.environment import describe_environment
 
@@ -54,9 +57,8 @@ def evaluate_weights(command: EvaluateCommand, configs: Mapping[str, EvaluationC
         remove_unfinished(context.run_dir)
         if options is not None:
             _claim(context.run_dir, options)
-            if not (context.run_dir / "environment.json").exists():
-                here = describe_environment(context.device, context.precision)
-                write_json(context.run_dir / "environment.json", here)
+            if not (context.run_dir / ENVIRONMENT).exists():
+                write_environment(context.run_dir, describe_environment(context.device, context.precision))
         return run_evaluations(list(configs), configs, context, command.again)
 
 
@@ -82,19 +84,15 @@ def _options_of(command: EvaluateCommand, context: EvalContext) -> dict[str, Any
 def _claim(directory: Path, options: dict[str, Any]) -> None:
     """Write ``config.yaml``, or see that the one there says the same. Data may differ: results of several data sets go into one
     directory. Raises UserError where the directory is another run's."""
-    file = directory / "config.yaml"
-    if not file.exists():
-        write_text(file, yaml.safe_dump(options, sort_keys=False, allow_unicode=True))
+    if not (directory / CONFIG).exists():
+        write_options(directory, options)
         return
-    try:
-        there = read_yaml(file)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read ({str(error).splitlines()[0]}); give another --out") from error
+    before = read_options_of(directory)
     for name in ("weights", "key", "backbone", "seed"):
-        known = there.get(name) if isinstance(there, dict) else None
-        if known != options[name]:
+        if before.get(name) != options[name]:
             raise UserError(
-                f"{directory} holds results of other weights ({name} was {known}, now {options[name]}); give another --out"
+                f"{directory} holds results of other weights ({name} was {before.get(name)}, now {options[name]}); "
+                "give another --out"
             )
 
 

@@ -24,13 +24,15 @@ from simple_parsing import field
 from common.cli import UnknownOption, words_of
 from common.environment import ROOT
 from common.errors import UsageError, UserError, unknown_name
-from common.files import read_yaml, write_json, write_text
+from common.files import read_yaml, write_text
 from common.options import options_without_effect
 from data.store.listing import require_folder
 from reports import build_report
 from reports.analysis.published import PublishedTable, read_published
-from reports.analysis.reproduction import FILE, measured, side_by_side
+from reports.analysis.reproduction import measured, side_by_side
 from reports.analysis.tables import Table, to_csv, to_markdown
+from rundir.paths import CHECKPOINTS, REPORT, REPRODUCES, RESULTS, output_of, run_of, runs_with_results
+from rundir.provenance import read_mark, write_mark
 from rundir.read import read_runs
 from training.config import TrainConfig
 
@@ -104,14 +106,14 @@ def run_table(table: PublishedTable, command: ReproduceCommand, further: Mapping
     if not command.dry_run:
         for task in due:
             _mark(
-                out / "runs" / task.name, table, task, {name: further[name] for name in further if name in task.options}
+                run_of(out, task.name), table, task, {name: further[name] for name in further if name in task.options}
             )
     for number, task in enumerate(due, 1):
-        words = [task.command, *words_of({**task.options, "out": str(out / "runs" / task.name)})]
+        words = [task.command, *words_of({**task.options, "out": str(run_of(out, task.name))})]
         if command.dry_run:
             _say(console, f"# {task.row}\npython run.py {shlex.join(words)}")
             continue
-        log = out / "logs" / f"{task.name}.log"
+        log = output_of(out, task.name)
         _say(console, f"[{number}/{len(due)}] {table.name}, {task.name}: running; it prints into {log}")
         if reason := _run(words, log):
             missing[task.row, task.part] = reason
@@ -273,28 +275,23 @@ def _mark(directory: Path, table: PublishedTable, task: Task, further: Mapping[s
     changed = {name: value for name, value in further.items() if name not in without_effect}
     mark = {"table": table.name, "row": task.row, "part": task.part, "changed": changed}
     mark = json.loads(json.dumps(mark, default=str))  # as the file has it
-    file = directory / FILE
+    file = directory / REPRODUCES
     if file.is_file():
         try:
-            there = json.loads(file.read_text(encoding="utf-8"))
+            there = read_mark(directory)
         except (OSError, ValueError) as error:
-            raise UserError(f"{file}: cannot be read ({error}); delete it, or give another --out") from error
+            raise UserError(f"{file}: {error}; delete it, or give another --out") from error
         if there == mark:
             return
-        if any((directory / folder).is_dir() for folder in ("checkpoints", "results")):
-            options = there.get("changed") if isinstance(there, dict) else None
-            given = " ".join(words_of(options)) if isinstance(options, dict) and options else "the table's own options"
+        if any((directory / folder).is_dir() for folder in (CHECKPOINTS, RESULTS)):
+            options = there.get("changed")
+            given = " ".join(words_of(options)) if options else "the table's own options"
             raise UserError(f"{directory} was run with {given}; give the same, or another --out")
-    write_json(file, mark)
-
-
-def _measured_runs(out: Path) -> list[Path]:
-    """Directories of a table's rows that hold results."""
-    return sorted(folder.parent for folder in (out / "runs").glob("*/results") if any(folder.glob("*.json")))
+    write_mark(directory, mark)
 
 
 def _show(table: PublishedTable, out: Path, missing: Mapping[tuple[str, str], str], console: Console) -> None:
-    directories = _measured_runs(out)
+    directories = runs_with_results(out)
     runs = read_runs(directories)[0] if directories else []
     both = side_by_side(table, runs, missing)
     console.print(_rich(both))
@@ -304,7 +301,7 @@ def _show(table: PublishedTable, out: Path, missing: Mapping[tuple[str, str], st
     write_text(out / "published-and-measured.csv", to_csv(both))
     write_text(out / "published-and-measured.md", to_markdown(both))
     if runs:
-        page = build_report(directories, out / "report", title=both.title)
+        page = build_report(directories, out / REPORT, title=both.title)
         _say(console, f"report: {page}")
 
 
@@ -349,7 +346,7 @@ def _needs(table: PublishedTable) -> str:
 
 def _so_far(table: PublishedTable, out: Path) -> str:
     """How many of a table's published numbers have been measured, and the largest difference."""
-    directories = _measured_runs(out / table.name)
+    directories = runs_with_results(out / table.name)
     runs = read_runs(directories)[0] if directories else []
     wanted, differences, further = 0, [], 0
     for row in table.rows:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from simple_parsing import field
 
-from common.lock import owner_lives
+from rundir.lock import is_running
 from training.grids.launchers.cells import CellState, read_states, table_of
 from training.grids.launchers.slurm import queued, read_jobs, status_of
 
@@ -33,13 +31,7 @@ def status_in_folder(state: CellState) -> str:
     """``done``; ``running`` while a process holds the run directory; ``stopped`` where one did; ``waiting`` where none has."""
     if state.is_done:
         return "done"
-    try:
-        owner = json.loads((state.directory / "lock").read_text(encoding="utf-8"))
-        return "running" if owner["host"] != socket.gethostname() or owner_lives(owner) else "stopped"
-    except FileNotFoundError:
-        return "waiting"
-    except (ValueError, KeyError, TypeError):  # empty: given back
-        return "stopped"
+    return {True: "running", False: "stopped", None: "waiting"}[is_running(state.directory)]
 
 
 @dataclass(kw_only=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from common.errors import UserError
 from reports.visual.options import VisualOptions, options_for_run
+from rundir.paths import pictures_of
 
 
 def visualize(what: str, options: VisualOptions) -> list[Path]:
@@ -33,7 +34,7 @@ def draw_for_run(run: Path, kinds: Sequence[str]) -> None:
     """Draw what a report shows of a run, into its ``figures/``; what is there already is not drawn again. A network that cannot
     be looked at so (a ResNet has no attention) is told, and no reason to stop."""
     for what in kinds:
-        if any((run / "figures").glob(f"{what}-*.png")):
+        if pictures_of(run, what):
             continue
         try:
             visualize(what, options_for_run(what, str(run)))

@@ -10,7 +10,7 @@ import re
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -119,16 +119,35 @@ def append_json_line(path: Path, record: dict[str, Any]) -> None:
             raise
 
 
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. Raises OSError, or ValueError with one line where it is no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"cannot be read as JSON ({str(error).splitlines()[0]})") from error
+
+
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """The records of a JSON-lines log. A last line cut short by a kill is left out; damage elsewhere raises ValueError
     naming file and line."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: no UTF-8 text ({error.reason} at byte {error.start})") from error
     records = []
+    for number, record in parse_json_lines(text):
+        if isinstance(record, ValueError):
+            raise ValueError(f"{path}, line {number}: not a record ({record})") from record
+        records.append(record)
+    return records
+
+
+def parse_json_lines(text: str, skip: Collection[int] = ()) -> Iterator[tuple[int, dict[str, Any] | ValueError]]:
+    """Numbers and records of a JSON-lines log's lines, with an error in place of a damaged record. Lines numbered in ``skip``,
+    empty ones and a last line cut short by a kill are left out."""
+    lines = text.split("\n")
     for number, line in enumerate(lines, 1):
-        if not line.strip():
+        if number in skip or not line.strip():
             continue
         try:
             record = json.loads(line)
@@ -136,10 +155,9 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
                 raise ValueError("no mapping")
         except (ValueError, RecursionError) as error:
             if number == len(lines):  # no newline after it: the write was cut short
-                break
-            raise ValueError(f"{path}, line {number}: not a record ({error})") from error
-        records.append(record)
-    return records
+                return
+            record = ValueError(str(error))
+        yield number, record
 
 
 #: libyaml's loader, ten times as fast; what is nested deeply enough overflows its stack and kills the process.

@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,20 +60,6 @@ def owned_lock(path: Path, waiting: Callable[[str], None], poll: float = 0.2) ->
             yield
         finally:
             file.truncate(0)
-
-
-def run_lock(run: Path) -> AbstractContextManager[None]:
-    """Hold a run directory, which one process at a time writes into. A second one does not wait: it would then only repeat, or
-    find changed, what it wanted to do.
-
-    Raises:
-        UserError: another process holds it, which is named.
-    """
-
-    def refuse(owner: str) -> None:
-        raise UserError(f"{run}: {owner} is writing into it; wait for its end, or give another --out")
-
-    return owned_lock(run / "lock", refuse)
 
 
 def owner_lives(owner: Mapping[str, Any]) -> bool:

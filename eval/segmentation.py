@@ -34,7 +34,7 @@ from eval.dense.task import SegmentationBatches, SegmentationTask, TaskConfig, i
 from eval.features.extract import FrozenBackbone
 from heads.segmentation.core.base import SEGMENTATION_HEADS
 from heads.segmentation.core.losses import make_loss
-from rundir.paths import last_checkpoint
+from rundir.paths import FEATURES, examples_file, last_checkpoint
 from rundir.results import Measurement, save_predictions
 from training.checkpoint import load_checkpoint
 from training.config import TrainConfig
@@ -151,7 +151,7 @@ class Segmentation(Evaluation):
                     matrix = confusion_matrix(classes.numpy(), mask, len(context.test.mask_classes))
                     matrices[head].append(matrix)
                     examples.offer(head, image, classes.numpy(), matrix)
-        examples.save(context.run_dir / "figures" / f"segmentation-{context.test.name}.npz")
+        examples.save(examples_file(context.run_dir, context.test.name))
         stacked = {head: np.stack(of_images).astype(np.int32) for head, of_images in matrices.items()}
         Console(stderr=True).print(summary(stacked, context.test.mask_classes))
         return [m for head in tasks for m in self._measure(context, head, stacked[head], view, backbone)]
@@ -173,7 +173,7 @@ class Segmentation(Evaluation):
             network = self._frozen(context, self._backbone(context))
             about = {"weights": context.weights_hash, "output_stride": network.backbone.stride}
             with main_first():
-                folder = context.run_dir / "features"
+                folder = context.run_dir / FEATURES
                 maps, files = cached_maps(network, store, blocks, self._size(context), folder, about)
         augmentation = SegmentationAugmentation(
             crop_size=self._size(context), scale=tuple(config.scale), distort_p=0.5 if config.distort else 0.0

@@ -1,24 +1,70 @@
-"""The log of a run: how its training ended."""
+"""The log of a run, ``log.jsonl``: one JSON record a line, with its ``kind`` (start, step, knn, diagnostics, warning, end)."""
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common.files import archive_damage, read_json_lines
-from rundir.paths import last_checkpoint
+from common.files import append_json_line, archive_damage, read_json_lines, write_text
+from rundir.paths import LOG, last_checkpoint
+
+
+def has_log(run: Path) -> bool:
+    return (run / LOG).exists()
+
+
+def append_record(run: Path, record: dict[str, Any]) -> None:
+    append_json_line(run / LOG, record)
+
+
+def read_log(run: Path) -> list[dict[str, Any]]:
+    """All records. Raises OSError, or ValueError naming file and line where a record is damaged."""
+    return read_json_lines(run / LOG)
+
+
+def replace_log(run: Path, records: Sequence[dict[str, Any]]) -> None:
+    write_text(run / LOG, "".join(json.dumps(record) + "\n" for record in records))
 
 
 def end_of(run: Path) -> dict[str, Any] | None:
-    """The last record of a finished run; None of one that is not."""
+    """The last record of a finished run; None where it has not finished."""
     try:
-        records = read_json_lines(run / "log.jsonl")
+        return next((record for record in read_log(run) if record.get("kind") == "end"), None)
     except (OSError, ValueError):
         return None
-    return next((record for record in records if record.get("kind") == "end"), None)
 
 
 def whole_end_of(run: Path) -> dict[str, Any] | None:
-    """The same, and None where the last checkpoint has been damaged since: such a run continues from the one before."""
+    """``end_of``, but None where the last checkpoint has been damaged since: such a run continues from the one before."""
     end, last = end_of(run), last_checkpoint(run)
     return None if end is None or (last.exists() and archive_damage(last) is not None) else end
+
+
+def fingerprint_of(run: Path) -> str | None:
+    """Fingerprint of the images that a run began with; None where its log does not say it."""
+    try:
+        with open(run / LOG, encoding="utf-8") as log:
+            return json.loads(log.readline()).get("fingerprint")
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return None
+
+
+def newest_record(run: Path, kinds: Sequence[str]) -> dict[str, Any]:
+    """The newest record of these kinds among the last few kilobytes of the log; empty where there is none."""
+    try:
+        with open(run / LOG, "rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - 4096))
+            lines = log.read().decode(errors="replace").splitlines()
+    except OSError:
+        return {}
+    for line in reversed(lines):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if record.get("kind") in kinds:
+            return record
+    return {}

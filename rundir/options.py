@@ -1,4 +1,4 @@
-"""The options of a run, as its directory keeps them."""
+"""The options of a run, ``config.yaml``."""
 
 from __future__ import annotations
 
@@ -8,37 +8,20 @@ from typing import Any
 
 import yaml
 
+from common.errors import UserError
 from common.files import read_yaml, write_text
-
-#: Options that change where and how a training runs, not what is trained. They may differ between a run and its continuation, and
-#: runs that differ only in them are one row.
-INCIDENTAL = frozenset(
-    {
-        "out",
-        "visualize",
-        "data_root",
-        "stream",
-        "device",
-        "strategy",
-        "compile",
-        "evals",
-        "tensorboard",
-        "wandb",
-        "log_every",
-        "checkpoint_every",
-        "keep_checkpoints",
-    }
-)
-
+from rundir.paths import CONFIG
 
 #: Methods without any training.
 UNTRAINED = ("random", "pixels")
 
 
-_START = "; start: "
+#: Between the labels of a training and those of its initial weights.
+START = "; start: "
 
 
-def _number(value: Any) -> float | None:
+def as_number(value: Any) -> float | None:
+    """A number as a float; None for anything else."""
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
@@ -49,23 +32,43 @@ def label_use(config: Mapping[str, Any], uses_labels: bool) -> str:
         config: options of the training.
         uses_labels: whether its method's loss reads labels.
     """
-    fraction = _number(config.get("label_fraction"))
+    fraction = as_number(config.get("label_fraction"))
     share = "all" if fraction is None or fraction >= 1 else f"{100 * fraction:.3g}%"
     own = share if uses_labels else f"{share} (pairs)" if config.get("pairing") == "same_label" else "none"
     before = str(config.get("init_labels") or "?") if config.get("init") else "none"
-    return own if before == "none" else f"{own}{_START}{before}"
+    return own if before == "none" else f"{own}{START}{before}"
+
+
+def read_options(run: Path, otherwise: str = "give another --out") -> dict[str, Any]:
+    """The options in a run's ``config.yaml``. Raises UserError, which ends with ``otherwise``, where it cannot be read."""
+    file = run / CONFIG
+    try:
+        return load_options(file)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}); {otherwise}") from error
+    except ValueError as error:
+        raise UserError(f"{file}: {error}; {otherwise}") from error
 
 
 def written_options(run: Path) -> dict[str, Any]:
-    """What a run directory's ``config.yaml`` says; nothing where there is none, or a damaged one (which ``require_same_run``
-    refuses)."""
+    """The options in a run's ``config.yaml``; nothing where there is none, or a damaged one."""
     try:
-        there = read_yaml(run / "config.yaml")
+        return load_options(run / CONFIG)
     except (OSError, ValueError):
         return {}
-    return there if isinstance(there, dict) else {}
 
 
-def write_config(run: Path, options: Mapping[str, Any]) -> None:
+def load_options(file: Path) -> dict[str, Any]:
+    """A mapping of option names to values. Raises OSError, or ValueError where the file holds something else."""
+    try:
+        options = read_yaml(file)
+    except ValueError as error:
+        raise ValueError(f"cannot be read ({str(error).splitlines()[0]})") from error
+    if not isinstance(options, dict) or not all(isinstance(name, str) for name in options):
+        raise ValueError("holds no mapping of options to values")
+    return options
+
+
+def write_options(run: Path, options: Mapping[str, Any]) -> None:
     """Write ``config.yaml``, which ``--config`` reads."""
-    write_text(run / "config.yaml", yaml.safe_dump(dict(options), sort_keys=False, allow_unicode=True))
+    write_text(run / CONFIG, yaml.safe_dump(dict(options), sort_keys=False, allow_unicode=True))

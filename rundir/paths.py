@@ -1,27 +1,108 @@
-"""Where the files of a run lie."""
+"""Names of the files of a run directory, and of a folder that holds a grid of runs. They stand nowhere else."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from common.errors import UserError
+
+# A run directory.
+CONFIG = "config.yaml"
+ENVIRONMENT = "environment.json"
+REPRODUCES = "reproduces.json"
+LOG = "log.jsonl"
+LOCK = "lock"
+CHECKPOINTS = "checkpoints"
+RESULTS = "results"
+PREDICTIONS = "predictions"
+FEATURES = "features"
+FIGURES = "figures"
+TENSORBOARD = "tensorboard"
+WANDB_ID = "wandb-id.txt"
+
+# A folder of runs, as compare and reproduce make it; beside these files lie its report and what its launcher keeps.
+CELLS = "cells.json"
+REPORT = "report"
+#: What SLURM is given, and the numbers of its jobs.
+JOBS, JOB_NUMBERS = "jobs", "jobs.json"
+
 
 def last_checkpoint(run: Path) -> Path:
-    """Where a run's newest checkpoint is."""
-    return run / "checkpoints" / "last.pt"
+    return run / CHECKPOINTS / "last.pt"
 
 
 def best_checkpoint(run: Path) -> Path:
-    """Where a run's checkpoint with the best online k-NN is, where that has been measured."""
-    return run / "checkpoints" / "best.pt"
+    """The checkpoint with the best online k-NN; a run without one has no such file."""
+    return run / CHECKPOINTS / "best.pt"
+
+
+def step_checkpoint(run: Path, step: int) -> Path:
+    """A checkpoint that was the last one once."""
+    return run / CHECKPOINTS / f"step-{step}.pt"
+
+
+def damaged_checkpoint(run: Path) -> Path:
+    """Where a damaged checkpoint is set aside."""
+    return run / CHECKPOINTS / "damaged.pt"
 
 
 def earlier_checkpoints(run: Path) -> list[Path]:
-    """The checkpoints that are kept from before the last, the newest first."""
-    found = (run / "checkpoints").glob("step-*.pt")
-    numbered = [(int(file.stem[5:]), file) for file in found if file.stem[5:].isdecimal()]
+    """The step checkpoints, the newest first."""
+    files = (run / CHECKPOINTS).glob("step-*.pt")
+    numbered = [(int(file.stem[5:]), file) for file in files if file.stem[5:].isdecimal()]
     return [file for _, file in sorted(numbered, reverse=True)]
 
 
 def has_checkpoint(run: Path) -> bool:
-    """True if there is something that a run may continue from, whole or damaged."""
+    """True if the run has a checkpoint to continue from, whole or damaged."""
     return any(file.exists() for file in (last_checkpoint(run), best_checkpoint(run), *earlier_checkpoints(run)))
+
+
+def require_checkpoint(run: Path, otherwise: str = "give a run directory or a weights file") -> Path:
+    """The last checkpoint. Raises UserError, which ends with ``otherwise``, where there is none."""
+    file = last_checkpoint(run)
+    if not file.is_file():
+        raise UserError(f"{run}: a folder without {CHECKPOINTS}/{file.name}; {otherwise}")
+    return file
+
+
+def results_file(run: Path, evaluation: str) -> Path:
+    return run / RESULTS / f"{evaluation}.json"
+
+
+def predictions_file(run: Path, name: str) -> Path:
+    return run / PREDICTIONS / f"{name}.npz"
+
+
+def correlation_file(run: Path) -> Path:
+    return run / FIGURES / "cross_correlation.npz"
+
+
+def examples_file(run: Path, data: str) -> Path:
+    """Pictures of a test set with their predicted classes (``eval.dense.examples``)."""
+    return run / FIGURES / f"segmentation-{data}.npz"
+
+
+def pictures_of(run: Path, kind: str) -> list[Path]:
+    """What ``run.py visualize KIND`` has drawn of a run."""
+    return sorted((run / FIGURES).glob(f"{kind}-*.png"))
+
+
+def run_of(folder: Path, name: str) -> Path:
+    """The directory of one run of a grid."""
+    return folder / "runs" / name
+
+
+def runs_with_results(folder: Path) -> list[Path]:
+    """Directories of a grid's runs that hold results."""
+    return sorted(results.parent for results in folder.glob(f"runs/*/{RESULTS}") if any(results.glob("*.json")))
+
+
+def output_of(folder: Path, name: str) -> Path:
+    """What the process of one run of a grid prints."""
+    return folder / "logs" / f"{name}.log"
+
+
+def stop_file(output: Path) -> Path:
+    """The file beside a run's ``output_of`` that asks its process to stop."""
+    return output.with_name("stop")

@@ -1,4 +1,4 @@
-"""What evaluations leave in a run directory: ``results/EVALUATION.json`` and ``predictions/*.npz``. Imports no torch.
+"""What evaluations leave in a run directory: ``results/EVALUATION.json`` and ``predictions/*.npz``.
 
 A results file is a JSON list with one ``Measurement`` a line. A predictions file holds ``names_hash`` (of the test images'
 names, in order) and per-sample outcomes: a metric that is a mean over images as a vector ``[n]`` under the metric's own name
@@ -7,89 +7,20 @@ names, in order) and per-sample outcomes: a metric that is a mean over images as
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
-
 import dataclasses
 import hashlib
 import json
-import math
+import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from common.errors import UserError
-from common.files import atomic_file, write_text
-
-
-def results_file(run_dir: Path, evaluation: str) -> Path:
-    return run_dir / "results" / f"{evaluation}.json"
-
-
-def write_results(path: Path, measurements: Sequence[Measurement]) -> None:
-    """Replace a results file, atomically. NaN is refused with ValueError: it is never a result."""
-    lines = [json.dumps(dataclasses.asdict(m), allow_nan=False) for m in measurements]
-    write_text(path, "[\n" + ",\n".join(lines) + "\n]\n")
-
-
-def read_results(path: Path) -> list[Measurement]:
-    """The measurements of a results file; none where there is no file. Raises UserError where it is damaged."""
-    if not path.exists():
-        return []
-    try:
-        measurements = [Measurement(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
-        for m in measurements:
-            numbers = [m.value, m.n, *(bound for bound in (m.low, m.high) if bound is not None)]
-            if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
-                raise ValueError(f"{numbers} are no finite numbers")
-            if not isinstance(m.data, dict) or not isinstance(m.protocol, dict) or "name" not in m.data:
-                raise ValueError(f"the data or the protocol of {m.metric} is not told")
-        return measurements
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{path}: no list of measurements ({error}); delete the file and evaluate again") from error
-
-
-def save_predictions(run_dir: Path, name: str, test_names: Sequence[str], **outcomes: np.ndarray) -> str:
-    """Write ``predictions/NAME.npz`` and return its path relative to the run directory, for ``Measurement.predictions``.
-
-    Args:
-        test_names: of the samples, in the order of the arrays.
-        outcomes: arrays whose first axis is the samples.
-    """
-    lengths = {key: len(value) for key, value in outcomes.items()}
-    if set(lengths.values()) != {len(test_names)}:
-        raise ValueError(f"outcomes of {lengths} for {len(test_names)} samples")
-    path = run_dir / "predictions" / f"{name}.npz"
-    with atomic_file(path) as file:
-        np.savez_compressed(file, names_hash=np.array(names_hash(test_names)), **outcomes)
-    return f"predictions/{path.name}"
-
-
-def names_hash(names: Sequence[str]) -> str:
-    """Hash of sample names in their order: outcomes may be paired where it is equal."""
-    return hashlib.sha256("\n".join(names).encode(errors="surrogateescape")).hexdigest()
-
-
-def print_measurements(measurements: Sequence[Measurement], run_dir: Path) -> None:
-    """Show measurements of one data set as a table on standard output."""
-    table = Table(title=f"test images of {measurements[0].data['name']}", title_justify="left")
-    for column in ("evaluation", "metric"):
-        table.add_column(column)
-    for column in ("value", "95% interval", "n"):
-        table.add_column(column, justify="right")
-    for m in measurements:
-        setting = f" (k = {m.protocol['k']})" if "k" in m.protocol else ""
-        interval = "–" if m.low is None else f"{m.low:.2f} to {m.high:.2f}"
-        table.add_row(m.evaluation + setting, m.metric, f"{m.value:.2f}", interval, str(m.n))
-    console = Console()
-    console.print(table)
-    console.print(f"results: {run_dir / 'results'}", markup=False, highlight=False, soft_wrap=True)
+from common.files import atomic_file, read_json, write_text
+from rundir.paths import PREDICTIONS, predictions_file
 
 
 @dataclass(frozen=True)
@@ -108,6 +39,7 @@ class Measurement:
         interval: how the interval was made.
         weights, request: digests of the weights that were measured, and of everything that was asked for (weights, data,
             options), which tell whether a measurement still holds; ``run_evaluations`` fills them in.
+        run: the directory that the measurement was read from; not written.
     """
 
     evaluation: str
@@ -122,3 +54,111 @@ class Measurement:
     interval: str = "95% percentile bootstrap over test images"
     weights: str = ""
     request: str = ""
+    run: Path | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def predictions_file(self) -> Path | None:
+        """The predictions of a measurement that was read. Results name files of their own run's ``predictions/`` only."""
+        return None if self.predictions is None else self.run / PREDICTIONS / Path(self.predictions).name
+
+
+def write_results(path: Path, measurements: Sequence[Measurement]) -> None:
+    """Replace a results file, atomically. NaN is refused with ValueError: it is never a result."""
+    entries = [{name: value for name, value in dataclasses.asdict(m).items() if name != "run"} for m in measurements]
+    lines = [json.dumps(entry, allow_nan=False) for entry in entries]
+    write_text(path, "[\n" + ",\n".join(lines) + "\n]\n")
+
+
+def read_results(path: Path) -> list[Measurement]:
+    """The measurements of a results file; none where there is no file. Raises UserError where anything in it is damaged."""
+    if not path.exists():
+        return []
+    names = {field.name for field in dataclasses.fields(Measurement)} - {"run"}
+    try:
+        entries = read_json(path)
+        measurements = [parse_measurement(entry, path.parent.parent) for entry in entries]
+        for m, entry in zip(measurements, entries, strict=True):
+            if (m.protocol, m.data) != (entry.get("protocol"), entry.get("data")) or "name" not in m.data:
+                raise ValueError(f"the data or the protocol of {m.metric} is missing")
+            if unknown := entry.keys() - names:
+                raise ValueError(f"the unknown field {min(unknown)}")
+        return measurements
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: no list of measurements ({error}); delete the file and evaluate again") from error
+
+
+def parse_measurement(entry: Any, run: Path) -> Measurement:
+    """One entry of a results file in ``run``. Raises ValueError saying what is damaged; what no number needs may be missing."""
+    if not isinstance(entry, dict):
+        raise ValueError("no mapping")
+    for name in ("evaluation", "metric", "value", "n"):
+        if name not in entry:
+            raise ValueError(f"no {name!r}")
+    for name in ("evaluation", "metric"):
+        if not isinstance(entry[name], str) or not entry[name]:
+            raise ValueError(f"{name} is {entry[name]!r}")
+    for name in ("value", "low", "high", "n"):
+        number = entry.get(name)
+        optional = name in ("low", "high") and number is None
+        if not optional and not (type(number) in (int, float) and abs(number) <= sys.float_info.max):
+            raise ValueError(f"{name} is {number!r}, no finite number")
+    if entry["n"] < 1:
+        raise ValueError(f"n is {entry['n']!r}")
+    low, high = (None if entry.get(name) is None else float(entry[name]) for name in ("low", "high"))
+    return Measurement(
+        evaluation=entry["evaluation"],
+        metric=entry["metric"],
+        value=float(entry["value"]),
+        low=low,
+        high=high,
+        n=int(entry["n"]),
+        protocol=entry["protocol"] if isinstance(entry.get("protocol"), dict) else {},
+        data=entry["data"] if isinstance(entry.get("data"), dict) else {},
+        predictions=entry["predictions"] if isinstance(entry.get("predictions"), str) else None,
+        interval=str(entry.get("interval") or ""),
+        weights=str(entry.get("weights") or ""),
+        request=str(entry.get("request") or ""),
+        run=run,
+    )
+
+
+def is_outcome(key: str) -> bool:
+    """True for an entry of a protocol that the run found by itself on its training data (a chosen learning rate)."""
+    return key.startswith("chosen")
+
+
+def test_data_of(measurement: Measurement) -> tuple[str, str]:
+    """Name and fingerprint of the data that a measurement was made on."""
+    data = measurement.data
+    test = data.get("test")
+    test = test if isinstance(test, dict) else {}
+    fingerprint = data.get("test_fingerprint") or test.get("fingerprint") or data.get("fingerprint") or ""
+    return str(data.get("name") or test.get("name") or "unnamed data"), str(fingerprint)
+
+
+def measured_key(measurement: Measurement) -> str:
+    """What was measured, whatever came out of it."""
+    protocol = {key: value for key, value in measurement.protocol.items() if not is_outcome(key)}
+    key = [measurement.evaluation, measurement.metric, protocol, test_data_of(measurement)]
+    return json.dumps(key, sort_keys=True, default=str)
+
+
+def save_predictions(run: Path, name: str, test_names: Sequence[str], **outcomes: np.ndarray) -> str:
+    """Write ``predictions/NAME.npz`` and return its path relative to the run directory, for ``Measurement.predictions``.
+
+    Args:
+        test_names: of the samples, in the order of the arrays.
+        outcomes: arrays whose first axis is the samples.
+    """
+    lengths = {key: len(value) for key, value in outcomes.items()}
+    if set(lengths.values()) != {len(test_names)}:
+        raise ValueError(f"outcomes of {lengths} for {len(test_names)} samples")
+    path = predictions_file(run, name)
+    with atomic_file(path) as file:
+        np.savez_compressed(file, names_hash=np.array(names_hash(test_names)), **outcomes)
+    return path.relative_to(run).as_posix()
+
+
+def names_hash(names: Sequence[str]) -> str:
+    """Hash of sample names in their order: outcomes may be paired where it is equal."""
+    return hashlib.sha256("\n".join(names).encode(errors="surrogateescape")).hexdigest()

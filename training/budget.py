@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
-from common.cli import read_config
 from common.distributed import all_reduce_mean
 from common.errors import UsageError, UserError
 from methods.core.base import METHODS, MethodConfig, Progress
+from rundir.options import written_options
 from training.batches import Batches, split
 from training.config import TrainConfig
 from training.machine.devices import pick_device, synchronize
@@ -48,8 +48,7 @@ def within_budget(config: TrainConfig, method_config: MethodConfig) -> TrainConf
         return resolve(config)
     kind, amount = parse_budget(config.budget)
     resolved = resolve(dataclasses.replace(config, warmup_epochs=0.0))  # whose end is not known yet
-    file = Path(resolved.out) / "config.yaml"
-    begun = read_config(file) if file.is_file() else {}
+    begun = written_options(Path(resolved.out))
     if begun.get("budget") == config.budget and isinstance(begun.get("epochs"), (int, float)):
         epochs = float(begun["epochs"])
     elif kind == "epochs":

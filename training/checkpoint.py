@@ -22,7 +22,7 @@ from common.distributed import all_reduce_sum, is_main, is_shared_out, own_parts
 from common.errors import UserError, is_out_of_memory
 from common.files import archive_damage, atomic_file, name_also
 from methods.core.base import Method
-from rundir.paths import best_checkpoint, earlier_checkpoints, last_checkpoint
+from rundir.paths import best_checkpoint, damaged_checkpoint, earlier_checkpoints, last_checkpoint, step_checkpoint
 
 #: Raised when what a checkpoint holds changes.
 FORMAT = 1
@@ -68,7 +68,7 @@ def save_checkpoint(
         if keep > 1 and path.exists():
             with suppress(Exception):  # one that has been damaged since is not worth keeping
                 step = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["step"]
-                name_also(path, path.with_name(f"step-{step}.pt"))
+                name_also(path, step_checkpoint(run, step))
     for file in earlier_checkpoints(run)[keep - 1 :]:
         file.unlink()
 
@@ -146,7 +146,7 @@ def load_newest(run: Path, say: Callable[[str], None], repair: bool = True) -> d
         for other, error in damaged.items():
             say(f"warning: {error}".partition("; give")[0] + f"; {file.name} is taken in its place")
             if repair:
-                other.replace(last.with_name("damaged.pt"))
+                other.replace(damaged_checkpoint(run))
         if repair and not last.exists():
             name_also(file, last)
         return state

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import secrets
 import time
@@ -15,7 +14,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from common.distributed import is_main
 from common.errors import UserError
-from common.files import append_json_line, read_json_lines, write_text
+from common.files import write_text
+from rundir.log import append_record, has_log, read_log, replace_log
+from rundir.paths import TENSORBOARD, WANDB_ID
 
 #: Seconds between the lines that stand for the progress bar where the output is no terminal.
 LINE_SECONDS = 15.0
@@ -32,7 +33,7 @@ class RunLog:
     """
 
     def __init__(self, run: Path, options: Mapping[str, Any], total_steps: int, tensorboard: bool, wandb: bool):
-        self.path = run / "log.jsonl"
+        self.run = run
         self.console = Console(stderr=True, quiet=not is_main(), highlight=False, soft_wrap=True)
         self._total = total_steps
         self._bar = Progress(
@@ -65,14 +66,14 @@ class RunLog:
     def rewind(self, step: int) -> list[dict[str, Any]]:
         """Forget what was logged after ``step`` (steps taken), which a resumed run takes anew. Returns what remains."""
         self._first = step
-        if not self.path.exists():
+        if not has_log(self.run):
             return []
         try:
-            records = [r for r in read_json_lines(self.path) if r.get("step", 0) <= step and r.get("kind") != "end"]
+            records = [r for r in read_log(self.run) if r.get("step", 0) <= step and r.get("kind") != "end"]
         except ValueError as error:
             raise UserError(f"{error}; repair that line, or give another --out") from error
         if is_main():
-            write_text(self.path, "".join(json.dumps(record) + "\n" for record in records))
+            replace_log(self.run, records)
         return records
 
     def write(self, kind: str, step: int, epoch: int, **values: Any) -> None:
@@ -83,7 +84,7 @@ class RunLog:
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in values.items()
         }
-        append_json_line(self.path, {"kind": kind, "step": step, "epoch": epoch, **values})
+        append_record(self.run, {"kind": kind, "step": step, "epoch": epoch, **values})
         scalars = {
             f"{kind}/{k}": v for k, v in values.items() if isinstance(v, (int, float)) and not isinstance(v, bool)
         }
@@ -124,7 +125,7 @@ def _tensorboard(run: Path) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise UserError("--tensorboard needs the package tensorboard; pip install tensorboard") from error
-    return SummaryWriter(run / "tensorboard")
+    return SummaryWriter(run / TENSORBOARD)
 
 
 def _wandb(run: Path, options: Mapping[str, Any]) -> Any:
@@ -132,7 +133,7 @@ def _wandb(run: Path, options: Mapping[str, Any]) -> Any:
         import wandb
     except ImportError as error:
         raise UserError("--wandb needs the package wandb; pip install wandb") from error
-    identity = run / "wandb-id.txt"
+    identity = run / WANDB_ID
     if not identity.exists():
         write_text(identity, secrets.token_hex(6))
     return wandb.init(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -11,18 +10,20 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from signal import Signals
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from common.distributed import all_reduce_mean, is_distributed, is_main, main_first, rank
 from common.errors import UserError
-from common.files import name_also, write_json
-from eval.core.online import Monitor, save_correlation
+from common.files import name_also
 from methods.core.base import Progress, StepOutput, steps_of
+from rundir.correlation import save_correlation
 from rundir.paths import best_checkpoint, last_checkpoint
+from rundir.provenance import write_environment
 from training.batches import STEP, BatchSource, seed_of, split
 from training.checkpoint import is_finite, load_checkpoint, load_newest, save_checkpoint
 from training.config import TrainConfig
@@ -32,6 +33,16 @@ from training.machine.devices import peak_memory_gib, synchronize
 from training.machine.environment import describe_environment
 from training.machine.interrupt import Interruption
 from training.step import Stepper
+
+
+class Monitor(Protocol):
+    """What a training is watched by. All processes call it together, and it leaves the method as it was."""
+
+    def knn(self) -> dict[str, Any] | None:
+        """A ``knn`` record with ``top1`` (percent) and ``n`` (images); None where it cannot be measured."""
+
+    def diagnose(self) -> tuple[dict[str, Any], np.ndarray | None]:
+        """A ``diagnostics`` record, and the cross-correlation of two views' projections if the method has projections."""
 
 
 @dataclass
@@ -239,8 +250,8 @@ class Session:
             better, self.best = top1 > self.best, max(top1, self.best)
         if diagnosed:
             self.log.write("diagnostics", done, epoch, **diagnosed)
-        if matrix is not None:
-            save_correlation(self.directory, epoch, matrix, diagnosed)
+        if matrix is not None and is_main():
+            save_correlation(self.directory, epoch, matrix, diagnosed["on_diagonal"], diagnosed["off_diagonal"])
         return better
 
     def _not_finite(self, what: str, done: int) -> UserError:
@@ -252,19 +263,9 @@ class Session:
         )
 
     def _write_environment(self, resumed_after: int | None = None) -> None:
-        """``environment.json``: of the first start; under ``resumed``, of each later one with the step it began after."""
-        if not is_main():
-            return
-        path = self.directory / "environment.json"
-        here = describe_environment(self.stepper.device, self.config.precision)
-        if resumed_after is not None and path.exists():
-            try:
-                first = json.loads(path.read_text(encoding="utf-8"))
-                first.setdefault("resumed", []).append({"step": resumed_after, **here})
-            except (ValueError, AttributeError) as error:
-                raise UserError(f"{path}: damaged ({error}); delete it, and the same command continues") from error
-            here = first
-        write_json(path, here)
+        if is_main():
+            here = describe_environment(self.stepper.device, self.config.precision)
+            write_environment(self.directory, here, resumed_after)
 
 
 class _Clock:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +23,7 @@ from data.datasets import open_dataset
 from data.store.store import ImageStore
 from data.views.spec import View
 from methods.core.base import METHODS, Method, MethodConfig, Progress, ViewBatch
+from rundir.log import fingerprint_of
 from training.batches import MODEL, hold_out, seed_of, short_side_for
 from training.config import TrainConfig
 from training.machine.devices import autocast, pick_device
@@ -163,13 +163,11 @@ def images_of(config: TrainConfig) -> tuple[ImageStore, ImageStore]:
 def require_same_images(run: Path, config: TrainConfig) -> None:
     """See that a run that has begun goes on, or is evaluated, on the images that it began with: they may have moved, and
     ``data_root`` may then differ. Raises UserError where its log says that they were others."""
-    try:
-        with open(run / "log.jsonl", encoding="utf-8") as log:
-            begun = json.loads(log.readline()).get("fingerprint")
-    except (OSError, ValueError, AttributeError, RecursionError):  # a damaged log is the loop's to tell
+    begun = fingerprint_of(run)
+    if begun is None:
         return
     now = images_of(config)[0].fingerprint
-    if begun not in (None, now):
+    if begun != now:
         where = f" in {config.data_root}" if config.data_root else ""
         raise UserError(
             f"{run} was begun on other images than those of {config.data}{where} (fingerprint {begun}, now {now}); "

@@ -11,12 +11,12 @@ from typing import Any
 from backbones import check_name
 from common.distributed import world_size
 from common.errors import UsageError, UserError, unknown_name
-from common.files import read_yaml
 from common.options import check, options_without_effect
 from data.datasets import default_image_size
 from methods.core.base import MethodConfig
 from reports.visual.options import RUN_PICTURES
-from rundir.options import written_options
+from rundir.options import read_options, written_options
+from rundir.paths import CHECKPOINTS, CONFIG, LOG
 from training.config import TrainConfig
 from training.machine.devices import pick_device, pick_precision
 
@@ -90,20 +90,14 @@ def require_same_run(run: Path, config: TrainConfig, method_config: MethodConfig
     Raises:
         UserError: it holds a run with other options, which are named, or one of unknown options.
     """
-    file = run / "config.yaml"
-    if not file.exists():
-        for kind in ("log.jsonl", "checkpoints"):
+    if not (run / CONFIG).exists():
+        for kind in (LOG, CHECKPOINTS):
             if (run / kind).exists():
                 raise UserError(
-                    f"{run} holds {kind} but no config.yaml, so what was trained is unknown; give another --out"
+                    f"{run} holds {kind} but no {CONFIG}, so what was trained is unknown; give another --out"
                 )
         return
-    try:
-        there = read_yaml(file)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read ({str(error).splitlines()[0]}); give another --out") from error
-    if not isinstance(there, dict):
-        raise UserError(f"{file}: holds no mapping of options to values; give another --out")
+    there = read_options(run)
     now = options_of(config, method_config, {})
     differing = [name for name in now if name not in WITHOUT_EFFECT and there.get(name) != now[name]]
     if differing:

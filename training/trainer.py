@@ -15,14 +15,14 @@ from commands.visualize import draw_for_run
 from common.distributed import is_distributed, is_main
 from common.errors import UserError
 from common.files import remove_unfinished
-from common.lock import run_lock
 from eval.core.base import EvaluationConfig
 from eval.core.context import make_context
 from eval.core.online import Monitor
 from eval.core.run import run_evaluations
 from methods.core.base import METHODS, Method, MethodConfig, steps_of
-from rundir.log import end_of, whole_end_of
-from rundir.options import write_config
+from rundir.lock import run_lock
+from rundir.log import end_of, has_log, whole_end_of
+from rundir.options import write_options
 from rundir.paths import has_checkpoint
 from training.batches import Batches, BatchSource
 from training.budget import within_budget
@@ -69,7 +69,7 @@ def train(
             main = is_main()
             if main:
                 held.enter_context(run_lock(run))
-            if not resume and (run / "log.jsonl").exists():
+            if not resume and has_log(run):
                 raise UserError(f"{run} holds a run, which --resume never does not continue; give another --out")
             require_same_run(run, config, method_config)
             begins = not has_checkpoint(run)
@@ -80,7 +80,7 @@ def train(
             options = options_of(config, method_config, evaluations)
             if main:
                 remove_unfinished(run)
-                write_config(run, options)
+                write_options(run, options)
             if (end := whole_end_of(run)) is None:
                 _train(run, config, method_config, options, begins)
             elif main:
@@ -111,7 +111,7 @@ def train_task(
     run = Path(config.out)
     if is_main():
         remove_unfinished(run)
-        write_config(run, options)
+        write_options(run, options)
     device = pick_device(config.device)
     parameters = sum(p.numel() for p in method.backbone.parameters())
     trained = sum(p.numel() for p in method.parameters() if p.requires_grad)

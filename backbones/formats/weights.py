@@ -25,6 +25,7 @@ from backbones.formats.released import find_release, is_released, release_of
 from backbones.vit import VisionTransformer, interpolate_positions
 from common.errors import UserError
 from common.files import archive_damage
+from rundir.paths import require_checkpoint
 
 #: Entries of a checkpoint that hold weights, in the order they are looked for: DINO's, Barlow Twins', timm's and others'.
 CONTAINERS = ("teacher", "model", "state_dict")
@@ -94,10 +95,7 @@ def find_weights(spec: str | Path) -> Path:
         return find_release(str(spec))
     path = Path(spec)
     if path.is_dir():
-        checkpoint = path / "checkpoints" / "last.pt"
-        if not checkpoint.is_file():
-            raise UserError(f"{path}: a folder without checkpoints/last.pt; give a run directory or a weights file")
-        return checkpoint
+        return require_checkpoint(path)
     if not path.is_file():
         raise UserError(
             f"{path}: no such weights file or run directory; names of released weights begin with dino:, barlow_twins:, timm: or "

@@ -26,7 +26,7 @@ from data.store.store import ImageStore
 from eval.features.cache import ArrayCache
 from eval.features.extract import FrozenBackbone, Kind, store_features
 from eval.features.files import file_features
-from rundir.paths import last_checkpoint
+from rundir.paths import FEATURES, require_checkpoint
 from training.checkpoint import load_checkpoint
 from training.machine.devices import pick_device, pick_precision
 
@@ -93,7 +93,7 @@ class EvalContext(FrozenBackbone):
     def cache(self, name: str, rows: int, about: Any) -> ArrayCache:
         """A file under ``features/`` whose name holds a digest of everything that its ``rows`` rows depend on (JSON-able), so that
         other weights, data or sizes have other files."""
-        return ArrayCache(self.run_dir / "features" / f"{name}-{digest_of(about)}.npy", rows)
+        return ArrayCache(self.run_dir / FEATURES / f"{name}-{digest_of(about)}.npy", rows)
 
     def file_features(
         self,
@@ -249,9 +249,7 @@ def about_run(weights: str | None) -> dict[str, Any]:
     if not path.exists():
         find_weights(weights)  # says so
     if path.is_dir():
-        if not last_checkpoint(path).is_file():
-            raise UserError(f"{path}: a folder without checkpoints/last.pt; give a run directory or a weights file")
-        return _described(load_checkpoint(last_checkpoint(path)))
+        return _described(load_checkpoint(require_checkpoint(path)))
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception:  # somebody else's file: backbones.formats.weights says what is wrong with it, if anything

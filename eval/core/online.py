@@ -7,16 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from common.distributed import all_gather_rows, is_main, rank, world_size
-from common.errors import UserError
-from common.files import atomic_file, read_arrays
+from common.distributed import all_gather_rows, rank, world_size
 from data.store.store import ImageStore
 from data.views.central import eval_images
 from data.views.maker import ViewMaker
@@ -152,32 +149,6 @@ class Monitor:
         if store.label_sets is not None:
             return torch.from_numpy(store.label_sets[images].astype(np.float32)).to(self.device)
         return torch.from_numpy(store.labels[images]).to(self.device)
-
-
-def save_correlation(run: Path, epoch: int, matrix: np.ndarray, found: dict[str, Any]) -> None:
-    """Add an epoch's cross-correlation to ``figures/cross_correlation.npz``: ``epochs [E]``, ``matrices [E, d, d]`` (float16,
-    evenly spaced features), ``on_diagonal [E]`` (mean of the diagonal), ``off_diagonal [E]`` (root mean square of the rest),
-    and ``cross_correlation [d, d]``, the newest. Epochs from this one on, of a run that was interrupted, are replaced."""
-    if not is_main():
-        return
-    path = run / "figures" / "cross_correlation.npz"
-    new = {
-        "epochs": np.array([epoch]),
-        "matrices": matrix[None].astype(np.float16),
-        "on_diagonal": np.array([found["on_diagonal"]]),
-        "off_diagonal": np.array([found["off_diagonal"]]),
-    }
-    if path.exists():
-        try:
-            old = read_arrays(path)
-            earlier = old["epochs"] < epoch
-            new = {name: np.concatenate([old[name][earlier], value]) for name, value in new.items()}
-        except (ValueError, KeyError, IndexError) as error:
-            raise UserError(
-                f"{path}: damaged ({error}); delete it, and the same command continues without it"
-            ) from error
-    with atomic_file(path) as file:
-        np.savez_compressed(file, cross_correlation=matrix, **new)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from common.files import digest_of
 from eval.core.scoring import classification, multi_label
 from eval.features.extract import Kind
 from eval.features.votes import best_classes
+from rundir.paths import FEATURES
 from rundir.results import Measurement
 
 if TYPE_CHECKING:
@@ -323,9 +324,7 @@ def checkpoint_of(context: EvalContext, name: str, options: list) -> HeadsCheckp
     """Where heads are kept while they are trained: under the run's ``features/``. ``options``: what the training depends on beside
     the context, JSON-able."""
     about = [context.weights_hash, context.train.fingerprint, context.image_size, context.precision, context.seed]
-    return HeadsCheckpoint(
-        context.run_dir / "features" / f"{name}-{context.train.name}.pt", digest_of([about, *options])
-    )
+    return HeadsCheckpoint(context.run_dir / FEATURES / f"{name}-{context.train.name}.pt", digest_of([about, *options]))
 
 
 def measure_scores(

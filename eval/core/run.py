@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from rundir.paths import RESULTS
 
 if TYPE_CHECKING:
     from eval.core.base import EvaluationConfig
@@ -36,7 +39,8 @@ def run_evaluations(
     from common.options import check
     from data.sets.benchmark import fingerprint_of
     from eval.core.base import EVALUATIONS, check_data
-    from rundir.results import print_measurements, read_results, results_file, write_results
+    from rundir.paths import results_file
+    from rundir.results import read_results, write_results
 
     console = Console(stderr=True, soft_wrap=True)
     console.print(f"{context.backbone_name}: {context.weights}", markup=False, highlight=False)
@@ -88,3 +92,22 @@ def run_evaluations(
     if measurements:
         print_measurements(measurements, context.run_dir)
     return measurements
+
+
+def print_measurements(measurements: Sequence[Measurement], run: Path) -> None:
+    """Show measurements of one data set as a table on standard output."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"test images of {measurements[0].data['name']}", title_justify="left")
+    for column in ("evaluation", "metric"):
+        table.add_column(column)
+    for column in ("value", "95% interval", "n"):
+        table.add_column(column, justify="right")
+    for m in measurements:
+        setting = f" (k = {m.protocol['k']})" if "k" in m.protocol else ""
+        interval = "–" if m.low is None else f"{m.low:.2f} to {m.high:.2f}"
+        table.add_row(m.evaluation + setting, m.metric, f"{m.value:.2f}", interval, str(m.n))
+    console = Console()
+    console.print(table)
+    console.print(f"results: {run / RESULTS}", markup=False, highlight=False, soft_wrap=True)

@@ -22,7 +22,8 @@ from reports.analysis.statistics import (
     over_seeds,
     percentile_interval,
 )
-from rundir.read import Problem, Result, is_outcome, test_data_of
+from rundir.read import Problem
+from rundir.results import Measurement, is_outcome, test_data_of
 
 #: A difference holds if its Holm-adjusted p-value is below this.
 ALPHA = 0.05
@@ -112,7 +113,7 @@ class Cell:
         unequal: bold, but some row it was compared with differs in a setting.
     """
 
-    results: list[Result]
+    results: list[Measurement]
     over_seeds: Summary
     images: tuple[float, float] | None = None
     bold: bool = False
@@ -180,7 +181,7 @@ def compare(rows: Sequence[Row]) -> tuple[list[Comparison], list[Problem]]:
     return comparisons, problems
 
 
-def conditions_of(result: Result) -> dict[str, str]:
+def conditions_of(result: Measurement) -> dict[str, str]:
     """Under what a measurement was made, flat and as text: its protocol and its training data."""
     flat: dict[str, str] = {}
 
@@ -197,11 +198,11 @@ def conditions_of(result: Result) -> dict[str, str]:
 
 
 def _compare_on(key: tuple[str, str], rows: list[Row], problems: list[Problem]) -> Comparison:
-    found: list[list[list[Result]]] = [
+    found: list[list[list[Measurement]]] = [
         [[result for result in run.results if test_data_of(result) == key] for run in row.runs] for row in rows
     ]
     split = _splitting_conditions(itertools.chain.from_iterable(found))
-    placed: dict[tuple[int, Column], list[Result]] = {}
+    placed: dict[tuple[int, Column], list[Measurement]] = {}
     for position, runs in enumerate(found):
         for results in runs:
             for result in results:
@@ -234,7 +235,7 @@ def _compare_on(key: tuple[str, str], rows: list[Row], problems: list[Problem]) 
     return comparison
 
 
-def _splitting_conditions(runs: Iterable[Sequence[Result]]) -> dict[tuple[str, str], list[str]]:
+def _splitting_conditions(runs: Iterable[Sequence[Measurement]]) -> dict[tuple[str, str], list[str]]:
     """For each evaluation and metric, the conditions under which one run was measured several times (k of k-NN)."""
     split: dict[tuple[str, str], dict[str, None]] = {}
     for results in runs:
@@ -249,7 +250,7 @@ def _splitting_conditions(runs: Iterable[Sequence[Result]]) -> dict[tuple[str, s
     return {kind: list(names) for kind, names in split.items()}
 
 
-def _column(result: Result, split: dict[tuple[str, str], list[str]]) -> Column:
+def _column(result: Measurement, split: dict[tuple[str, str], list[str]]) -> Column:
     names = split.get((result.evaluation, result.metric), [])
     conditions = conditions_of(result) if names else {}
     return Column(
@@ -457,7 +458,7 @@ class _RowOutcomes:
     others: list[Outcomes]
 
     @classmethod
-    def read(cls, results: Sequence[Result]) -> _RowOutcomes:
+    def read(cls, results: Sequence[Measurement]) -> _RowOutcomes:
         several = []
         for result in results:
             several.append(outcomes_of(result))

@@ -8,7 +8,6 @@ A file holds ``names_hash`` (of the test images' names, in order), and one of
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 from common.files import read_arrays
 from common.statistics.average_precision import mean_average_precision
 from common.statistics.confusion import scores as confusion_scores
-from rundir.read import Result
+from rundir.results import Measurement, names_hash
 
 
 class NoOutcomes(Exception):
@@ -59,23 +58,24 @@ class Outcomes:
         return 100 * mean_average_precision(*self.ranking)(counts)
 
 
-def outcomes_of(result: Result) -> Outcomes:
+def outcomes_of(result: Measurement) -> Outcomes:
     """Read the outcomes of one measurement and check that they give its value.
 
     Raises:
         NoOutcomes: there are none, they are damaged, or they do not belong to the measurement.
     """
-    if result.predictions is None:
+    file = result.predictions_file
+    if file is None:
         raise NoOutcomes("it has no per-image outcomes")
-    outcomes = _read(result.predictions, result.metric)
+    outcomes = _read(file, result.metric)
     if outcomes.n != result.n:
-        raise NoOutcomes(f"{result.predictions.name} has {outcomes.n} images, the measurement {result.n}")
+        raise NoOutcomes(f"{file.name} has {outcomes.n} images, the measurement {result.n}")
     found = float(outcomes.resampled(iter([np.ones((1, outcomes.n), np.float32)]))[0])
     if outcomes.values is not None and abs(100 * found - result.value) < 0.01 + 1e-4 * abs(result.value):
         values = outcomes.values * np.float32(100)  # stored as fractions, measured in percent
         return Outcomes(outcomes.names, outcomes.n, outcomes.metric, values, outcomes.binary)
     if abs(found - result.value) > 0.01 + 1e-4 * abs(result.value):
-        raise NoOutcomes(f"{result.predictions.name} gives {found:.4g} where the measurement says {result.value:.4g}")
+        raise NoOutcomes(f"{file.name} gives {found:.4g} where the measurement says {result.value:.4g}")
     return outcomes
 
 
@@ -109,5 +109,5 @@ def _names(arrays, file: Path) -> str:
     if "names_hash" in arrays:
         return str(arrays["names_hash"])
     if "names" in arrays:
-        return hashlib.sha256("\n".join(map(str, arrays["names"])).encode()).hexdigest()
+        return names_hash(arrays["names"].tolist())
     raise NoOutcomes(f"{file.name} does not say which images it is about")

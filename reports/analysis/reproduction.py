@@ -1,9 +1,5 @@
-"""Published numbers beside those that runs here measured. A run says which row it reproduces in its ``reproduces.json``:
-
-    {"table": "dino/table2", "row": "DINO ViT-S", "part": "imagenet", "changed": {"epochs": 2}}
-
-``changed`` holds the options that were given beyond the table's own and change what is measured.
-"""
+"""Published numbers beside those that runs here measured. A run's ``reproduces.json`` names the row that it reproduces
+(``rundir.provenance``)."""
 
 from __future__ import annotations
 
@@ -14,9 +10,9 @@ from typing import Any
 from reports.analysis.published import Column, PublishedRow, PublishedTable, read_published
 from reports.analysis.statistics import over_seeds
 from reports.analysis.tables import Entry, Heading, Table, number, text
-from rundir.read import Problem, Result, Run
-
-FILE = "reproduces.json"
+from rundir.paths import REPRODUCES
+from rundir.read import Problem, Run
+from rundir.results import Measurement
 
 
 @dataclass(frozen=True)
@@ -39,7 +35,7 @@ class Measured:
 
 def measured(table: PublishedTable, row: PublishedRow, column: Column, runs: Sequence[Run]) -> Measured | None:
     """What ``runs`` measured of a row's column; None where they have not."""
-    by_seed: dict[str, Result] = {}  # of copies of a run the newest counts, once
+    by_seed: dict[str, Measurement] = {}  # of copies of a run the newest counts, once
     for run in sorted(runs, key=lambda run: run.newest):
         if run.finished and _is_of(run, table, row, column):
             for result in filter(lambda result: _fits(result, column), run.results):
@@ -59,7 +55,7 @@ def _is_of(run: Run, table: PublishedTable, row: PublishedRow, column: Column) -
     return (mark.get("table"), mark.get("row"), mark.get("part")) == (table.name, row.name, column.part)
 
 
-def _fits(result: Result, column: Column) -> bool:
+def _fits(result: Measurement, column: Column) -> bool:
     """True for the measurement that a column is compared with. Words of a protocol are compared by their beginning."""
     if (result.evaluation, result.metric) != (column.evaluation, column.metric):
         return False
@@ -166,7 +162,7 @@ def tables_of(runs: Sequence[Run], problems: list[Problem]) -> list[Table]:
     for run in marked:
         name = str(run.reproduces.get("table"))
         if name not in known or run.reproduces.get("row") not in [row.name for row in known[name].rows]:
-            problems.append(Problem(str(run.path / FILE), f"reproduces a row of {name} that is not known here"))
+            problems.append(Problem(str(run.path / REPRODUCES), f"reproduces a row of {name} that is not known here"))
         else:
             found[name] = known[name]
     return [side_by_side(table, marked) for _, table in sorted(found.items())]

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from rundir.options import _START, UNTRAINED, _number, label_use
-from rundir.read import IMAGES, Run
+from reports.analysis.identity import IMAGES, identity_of, trained_options
+from rundir.options import START, UNTRAINED, as_number, label_use
+from rundir.read import Run
 
 #: What must be equal for a comparison to be about the method: heading of each setting.
 SETTINGS = {
@@ -96,7 +97,7 @@ def rows_of(runs: Sequence[Run]) -> list[Row]:
     """Group runs into rows: by data and backbone, methods within, each in the order of first appearance."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        groups.setdefault(run.identity, []).append(run)
+        groups.setdefault(identity_of(run), []).append(run)
     rows = [_row(sorted(group, key=lambda run: _seed_order(run.seed))) for group in groups.values()]
     _tell_images_apart(rows)
     _name_variants(rows)
@@ -125,7 +126,7 @@ def told(run: Run, *names: str) -> Any:
 
 
 def _mean(runs: Sequence[Run], *names: str) -> float | None:
-    values = [value for run in runs if (value := _number(told(run, *names))) is not None]
+    values = [value for run in runs if (value := as_number(told(run, *names))) is not None]
     return sum(values) / len(values) if values else None
 
 
@@ -134,7 +135,7 @@ def _row(runs: list[Run]) -> Row:
     method = str(first.config.get("method") or _weights(first))
     backbone = str(first.config.get("backbone") or "unknown backbone")
     seen = 0.0 if method in UNTRAINED else _mean(runs, "images_seen")
-    memory = [value for run in runs if (value := _number(told(run, "peak_memory_gib"))) is not None]
+    memory = [value for run in runs if (value := as_number(told(run, "peak_memory_gib"))) is not None]
     minutes = _mean(runs, "minutes")
     speed = _mean([run for run in runs if run.end], "images_per_second")
     if speed is None and seen and minutes:
@@ -215,7 +216,7 @@ def _name_variants(rows: list[Row]) -> None:
     """Say by which options rows differ that would otherwise look alike."""
     alike: dict[tuple, list[Row]] = {}
     for row in rows:
-        key = (row.method, row.backbone, row.data, row.settings["labels"].partition(_START)[0])
+        key = (row.method, row.backbone, row.data, row.settings["labels"].partition(START)[0])
         alike.setdefault(key, []).append(row)
     for group in alike.values():
         if len(group) == 1:
@@ -237,7 +238,7 @@ def letters(number: int) -> str:
 def differing_options(rows: Sequence[Row]) -> list[str]:
     """Options that are not equal in all rows, in the order of the first row's configuration. (Which images they were trained on
     stands with the data's name.)"""
-    configs = [row.runs[0].trained_options for row in rows]
+    configs = [trained_options(row.runs[0]) for row in rows]
     keys = dict.fromkeys(key for config in configs for key in config if key != IMAGES)
     return [
         key for key in keys if len({json.dumps(config.get(key), sort_keys=True, default=str) for config in configs}) > 1

@@ -13,10 +13,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from common.errors import unknown_name
-from common.files import read_arrays
 from reports.analysis.comparison import Comparison
 from reports.analysis.rows import Row
 from reports.visual.style import COLOURS, DASHES, FAINT, INK, MARKERS, RULE, Picture, figure_of, picture, style
+from rundir.correlation import read_correlations
+from rundir.paths import correlation_file
 from rundir.read import Problem, Run
 
 #: Rows drawn in one figure of curves or matrices; panels of one figure.
@@ -444,20 +445,12 @@ def _pooled(matrix: np.ndarray, most: int = 192) -> np.ndarray:
 
 def _matrices(run: Run, problems: list[Problem]) -> tuple[np.ndarray, np.ndarray] | None:
     """Epochs ``[E]`` and matrices ``[E, d, d]`` of ``figures/cross_correlation.npz``."""
-    file = run.path / "figures" / "cross_correlation.npz"
-    if not file.exists():
-        return None
     try:
-        arrays = read_arrays(file)
-        epochs, matrices = arrays["epochs"], arrays["matrices"].astype(np.float32)
-        if (
-            matrices.ndim != 3
-            or matrices.shape[1] != matrices.shape[2]
-            or len(matrices) != len(epochs)
-            or not len(epochs)
-        ):
-            raise ValueError(f"matrices of shape {matrices.shape} for {len(epochs)} epochs")
-    except (OSError, ValueError, KeyError) as error:
+        kept = read_correlations(run.path)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        file = correlation_file(run.path)
         problems.append(Problem(str(file), f"cannot be read ({str(error).splitlines()[0]}); not drawn"))
         return None
-    return epochs, matrices
+    return kept.epochs, kept.matrices

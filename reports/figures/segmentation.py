@@ -16,7 +16,9 @@ from common.statistics.confusion import class_scores
 from data.sets.voc import palette
 from reports.analysis.comparison import Comparison
 from reports.visual.style import FAINT, RULE, Picture, figure_of, picture, style
-from rundir.read import Problem, Result
+from rundir.paths import examples_file
+from rundir.read import Problem
+from rundir.results import Measurement
 
 PREFIX = "segmentation_"
 HEAD_NAMES = {
@@ -43,7 +45,7 @@ class _Measured:
     row: int
     label: str
     head: str
-    result: Result
+    result: Measurement
 
     @property
     def name(self) -> str:
@@ -105,20 +107,20 @@ def _commonest(heads: Sequence[str]) -> str:
     return max(order, key=lambda head: (heads.count(head), -order.index(head)))
 
 
-def _matrices(result: Result, problems: list[Problem]) -> np.ndarray | None:
+def _matrices(result: Measurement, problems: list[Problem]) -> np.ndarray | None:
     """The data set's confusion matrix ``[C, C]``."""
-    if result.predictions is None:
+    if result.predictions_file is None:
         return None
-    found = _arrays(result.predictions, problems)
+    found = _arrays(result.predictions_file, problems)
     matrices = None if found is None else found.get("confusion")
     return None if matrices is None or matrices.ndim != 3 else matrices.astype(np.int64).sum(0)
 
 
-def _examples(result: Result, data: str, problems: list[Problem]) -> dict[str, np.ndarray] | None:
+def _examples(result: Measurement, data: str, problems: list[Problem]) -> dict[str, np.ndarray] | None:
     """The pictures that the run has kept (``eval.dense.examples``)."""
     if result.predictions is None:
         return None
-    file = result.predictions.parent.parent / "figures" / f"segmentation-{data}.npz"
+    file = examples_file(result.run, data)
     found = _arrays(file, problems)
     if found is not None and not {"images", "truth", "sizes", "fixed", "classes"} <= found.keys():
         problems.append(Problem(str(file), "holds no examples of segmentation; they are not shown"))

@@ -13,6 +13,7 @@ from reports.analysis.comparison import (
     conditions_of,
     unequal_settings,
 )
+from reports.analysis.identity import trained_options
 from reports.analysis.rows import RANDOM, SETTINGS, Row, differing_options, plain, short_count
 from reports.analysis.statistics import RESAMPLES
 from reports.analysis.tables import Entry, Heading, Table, number, text
@@ -321,7 +322,7 @@ def options(rows: Sequence[Row]) -> Table | None:
     rows = [row for row in rows if row.trained]
     if len(rows) < 2:
         return None
-    configs = [row.runs[0].trained_options for row in rows]
+    configs = [trained_options(row.runs[0]) for row in rows]
     lines = []
     breaks = []
     for option in differing_options(rows):

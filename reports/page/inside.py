@@ -12,6 +12,7 @@ from PIL import Image
 
 from reports.analysis.rows import Row
 from reports.visual.style import Picture
+from rundir.paths import pictures_of
 from rundir.read import Problem
 
 #: Kinds of pictures, by the beginning of their files' names: title, and how to read them.
@@ -58,7 +59,7 @@ def pictures(rows: Sequence[Row], problems: list[Problem]) -> list[Picture]:
 
 def _first(row: Row, kind: str) -> Path | None:
     for run in row.runs:
-        if found := sorted((run.path / "figures").glob(f"{kind}-*.png")):
+        if found := pictures_of(run.path, kind):
             return found[0]
     return None
 

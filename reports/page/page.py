@@ -14,6 +14,7 @@ import jinja2
 from common.errors import UserError
 from common.files import atomic_file, write_text
 from reports.analysis.comparison import Comparison, compare
+from reports.analysis.identity import without_duplicates
 from reports.analysis.reproduction import tables_of
 from reports.analysis.rows import rows_of
 from reports.analysis.tables import Heading, Table, text, to_csv, to_latex, to_markdown
@@ -24,7 +25,7 @@ from reports.page.inside import pictures as pictures_of_runs
 from reports.page.provenance import commands, provenance
 from reports.page.speed import speed_tables
 from reports.visual.style import Picture
-from rundir.read import Problem, read_runs, without_duplicates
+from rundir.read import Problem, read_runs
 
 TEMPLATES = Path(__file__).parent / "templates"
 #: Tables of at most this many rows are open when the page loads.

@@ -14,6 +14,7 @@ from reports.figures.figures import DIAGNOSTICS
 from reports.visual.cross_correlation_drawing import run_words
 from reports.visual.options import CollapseOptions
 from reports.visual.style import COLOURS, DASHES, grid, headed, save_figure, sentence, style
+from rundir.paths import FIGURES, LOG
 from rundir.read import Run, read_runs
 
 COLUMNS = 4
@@ -40,7 +41,7 @@ def diagnostics(runs: Sequence[Run], names: Sequence[str], about: str) -> Figure
     """
     keys = [key for key in DIAGNOSTICS if any(len(series(run, key)[0]) > 1 for run in runs)]
     if not keys:
-        raise UserError(f"{runs[0].path}: its log.jsonl holds no diagnostics at two or more times; train for longer")
+        raise UserError(f"{runs[0].path}: its {LOG} holds no diagnostics at two or more times; train for longer")
     columns = 3 if len(keys) in (5, 6, 9) else min(COLUMNS, len(keys))
     with style():
         figure, axes = grid(-(-len(keys) // columns), columns, 2.25, 1.9)
@@ -78,7 +79,7 @@ def draw(options: CollapseOptions) -> list[Path]:
     runs, problems = read_runs([Path(run) for run in options.runs])
     for run in runs:
         if not run.has_log:
-            raise UserError(f"{run.path}: no log.jsonl; give the directory of a training")
+            raise UserError(f"{run.path}: no {LOG}; give the directory of a training")
     unread = [p for p in problems if not any(str(run.path) == p.where for run in runs)]
     if unread or not runs:
         problem = unread[0] if unread else problems[0]
@@ -87,5 +88,5 @@ def draw(options: CollapseOptions) -> list[Path]:
     if len(set(names)) < len(names):
         names = [str(run.path) for run in runs]
     about = " ".join(f"{name}: {run_words(run.config)}." for run, name in zip(runs, names, strict=True))
-    out = Path(options.out) if options.out else runs[0].path / "figures" if len(runs) == 1 else Path("pictures")
+    out = Path(options.out) if options.out else runs[0].path / FIGURES if len(runs) == 1 else Path("pictures")
     return save_figure(diagnostics(runs, names, about), out, "collapse", vector=True)

@@ -23,7 +23,7 @@ from reports.visual.cross_correlation_drawing import (
 from reports.visual.network import configs_of, folder_of, names_of, read_options, run_title, train_images
 from reports.visual.options import CrossCorrelationOptions
 from reports.visual.style import save_figure, save_gif
-from rundir.paths import last_checkpoint
+from rundir.paths import require_checkpoint
 from training.batches import hold_out
 from training.checkpoint import load_checkpoint
 from training.diagnostics import cross_correlation
@@ -47,10 +47,7 @@ def projections_of(run: Path, count: int, device: torch.device) -> tuple[torch.T
     """
     if count < 2:
         raise UsageError(f"--count {count}: a correlation needs at least 2 images")
-    file = last_checkpoint(run)
-    if not file.is_file():
-        raise UserError(f"{run}: a folder without checkpoints/last.pt; give a run directory")
-    state = load_checkpoint(file)
+    state = load_checkpoint(require_checkpoint(run, "give a run directory"))
     config, method_config = configs_of({**state["config"], "image_size": state["image_size"]})
     store = train_images(config)
     store = store.subset(hold_out(len(store), config.knn_every)[0])

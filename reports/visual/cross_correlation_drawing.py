@@ -16,9 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from common.errors import UserError
-from common.files import read_arrays
 from reports.figures.figures import palette
 from reports.visual.style import COLOURS, DASHES, even, grid, headed, rendered, show, style, without_formulas
+from rundir.correlation import read_correlations
+from rundir.paths import correlation_file
 
 #: Cells a side that are drawn, at most; larger matrices are pooled.
 MOST_CELLS = 512
@@ -43,7 +44,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Evolution:
-    """What a run has kept of its cross-correlation (``eval.core.online.save_correlation``).
+    """What a run has kept of its cross-correlation (``rundir.correlation``).
 
     Attributes:
         name: of the run.
@@ -68,29 +69,17 @@ def run_words(options: Mapping[str, Any]) -> str:
 
 def read_evolution(run: Path, name: str, about: str) -> Evolution:
     """Read ``figures/cross_correlation.npz`` of a run directory. Raises UserError where it is missing or damaged."""
-    file = run / "figures" / "cross_correlation.npz"
-    if not file.is_file():
-        raise UserError(
-            f"{run}: no figures/cross_correlation.npz, which runs of methods with projections write at the start, with each "
-            "online k-NN and at the end; give such a run"
-        )
+    file = correlation_file(run)
     try:
-        arrays = read_arrays(file)
-        found = Evolution(
-            name,
-            about,
-            arrays["epochs"],
-            arrays["matrices"].astype(np.float32),
-            arrays["on_diagonal"],
-            arrays["off_diagonal"],
-        )
-        d = found.matrices.shape[-1]
-        counts = {len(found.epochs), len(found.matrices), len(found.on_diagonal), len(found.off_diagonal)}
-        if found.matrices.shape[1:] != (d, d) or len(counts) > 1 or not len(found.epochs):
-            raise ValueError(f"matrices of shape {found.matrices.shape} for {len(found.epochs)} epochs")
-    except (OSError, ValueError, KeyError) as error:
+        kept = read_correlations(run)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{run}: no {file.relative_to(run)}, which runs of methods with projections write at the start, with each "
+            "online k-NN and at the end; give such a run"
+        ) from error
+    except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read ({str(error).splitlines()[0]}); continue or repeat the run") from error
-    return found
+    return Evolution(name, about, kept.epochs, kept.matrices, kept.on_diagonal, kept.off_diagonal)
 
 
 def pool(matrix: np.ndarray, most: int = MOST_CELLS) -> tuple[np.ndarray, int]:

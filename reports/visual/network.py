@@ -14,12 +14,13 @@ from backbones import build_backbone
 from backbones.base import Backbone
 from backbones.formats.weights import load_weights
 from common.errors import UsageError, UserError
-from common.files import read_yaml
 from data.datasets import open_dataset
 from data.store.store import ImageStore
 from eval.core.context import EvalContext, about_run, make_context
 from methods.core.base import METHODS, MethodConfig
 from reports.visual.options import EmbeddingOptions, NeighboursOptions
+from rundir.options import read_options as read_run_options
+from rundir.paths import CONFIG, FIGURES
 from training.batches import short_side_for
 from training.config import TrainConfig
 from training.machine.devices import pick_device
@@ -124,20 +125,16 @@ def folder_of(out: str | None, run: str | None) -> Path:
     """Where pictures go: as told, else the figures of the run, else ``pictures``."""
     if out:
         return Path(out)
-    return Path(run) / "figures" if run and Path(run).is_dir() else Path("pictures")
+    return Path(run) / FIGURES if run and Path(run).is_dir() else Path("pictures")
 
 
 def read_options(run: str | Path) -> dict[str, Any]:
     """The options in a run's ``config.yaml``. Raises UserError where there are none, or not of a training."""
-    file = Path(run) / "config.yaml"
-    try:
-        options = read_yaml(file)
-    except OSError as error:
-        raise UserError(f"{run}: no run directory: its config.yaml cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise UserError(f"{file}: not YAML ({error})") from error
-    if not isinstance(options, dict) or "method" not in options:
-        raise UserError(f"{file}: does not say which method was trained; give the directory of a training")
+    options = read_run_options(Path(run), "give a run directory")
+    if "method" not in options:
+        raise UserError(
+            f"{Path(run) / CONFIG}: does not say which method was trained; give the directory of a training"
+        )
     return options
 
 

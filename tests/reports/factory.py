@@ -212,4 +212,6 @@ def _write_matrices(directory: Path, epochs: int, rng, size: int = 48) -> None:
     for epoch in at:
         noise = rng.normal(0, 0.35 * np.exp(-3 * epoch / epochs) + 0.03, size=(size, size))
         matrices.append(np.clip(noise + np.eye(size) * (0.2 + 0.7 * epoch / epochs), -1, 1))
-    np.savez(directory / "figures" / "cross_correlation.npz", epochs=at, matrices=np.array(matrices, np.float16))
+    file = directory / "figures" / "cross_correlation.npz"
+    means = {"on_diagonal": np.zeros(len(at)), "off_diagonal": np.zeros(len(at))}
+    np.savez(file, epochs=at, matrices=np.array(matrices, np.float16), **means)

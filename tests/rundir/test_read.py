@@ -1,15 +1,11 @@
 """Whole, damaged, half-written and foreign run directories."""
 
 import json
-import shutil
-from pathlib import Path
 
 import pytest
-from factory import write_run
 
-from reports.analysis.comparison import compare
-from reports.analysis.rows import rows_of
-from rundir.read import STEP_RECORDS, read_runs, without_duplicates
+from rundir.read import STEP_RECORDS, read_runs
+from tests.reports.factory import write_run
 
 
 def test_a_run_is_read_whole(tmp_path):
@@ -124,56 +120,3 @@ def test_long_logs_are_read_at_even_distances(tmp_path):
     assert read.logged == 10_000
     assert STEP_RECORDS <= len(read.steps) <= STEP_RECORDS + 1
     assert (read.steps[0]["step"], read.steps[1]["step"], read.steps[-1]["step"]) == (1, 26, 10_000)
-
-
-def test_copies_from_other_machines_are_no_further_seeds(tmp_path):
-    first = write_run(tmp_path / "one" / "dino", images=20)
-    second = tmp_path / "two" / "dino"
-    shutil.copytree(first, second)
-    text = (second / "log.jsonl").read_text().replace("2026-01-05T10", "2026-01-06T10")
-    (second / "log.jsonl").write_text(text)
-    (second / "results" / "linear.json").unlink()
-    config = (second / "config.yaml").read_text().replace("out: runs/dino", "out: /elsewhere/dino")
-    (second / "config.yaml").write_text(config)
-    runs, problems = read_runs([first, second])
-    assert problems == []
-    (kept,), notes = without_duplicates(runs)
-    assert kept.path == second
-    assert len(kept.results) == 6  # linear is taken from the older copy
-    assert "the same options and seed as" in notes[0].what
-    assert "2 measurements that only it has are used" in notes[0].what
-    (row,) = rows_of([kept])
-    (comparison,), _ = compare([row])
-    assert all(cell.over_seeds.n == 1 for cell in comparison.cells.values())
-
-
-def trained_on(run: Path, fingerprint: str) -> Path:
-    """Have a run's log begin by the fingerprint of the images that it was trained on, as logs do."""
-    log = run / "log.jsonl"
-    log.write_text(json.dumps({"kind": "start", "step": 0, "fingerprint": fingerprint}) + "\n" + log.read_text())
-    return run
-
-
-def test_runs_on_other_images_under_the_same_name_are_neither_copies_nor_seeds(tmp_path):
-    first = trained_on(write_run(tmp_path / "a"), "aaaaaaaa1111")
-    second = trained_on(write_run(tmp_path / "b"), "bbbbbbbb2222")
-    third = trained_on(write_run(tmp_path / "c", seed=1), "bbbbbbbb2222")
-    runs, notes = without_duplicates(read_runs([first, second, third])[0])
-    assert len(runs) == 3 and not notes
-    rows = rows_of(runs)
-    assert [(row.settings["data"], len(row.runs), row.variant) for row in rows] == [
-        ("demo (aaaaaa)", 1, ""),
-        ("demo (bbbbbb)", 2, ""),
-    ]
-    (comparison,), _ = compare(rows)
-    assert comparison.unequal_settings == ["data"] and len(comparison.blocks) == 2
-
-
-def test_images_stored_at_another_size_are_not_told_apart(tmp_path):
-    first = trained_on(write_run(tmp_path / "a"), "aaaaaaaa1111")
-    second = trained_on(write_run(tmp_path / "b", options={"image_size": 64}), "bbbbbbbb2222")
-    rows = rows_of(read_runs([first, second])[0])
-    assert [(row.settings["data"], row.variant) for row in rows] == [
-        ("demo", "image_size 32"),
-        ("demo", "image_size 64"),
-    ]

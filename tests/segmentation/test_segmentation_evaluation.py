@@ -11,7 +11,7 @@ from data.views.dense import fit_image
 from eval.core.run import run_evaluations
 from eval.segmentation import Segmentation, SegmentationConfig
 from reports.analysis.outcomes import outcomes_of
-from rundir.read import _result
+from rundir.results import parse_measurement
 
 
 def config(**options) -> SegmentationConfig:
@@ -55,7 +55,7 @@ def test_measures_what_the_heads_predict(make_context):
 def test_the_report_can_pair_the_outcomes(make_context):
     context = make_context()
     for m in measure(context):
-        outcomes = outcomes_of(_result(dataclasses.asdict(m), context.run_dir))
+        outcomes = outcomes_of(parse_measurement(dataclasses.asdict(m), context.run_dir))
         assert outcomes.matrices is not None and outcomes.n == 5
 
 

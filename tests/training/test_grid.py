@@ -10,7 +10,7 @@ from common.cli import read_config, words_of
 from common.errors import UsageError
 from common.files import write_json
 from common.options import options_of_training
-from rundir.options import write_config
+from rundir.options import write_options
 from training.config import TrainConfig
 from training.grids.grid import (
     Cell,
@@ -247,7 +247,7 @@ def finished(tmp_path):
     cell = Cell("random-vit_nano-seed0", {"method": "random", "backbone": "vit_nano", "seed": 0, "evals": ["knn"]})
     run = tmp_path / "runs" / cell.name
     asked = read_options(words_of(cell.options))
-    write_config(run, options_of(resolve(asked.train), asked.method, asked.evaluations))
+    write_options(run, options_of(resolve(asked.train), asked.method, asked.evaluations))
     (run / "log.jsonl").write_text('{"kind": "end", "step": 0}\n')
     write_json(run / "results" / "knn.json", [])
     return cell, run
@@ -256,10 +256,10 @@ def finished(tmp_path):
 def test_a_finished_run_is_known_on_another_machine(finished, tmp_path):
     cell, run = finished
     config = read_config(run / "config.yaml")
-    write_config(run, {**config, "precision": "fp16", "device": "cuda"})
+    write_options(run, {**config, "precision": "fp16", "device": "cuda"})
     asked = {cell.name: read_options(words_of(cell.options))}
     assert to_evaluate_again(asked, tmp_path) == set()
-    write_config(run, {**config, "data_root": "elsewhere"})  # other images may lie here
+    write_options(run, {**config, "data_root": "elsewhere"})  # other images may lie here
     assert to_evaluate_again(asked, tmp_path) == {cell.name}
 
 
@@ -290,7 +290,7 @@ def test_a_wrong_value_is_named_with_its_cell_before_anything_runs(value, messag
 
 def test_of_a_budget_the_budget_is_compared(finished, tmp_path):
     _, run = finished
-    write_config(run, {**read_config(run / "config.yaml"), "budget": "images=70", "epochs": 2.0, "warmup_epochs": 0.2})
+    write_options(run, {**read_config(run / "config.yaml"), "budget": "images=70", "epochs": 2.0, "warmup_epochs": 0.2})
     asked = read_options(["--method", "random", "--backbone", "vit_nano", "--budget", "images=70"])
     assert other_options(run, asked.train, asked.method) == ""
     asked = read_options(["--method", "random", "--backbone", "vit_nano", "--budget", "images=140"])

@@ -14,7 +14,8 @@ from rich.console import Console
 import run as command_line
 from commands.status import status_in_folder
 from common.errors import UsageError, UserError
-from common.lock import process_began, run_lock
+from common.lock import process_began
+from rundir.lock import run_lock
 from training.grids.grid import Cell
 from training.grids.launchers import ray_cluster, slurm
 from training.grids.launchers.cells import CellState, read_states, run_cells

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-import json
-import os
 import signal
 import sys
 import threading
@@ -22,8 +20,10 @@ from rich.table import Table
 
 from common.cli import words_of
 from common.errors import UsageError, UserError
-from common.files import read_json_lines, write_json
-from common.lock import run_lock
+from common.files import read_json, write_json
+from rundir.lock import run_lock
+from rundir.log import end_of, newest_record
+from rundir.paths import CELLS, output_of, results_file, run_of
 from training.grids.grid import Cell
 from training.grids.options import CompareCommand
 
@@ -48,7 +48,7 @@ class CellState:
     @property
     def log(self) -> Path:
         """What the cell's process prints."""
-        return self.directory.parent.parent / "logs" / f"{self.cell.name}.log"
+        return output_of(self.directory.parent.parent, self.cell.name)
 
     @property
     def is_done(self) -> bool:
@@ -69,11 +69,7 @@ class CellState:
 
 def is_done(directory: Path, evaluations: Sequence[str]) -> bool:
     """True if the training in ``directory`` has ended and every evaluation has its results."""
-    try:
-        ended = any(record.get("kind") == "end" for record in read_json_lines(directory / "log.jsonl"))
-    except (OSError, ValueError):
-        return False
-    return ended and all((directory / "results" / f"{name}.json").is_file() for name in evaluations)
+    return end_of(directory) is not None and all(results_file(directory, name).is_file() for name in evaluations)
 
 
 def run_cells(
@@ -93,15 +89,15 @@ def run_cells(
         UserError: another process runs this grid, or the launcher cannot.
     """
     out = Path(command.out).absolute()
-    states = [CellState(cell, out / "runs" / cell.name) for cell in cells]
+    states = [CellState(cell, run_of(out, cell.name)) for cell in cells]
     for state in states:
         if state.is_done and state.cell.name not in again:
             state.status = "done"
-    launch = importlib.import_module(f"training.launchers.{MODULES[command.launch.launcher]}").launch
+    launch = importlib.import_module(f"training.grids.launchers.{MODULES[command.launch.launcher]}").launch
     with run_lock(out):  # two would start each cell twice
-        (out / "logs").mkdir(exist_ok=True)
+        states[0].log.parent.mkdir(exist_ok=True)
         described = [{"name": cell.name, "evals": list(cell.options.get("evals") or [])} for cell in cells]
-        write_json(out / "cells.json", described)
+        write_json(out / CELLS, described)
         with stopping_well(), shown(states, console) as show:
             launch(states, command, plugins, show)
     return states
@@ -110,14 +106,12 @@ def run_cells(
 def read_states(out: Path) -> list[CellState]:
     """The cells of the last grid in a folder, all ``waiting``. Raises UserError: it holds none."""
     try:
-        cells = json.loads((out / "cells.json").read_text(encoding="utf-8"))
-        return [CellState(Cell(cell["name"], {"evals": cell["evals"]}), out / "runs" / cell["name"]) for cell in cells]
+        cells = read_json(out / CELLS)
+        return [CellState(Cell(cell["name"], {"evals": cell["evals"]}), run_of(out, cell["name"])) for cell in cells]
     except FileNotFoundError as error:
         raise UsageError(f"{out}: holds no grid; give the folder that compare was given as --out") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{out / 'cells.json'}: damaged ({error}); the grid's compare command writes it anew"
-        ) from error
+        raise UserError(f"{out / CELLS}: damaged ({error}); the grid's compare command writes it anew") from error
 
 
 def words_of_cell(state: CellState, plugins: Sequence[str]) -> list[str]:
@@ -165,22 +159,12 @@ def stopping_well() -> Iterator[None]:
 
 def progress_of(state: CellState) -> str:
     """How far a running cell is, from the end of its log."""
-    try:
-        with open(state.directory / "log.jsonl", "rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
-            lines = file.read().decode(errors="replace").splitlines()
-    except OSError:
+    record = newest_record(state.directory, ("end", "step"))
+    if not record:
         return ""
-    for line in reversed(lines):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if record.get("kind") == "end":
-            return "trained; evaluating"
-        if record.get("kind") == "step":
-            return f"epoch {record.get('epoch', 0) + 1}, loss {record.get('loss', float('nan')):.3f}"
-    return ""
+    if record["kind"] == "end":
+        return "trained; evaluating"
+    return f"epoch {record.get('epoch', 0) + 1}, loss {record.get('loss', float('nan')):.3f}"
 
 
 def tail_of(state: CellState, lines: int = 12) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from common.environment import ROOT
 from common.errors import UserError
+from rundir.paths import stop_file
 from training.grids.launchers.cells import CellState, Show, end_with_parent, words_of_cell
 from training.grids.options import CompareCommand
 
@@ -23,8 +24,6 @@ RETRIES = 2
 PAUSE = 5.0
 #: Seconds in which cells that are stopped write their checkpoints.
 LEAVE = 60.0
-#: File beside the cells' logs that asks them to stop.
-STOP = "stop"
 #: Exit status of a training whose options are wrong: trying again does not help.
 WRONG_OPTIONS = 2
 
@@ -54,7 +53,7 @@ def launch(states: Sequence[CellState], command: CompareCommand, plugins: Sequen
     environment = {name: value for name, value in os.environ.items() if name.startswith("SSL_COMPARE_")}
     environment |= {"OMP_NUM_THREADS": str(cpus), "PYTHONUNBUFFERED": "1"}
     waiting = deque(state for state in states if state.status == "waiting")
-    stop = states[0].log.with_name(STOP)
+    stop = stop_file(states[0].log)
     stop.unlink(missing_ok=True)
     running: dict[ray.ObjectRef, CellState] = {}
     try:
@@ -109,7 +108,7 @@ def no_cluster(address: str, reason: str) -> UserError:
 
 
 def run_cell(words: Sequence[str], processes: int, folder: str, log: str, environment: Mapping[str, str]) -> None:
-    """One try of a cell, in a Ray task. It stops the training, and returns, when the file ``STOP`` appears beside the log.
+    """One try of a cell, in a Ray task. It stops the training, and returns, when the ``stop_file`` appears beside the log.
 
     Args:
         words: for ``run.py``.
@@ -125,7 +124,7 @@ def run_cell(words: Sequence[str], processes: int, folder: str, log: str, enviro
     program = [str(ROOT / "run.py"), *words]
     if processes > 1:
         program = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *program]
-    stop = Path(log).with_name(STOP)
+    stop = stop_file(Path(log))
     if stop.exists():
         return
     with open(log, "a") as file:

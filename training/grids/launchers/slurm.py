@@ -21,6 +21,7 @@ from pathlib import Path
 from common.environment import ROOT
 from common.errors import UserError
 from common.files import write_json
+from rundir.paths import JOB_NUMBERS, JOBS
 from training.grids.launchers.cells import ENDED, CellState, Show, end_with_parent, words_of_cell
 from training.grids.options import CompareCommand
 
@@ -51,9 +52,9 @@ def launch(states: Sequence[CellState], command: CompareCommand, plugins: Sequen
             state.status = queue[jobs[state.cell.name]]
     waiting = [state for state in states if state.status == "waiting"]
     if waiting:
-        ids = submit(waiting, command, plugins, out / "jobs")
+        ids = submit(waiting, command, plugins, out / JOBS)
         jobs |= {state.cell.name: number for state, number in zip(waiting, ids, strict=True)}
-        write_json(out / "jobs" / "jobs.json", jobs)
+        write_json(out / JOBS / JOB_NUMBERS, jobs)
         for state in waiting:
             state.becomes("queued")
             show(state)
@@ -154,7 +155,7 @@ def requeue(number: str) -> None:
 
 def read_jobs(out: Path) -> dict[str, str]:
     """The last job of each cell that has been submitted, by its name."""
-    path = out / "jobs" / "jobs.json"
+    path = out / JOBS / JOB_NUMBERS
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -1,0 +1,64 @@
+"""What a run trained, without its seed: which runs are seeds of one row, and which are copies of each other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from common.options import options_without_effect
+from rundir.options import UNTRAINED
+from rundir.read import Problem, Run
+from rundir.results import measured_key
+from training.config import TrainConfig
+
+#: Under which name the fingerprint of a run's training images stands with its options.
+IMAGES = "data_fingerprint"
+
+
+def identity_of(run: Run) -> str:
+    """Equal for the runs of one row."""
+    return json.dumps(trained_options(run), sort_keys=True, default=str)
+
+
+def trained_options(run: Run) -> dict[str, Any]:
+    """The options that decide what was trained: not the seed, those without effect on results or those of evaluations, and for an
+    untrained network none of training. With them the fingerprint of the images, since one name (imagefolder) may stand for any."""
+    images = {IMAGES: run.fingerprint} if run.fingerprint else {}
+    if run.config.get("method") in UNTRAINED:
+        kept = ("method", "backbone", "data", "image_size")
+        return {key: run.config[key] for key in kept if key in run.config} | images
+    left_out = {"seed", *options_without_effect(TrainConfig)}
+    if str(run.config.get("budget") or "").startswith("minutes="):
+        # Such a budget is measured anew in each run: how many epochs it gave is a result.
+        left_out |= {"epochs", "warmup_epochs"}
+    evaluations = {*(run.config.get("evals") or []), *(result.evaluation for result in run.results)}
+    prefixes = tuple(f"{name}_" for name in evaluations)
+    return {k: v for k, v in run.config.items() if k not in left_out and not k.startswith(prefixes)} | images
+
+
+def without_duplicates(runs: Sequence[Run]) -> tuple[list[Run], list[Problem]]:
+    """Drop copies: of runs with the same options and the same seed, the newest stays, and a note names the run that it replaces.
+    Copies are no independent repetitions, so counting both would make the spread over seeds look smaller than it is.
+    Measurements that only an older copy has are taken over."""
+    kept: dict[tuple[str, str], Run] = {}
+    notes: list[Problem] = []
+    for run in runs:
+        key = (identity_of(run), json.dumps(run.seed, default=str))
+        other = kept.get(key)
+        if other is None:
+            kept[key] = run
+            continue
+        winner, loser = (run, other) if (run.finished, run.newest) >= (other.finished, other.newest) else (other, run)
+        measured = {measured_key(result) for result in winner.results}
+        added = [result for result in loser.results if measured_key(result) not in measured] if loser.finished else []
+        winner.results.extend(added)
+        kept[key] = winner
+        taken = f"; {len(added)} measurements that only it has are used" if added else ""
+        notes.append(
+            Problem(
+                str(loser.path),
+                f"the same options and seed as {winner.path}, which is newer and is used instead{taken}",
+            )
+        )
+    return list(kept.values()), notes

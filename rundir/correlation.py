@@ -1,0 +1,70 @@
+"""Cross-correlation of two views' projections over a training, ``figures/cross_correlation.npz``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.errors import UserError
+from common.files import atomic_file, read_arrays
+from rundir.paths import correlation_file
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class Correlations:
+    """What a run has kept of its cross-correlation.
+
+    Attributes:
+        epochs: int ``[E]``.
+        matrices: ``[E, d, d]`` in [-1, 1], of evenly spaced features.
+        on_diagonal: ``[E]``, mean of the diagonal over all features.
+        off_diagonal: ``[E]``, root mean square of the rest.
+    """
+
+    epochs: np.ndarray
+    matrices: np.ndarray
+    on_diagonal: np.ndarray
+    off_diagonal: np.ndarray
+
+
+def save_correlation(run: Path, epoch: int, matrix: np.ndarray, on_diagonal: float, off_diagonal: float) -> None:
+    """Add an epoch to the file, which keeps the matrices as float16 and the newest as ``cross_correlation [d, d]``. This epoch and
+    later ones, which an interrupted run has left, are replaced. Raises UserError where the file is damaged."""
+    import numpy as np
+
+    file = correlation_file(run)
+    arrays = {
+        "epochs": np.array([epoch]),
+        "matrices": matrix[None].astype(np.float16),
+        "on_diagonal": np.array([on_diagonal]),
+        "off_diagonal": np.array([off_diagonal]),
+    }
+    if file.exists():
+        try:
+            old = read_arrays(file)
+            earlier = old["epochs"] < epoch
+            arrays = {name: np.concatenate([old[name][earlier], value]) for name, value in arrays.items()}
+        except (ValueError, KeyError, IndexError) as error:
+            raise UserError(
+                f"{file}: damaged ({error}); delete it, and the same command continues without it"
+            ) from error
+    with atomic_file(file) as temporary:
+        np.savez_compressed(temporary, cross_correlation=matrix, **arrays)
+
+
+def read_correlations(run: Path) -> Correlations:
+    """The matrices as float32. Raises OSError, or ValueError with one line where the file is damaged."""
+    arrays = read_arrays(correlation_file(run))
+    try:
+        kept = Correlations(*(arrays[name] for name in ("epochs", "matrices", "on_diagonal", "off_diagonal")))
+    except KeyError as error:
+        raise ValueError(f"holds no {error.args[0]}") from error
+    count, side = kept.epochs.size, kept.matrices.shape[-1:]
+    by_epoch = (kept.epochs, kept.on_diagonal, kept.off_diagonal)
+    if not count or kept.matrices.shape != (count, *side, *side) or any(a.shape != (count,) for a in by_epoch):
+        raise ValueError(f"matrices of shape {kept.matrices.shape} for {count} epochs")
+    return replace(kept, matrices=kept.matrices.astype("float32"))

@@ -1,0 +1,37 @@
+"""The lock of a run directory, which names the process that writes into it."""
+
+from __future__ import annotations
+
+import json
+import socket
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from common.errors import UserError
+from common.lock import owned_lock, owner_lives
+from rundir.paths import LOCK
+
+
+def run_lock(run: Path) -> AbstractContextManager[None]:
+    """Hold a run directory, which one process at a time writes into. A second process does not wait: it would repeat what the first
+    one did, or find it changed.
+
+    Raises:
+        UserError: another process holds the directory; the message names it.
+    """
+
+    def refuse(owner: str) -> None:
+        raise UserError(f"{run}: {owner} is writing into it; wait for its end, or give another --out")
+
+    return owned_lock(run / LOCK, refuse)
+
+
+def is_running(run: Path) -> bool | None:
+    """Whether a process writes into a run directory now; None where none ever has. Takes no lock."""
+    try:
+        owner = json.loads((run / LOCK).read_text(encoding="utf-8"))
+        return owner["host"] != socket.gethostname() or owner_lives(owner)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):  # empty: the lock was given back
+        return False
