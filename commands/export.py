@@ -13,8 +13,7 @@ from simple_parsing import field
 from backbones import build_backbone
 from backbones.formats.authors import barlow_twins_checkpoint, dino_checkpoint, method_state
 from backbones.formats.export import TIMM_NAMES, Written, difference_of, export_backbone, require_known, write_checked
-from backbones.formats.released import is_released, release_of
-from backbones.formats.weights import find_weights, load_weights, read_weights
+from backbones.formats.source import Source
 from common.errors import UsageError, UserError
 
 #: Layouts of a whole training, how they are made of a run's checkpoint, and which backbones the authors have.
@@ -33,43 +32,40 @@ def export(command: ExportCommand) -> Written:
     """
     if command.weights is None or command.out is None:
         raise UsageError("export: give --weights and --out")
-    path = find_weights(command.weights)
-    content = read_weights(path)
-    implied = release_of(command.weights).backbone if is_released(command.weights) else None
-    name = command.backbone or content.get("backbone_name") or implied
-    if name is None:
-        raise UsageError(f"--backbone is needed, since {command.weights} does not name its own")
-    image_size = command.image_size or content.get("image_size") or 224
+    source = Source(command.weights)
+    name = source.backbone_name(command.backbone or source.content.get("backbone_name"))
+    image_size = command.image_size or source.content.get("image_size") or 224
     if command.format in FULL_FORMATS:
-        return _export_full(command, path, content, name, image_size)
+        return _export_full(command, source, name, image_size)
     backbone = build_backbone(name, image_size)
-    load_weights(backbone, path, name, command.key)
+    source.load_into(backbone, name, command.key)
     kind = "torchvision" if command.format == "barlow_twins" else command.format
     return export_backbone(backbone, name, kind, Path(command.out), image_size)
 
 
-def _export_full(command: ExportCommand, path: Path, content: Mapping[str, Any], name: str, image_size: int) -> Written:
+def _export_full(command: ExportCommand, source: Source, name: str, image_size: int) -> Written:
     """A run's whole training. Every tensor must come back, and each backbone give the same features."""
     convert, known = FULL_FORMATS[command.format]
     require_known(name, command.format, known)
-    if "backbone_prefix" not in content:
+    if not source.run:
         raise UsageError(f"--format {command.format}: {command.weights} is no run of this toolkit; give one")
-    before = method_state(content)
-    checkpoint = convert(content)
+    before = method_state(source.content)
+    checkpoint = convert(source.content)
     networks = ("student", "teacher") if command.format == "dino_full" else (None,)
     images = torch.randn(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
 
-    def features(file: Path, key: str | None) -> torch.Tensor:
+    def features(weights: Source, key: str | None) -> torch.Tensor:
         backbone = build_backbone(name, image_size).eval()
-        load_weights(backbone, file, name, key)
+        weights.load_into(backbone, name, key)
         with torch.no_grad():
             return backbone(images)
 
     def check(file: Path) -> tuple[float, str]:
-        after = method_state(read_weights(file))
+        written = Source(file)
+        after = method_state(written.content)
         if after.keys() != before.keys() or not all(torch.equal(after[name], before[name]) for name in before):
             raise UserError(f"{command.out}: not written, for what was read back has other tensors; please report it")
-        differences = [difference_of(features(file, key), features(path, key)) for key in networks]
+        differences = [difference_of(features(written, key), features(source, key)) for key in networks]
         return max(differences), f"new {name}s"
 
     return write_checked(Path(command.out), lambda file: torch.save(checkpoint, file), check)

@@ -26,6 +26,9 @@ time.sleep(60)
 """
 
 
+pytest_plugins = ("tests.small_images", "tests.small_runs", "tests.small_contexts")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--golden",
@@ -72,3 +75,9 @@ def stopped_first(request, when_begun, tmp_path: Path) -> Callable[[Callable[[],
         return number
 
     return expect
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the user's cache."""
+    monkeypatch.setenv("SSL_COMPARE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))

@@ -11,9 +11,7 @@ import torch
 
 from backbones.base import Backbone
 from backbones.formats.authors import method_state
-from backbones.formats.released import is_released, release_of
-from backbones.formats.weights import find_weights, load_weights, read_weights
-from common.download import digest
+from backbones.formats.source import Source
 from common.errors import UsageError, UserError
 from methods.core.base import METHODS, Method, MethodConfig
 from rundir.options import label_use, written_options
@@ -29,8 +27,8 @@ USUAL_LR = {"adamw": TrainConfig.lr, "sgd": 0.03, "lars": 0.2}
 GENTLE_MOMENTUM = 0.999
 
 
-def with_initial_weights(config: TrainConfig) -> TrainConfig:
-    """A copy that says exactly which weights ``config.init`` are (``init_sha256``) and which labels they have seen
+def with_initial_weights(config: TrainConfig) -> tuple[TrainConfig, Source | None]:
+    """The weights of ``config.init``, and a copy of the options that says exactly which weights those are (``init_sha256``) and which labels they have seen
     (``init_labels``); they are fetched where they are released ones. A run that goes on keeps what its ``config.yaml`` says, and
     does not need the file any more.
 
@@ -41,7 +39,7 @@ def with_initial_weights(config: TrainConfig) -> TrainConfig:
     if config.init is None:
         if config.init_sha256 or config.init_labels:
             raise UsageError("--init_sha256 and --init_labels are about --init; add that option")
-        return config
+        return config, None
     if not METHODS.get(config.method).trains:
         raise UsageError(
             f"--init: {config.method} trains nothing; run.py evaluate --weights {config.init} measures them"
@@ -49,27 +47,25 @@ def with_initial_weights(config: TrainConfig) -> TrainConfig:
     run = Path(config.out)
     known = written_options(run)
     if has_checkpoint(run) and known.get("init") == config.init and known.get("init_sha256"):
+        digest, labels = known["init_sha256"], known.get("init_labels")
         return dataclasses.replace(
-            config,
-            init_sha256=config.init_sha256 or known["init_sha256"],
-            init_labels=config.init_labels or known.get("init_labels"),
-        )
-    path = find_weights(config.init)
-    found = digest(path, "sha256")
-    if config.init_sha256 not in (None, found):
+            config, init_sha256=config.init_sha256 or digest, init_labels=config.init_labels or labels
+        ), None
+    source = Source(config.init)
+    if config.init_sha256 not in (None, source.sha256):
         raise UserError(
-            f"--init {config.init}: {path} has the SHA-256 digest {found}, not {config.init_sha256}; give the file that the run "
-            "was started from, or leave --init_sha256 out"
+            f"--init {config.init}: {source.path} has the SHA-256 digest {source.sha256}, not {config.init_sha256}; give the file "
+            "that the run was started from, or leave --init_sha256 out"
         )
-    labels = config.init_labels or labels_of(config.init, path)
-    return dataclasses.replace(config, init_sha256=found, init_labels=labels)
+    labels = config.init_labels or labels_of(source)
+    return dataclasses.replace(config, init_sha256=source.sha256, init_labels=labels), source
 
 
-def labels_of(init: str, path: Path) -> str:
+def labels_of(source: Source) -> str:
     """Which labels the training of weights used, as reports say it ("none", "10% (pairs)"); "?" where nothing says so."""
-    if is_released(init):
-        return release_of(init).labels
-    options = read_weights(path).get("config")
+    if source.release is not None:
+        return source.release.labels
+    options = source.content.get("config")
     if not isinstance(options, Mapping) or "method" not in options:
         return "?"
     try:
@@ -79,7 +75,7 @@ def labels_of(init: str, path: Path) -> str:
     return label_use(options, uses_labels)
 
 
-def start_from(method: Method, init: str, backbone_name: str) -> str:
+def start_from(method: Method, source: Source, backbone_name: str) -> str:
     """Put initial weights into a method, in place.
 
     A whole state (a run's checkpoint, or the authors' ``checkpoint.pth``) is taken if it has exactly the tensors of the method:
@@ -88,7 +84,7 @@ def start_from(method: Method, init: str, backbone_name: str) -> str:
 
     Args:
         method: freshly initialised.
-        init: what ``load_weights`` reads.
+        source: the initial weights.
         backbone_name: what the method's backbones were built by.
 
     Returns:
@@ -96,18 +92,16 @@ def start_from(method: Method, init: str, backbone_name: str) -> str:
 
     Raises UserError where the weights cannot be read, or are not of that backbone.
     """
-    path = find_weights(init)
-    content = read_weights(path)
-    state = method_state(content)
-    misfit = _misfit(state, method, content.get("backbone_name", backbone_name) == backbone_name)
+    state = method_state(source.content)
+    misfit = _misfit(state, method, source.content.get("backbone_name", backbone_name) == backbone_name)
     if misfit is None:
         method.load_state_dict(state)
         if not is_finite(method):
-            raise UserError(f"{path}: holds values that are not finite; the training it comes from had diverged")
+            raise UserError(f"{source.path}: holds values that are not finite; the training it comes from had diverged")
         parts = ", ".join(dict.fromkeys(name.partition(".")[0] for name in state))
-        return f"the whole state ({parts}) of {init}"
-    reports = [load_weights(part, path, backbone_name) for part in method.modules() if isinstance(part, Backbone)]
-    return f"the backbone of {init} ({reports[0]}); all else starts anew, since {misfit}"
+        return f"the whole state ({parts}) of {source.spec}"
+    reports = [source.load_into(part, backbone_name) for part in method.modules() if isinstance(part, Backbone)]
+    return f"the backbone of {source.spec} ({reports[0]}); all else starts anew, since {misfit}"
 
 
 def advice(config: TrainConfig, method_config: MethodConfig) -> str | None:

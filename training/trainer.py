@@ -11,6 +11,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from backbones.formats.source import Source
 from commands.visualize import draw_for_run
 from common.distributed import is_distributed, is_main
 from common.errors import UserError
@@ -64,7 +65,7 @@ def train(
     evaluations = evaluations or {}
     with ExitStack() as held:
         with process_group(config.device):
-            config = with_initial_weights(within_budget(config, method_config))
+            config, initial = with_initial_weights(within_budget(config, method_config))
             run = Path(config.out)
             main = is_main()
             if main:
@@ -82,7 +83,7 @@ def train(
                 remove_unfinished(run)
                 write_options(run, options)
             if (end := whole_end_of(run)) is None:
-                _train(run, config, method_config, options, begins)
+                _train(run, config, method_config, options, initial if begins else None)
             elif main:
                 print(f"{run}: training ended already, after {end['minutes']:.1f} minutes; nothing to train")
         if main and evaluations:
@@ -121,14 +122,16 @@ def train_task(
         Session(run, config, options, stepper, batches, CollapseWatch(None, 0), None, about, lambda: costs).run()
 
 
-def _train(run: Path, config: TrainConfig, method_config: MethodConfig, options: dict[str, Any], begins: bool) -> None:
-    """Set a method's training up, and run it. ``begins``: there is no checkpoint to continue from."""
+def _train(
+    run: Path, config: TrainConfig, method_config: MethodConfig, options: dict[str, Any], initial: Source | None
+) -> None:
+    """Set a method's training up, and run it. ``initial``: weights to start from, where it begins."""
     device = pick_device(config.device)
     train_store, held_out = images_of(config)
     method = build_method(config, method_config, train_store.num_classes)
     about = {"images": len(train_store), "held_out": len(held_out), "fingerprint": train_store.fingerprint}
-    if config.init and begins:
-        about["initial"] = start_from(method, config.init, config.backbone)
+    if initial is not None:
+        about["initial"] = start_from(method, initial, config.backbone)
         if is_main():
             print(f"{run}: starts from {about['initial']}")
             if warning := advice(config, method_config):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from backbones import build_backbone
 from backbones.base import Backbone
-from backbones.formats.weights import load_weights
+from backbones.formats.source import Source
 from backbones.timm_models import TimmBackbone
 from backbones.vit import VisionTransformer
 from common.errors import UsageError, UserError
@@ -161,7 +161,7 @@ def _as_xcit_authors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _read_ours(path: Path, name: str, images: Tensor) -> tuple[Tensor, str]:
     backbone = build_backbone(name, images.shape[-1]).eval()
-    load_weights(backbone, path, name)
+    Source(path).load_into(backbone, name)
     with torch.no_grad():
         return backbone(images), f"a new {name}"
 

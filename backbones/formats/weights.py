@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 
 from backbones.base import Backbone
-from backbones.formats.released import find_release, is_released, release_of
 from backbones.vit import VisionTransformer, interpolate_positions
 from common.errors import UserError
 from common.files import archive_damage
@@ -56,20 +55,21 @@ class LoadReport:
         return f"{self.matched} of {self.total} tensors loaded from {self.source}{note}"
 
 
-def load_weights(backbone: Backbone, spec: str | Path, backbone_name: str, key: str | None = None) -> LoadReport:
-    """Load a file's weights into ``backbone``, in place, all or nothing.
+def load_state(
+    backbone: Backbone,
+    content: Mapping[str, Any],
+    path: Path,
+    backbone_name: str,
+    key: str | None,
+    source: str,
+    remark: str = "",
+) -> LoadReport:
+    """Load what ``read_weights`` gave for ``path`` into ``backbone``, in place, all or nothing; see ``Source.load_into``.
 
     Args:
-        spec: a weights file or checkpoint, a run directory (its last checkpoint), or the name of released weights, which are
-            fetched (``backbones.formats.released``).
-        backbone_name: what ``backbone`` was built by, for messages and to compare with a run's own record.
-        key: which of a checkpoint's networks or entries ("student", "teacher", "state_dict_ema"); default: what the run
-            evaluates, else the teacher, else the only one there is.
-
-    Raises UserError where the file is missing, unreadable, would run code, or is not wholly of this backbone.
+        source: where the weights come from, for the report.
+        remark: added to the report's note.
     """
-    path = find_weights(spec)
-    content = read_weights(path)
     target: nn.Module = backbone
     if "backbone_prefix" in content:
         state, *notes = _from_run(content, path, backbone_name, key)
@@ -82,26 +82,7 @@ def load_weights(backbone: Backbone, spec: str | Path, backbone_name: str, key: 
     wanted = target.state_dict()
     matched = _check(state, wanted, path, backbone_name)
     target.load_state_dict({**wanted, **state})
-    source = str(path)
-    if is_released(spec):
-        source = f"{spec}, {path}"
-        notes.append(release_of(str(spec)).remark)
-    return LoadReport(matched, len(wanted), source, "; ".join(note for note in notes if note))
-
-
-def find_weights(spec: str | Path) -> Path:
-    """The file that ``load_weights`` reads; released weights are fetched. Raises UserError where there is none."""
-    if is_released(spec):
-        return find_release(str(spec))
-    path = Path(spec)
-    if path.is_dir():
-        return require_checkpoint(path)
-    if not path.is_file():
-        raise UserError(
-            f"{path}: no such weights file or run directory; names of released weights begin with dino:, barlow_twins:, timm: or "
-            "torchvision:"
-        )
-    return path
+    return LoadReport(matched, len(wanted), source, "; ".join(note for note in [*notes, remark] if note))
 
 
 def read_weights(path: Path) -> Mapping[str, Any]:

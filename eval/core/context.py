@@ -14,9 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from backbones import build_backbone
-from backbones.formats.released import is_released, release_of
-from backbones.formats.weights import find_weights, load_weights
+from backbones.formats.source import Source
 from common.errors import UsageError, UserError
 from common.files import digest_of
 from common.options import IMAGE_SIZE, Range, check_value
@@ -26,8 +24,7 @@ from data.store.store import ImageStore
 from eval.features.cache import ArrayCache
 from eval.features.extract import FrozenBackbone, Kind, store_features
 from eval.features.files import file_features
-from rundir.paths import FEATURES, require_checkpoint
-from training.checkpoint import load_checkpoint
+from rundir.paths import FEATURES
 from training.machine.devices import pick_device, pick_precision
 
 
@@ -186,30 +183,22 @@ def make_context(
         UsageError: something needed was not given, or is unknown.
         UserError: weights or data cannot be read.
     """
-    run = about_run(weights)
-    options = run.get("config", {})
-    backbone = backbone or run.get("backbone_name")
-    if backbone is None:
-        reason = f"{weights} does not name its own" if weights else "no --weights are given"
-        raise UsageError(f"--backbone is needed, since {reason}")
+    source = Source(weights)
+    backbone = source.backbone_name(backbone)
+    options = source.options
     if data is None:
         data = options.get("data")
         data_root = data_root or options.get("data_root")
     if data is None:
         raise UsageError("--data is needed: the data set to evaluate on")
     if image_size is None:
-        same_data = options.get("data") == data and run.get("image_size")
-        image_size = run["image_size"] if same_data else default_image_size(data)
+        same_data = options.get("data") == data and source.run.get("image_size")
+        image_size = source.run["image_size"] if same_data else default_image_size(data)
     check_value("image_size", image_size, Range(**IMAGE_SIZE))
     chosen_device = pick_device(device)
     chosen_precision = pick_precision(precision, chosen_device)
 
-    torch.manual_seed(seed)
-    network = build_backbone(backbone, image_size)
-    if weights is None:
-        source = "untrained" if any(True for _ in network.parameters()) else "no weights"
-    else:
-        source = str(load_weights(network, weights, backbone, key))
+    network, described = source.build(backbone, image_size, seed, key)
     root = None if data_root is None else Path(data_root)
     if data in BENCHMARKS.names():
         train = test = open_benchmark(data, root)
@@ -221,13 +210,13 @@ def make_context(
             f"{data}: the training and test splits have different classes; give a data set with the same in both"
         )
     if out is None:
-        is_run = weights is not None and Path(weights).is_dir()
-        stem = weights.replace(":", "_") if is_released(weights) else Path(weights).stem if weights else "untrained"
-        out = Path(weights) if is_run else Path("runs") / f"evaluate-{backbone.replace(':', '_')}-{stem}-{data}-{seed}"
+        stem = source.spec.replace(":", "_") if source.release else Path(weights).stem if weights else "untrained"
+        name = f"evaluate-{backbone.replace(':', '_')}-{stem}-{data}-{seed}"
+        out = weights if source.is_run_directory else Path("runs") / name
     return EvalContext(
         backbone=network,
         backbone_name=backbone,
-        weights=source,
+        weights=described,
         train=train,
         test=test,
         image_size=image_size,
@@ -236,26 +225,3 @@ def make_context(
         run_dir=Path(out),
         seed=seed,
     )
-
-
-def about_run(weights: str | None) -> dict[str, Any]:
-    """What a run's checkpoint says of itself, and of released weights their backbone's name; nothing of others."""
-    if weights is None:
-        return {}
-    if is_released(weights):
-        backbone = release_of(weights).backbone
-        return {"backbone_name": backbone} if backbone else {}
-    path = Path(weights)
-    if not path.exists():
-        find_weights(weights)  # says so
-    if path.is_dir():
-        return _described(load_checkpoint(require_checkpoint(path)))
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception:  # somebody else's file: backbones.formats.weights says what is wrong with it, if anything
-        return {}
-    return _described(state) if isinstance(state, dict) and "backbone_prefix" in state else {}
-
-
-def _described(state: dict[str, Any]) -> dict[str, Any]:
-    return {name: state[name] for name in ("backbone_name", "image_size", "config") if name in state}

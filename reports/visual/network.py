@@ -10,13 +10,12 @@ from typing import Any
 
 import torch
 
-from backbones import build_backbone
 from backbones.base import Backbone
-from backbones.formats.weights import load_weights
+from backbones.formats.source import Source
 from common.errors import UsageError, UserError
 from data.datasets import open_dataset
 from data.store.store import ImageStore
-from eval.core.context import EvalContext, about_run, make_context
+from eval.core.context import EvalContext, make_context
 from methods.core.base import METHODS, MethodConfig
 from reports.visual.options import EmbeddingOptions, NeighboursOptions
 from rundir.options import read_options as read_run_options
@@ -64,22 +63,15 @@ def load_network(
         UsageError: no backbone is named and the weights do not name it.
         UserError: the weights are missing, damaged or another backbone's.
     """
-    run = about_run(weights)
-    name = backbone or run.get("backbone_name")
-    if name is None:
-        raise UsageError(
-            f"--backbone is needed, since {f'{weights} does not name its own' if weights else 'no --weights are given'}"
-        )
-    options = run.get("config", {})
-    torch.manual_seed(seed)
-    network = build_backbone(name, image_size or run.get("image_size") or DEFAULT_SIZE)
+    source = Source(weights)
+    name = source.backbone_name(backbone)
+    network, _ = source.build(name, image_size or source.run.get("image_size") or DEFAULT_SIZE, seed, key)
     if not any(True for _ in network.parameters()):
         raise UserError(f"{name} has no parameters, so there is no network to look into; choose another backbone")
-    if weights is not None:
-        load_weights(network, weights, name, key)
     chosen = pick_device(device)
     network.to(chosen).eval().requires_grad_(False)
-    return Network(network, name, weights_title(weights, options, key), run.get("image_size"), options, chosen)
+    title = weights_title(weights, source.options, key)
+    return Network(network, name, title, source.run.get("image_size"), source.options, chosen)
 
 
 def weights_title(weights: str | None, options: dict[str, Any], key: str | None) -> str:
@@ -118,7 +110,7 @@ def context_of(options: NeighboursOptions | EmbeddingOptions) -> tuple[EvalConte
         options.seed,
         options.key,
     )
-    return context, weights_title(options.weights, about_run(options.weights).get("config", {}), options.key)
+    return context, weights_title(options.weights, Source(options.weights).options, options.key)
 
 
 def folder_of(out: str | None, run: str | None) -> Path:

@@ -68,8 +68,8 @@ def on_accelerator(accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture(scope="session")
 def small_runs():
-    """What describes small runs: see tests/training/conftest.py."""
-    return load("small_runs_of_accelerator", HERE.parent / "training" / "conftest.py")
+    """What describes small runs: see tests/small_runs.py."""
+    return load("small_runs_of_accelerator", HERE.parent / "small_runs.py")
 
 
 #: Data in VOC's layout: see tests/segmentation/conftest.py.

@@ -10,7 +10,8 @@ import torch
 from backbones import build_backbone
 from backbones.base import Backbone
 from backbones.formats.authors import barlow_twins_checkpoint, dino_checkpoint, method_state
-from backbones.formats.weights import load_weights, read_weights
+from backbones.formats.source import Source
+from backbones.formats.weights import read_weights
 from backbones.vit import VisionTransformer
 from commands.export import ExportCommand, export
 from common.errors import UsageError, UserError
@@ -192,7 +193,7 @@ def test_export_of_a_whole_dino_run(run, tmp_path):
     assert isinstance(content["args"], argparse.Namespace)
     for key, network in (("student", method.student), ("teacher", method.teacher)):
         backbone = build_backbone("vit_t16", 32)
-        load_weights(backbone, tmp_path / "checkpoint.pth", "vit_t16", key)
+        Source(tmp_path / "checkpoint.pth").load_into(backbone, "vit_t16", key)
         assert torch.equal(backbone.pos_embed, network.backbone.pos_embed)
 
 
@@ -202,8 +203,8 @@ def test_export_of_a_whole_barlow_twins_run_and_its_backbone(run, tmp_path):
         command = ExportCommand(weights=str(tmp_path / "run"), format=kind, out=str(tmp_path / f"{kind}.pth"))
         assert export(command).difference < 1e-5
     full, alone = (build_backbone("resnet18", 32) for _ in range(2))
-    load_weights(full, tmp_path / "barlow_twins_full.pth", "resnet18")
-    load_weights(alone, tmp_path / "barlow_twins.pth", "resnet18")
+    Source(tmp_path / "barlow_twins_full.pth").load_into(full, "resnet18")
+    Source(tmp_path / "barlow_twins.pth").load_into(alone, "resnet18")
     assert torch.equal(full.conv1.weight, alone.conv1.weight)
 
 

@@ -12,7 +12,7 @@ import torchvision
 from backbones import build_backbone
 from backbones.formats import export
 from backbones.formats.export import export_backbone, plain_state
-from backbones.formats.weights import load_weights
+from backbones.formats.source import Source
 from backbones.vit import VisionTransformer
 from common.errors import UsageError, UserError
 
@@ -97,7 +97,7 @@ def test_timm(tmp_path, name, reader):
     with safetensors.safe_open(path, "pt") as file:
         assert file.metadata()["architecture"] == export._timm_name(name)
     again = build_backbone(name, 64)
-    assert load_weights(again, path, name).matched == len(again.state_dict())
+    assert Source(path).load_into(again, name).matched == len(again.state_dict())
 
 
 @pytest.mark.parametrize("name", ["vit_nano", "resnet18"])

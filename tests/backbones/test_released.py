@@ -18,9 +18,9 @@ import common.download
 from backbones import build_backbone
 from backbones.formats import released
 from backbones.formats.released import PUBLISHED, find_release, is_released, release_of
-from backbones.formats.weights import load_weights
+from backbones.formats.source import Source
 from common.errors import UsageError, UserError
-from eval.core.context import about_run, make_context
+from eval.core.context import make_context
 from reports.visual.network import load_network
 
 
@@ -91,7 +91,7 @@ def test_fetched_once_and_then_taken_from_the_cache(server, tmp_path, vit):
     content = server.files["dino_deitsmall16_pretrain.pth"] = saved(vit.state_dict(), tmp_path)
     for _ in range(2):
         backbone = build_backbone("vit_nano", 32)
-        report = load_weights(backbone, "dino:vit_s16", "vit_nano")
+        report = Source("dino:vit_s16").load_into(backbone, "vit_nano")
         assert torch.equal(backbone.cls_token, vit.cls_token)
         assert report.matched == report.total
         assert report.source == f"dino:vit_s16, {folder(tmp_path) / 'dino_deitsmall16_pretrain.pth'}"
@@ -137,7 +137,7 @@ def test_every_published_name_stands_for_one_file_of_a_backbone():
 
 def test_evaluation_takes_the_backbone_that_the_name_implies(server, tmp_path, vit):
     server.files["dino_deitsmall16_pretrain.pth"] = saved(vit.state_dict(), tmp_path)
-    assert about_run("dino:xcit_medium_24_p8") == {"backbone_name": "timm:xcit_medium_24_p8_224"}
+    assert Source("dino:xcit_medium_24_p8").backbone_name() == "timm:xcit_medium_24_p8_224"
     for split in ("train", "test"):
         (tmp_path / "images" / split / "cat").mkdir(parents=True)
         Image.new("RGB", (40, 40)).save(tmp_path / "images" / split / "cat" / "1.png")
@@ -234,14 +234,14 @@ def test_changed_after_it_came(server, tmp_path, vit):
     path = find_release("dino:vit_s16")
     path.write_bytes(saved({**vit.state_dict(), "cls_token": vit.cls_token + 1}, tmp_path))
     with pytest.raises(UserError, match=rf"changed since it came .*{name}.sha256 says .*; delete both") as caught:
-        load_weights(build_backbone("vit_nano", 32), "dino:vit_s16", "vit_nano")
+        Source("dino:vit_s16").load_into(build_backbone("vit_nano", 32), "vit_nano")
     sentence(caught)
 
 
 def test_swapped_for_another_backbone(server, tmp_path, vit):
     server.files["dino_deitsmall8_pretrain.pth"] = saved(vit.state_dict(), tmp_path)
     with pytest.raises(UserError, match=r"not the weights of vit_s8: 0 of its 150 tensors match; ") as caught:
-        load_weights(build_backbone("vit_s8"), "dino:vit_s8", "vit_s8")
+        Source("dino:vit_s8").load_into(build_backbone("vit_s8"), "vit_s8")
     sentence(caught)
 
 

@@ -12,7 +12,7 @@ import torchvision
 from torch import nn
 
 from backbones import build_backbone
-from backbones.formats.weights import load_weights
+from backbones.formats.source import Source
 from backbones.vit import VisionTransformer, interpolate_positions
 from common.errors import UserError
 from heads.barlow import BarlowProjector
@@ -67,7 +67,7 @@ def dino_checkpoint(student: nn.Module, teacher: nn.Module, teacher_wrapped: boo
 def test_dino_full_checkpoint_of_a_vit(tmp_path, key):
     student, teacher, backbone = tiny_vit(1), tiny_vit(2), tiny_vit(3)
     torch.save(dino_checkpoint(student, teacher), tmp_path / "checkpoint.pth")
-    report = load_weights(backbone, tmp_path / "checkpoint.pth", "tiny", key)
+    report = Source(tmp_path / "checkpoint.pth").load_into(backbone, "tiny", key)
     assert_equal(backbone, student if key == "student" else teacher)
     assert (report.matched, report.total) == (30, 30)
     assert report.note == f"{key or 'teacher'}; left out: head"
@@ -80,14 +80,14 @@ def test_dino_full_checkpoint_of_a_resnet(tmp_path, key):
     networks = {"student": build_backbone("resnet18"), "teacher": build_backbone("resnet18")}
     torch.save(dino_checkpoint(**networks, teacher_wrapped=True), tmp_path / "checkpoint.pth")
     backbone = build_backbone("resnet18")
-    load_weights(backbone, tmp_path / "checkpoint.pth", "resnet18", key)
+    Source(tmp_path / "checkpoint.pth").load_into(backbone, "resnet18", key)
     assert_equal(backbone, networks[key])
 
 
 def test_released_backbone(tmp_path):
     released, backbone = tiny_vit(1), tiny_vit(2)
     torch.save(released.state_dict(), tmp_path / "dino_pretrain.pth")
-    report = load_weights(backbone, str(tmp_path / "dino_pretrain.pth"), "tiny")
+    report = Source(str(tmp_path / "dino_pretrain.pth")).load_into(backbone, "tiny")
     assert_equal(backbone, released)
     assert report.note == ""
 
@@ -104,7 +104,7 @@ def test_barlow_twins_files(tmp_path):
     notes = []
     for file in ("checkpoint.pth", "resnet50.pth"):
         backbone = build_backbone("resnet50")
-        report = load_weights(backbone, tmp_path / file, "resnet50")
+        report = Source(tmp_path / file).load_into(backbone, "resnet50")
         assert_equal(backbone, trained)
         assert report.matched == report.total == 318
         notes.append(report.note)
@@ -117,7 +117,7 @@ def test_torchvision_file(tmp_path, resnet18, name, suffix):
     path = tmp_path / f"resnet18.{suffix}"
     (torch.save if suffix == "pth" else safetensors.torch.save_file)(resnet18.state_dict(), path)
     backbone = build_backbone(name, 64).eval()
-    report = load_weights(backbone, path, name)
+    report = Source(path).load_into(backbone, name)
     assert report.note == "left out: fc"
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
@@ -128,7 +128,7 @@ def test_torchvision_file(tmp_path, resnet18, name, suffix):
 def test_old_file_without_batch_counts(tmp_path, resnet18):
     state = {name: value for name, value in resnet18.state_dict().items() if not name.endswith("num_batches_tracked")}
     torch.save(state, tmp_path / "old.pth")
-    report = load_weights(build_backbone("resnet18"), tmp_path / "old.pth", "resnet18")
+    report = Source(tmp_path / "old.pth").load_into(build_backbone("resnet18"), "resnet18")
     assert (report.matched, report.total) == (100, 120)
 
 
@@ -138,7 +138,7 @@ def test_timm_file(tmp_path, name):
     model = timm.create_model(name.removeprefix("timm:"), num_classes=10).eval()
     safetensors.torch.save_file(model.state_dict(), tmp_path / "model.safetensors")
     backbone = build_backbone(name, 64).eval()
-    report = load_weights(backbone, tmp_path / "model.safetensors", name)
+    report = Source(tmp_path / "model.safetensors").load_into(backbone, name)
     assert report.matched == report.total
     assert report.note in ("left out: head", "left out: classifier")
     images = torch.randn(1, 3, 224, 224)
@@ -153,7 +153,7 @@ def test_timm_vit_file_into_our_vit(tmp_path):
     model = timm.create_model("vit_tiny_patch16_224", num_classes=10).eval()
     torch.save({"state_dict": model.state_dict(), "epoch": 1}, tmp_path / "model.pth.tar")
     backbone = build_backbone("vit_t16").eval()
-    assert load_weights(backbone, tmp_path / "model.pth.tar", "vit_t16").note == "state_dict; left out: head"
+    assert Source(tmp_path / "model.pth.tar").load_into(backbone, "vit_t16").note == "state_dict; left out: head"
     images = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
         assert torch.allclose(backbone(images), model.forward_features(images)[:, 0], atol=1e-5)
@@ -163,8 +163,8 @@ def test_wrapped_and_compiled_names(tmp_path):
     trained, backbone = tiny_vit(1), tiny_vit(2)
     torch.save({"model_ema": prefixed("module._orig_mod.", trained), "step": 2}, tmp_path / "m.pt")
     with pytest.raises(UserError, match=r"choose a key .*with weights: model_ema"):
-        load_weights(backbone, tmp_path / "m.pt", "tiny")
-    assert load_weights(backbone, tmp_path / "m.pt", "tiny", "model_ema").note == "model_ema"
+        Source(tmp_path / "m.pt").load_into(backbone, "tiny")
+    assert Source(tmp_path / "m.pt").load_into(backbone, "tiny", "model_ema").note == "model_ema"
     assert_equal(backbone, trained)
 
 
@@ -191,7 +191,7 @@ def test_run_directory_and_its_checkpoint(tmp_path, name, key):
     torch.save(run_checkpoint(student, teacher, name), tmp_path / "checkpoints" / "last.pt")
     for spec in (tmp_path, tmp_path / "checkpoints" / "last.pt"):
         backbone = build_backbone(name, 32)
-        report = load_weights(backbone, spec, name, key)
+        report = Source(spec).load_into(backbone, name, key)
         assert_equal(backbone, student if key else teacher)
         assert report.matched == report.total
         assert report.note == (key or "teacher")
@@ -201,18 +201,18 @@ def test_run_of_another_backbone_or_network(tmp_path):
     path = tmp_path / "last.pt"
     torch.save(run_checkpoint(tiny_vit(1), tiny_vit(2), "vit_nano"), path)
     with pytest.raises(UserError, match="weights of vit_nano, not of vit_s16; give --backbone vit_nano"):
-        load_weights(tiny_vit(3), path, "vit_s16")
+        Source(path).load_into(tiny_vit(3), "vit_s16")
     with pytest.raises(UserError, match=r"no backbone 'predictor' \(it has: student, teacher\)"):
-        load_weights(tiny_vit(3), path, "vit_nano", "predictor")
+        Source(path).load_into(tiny_vit(3), "vit_nano", "predictor")
     torch.save({"backbone_prefix": "backbone.", "backbone_name": "vit_nano"}, path)
     with pytest.raises(UserError, match="without method"):
-        load_weights(tiny_vit(3), path, "vit_nano")
+        Source(path).load_into(tiny_vit(3), "vit_nano")
 
 
 def test_half_precision_file(tmp_path):
     trained, backbone = tiny_vit(1).half(), tiny_vit(2)
     torch.save(trained.state_dict(), tmp_path / "half.pth")
-    load_weights(backbone, tmp_path / "half.pth", "tiny")
+    Source(tmp_path / "half.pth").load_into(backbone, "tiny")
     assert backbone.cls_token.dtype == torch.float32
     assert torch.equal(backbone.cls_token, trained.cls_token.float())
 
@@ -220,7 +220,7 @@ def test_half_precision_file(tmp_path):
 def test_positions_of_another_grid_are_interpolated_and_said_so(tmp_path):
     trained, backbone = tiny_vit(1, position_size=64), tiny_vit(2)
     torch.save(trained.state_dict(), tmp_path / "large.pth")
-    report = load_weights(backbone, tmp_path / "large.pth", "tiny")
+    report = Source(tmp_path / "large.pth").load_into(backbone, "tiny")
     assert report.note == "pos_embed interpolated from (1, 65, 24) to (1, 17, 24)"
     assert torch.equal(backbone.pos_embed, interpolate_positions(trained.pos_embed, 4, 4))
     assert torch.equal(backbone.blocks[1].mlp.fc1.weight, trained.blocks[1].mlp.fc1.weight)
@@ -229,8 +229,8 @@ def test_positions_of_another_grid_are_interpolated_and_said_so(tmp_path):
 def test_timm_positions_of_another_grid_are_interpolated_and_said_so(tmp_path):
     model = timm.create_model("vit_tiny_patch16_384", num_classes=10)
     torch.save(model.state_dict(), tmp_path / "384.pth")
-    report = load_weights(
-        build_backbone("timm:vit_tiny_patch16_224"), tmp_path / "384.pth", "timm:vit_tiny_patch16_224"
+    report = Source(tmp_path / "384.pth").load_into(
+        build_backbone("timm:vit_tiny_patch16_224"), "timm:vit_tiny_patch16_224"
     )
     assert report.note == "left out: head; pos_embed interpolated from (1, 577, 192) to (1, 197, 192)"
 
@@ -251,7 +251,7 @@ def test_layout_that_timm_converts(tmp_path):
         state[name] = value
     assert "stages.0.0.dwconv.weight" in state
     torch.save({"model": state}, tmp_path / "convnext.pth")
-    load_weights(backbone, tmp_path / "convnext.pth", "timm:convnext_tiny")
+    Source(tmp_path / "convnext.pth").load_into(backbone, "timm:convnext_tiny")
     assert_equal(backbone, trained)
 
 
@@ -268,7 +268,7 @@ def test_another_vit_is_refused_and_nothing_loaded(tmp_path, kind):
     other, backbone, before = tiny_vit(1, **OTHER_BACKBONES[kind]), tiny_vit(2), tiny_vit(2)
     torch.save(other.state_dict(), tmp_path / "other.pth")
     with pytest.raises(UserError, match=r"not the weights of tiny: \d+ of its 30 tensors match") as caught:
-        load_weights(backbone, tmp_path / "other.pth", "tiny")
+        Source(tmp_path / "other.pth").load_into(backbone, "tiny")
     message = str(caught.value)
     assert f"the file begins with cls_token {tuple(other.cls_token.shape)}" in message
     assert f"tiny with cls_token {tuple(backbone.cls_token.shape)}" in message
@@ -280,8 +280,8 @@ def test_another_patch_size_is_not_resampled_by_timm(tmp_path):
     model = timm.create_model("vit_small_patch8_224", num_classes=0)
     torch.save(model.state_dict(), tmp_path / "p8.pth")
     with pytest.raises(UserError, match=r"pos_embed has shape \(1, 785, 384\).*, and 1 more difference \("):
-        load_weights(
-            build_backbone("timm:vit_small_patch16_224", 32), tmp_path / "p8.pth", "timm:vit_small_patch16_224"
+        Source(tmp_path / "p8.pth").load_into(
+            build_backbone("timm:vit_small_patch16_224", 32), "timm:vit_small_patch16_224"
         )
 
 
@@ -291,7 +291,7 @@ def test_another_patch_size_is_not_resampled_by_timm(tmp_path):
 def test_another_family_is_refused(tmp_path, resnet18, file, name):
     torch.save((resnet18 if file == "resnet18" else tiny_vit(1)).state_dict(), tmp_path / "other.pth")
     with pytest.raises(UserError, match=f"not the weights of {name}"):
-        load_weights(build_backbone(name, 32), tmp_path / "other.pth", name)
+        Source(tmp_path / "other.pth").load_into(build_backbone(name, 32), name)
 
 
 def test_part_of_a_backbone_is_refused(tmp_path):
@@ -299,7 +299,7 @@ def test_part_of_a_backbone_is_refused(tmp_path):
     del state["blocks.1.attn.qkv.weight"]
     torch.save(state, tmp_path / "part.pth")
     with pytest.raises(UserError, match=r"29 of its 30 tensors match; blocks.1.attn.qkv.weight is missing \("):
-        load_weights(tiny_vit(2), tmp_path / "part.pth", "tiny")
+        Source(tmp_path / "part.pth").load_into(tiny_vit(2), "tiny")
 
 
 def test_diverged_weights_are_refused(tmp_path):
@@ -307,13 +307,13 @@ def test_diverged_weights_are_refused(tmp_path):
     trained.norm.weight.data[3] = float("nan")
     torch.save(trained.state_dict(), tmp_path / "nan.pth")
     with pytest.raises(UserError, match=r"norm.weight holds values that are not finite"):
-        load_weights(tiny_vit(2), tmp_path / "nan.pth", "tiny")
+        Source(tmp_path / "nan.pth").load_into(tiny_vit(2), "tiny")
 
 
 def test_wrong_key(tmp_path):
     torch.save(dino_checkpoint(tiny_vit(1), tiny_vit(2)), tmp_path / "c.pth")
     with pytest.raises(UserError, match=r"no weights under 'args'.*with weights: student, teacher, dino_loss\)"):
-        load_weights(tiny_vit(3), tmp_path / "c.pth", "tiny", "args")
+        Source(tmp_path / "c.pth").load_into(tiny_vit(3), "tiny", "args")
 
 
 class RunsCode:
@@ -331,7 +331,7 @@ def test_untrusted_pickle_is_refused_and_not_run(tmp_path, inside, zipped):
     content = {"x": harm} if inside == "state" else {"args": argparse.Namespace(x=harm)}
     torch.save(content, tmp_path / "bad.pth", _use_new_zipfile_serialization=zipped)
     with pytest.raises(UserError, match=r"refused, because reading it could run code \(\w+.mkdir\)") as caught:
-        load_weights(tiny_vit(1), tmp_path / "bad.pth", "tiny")
+        Source(tmp_path / "bad.pth").load_into(tiny_vit(1), "tiny")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "harmed").exists()
 
@@ -354,7 +354,7 @@ def test_damaged_files(tmp_path):
     for name, content in damaged.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=f"{name}: not a weights file, or cut short") as caught:
-            load_weights(tiny_vit(2), tmp_path / name, "tiny")
+            Source(tmp_path / name).load_into(tiny_vit(2), "tiny")
         assert "\n" not in str(caught.value)
 
 
@@ -362,11 +362,11 @@ def test_damaged_files(tmp_path):
 def test_file_without_names(tmp_path, content):
     torch.save(content, tmp_path / "odd.pth")
     with pytest.raises(UserError, match="holds no weights by name"):
-        load_weights(tiny_vit(1), tmp_path / "odd.pth", "tiny")
+        Source(tmp_path / "odd.pth").load_into(tiny_vit(1), "tiny")
 
 
 def test_paths_that_are_not_there(tmp_path):
     with pytest.raises(UserError, match=r"nothing.pth: no such weights file or run directory"):
-        load_weights(tiny_vit(1), tmp_path / "nothing.pth", "tiny")
+        Source(tmp_path / "nothing.pth").load_into(tiny_vit(1), "tiny")
     with pytest.raises(UserError, match=r"a folder without checkpoints/last.pt"):
-        load_weights(tiny_vit(1), tmp_path, "tiny")
+        Source(tmp_path).load_into(tiny_vit(1), "tiny")

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of training images."""
-    spec = importlib.util.spec_from_file_location("small_runs", ROOT / "tests" / "training" / "conftest.py")
+    spec = importlib.util.spec_from_file_location("small_runs", ROOT / "tests" / "small_runs.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.make_folder(tmp_path_factory.mktemp("images"))

@@ -65,7 +65,7 @@ CASES_OF = {
 
 def small():
     """The module that describes small runs."""
-    spec = importlib.util.spec_from_file_location("small_runs", HERE.parent / "training" / "conftest.py")
+    spec = importlib.util.spec_from_file_location("small_runs", HERE.parent / "small_runs.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

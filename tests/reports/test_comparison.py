@@ -8,7 +8,6 @@ import shutil
 
 import numpy as np
 import pytest
-from factory import NAMES_HASH, write_run
 from PIL import Image
 from scipy import stats
 
@@ -20,6 +19,7 @@ from reports.analysis.statistics import holm
 from reports.figures.figures import Look, intervals
 from reports.page.contents import UNEQUAL, results, results_caption
 from rundir.read import read_runs
+from tests.reports.factory import NAMES_HASH, write_run
 
 
 def comparison_of(folder):

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from factory import write_run
 
 from common.statistics.confusion import scores
 from reports import build_report
 from reports.visual import style as paper
+from tests.reports.factory import write_run
 
 MARKUP = "\"><script>alert(1)</script><img src=x onerror=alert(2)>'{{7*7}}<!--]]>"
 

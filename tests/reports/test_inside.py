@@ -3,10 +3,10 @@
 import io
 
 import pytest
-from factory import write_run
 from PIL import Image
 
 from reports import build_report
+from tests.reports.factory import write_run
 
 
 def png(path, size=(40, 20)):

@@ -4,11 +4,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from chromium import Chromium
-from factory import write_run
 from PIL import Image
 
 from reports import build_report
+from tests.reports.chromium import Chromium
+from tests.reports.factory import write_run
 
 PROGRAM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no chromium on the PATH: apt-get install chromium")

@@ -3,9 +3,8 @@
 import csv
 import json
 
-from factory import write_run
-
 from reports import build_report
+from tests.reports.factory import write_run
 
 ABOUT = {
     "cpu": "Example CPU",

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import run as command_line
-from backbones.formats.weights import load_weights
+from backbones.formats.source import Source
 from common.errors import UserError
 from common.files import read_arrays, read_json_lines
 from rundir.paths import last_checkpoint
@@ -101,7 +101,7 @@ def test_checkpoints_of_others_are_refused_and_run_nothing(content, trained, sma
         torch.save(content, file)
     for attempt in (
         lambda: train(*small(run, epochs=1, knn_every=0)),
-        lambda: load_weights(torch.nn.Linear(1, 1), run, "x"),
+        lambda: Source(run).load_into(torch.nn.Linear(1, 1), "x"),
     ):
         with pytest.raises(UserError, match=r"last\.pt"):
             attempt()

@@ -217,7 +217,7 @@ sys.exit(run.main(sys.argv[2:]))
 def test_real_memory_that_runs_out(small, tmp_path):
     config, own = small(tmp_path / "run", knn_every=0, batch_size=40, image_size=512, local_size=96)
     done = subprocess.run(
-        [sys.executable, "-c", OUT_OF_MEMORY, str(HERE / "conftest.py"), "train", *words_of(config, own)],
+        [sys.executable, "-c", OUT_OF_MEMORY, str(HERE.parent / "small_runs.py"), "train", *words_of(config, own)],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 1, done.stderr[-2000:]
@@ -255,7 +255,7 @@ def test_a_process_of_the_training_that_dies(small, tmp_path):
     addresses = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
     processes = [
         subprocess.Popen(
-            [sys.executable, str(script), str(HERE / "conftest.py"), "train", *words_of(config, own)],
+            [sys.executable, str(script), str(HERE.parent / "small_runs.py"), "train", *words_of(config, own)],
             env={**os.environ, **addresses, "RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2",
                  "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
             stderr=subprocess.PIPE, text=True,

@@ -10,6 +10,7 @@ import yaml
 
 from backbones import build_backbone
 from backbones.formats.authors import dino_checkpoint
+from backbones.formats.source import Source
 from common.errors import UsageError, UserError
 from common.files import read_json_lines
 from methods.core.base import METHODS
@@ -57,7 +58,7 @@ def test_whole_state_of_a_run(small, tmp_path):
     old, config, _ = make(small, tmp_path / "a", seed=1)
     checkpoint_of(old, config, tmp_path / "a" / "checkpoints" / "last.pt")
     new, _, _ = make(small, tmp_path / "b", "weak_dino", seed=2)
-    told = start_from(new, str(tmp_path / "a"), "small_vit")
+    told = start_from(new, Source(str(tmp_path / "a")), "small_vit")
     assert told == f"the whole state (student, teacher, loss) of {tmp_path / 'a'}"
     assert all(torch.equal(value, old.state_dict()[name]) for name, value in new.state_dict().items())
 
@@ -67,7 +68,7 @@ def test_other_heads_leave_the_backbone(small, tmp_path):
     checkpoint_of(old, config, tmp_path / "last.pt")
     new, _, _ = make(small, tmp_path / "b", seed=2, out_dim=32)
     before = {name: value.clone() for name, value in new.state_dict().items() if ".backbone." not in name}
-    told = start_from(new, str(tmp_path / "last.pt"), "small_vit")
+    told = start_from(new, Source(str(tmp_path / "last.pt")), "small_vit")
     assert (
         "all else starts anew, since student.head.last_layer.weight_g has the shape (64, 1) there, not (32, 1)" in told
     )
@@ -81,7 +82,7 @@ def test_one_method_from_another(small, tmp_path, source, target):
     old, config, _ = make(small, tmp_path / "a", source, seed=1)
     checkpoint_of(old, config, tmp_path / "last.pt")
     new, _, _ = make(small, tmp_path / "b", target, seed=2)
-    assert start_from(new, str(tmp_path / "last.pt"), "small_vit").startswith(
+    assert start_from(new, Source(str(tmp_path / "last.pt")), "small_vit").startswith(
         f"the backbone of {tmp_path / 'last.pt'} ("
     )
     found = [v for name, v in new.state_dict().items() if name.endswith("backbone.pos_embed")]
@@ -100,13 +101,13 @@ def test_the_authors_full_checkpoint(small, tmp_path):
     assert isinstance(saved["args"], argparse.Namespace)
     torch.save(saved, tmp_path / "checkpoint.pth")
     new, _, _ = make(small, tmp_path / "b", seed=2)
-    assert start_from(new, str(tmp_path / "checkpoint.pth"), "small_vit").startswith(
+    assert start_from(new, Source(str(tmp_path / "checkpoint.pth")), "small_vit").startswith(
         "the whole state (student, teacher, loss)"
     )
     assert all(torch.equal(value, old.state_dict()[name]) for name, value in new.state_dict().items())
     # Another method takes of it what is evaluated: the teacher.
     twins, _, _ = make(small, tmp_path / "c", "barlow_twins", seed=2)
-    told = start_from(twins, str(tmp_path / "checkpoint.pth"), "small_vit")
+    told = start_from(twins, Source(str(tmp_path / "checkpoint.pth")), "small_vit")
     assert "(teacher; left out: head)" in told
     assert "since it holds a training of student, teacher, loss, and BarlowTwins has backbone, projector, bn" in told
     assert torch.equal(twins.backbone.cls_token, old.teacher.backbone.cls_token)
@@ -116,19 +117,21 @@ def test_a_backbone_file_and_what_does_not_fit(small, tmp_path):
     trained = build_backbone("vit_nano", 32)
     torch.save(trained.state_dict(), tmp_path / "vit.pth")
     new, _, _ = make(small, tmp_path / "b", backbone="vit_nano")
-    assert start_from(new, str(tmp_path / "vit.pth"), "vit_nano").endswith("since the file holds no whole training")
+    assert start_from(new, Source(str(tmp_path / "vit.pth")), "vit_nano").endswith(
+        "since the file holds no whole training"
+    )
     assert torch.equal(new.student.backbone.cls_token, trained.cls_token)
     other, _, _ = make(small, tmp_path / "c")
     with pytest.raises(UserError, match="not the weights of small_vit"):
-        start_from(other, str(tmp_path / "vit.pth"), "small_vit")
+        start_from(other, Source(str(tmp_path / "vit.pth")), "small_vit")
     old, config, _ = make(small, tmp_path / "a")
     checkpoint_of(old, config, tmp_path / "last.pt")
     with pytest.raises(UserError, match="weights of small_vit, not of vit_nano; give --backbone small_vit"):
-        start_from(new, str(tmp_path / "last.pt"), "vit_nano")
+        start_from(new, Source(str(tmp_path / "last.pt")), "vit_nano")
     old.student.head.last_layer.weight_v.data[0, 0] = float("nan")
     checkpoint_of(old, config, tmp_path / "last.pt")
     with pytest.raises(UserError, match="not finite"):
-        start_from(other, str(tmp_path / "last.pt"), "small_vit")
+        start_from(other, Source(str(tmp_path / "last.pt")), "small_vit")
 
 
 def test_label_use_of_initial_weights(small, tmp_path):
@@ -143,11 +146,11 @@ def test_label_use_of_initial_weights(small, tmp_path):
     for (method, options), about, expected in cases:
         network, config, _ = make(small, tmp_path / "a", method, **options)
         checkpoint_of(network, config, path, about)
-        assert labels_of(str(path), path) == expected
+        assert labels_of(Source(path)) == expected
     torch.save({"weight": torch.zeros(1)}, path)
-    assert labels_of(str(path), path) == "?"
-    assert labels_of("torchvision:resnet50", path) == "all"
-    assert labels_of("dino:vit_s8:full", path) == "none"
+    assert labels_of(Source(path)) == "?"
+    assert labels_of(Source("torchvision:resnet50")) == "all"
+    assert labels_of(Source("dino:vit_s8:full")) == "none"
 
 
 def test_the_warning_names_what_is_not_gentle(small, tmp_path):

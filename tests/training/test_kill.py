@@ -51,7 +51,7 @@ train(*runs.small_run(Path(sys.argv[2]), Path(sys.argv[3]), knn_every=0))
 def test_a_run_killed_in_a_checkpoint_continues(folder, small, tmp_path):
     run = tmp_path / "killed"
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(HERE / "conftest.py"), str(folder), str(run), "3"],
+        [sys.executable, "-c", SCRIPT, str(HERE.parent / "small_runs.py"), str(folder), str(run), "3"],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

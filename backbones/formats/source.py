@@ -1,0 +1,110 @@
+"""Weights as a user names them, found, checked and read once: for ``--weights``, ``--init``, ``export`` and pictures alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from backbones import build_backbone
+from backbones.base import Backbone
+from backbones.formats.released import Release, find_release, is_released, release_of
+from backbones.formats.weights import LoadReport, load_state, read_weights
+from common.download import digest
+from common.errors import UsageError, UserError
+from rundir.paths import require_checkpoint
+
+
+class Source:
+    """Where weights come from. Making one reads nothing; a release is fetched when ``path`` or ``content`` is first asked for.
+
+    Args:
+        spec: a run directory (its last checkpoint), a run's checkpoint, a file of the authors, timm or torchvision, the name of
+            released weights (``dino:vit_s8``), or None: untrained.
+
+    Attributes:
+        release: what is known of released weights; None for all others.
+    """
+
+    def __init__(self, spec: str | Path | None):
+        self.spec = None if spec is None else str(spec)
+        self.release: Release | None = release_of(self.spec) if is_released(spec) else None
+
+    @cached_property
+    def path(self) -> Path:
+        """The file. Raises UserError where there is none."""
+        if self.release is not None:
+            return find_release(self.spec)
+        path = Path(self.spec)
+        if path.is_dir():
+            return require_checkpoint(path)
+        if not path.is_file():
+            raise UserError(
+                f"{path}: no such weights file or run directory; names of released weights begin with dino:, barlow_twins:, "
+                "timm: or torchvision:"
+            )
+        return path
+
+    @cached_property
+    def content(self) -> Mapping[str, Any]:
+        """What the file holds; see ``read_weights``."""
+        return read_weights(self.path)
+
+    @cached_property
+    def sha256(self) -> str:
+        """The file's digest."""
+        return digest(self.path, "sha256")
+
+    @property
+    def is_run_directory(self) -> bool:
+        return self.spec is not None and self.release is None and Path(self.spec).is_dir()
+
+    @cached_property
+    def run(self) -> Mapping[str, Any]:
+        """What a run's checkpoint says of its run (``backbone_name``, ``image_size``, ``config``); empty for other files."""
+        if self.spec is None or self.release is not None or "backbone_prefix" not in self.content:
+            return {}
+        return {name: self.content[name] for name in ("backbone_name", "image_size", "config") if name in self.content}
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The options of the run; empty for other files."""
+        return self.run.get("config", {})
+
+    def backbone_name(self, given: str | None = None) -> str:
+        """The backbone that was ``given``, else the one that the weights name. Raises UsageError where neither is known."""
+        name = given or (self.release.backbone if self.release else self.run.get("backbone_name"))
+        if name is None:
+            reason = f"{self.spec} does not name its own" if self.spec else "no --weights are given"
+            raise UsageError(f"--backbone is needed, since {reason}")
+        return name
+
+    def load_into(self, backbone: Backbone, backbone_name: str, key: str | None = None) -> LoadReport:
+        """Load the weights into ``backbone``, in place, all or nothing.
+
+        Args:
+            backbone_name: what ``backbone`` was built by, for messages and to compare with a run's own record.
+            key: which of a checkpoint's networks or entries ("student", "teacher", "state_dict_ema"); default: what the run
+                evaluates, else the teacher, else the only one there is.
+
+        Raises UserError where the file is missing, unreadable, would run code, or is not wholly of this backbone.
+        """
+        where = f"{self.spec}, {self.path}" if self.release else str(self.path)
+        remark = self.release.remark if self.release else ""
+        return load_state(backbone, self.content, self.path, backbone_name, key, where, remark)
+
+    def build(self, backbone_name: str, image_size: int, seed: int = 0, key: str | None = None) -> tuple[Backbone, str]:
+        """A backbone with these weights, and where they come from in words.
+
+        Args:
+            image_size: side in pixels of the images that it will mostly see.
+            seed: of untrained weights.
+        """
+        torch.manual_seed(seed)
+        backbone = build_backbone(backbone_name, image_size)
+        if self.spec is not None:
+            return backbone, str(self.load_into(backbone, backbone_name, key))
+        return backbone, "untrained" if any(True for _ in backbone.parameters()) else "no weights"
