@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 @pytest.fixture
 def checkout(tmp_path):
     """The code, and a ``make`` that makes a ``.venv`` whose Python says what it is given."""
-    for part in ("common", "training", "eval", "data", "methods", "backbones", "heads", "reports"):
+    for part in (path.parent.name for path in ROOT.glob("*/__init__.py")):
         shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "run.py", tmp_path)
     python = tmp_path / "python"
