@@ -24,7 +24,6 @@ from backbones.base import Backbone
 from backbones.vit import VisionTransformer, interpolate_positions
 from common.errors import UserError
 from common.files import archive_damage
-from rundir.paths import require_checkpoint
 
 #: Entries of a checkpoint that hold weights, in the order they are looked for: DINO's, Barlow Twins', timm's and others'.
 CONTAINERS = ("teacher", "model", "state_dict")
