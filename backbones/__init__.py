@@ -33,7 +33,10 @@ def _family(module: str, name: str) -> Callable[..., Backbone]:
     return build
 
 
-for _name in ("vit_nano", "vit_t16", "vit_s16", "vit_s8", "vit_b16", "vit_b8"):
+#: Side in pixels of the patches of each ViT in ``backbones.vit``.
+PATCH_SIZES = {"vit_nano": 4, "vit_t16": 16, "vit_s16": 16, "vit_s8": 8, "vit_b16": 16, "vit_b8": 8}
+
+for _name in PATCH_SIZES:
     BACKBONES.register(_name)(_family("vit", _name))
 for _name in ("resnet18", "resnet18_cifar", "resnet50"):
     BACKBONES.register(_name)(_family("resnet", _name))

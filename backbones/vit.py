@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from backbones import PATCH_SIZES
 from backbones.base import Backbone, named_blocks
 from common.errors import UserError
 
@@ -262,22 +263,23 @@ def check_divisible(size: Sequence[int], patch_size: int) -> tuple[int, int]:
 #: The authors' models (reference: ``vit_tiny``, ``vit_small``, ``vit_base``), and a nano one for the demo's 32-pixel images.
 #: Its stem, depth and initialisation are what learned within a minute on two CPU cores: with labels, 200 steps of 64 demo
 #: scenes took it to 91% k-NN accuracy, and 375 steps a plain one of 4 blocks to 56% (experiments/demo.yaml).
+_SHAPES: dict[str, dict[str, Any]] = {
+    "vit_nano": {
+        "width": 96,
+        "depth": 2,
+        "heads": 3,
+        "position_size": 32,
+        "convolutional_stem": True,
+        "init_std": 0.1,
+    },
+    "vit_t16": {"width": 192, "depth": 12, "heads": 3},
+    "vit_s16": {"width": 384, "depth": 12, "heads": 6},
+    "vit_s8": {"width": 384, "depth": 12, "heads": 6},
+    "vit_b16": {"width": 768, "depth": 12, "heads": 12},
+    "vit_b8": {"width": 768, "depth": 12, "heads": 12},
+}
 ARCHITECTURES = {
-    "vit_nano": partial(
-        VisionTransformer,
-        patch_size=4,
-        width=96,
-        depth=2,
-        heads=3,
-        position_size=32,
-        convolutional_stem=True,
-        init_std=0.1,
-    ),
-    "vit_t16": partial(VisionTransformer, patch_size=16, width=192, depth=12, heads=3),
-    "vit_s16": partial(VisionTransformer, patch_size=16, width=384, depth=12, heads=6),
-    "vit_s8": partial(VisionTransformer, patch_size=8, width=384, depth=12, heads=6),
-    "vit_b16": partial(VisionTransformer, patch_size=16, width=768, depth=12, heads=12),
-    "vit_b8": partial(VisionTransformer, patch_size=8, width=768, depth=12, heads=12),
+    name: partial(VisionTransformer, patch_size=PATCH_SIZES[name], **shape) for name, shape in _SHAPES.items()
 }
 
 

@@ -58,7 +58,9 @@ def evaluate_weights(command: EvaluateCommand, configs: Mapping[str, EvaluationC
         if options is not None:
             _claim(context.run_dir, options)
             if not (context.run_dir / ENVIRONMENT).exists():
-                write_environment(context.run_dir, describe_environment(context.device, context.precision))
+                here = describe_environment(context.device, context.precision)
+                here["patch_size"] = context.backbone.stride if context.backbone.has_tokens else None
+                write_environment(context.run_dir, here)
         return run_evaluations(list(configs), configs, context, command.again)
 
 

@@ -70,6 +70,9 @@ class AttentionJaccard(Evaluation):
     Raises UserError for a backbone without CLS attention, and for data without masks.
     """
 
+    title = "Attention"
+    metrics = {"jaccard": "Jaccard"}
+    headline = ("jaccard",)
     Config = AttentionJaccardConfig
     config: AttentionJaccardConfig
 

@@ -56,6 +56,10 @@ class CopyDetection(Evaluation):
     Raises UserError for a backbone without tokens, an image that cannot be read, and a folder without images.
     """
 
+    title = "Copydays"
+    metrics = {"map_strong": "mAP strong"}
+    headline = ("map_strong",)
+    grouped_by = "original photos"
     Config = CopydaysConfig
     config: CopydaysConfig
     benchmarks = ("copydays",)

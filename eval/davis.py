@@ -69,6 +69,21 @@ class DavisPropagation(Evaluation):
     (``data.sets.davis.Video.read_masks``) or of another size than their frames.
     """
 
+    title = "DAVIS"
+    metrics = {
+        "jf_mean": "J&F",
+        "j_mean": "J",
+        "j_recall": "J recall",
+        "j_decay": "J decay",
+        "f_mean": "F",
+        "f_recall": "F recall",
+        "f_decay": "F decay",
+        "seconds_per_frame": "s/frame",
+    }
+    units = {"seconds_per_frame": "s"}
+    lower_is_better = ("decay", "seconds")
+    headline = ("jf_mean",)
+    grouped_by = "videos"
     Config = DavisConfig
     config: DavisConfig
     benchmarks = ("davis",)

@@ -100,6 +100,7 @@ class Finetune(Evaluation):
     that has ended is not trained again. The backbone of the run stays as it is.
     """
 
+    title = "Fine-tuning"
     Config = FinetuneConfig
     config: FinetuneConfig
 

@@ -33,6 +33,8 @@ class KNN(Evaluation):
     """Top-1 (and top-5, where there are more classes than that and k is at least 5) of weighted k-NN; the mean average
     precision of the label scores where images have several labels. The bank is the training split."""
 
+    title = "k-NN"
+    variants = {"k": 20}
     Config = KNNConfig
     config: KNNConfig
 

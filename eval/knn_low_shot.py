@@ -39,6 +39,8 @@ class KNNLowShotConfig(EvaluationConfig):
 class KNNLowShot(Evaluation):
     """As ``knn``, from a bank of a part of the training images: drawn from every class alike, by the seed, or those on a list."""
 
+    title = "k-NN, few labels"
+    variants = {"k": 20, "labels": None, "labelled_images": None}
     Config = KNNLowShotConfig
     config: KNNLowShotConfig
 

@@ -54,6 +54,7 @@ class Linear(Evaluation):
     training images chooses the learning rate; the classifier is then trained on all of them, and its last state is measured.
     """
 
+    title = "Linear"
     Config = LinearConfig
     config: LinearConfig
 

@@ -67,6 +67,7 @@ class LinearAuthors(Evaluation):
     bicubically.
     """
 
+    title = "Linear (authors’)"
     Config = LinearAuthorsConfig
     config: LinearAuthorsConfig
 

@@ -116,6 +116,10 @@ class Retrieval(Evaluation):
     can be resampled. Test images whose labels no training image has can find nothing; they are no queries, and the protocol
     says how many they are."""
 
+    title = "Retrieval"
+    metrics = {"precision_at_1": "precision at 1", "r_precision": "r precision", "map_at_r": "map at r"}
+    headline = ("precision_at_1",)
+
     def feature_kinds(self, context: EvalContext) -> list[str]:
         return ["pooled"]
 

@@ -51,6 +51,10 @@ class RevisitedRetrieval(Evaluation):
     Raises UserError for an image that cannot be read, a box that lies outside its image, or a side shorter than a patch.
     """
 
+    title = "Revisited Oxford/Paris"
+    metrics = {"map_medium": "mAP medium", "map_hard": "mAP hard"}
+    headline = ("map_medium",)
+    grouped_by = "landmarks"
     Config = RevisitedConfig
     config: RevisitedConfig
     benchmarks = ("roxford5k", "rparis6k")

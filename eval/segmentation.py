@@ -129,6 +129,10 @@ class Segmentation(Evaluation):
     continues, and one that has ended is not trained again.
     """
 
+    title = "Segmentation"
+    parts = "heads.segmentation"
+    metrics = {"miou": "mIoU", "pixel_accuracy": "pixel acc.", "mean_accuracy": "mean acc.", "f1": "F1"}
+    headline = ("miou",)
     Config = SegmentationConfig
     config: SegmentationConfig
 

@@ -57,6 +57,9 @@ class SVM(Evaluation):
     Raises UserError for data with one label an image, and where no class has three training images.
     """
 
+    title = "SVM"
+    metrics = {"map_interpolated": "mAP (VOC)", "map_11_point": "mAP (VOC 2007)"}
+    headline = ("map_interpolated",)
     Config = SVMConfig
     config: SVMConfig
 

@@ -62,6 +62,7 @@ class BarlowTwinsConfig(AugmentationConfig):
 class BarlowTwins(Method):
     """The state dict holds ``backbone.…``, ``projector.…`` and ``bn.…``, as the authors' does."""
 
+    title = "Barlow Twins"
     Config = BarlowTwinsConfig
     #: barlowtwins/main.py
     recipe: ClassVar[dict[str, Any]] = {

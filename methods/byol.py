@@ -48,6 +48,7 @@ class BYOLConfig(AugmentationConfig):
 class BYOL(Method):
     """What gets evaluated is the online backbone, as in the paper. The loss is a mean over the rank's own images."""
 
+    title = "BYOL"
     Config = BYOLConfig
     #: The paper's section 3.2: LARS, 0.2 × batch / 256, cosine to 0, 10 epochs of warm-up.
     recipe: ClassVar[dict[str, Any]] = {

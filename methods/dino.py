@@ -220,6 +220,7 @@ class DINO(Method):
     """The state dict holds ``student.backbone.…``, ``student.head.…``, the same of ``teacher``, and ``loss.center``. What
     gets evaluated is the teacher's backbone."""
 
+    title = "DINO"
     Config = DINOConfig
     #: dino/main_dino.py. The trainer's other defaults are DINO's; its batch of 64 is per GPU, 1024 in the published runs.
     recipe: ClassVar[dict[str, Any]] = {"clip_grad": 3.0, "weight_decay_end": 0.4}

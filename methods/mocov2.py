@@ -67,6 +67,7 @@ class MoCoV2(Method):
     whole batch on any number of ranks: there are no parts, so nothing to shuffle.
     """
 
+    title = "MoCo v2"
     Config = MoCoV2Config
     #: main_moco.py; 800 epochs are the longest published.
     recipe: ClassVar[dict[str, Any]] = {

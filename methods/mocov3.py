@@ -58,6 +58,7 @@ class MoCoV3(Method):
     """What gets evaluated is the backbone of the queries. Keys are gathered from all ranks and have no gradient, so the loss is
     a mean over the rank's own images."""
 
+    title = "MoCo v3"
     Config = MoCoV3Config
     #: The paper's section 5 and appendix (AdamW, 1.5e-4 × batch / 256). It warms up for 40 of its 300 epochs.
     recipe: ClassVar[dict[str, Any]] = {

@@ -16,6 +16,9 @@ from methods.random import Random
 class Pixels(Random):
     """Nothing is trained and nothing could be: features are the pixels themselves (``backbones/pixels.py``)."""
 
+    title = "Raw pixels"
+    reference = "raw pixels"
+    needs_backbone = False
     recipe: ClassVar[dict[str, Any]] = {"backbone": "pixels"}
 
     def __init__(self, config: MethodConfig, make_backbone: Callable[..., Backbone], num_classes: int):

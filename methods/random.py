@@ -14,6 +14,8 @@ from methods.core.base import METHODS, Method, MethodConfig
 class Random(Method):
     """An untrained backbone."""
 
+    title = "Untrained"
+    reference = "the untrained backbone"
     trains: ClassVar[bool] = False
 
     def __init__(self, config: MethodConfig, make_backbone: Callable[..., Backbone], num_classes: int):

@@ -61,6 +61,7 @@ class SimCLR(Method):
     this is NT-Xent, in M² memory. (The library's ``NTXentLoss`` is the same number, but compares every positive pair with
     every negative one, in M³.)"""
 
+    title = "SimCLR"
     Config = SimCLRConfig
     #: The paper's section 2.2 and appendix B: LARS, 0.3 × batch / 256, cosine to 0, 10 epochs of warm-up.
     recipe: ClassVar[dict[str, Any]] = {

@@ -29,6 +29,7 @@ class SupCon(SimCLR):
     that share at least one are positives. Either way all other views of the batch are negatives; a batch without any (all
     images of one label) has nothing to contrast, and a loss of 0."""
 
+    title = "SupCon"
     Config = SupConConfig
     #: The paper's section 4: LARS for ImageNet, batch 6144, 700 epochs. It names no learning rate: SimCLR's.
     recipe: ClassVar[dict[str, Any]] = {**SimCLR.recipe, "batch_size": 6144, "epochs": 700}

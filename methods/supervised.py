@@ -42,6 +42,7 @@ class Supervised(Method):
     without its stronger augmentations, so that no recipe of a third kind is compared.
     """
 
+    title = "Supervised"
     Config = SupervisedConfig
     recipe: ClassVar[dict[str, Any]] = {"lr": 2.5e-4, "min_lr": 1e-5, "weight_decay": 0.05}
     uses_labels: ClassVar[bool] = True

@@ -78,6 +78,7 @@ class SwAV(Method):
     can also share out the last batches, in a queue, for batches smaller than the number of prototypes: here give fewer
     prototypes.)"""
 
+    title = "SwAV"
     Config = SwAVConfig
     #: scripts/swav_800ep_pretrain.sh: LARS, 4.8 for 4096 images, 10 epochs of warm-up (from 0.3 there, from 0 here).
     recipe: ClassVar[dict[str, Any]] = {

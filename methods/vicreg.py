@@ -51,6 +51,7 @@ class VICRegConfig(AugmentationConfig):
 class VICReg(Method):
     """The loss's statistics are of the batch of all ranks together."""
 
+    title = "VICReg"
     Config = VICRegConfig
     #: main_vicreg.py; 1000 epochs are the paper's.
     recipe: ClassVar[dict[str, Any]] = {

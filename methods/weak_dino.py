@@ -15,4 +15,7 @@ from methods.dino import DINO
 
 @METHODS.register("weak_dino")
 class WeakDINO(DINO):
+    """DINO with another recipe."""
+
+    title = "Weak DINO"
     recipe: ClassVar[dict[str, Any]] = {**DINO.recipe, "pairing": "same_label"}

@@ -39,6 +39,8 @@ class Measurement:
         interval: how the interval was made.
         weights, request: digests of the weights that were measured, and of everything that was asked for (weights, data,
             options), which tell whether a measurement still holds; ``run_evaluations`` fills them in.
+        facts: how to show it, as its evaluation declares (``eval.core.base.facts_of``), so that a report need not have the
+            evaluation; {} in files written before there were any.
         run: the directory that the measurement was read from; not written.
     """
 
@@ -54,6 +56,7 @@ class Measurement:
     interval: str = "95% percentile bootstrap over test images"
     weights: str = ""
     request: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
     run: Path | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -118,6 +121,7 @@ def parse_measurement(entry: Any, run: Path) -> Measurement:
         interval=str(entry.get("interval") or ""),
         weights=str(entry.get("weights") or ""),
         request=str(entry.get("request") or ""),
+        facts=entry["facts"] if isinstance(entry.get("facts"), dict) else {},
         run=run,
     )
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from common.distributed import all_reduce_mean, is_distributed, is_main, main_first, rank
 from common.errors import UserError
 from common.files import name_also
-from methods.core.base import Progress, StepOutput, steps_of
+from methods.core.base import METHODS, Progress, StepOutput, facts_of, steps_of
 from rundir.correlation import save_correlation
 from rundir.paths import best_checkpoint, last_checkpoint
 from rundir.provenance import write_environment
@@ -265,6 +265,8 @@ class Session:
     def _write_environment(self, resumed_after: int | None = None) -> None:
         if is_main():
             here = describe_environment(self.stepper.device, self.config.precision)
+            if self.config.method in METHODS.names():  # a segmentation head is trained here, too
+                here["method"] = facts_of(self.config.method)
             write_environment(self.directory, here, resumed_after)
 
 

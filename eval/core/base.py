@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from common.errors import UsageError
-from common.registry import Registry
+from common.registry import Registry, literals_of, plugins_of
 from data.datasets import BENCHMARKS
 from rundir.results import Measurement
 
@@ -29,10 +29,30 @@ class Evaluation:
     Class attributes:
         Config: dataclass of its options.
         benchmarks: names of the data (``data.datasets.BENCHMARKS``) that it measures on; none: any data set of images.
+
+    How tables and reports show what it measures (plain values, which ``Registry.facts`` reads without importing the file):
+        title: its name for readers ("k-NN"); "": that of the file, with spaces.
+        parts: package of plug-ins ("heads.segmentation") each of which is measured as an evaluation of its own, called
+            ``NAME_PLUGIN`` and titled by both titles; "": none.
+        metrics: titles of its metrics; one without a title has its name, with spaces.
+        units: of metrics that are not in percent.
+        lower_is_better: words in the names of metrics of which less is better.
+        headline: metrics that stand for the evaluation in the first table; where none of them was measured, the first does.
+        variants: entries of the protocol under several values of which one run is measured (k of k-NN), each a column of its
+            own, and the value that stands in the first table; None: any, of several the last.
+        grouped_by: what measured items belong to that are not independent of each other: objects to videos. Images are.
     """
 
     Config: ClassVar[type[EvaluationConfig]] = EvaluationConfig
     benchmarks: ClassVar[tuple[str, ...]] = ()
+    title: ClassVar[str] = ""
+    parts: ClassVar[str] = ""
+    metrics: ClassVar[dict[str, str]] = {"top1": "top-1", "top5": "top-5", "map": "mAP"}
+    units: ClassVar[dict[str, str]] = {}
+    lower_is_better: ClassVar[tuple[str, ...]] = ("loss", "error", "fid", "decay", "seconds")
+    headline: ClassVar[tuple[str, ...]] = ("top1", "map")
+    variants: ClassVar[dict[str, Any]] = {}
+    grouped_by: ClassVar[str] = "images"
 
     def __init__(self, config: EvaluationConfig):
         self.config = config
@@ -50,6 +70,46 @@ class Evaluation:
         """Measure. Nothing may be chosen by looking at ``context.test``. Raises UserError where the backbone or the data
         cannot be evaluated so (attention of a ResNet, k-NN without labels)."""
         raise NotImplementedError
+
+
+def facts_of(evaluation: str, metric: str) -> dict[str, Any]:
+    """How to show a measurement, by what its evaluation declares (see ``Evaluation``). Imports no evaluation.
+
+    Args:
+        evaluation: name of an evaluation, of one with a part of it ("segmentation_linear"), or unknown.
+
+    Returns:
+        ``evaluation`` and ``metric`` (titles), ``unit``, ``lower_is_better``, ``headline``, ``variants`` and ``grouped_by``:
+        what a measurement keeps of it.
+    """
+    declared = _declared(evaluation)
+    return {
+        "evaluation": declared["title"],
+        "metric": declared["metrics"].get(metric, metric.replace("_", " ")),
+        "unit": declared["units"].get(metric, "%"),
+        "lower_is_better": any(word in metric for word in declared["lower_is_better"]),
+        "headline": metric in declared["headline"],
+        "variants": declared["variants"],
+        "grouped_by": declared["grouped_by"],
+    }
+
+
+def _declared(evaluation: str) -> dict[str, Any]:
+    words = evaluation.replace("_", " ")
+    title = words[:1].upper() + words[1:]
+    if evaluation in EVALUATIONS.names():
+        declared = EVALUATIONS.facts(evaluation)
+        return declared | {"title": declared["title"] or title}
+    metrics: dict[str, str] = {}
+    for name in EVALUATIONS.names():
+        declared = EVALUATIONS.facts(name)
+        metrics |= declared["metrics"]
+        if declared["parts"] and evaluation.startswith(f"{name}_"):
+            part = evaluation.removeprefix(f"{name}_")
+            part_title = plugins_of(declared["parts"]).facts(part).get("title") or part.replace("_", " ")
+            return declared | {"title": f"{declared['title']} {part_title}"}
+    # Not of this checkout: its metrics may have the names of others'.
+    return literals_of(Path(__file__), "Evaluation") | {"title": title, "metrics": metrics}
 
 
 def check_data(name: str, data: str) -> None:

@@ -38,7 +38,7 @@ def run_evaluations(
     from common.files import digest_of
     from common.options import check
     from data.sets.benchmark import fingerprint_of
-    from eval.core.base import EVALUATIONS, check_data
+    from eval.core.base import EVALUATIONS, check_data, facts_of
     from rundir.paths import results_file
     from rundir.results import read_results, write_results
 
@@ -79,7 +79,8 @@ def run_evaluations(
         context.prepare(split, kinds)
     for name, evaluation in evaluations.items():
         if name in due:
-            found = [replace(m, weights=context.weights_hash, request=requests[name]) for m in evaluation.run(context)]
+            made = {"weights": context.weights_hash, "request": requests[name]}
+            found = [replace(m, facts=facts_of(m.evaluation, m.metric), **made) for m in evaluation.run(context)]
             write_results(results_file(context.run_dir, name), [*others[name], *found])
             measured[name] = found
         else:

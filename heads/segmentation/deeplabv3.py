@@ -21,6 +21,8 @@ class DeepLabV3(SegmentationHead):
     BatchNorm of the pooled branch.
     """
 
+    title = "DeepLabV3"
+
     def __init__(self, channels: Sequence[int], strides: Sequence[int], num_classes: int):
         super().__init__(channels, strides, num_classes)
         rates = [max(1, round(rate * 16 / strides[-1])) for rate in (6, 12, 18)]

@@ -16,6 +16,8 @@ class Linear(SegmentationHead):
     Shapes: ``[B, D, h, w] → [B, C, h, w] → [B, C, H, W]``. Parameters: D·C + C.
     """
 
+    title = "linear"
+
     def __init__(self, channels: Sequence[int], strides: Sequence[int], num_classes: int):
         super().__init__(channels, strides, num_classes)
         self.classifier = nn.Conv2d(channels[-1], num_classes, 1)

@@ -17,6 +17,8 @@ class LinearPixels(SegmentationHead):
     Shapes: ``[B, D, h, w] → [B, C·P², h, w] → [B, C, h·P, w·P]``, resized only where h·P is not H. Parameters: (D + 1)·C·P².
     """
 
+    title = "linear, pixels"
+
     def __init__(self, channels: Sequence[int], strides: Sequence[int], num_classes: int):
         super().__init__(channels, strides, num_classes)
         self.stride = strides[-1]

@@ -25,6 +25,8 @@ class SETRMLA(SegmentationHead):
     Parameters, for equal D_i: 4·(D²/2 + 2·9·D²/4 + 9·D²/8 + BatchNorm's 3.5·D) + D·C + C.
     """
 
+    title = "SETR-MLA"
+
     @staticmethod
     def blocks(depth: int) -> tuple[int, ...]:
         return tuple(-(-(i + 1) * depth // STREAMS) - 1 for i in range(STREAMS))

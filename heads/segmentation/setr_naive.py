@@ -18,6 +18,8 @@ class SETRNaive(SegmentationHead):
     Shapes: ``[B, D, h, w] → [B, 256, h, w] → [B, C, h, w] → [B, C, H, W]``. Parameters: 256·D + 512 + 257·C.
     """
 
+    title = "SETR-naive"
+
     def __init__(self, channels: Sequence[int], strides: Sequence[int], num_classes: int):
         super().__init__(channels, strides, num_classes)
         self.hidden = conv_norm_relu(channels[-1], WIDTH, 1)

@@ -23,6 +23,8 @@ class SETRPUP(SegmentationHead):
     Parameters: 9·256·D + 9·256²·(n - 1) + 512·n + 257·C.
     """
 
+    title = "SETR-PUP"
+
     def __init__(self, channels: Sequence[int], strides: Sequence[int], num_classes: int):
         super().__init__(channels, strides, num_classes)
         count = max(1, math.ceil(math.log2(strides[-1])))

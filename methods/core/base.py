@@ -107,6 +107,15 @@ class Method(nn.Module):
         warmup_endpoint: which step of the learning rate's warm-up reaches it: the last (DINO's reference), or the first
             after it (Barlow Twins'). See ``common.schedules.cosine``.
 
+    What reports say of it (plain values, which ``Registry.facts`` reads without importing the file):
+        title: its name for readers ("MoCo v2"); "": that of the file.
+        citation: authors, year and arXiv number.
+        differs: where it differs from its reference, a sentence each.
+        reference: what its rows are in a sentence, where they are what the others are measured against ("raw pixels"); "": a
+            method as any other.
+        needs_backbone: False: its rows are compared with those of every backbone.
+    ``environment.json`` of a run keeps them, so that a report need not have the method.
+
     A subclass's ``__init__`` takes the same arguments as this one and sets ``self.backbone``.
     """
 
@@ -115,6 +124,11 @@ class Method(nn.Module):
     trains: ClassVar[bool] = True
     uses_labels: ClassVar[bool] = False
     warmup_endpoint: ClassVar[bool] = True
+    title: ClassVar[str] = ""
+    citation: ClassVar[str] = ""
+    differs: ClassVar[tuple[str, ...]] = ()
+    reference: ClassVar[str] = ""
+    needs_backbone: ClassVar[bool] = True
 
     #: What gets evaluated after training (DINO's teacher, Barlow Twins' only network).
     backbone: Backbone
@@ -159,6 +173,12 @@ class Method(nn.Module):
                 (plain if parameter.ndim == 1 or name.endswith(".bias") else decayed).append(parameter)
         groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
         return [group for group in groups if group["params"]]
+
+
+def facts_of(name: str) -> dict[str, Any]:
+    """What reports need to know of a method: the facts that ``Method`` lists, and whether it trains."""
+    facts = METHODS.facts(name)
+    return {key: facts[key] for key in ("title", "citation", "differs", "trains", "reference", "needs_backbone")}
 
 
 @torch.no_grad()

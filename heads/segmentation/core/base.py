@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,7 +19,12 @@ class SegmentationHead(nn.Module):
 
     ``forward`` takes the maps of ``blocks(depth)``, ``[B, channels_i, h_i, w_i]`` each, and gives logits
     ``[B, num_classes, H, W]`` for ``size = (H, W)``, the input's.
+
+    Class attributes:
+        title: its name for readers ("SETR-naive"); "": that of the file, with spaces.
     """
+
+    title: ClassVar[str] = ""
 
     @staticmethod
     def blocks(depth: int) -> tuple[int, ...]:
