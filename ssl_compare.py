@@ -1,0 +1,252 @@
+"""The toolkit from Python: what a notebook imports. ``docs/python.md`` shows each call.
+
+    import ssl_compare
+    network = ssl_compare.load("runs/dino-vit_s16-imagefolder-0")
+    features = network.features(["a.jpg", "b.jpg"])      # float32 [2, D]
+
+The rest of the toolkit is loaded by the first call, not by this import. Its folders have names that others use, too (``data``,
+``eval``): inside these calls they are the toolkit's, and outside them yours.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.machinery
+import importlib.util
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    import torch
+    from PIL import Image
+
+    from backbones.base import Backbone
+
+    #: One image: a path, a Pillow image, or uint8 ``[H, W, 3]``.
+    Photo = str | Path | Image.Image | np.ndarray
+
+__all__ = ["Network", "compare", "evaluate", "load", "results", "train"]
+
+ROOT = Path(__file__).resolve().parent
+#: The toolkit's own modules of the top level.
+ROOMS = frozenset({"run", *(init.parent.name for init in ROOT.glob("*/__init__.py"))} - {"benchmarks", "tests"})
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+if not (ROOT / "run.py").is_file():
+    raise ImportError(f"ssl_compare lies in {ROOT} without the toolkit; install it from a checkout: pip install -e .")
+
+
+class _Finder:
+    """Finds the modules of ``ROOMS`` in the checkout, whatever lies in the working directory or on the path."""
+
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        return importlib.machinery.PathFinder.find_spec(name, [str(ROOT)]) if name in ROOMS else None
+
+
+_ours: dict[str, ModuleType] = {}
+_depth = 0
+
+
+def _loaded() -> dict[str, ModuleType]:
+    return {name: module for name, module in sys.modules.items() if name.partition(".")[0] in ROOMS}
+
+
+def _is_ours(module: ModuleType) -> bool:
+    file = getattr(module, "__file__", None)
+    return file is not None and ROOT in Path(file).resolve().parents
+
+
+@contextmanager
+def _toolkit() -> Iterator[None]:
+    """Inside, the names of ``ROOMS`` are the toolkit's modules; afterwards they are again what they were before, where somebody
+    else has modules of these names."""
+    global _depth
+    if _depth:  # a call within a call
+        yield
+        return
+    before = _loaded()
+    theirs = {name for name in before if "." not in name and not _is_ours(before[name])}
+    for name in sorted(theirs):
+        where = getattr(before[name], "__file__", None) or "another place"
+        message = f"the module {name!r} is loaded from {where}; ssl_compare's calls use the toolkit's own {name!r} and leave yours"
+        warnings.warn(message, stacklevel=4)
+    hidden = {name: module for name, module in before.items() if name.partition(".")[0] in theirs}
+    for name in hidden:
+        del sys.modules[name]
+    sys.modules.update(_ours)
+    sys.meta_path.insert(0, _Finder)
+    _depth = 1
+    try:
+        yield
+    finally:
+        _depth = 0
+        sys.meta_path.remove(_Finder)
+        _ours.update(_loaded())
+        for name in _ours:
+            top = name.partition(".")[0]
+            if top in theirs or _elsewhere(top):
+                del sys.modules[name]
+        sys.modules.update(hidden)
+
+
+def _elsewhere(name: str) -> bool:
+    """Whether Python would find a module of that name in another place than the checkout."""
+    places = [place for place in sys.path if Path(place or ".").resolve() != ROOT]
+    spec = importlib.machinery.PathFinder.find_spec(name, places)
+    return spec is not None and spec.origin is not None  # a folder without __init__.py, such as one of images, has no origin
+
+
+def _uses_toolkit(function: F) -> F:
+    @functools.wraps(function)
+    def call(*args: Any, **options: Any) -> Any:
+        with _toolkit():
+            return function(*args, **options)
+
+    return call  # type: ignore[return-value]
+
+
+@_uses_toolkit
+def load(
+    weights: str | Path | None = None,
+    backbone: str | None = None,
+    *,
+    key: str | None = None,
+    image_size: int | None = None,
+    device: str = "auto",
+    seed: int = 0,
+) -> Network:
+    """A backbone with its weights.
+
+    Args:
+        weights: a run directory, a checkpoint, a file of the authors, timm or torchvision, or the name of released weights
+            (``dino:vit_s8``); None: untrained.
+        backbone: its name; may be left out for runs and for released weights.
+        key: which network of a checkpoint ("student", "teacher"); default: what the run evaluates.
+        image_size: side in pixels at which images are looked at; default: the run's, else 224.
+        device: auto, cpu, cuda, cuda:N or mps.
+        seed: of untrained weights.
+
+    Raises ``common.errors.UserError``, with one sentence, where the weights cannot be used.
+    """
+    from reports.visual.network import DEFAULT_SIZE, load_network
+
+    network = load_network(None if weights is None else str(weights), backbone, key, image_size, device, seed)
+    return Network(
+        network.backbone, network.name, network.weights, image_size or network.image_size or DEFAULT_SIZE, network.device
+    )
+
+
+class Network:
+    """What ``load`` returns.
+
+    Attributes:
+        backbone: the ``torch.nn.Module``, frozen and in evaluation mode.
+        name: what it was built by (``vit_s16``).
+        weights: where its weights come from, in words.
+        image_size: side in pixels of what ``preprocess`` makes.
+        device: where it computes.
+    """
+
+    def __init__(self, backbone: Backbone, name: str, weights: str, image_size: int, device: torch.device):
+        self.backbone = backbone
+        self.name = name
+        self.weights = weights
+        self.image_size = image_size
+        self.device = device
+
+    def __repr__(self) -> str:
+        return f"Network({self.name}, {self.weights}, {self.image_size} pixels, on {self.device})"
+
+    @_uses_toolkit
+    def preprocess(self, images: Photo | Sequence[Photo]) -> torch.Tensor:
+        """Images as every evaluation sees them: short side resized to 256/224 of the size, centre cut out, normalised.
+
+        Args:
+            images: one or several: paths, Pillow images, or arrays uint8 ``[H, W, 3]`` (grey ones ``[H, W]``).
+
+        Returns:
+            float32 ``[n, 3, image_size, image_size]`` on ``device``.
+        """
+        import torch
+
+        from data.views.central import eval_images
+
+        several = images if isinstance(images, (list, tuple)) else [images]
+        if not several:
+            return torch.empty(0, 3, self.image_size, self.image_size, device=self.device)
+        batches = [_batch_of(image, round(self.image_size * 256 / 224)).to(self.device) for image in several]
+        return torch.cat([eval_images(batch, self.image_size) for batch in batches])
+
+    @_uses_toolkit
+    def features(self, images: Photo | Sequence[Photo], batch_size: int = 64) -> np.ndarray:
+        """Pooled features, float32 ``[n, D]``: the CLS token of a ViT, the mean of a ResNet's last map."""
+        return self._compute(self.backbone, images, batch_size)
+
+    @_uses_toolkit
+    def tokens(self, image: Photo) -> np.ndarray:
+        """Features of one image's places, float32 ``[h, w, D]``: a ViT's patch tokens, a ResNet's last map."""
+        return self._compute(lambda batch: self.backbone.maps(batch)[0].permute(0, 2, 3, 1), [image])[0]
+
+    @_uses_toolkit
+    def attention(self, image: Photo) -> np.ndarray:
+        """Attention of the last block's CLS token to the patches, float32 ``[heads, h, w]``; a head's sum is 1 less its attention
+        to the CLS token itself. Raises UserError for a backbone without a CLS token."""
+        attention = self._compute(self.backbone.cls_attention, [image])[0, :, 1:]
+        return attention.reshape(len(attention), self.image_size // self.backbone.stride, -1)
+
+    def _compute(self, function: Callable, images: Photo | Sequence[Photo], batch_size: int = 64) -> np.ndarray:
+        import numpy as np
+        import torch
+
+        several = images if isinstance(images, (list, tuple)) else [images]
+        with torch.inference_mode():
+            parts = [
+                function(self.preprocess(several[start : start + batch_size])).float().cpu().numpy()
+                for start in range(0, max(len(several), 1), batch_size)
+            ]
+        return np.concatenate(parts)
+
+
+def _batch_of(image: Photo, short_side: int) -> Any:
+    """One image as a batch, decoded as data sets are."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from common.errors import UserError
+    from data.store.decode import DamagedImage, decode_image, from_array
+    from data.store.store import ImageBatch
+
+    if isinstance(image, (str, Path)):
+        try:
+            decoded = decode_image(Path(image), short_side)
+        except DamagedImage as error:
+            raise UserError(f"{image}: no usable image: {error}") from error
+    else:
+        levels = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
+        if levels.ndim == 2:
+            levels = np.repeat(levels[..., None], 3, axis=2)
+        if levels.dtype != np.uint8 or levels.ndim != 3 or levels.shape[2] != 3 or 0 in levels.shape:
+            raise UserError(
+                f"an image of {levels.dtype} {list(levels.shape)}; give uint8 [H, W, 3], a Pillow image or a path"
+            )
+        decoded = from_array(levels, short_side)
+    pixels = torch.from_numpy(decoded.pixels.copy()).permute(2, 0, 1)[None]
+    return ImageBatch(pixels.contiguous(), torch.tensor([pixels.shape[2:]]))
+
+
+def main() -> int:
+    """The command ``ssl-compare``, which is ``run.py``."""
+    with _toolkit():
+        import run
+
+        return run.main(sys.argv[1:])
