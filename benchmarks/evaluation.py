@@ -18,6 +18,7 @@ from benchmarks.reference.transformer import VisionTransformer
 from benchmarks.timing import Limit, Measurement, Spread
 from common.statistics.confusion import bootstrap_scores
 from eval.core.context import make_context
+from eval.core.options import WeightsOptions
 from eval.core.probe import Heads
 from eval.features.extract import compute_features
 from eval.features.votes import knn_classify
@@ -150,7 +151,16 @@ def _accuracies(bench: Bench) -> list[Measurement]:
         with tempfile.TemporaryDirectory(prefix="bench-features-") as folder:
             backbone = "vit_nano" if weights is None else None
             data = "demo" if weights is None else None
-            context = make_context(weights, backbone, data, None, None, str(bench.device), precision, folder, seed=0)
+            context = make_context(
+                WeightsOptions(
+                    weights=weights,
+                    backbone=backbone,
+                    data=data,
+                    device=str(bench.device),
+                    precision=precision,
+                    out=folder,
+                )
+            )
             top1 = next(m for m in KNN(KNNConfig(ks=[20])).run(context) if m.metric == "top1")
         case = f"k-NN top-1 (k 20) of {trained} on {top1.n} images of {context.test.name}"
         value = Spread(top1.value, top1.low, top1.high)

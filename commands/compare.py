@@ -1,4 +1,4 @@
-"""The command ``run.py compare``: plan a grid, run what is missing, write the report."""
+"""Run a grid of trainings, continue what was interrupted, and report."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.text import Text
 
 from commands.train import TrainOptions, read_options
 from commands.visualize import draw_for_run
-from common.cli import words_of
+from common.cli import read_open_command, require_one_process, words_of
 from common.errors import UsageError, UserError
 from common.registry import load_plugin
 from reports import build_report
@@ -26,6 +26,12 @@ from training.resolve import is_out_of_date, other_options
 
 #: Options that a run's name tells.
 NAMED = ("method", "backbone", "seed")
+
+
+def main(words: Sequence[str]) -> int:
+    require_one_process("compare")
+    epilog = "Any option of training or of a method may follow."
+    return compare(*read_open_command("compare", __doc__, CompareCommand, words, epilog))
 
 
 def compare(command: CompareCommand, further: Mapping[str, Any]) -> int:

@@ -1,5 +1,6 @@
-"""What ``run.py data NAME`` prints: is the data set whole, and what is in it."""
+"""Build, check and describe a data set: is it whole, and what is in it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,14 +10,38 @@ from rich.table import Table
 from rich.text import Text
 from simple_parsing import field
 
+from common.cli import read_command
 from common.images import VOID
-from data.datasets import open_dataset
+from data.datasets import fetch, open_dataset
 from data.store.store import ImageStore, shared_content
 
 #: With more classes than this only the smallest and the largest are listed.
 MOST_CLASSES = 100
 #: Names listed for each way of converting images.
 MOST_NAMES = 20
+
+
+@dataclass(kw_only=True)
+class DataCommand:
+    """Options of the command that builds, checks and describes a data set."""
+
+    name: str = field(positional=True)
+    """demo, imagefolder, cifar10, imagenet, voc2007 or voc2012"""
+    data_root: str | None = None
+    """folder of the data set; demo needs none"""
+    short_side: int | None = None
+    """largest short side of the stored images, in pixels; default: as they are"""
+    download: bool = False
+    """fetch what is missing (voc2012: images, masks, and SBD's masks of train_aug), with checksums; continues when repeated"""
+
+
+def main(words: Sequence[str]) -> int:
+    command = read_command("data", __doc__, DataCommand, words)
+    root = command.data_root and Path(command.data_root)
+    if command.download:
+        fetch(command.name, root)
+    describe(command.name, root, command.short_side)
+    return 0
 
 
 def describe(
@@ -159,17 +184,3 @@ def _print_files(console: Console, store: ImageStore) -> None:
 
 def _spread(values: np.ndarray) -> str:
     return f"{values.min()} / {np.median(values):.0f} / {values.max()}"
-
-
-@dataclass(kw_only=True)
-class DataCommand:
-    """Options of the command that builds, checks and describes a data set."""
-
-    name: str = field(positional=True)
-    """demo, imagefolder, cifar10, imagenet, voc2007 or voc2012"""
-    data_root: str | None = None
-    """folder of the data set; demo needs none"""
-    short_side: int | None = None
-    """largest short side of the stored images, in pixels; default: as they are"""
-    download: bool = False
-    """fetch what is missing (voc2012: images, masks, and SBD's masks of train_aug), with checksums; continues when repeated"""

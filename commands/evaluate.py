@@ -1,4 +1,4 @@
-"""The command ``run.py evaluate``."""
+"""Evaluate any weights: k-NN, linear probe, and what else ``eval/`` holds."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from simple_parsing import field
-
-from common.cli import make_parser, parse, value_of
+from common.cli import PluginOption, load_plugins, make_parser, parse, require_one_process, value_of
 from common.errors import UserError
 from common.files import remove_unfinished
-from common.registry import load_plugin
 from eval.core.base import EVALUATIONS, EvaluationConfig, check_data
 from eval.core.context import EvalContext, make_context
+from eval.core.options import WeightsOptions
 from eval.core.run import run_evaluations
 from rundir.lock import run_lock
 from rundir.options import read_options as read_options_of
@@ -24,6 +22,46 @@ from rundir.paths import CONFIG, ENVIRONMENT
 from rundir.provenance import write_environment
 from rundir.results import Measurement
 from training.machine.environment import describe_environment
+
+
+@dataclass(kw_only=True)
+class WeightsCommand(PluginOption, WeightsOptions):
+    """Which weights, on which data, and how."""
+
+    again: bool = False
+    """measure anew what has been measured with the same weights, data and options"""
+
+
+@dataclass(kw_only=True)
+class EvaluateCommand(WeightsCommand):
+    """Evaluate any weights. Each evaluation has further options, --EVALUATION_OPTION."""
+
+    evals: list[str] = dataclasses.field(default_factory=lambda: ["knn", "linear"])
+    """evaluations, which docs/evaluations.md describes: knn, linear, linear_authors, knn_low_shot, svm, finetune, davis, …"""
+
+
+def main(words: Sequence[str]) -> int:
+    require_one_process("evaluate")
+    evaluate_weights(*read_options(words))
+    return 0
+
+
+def read_options(words: Sequence[str]) -> tuple[EvaluateCommand, dict[str, EvaluationConfig]]:
+    """Parse the words of ``run.py evaluate``; plug-ins are loaded on the way.
+
+    Returns:
+        the options of the command itself, and those of each evaluation that it names.
+
+    Raises UsageError for an unknown option or evaluation (naming the nearest known one) or a value of another kind.
+    """
+    load_plugins(words)
+    parser = make_parser("evaluate", __doc__)
+    parser.add_arguments(EvaluateCommand, dest="command")
+    names = value_of(words, "evals", many=True) or EvaluateCommand().evals
+    for name in names:
+        parser.add_arguments(EVALUATIONS.get(name).Config, dest=f"eval_{name}", prefix=f"{name}_")
+    options = parse(parser, words)
+    return options.command, {name: getattr(options, f"eval_{name}") for name in names}
 
 
 def evaluate_weights(command: EvaluateCommand, configs: Mapping[str, EvaluationConfig]) -> list[Measurement]:
@@ -38,18 +76,7 @@ def evaluate_weights(command: EvaluateCommand, configs: Mapping[str, EvaluationC
     Raises:
         UserError: options, weights or data are wrong, or another process writes into the run directory.
     """
-    context = make_context(
-        command.weights,
-        command.backbone,
-        command.data,
-        command.data_root,
-        command.image_size,
-        command.device,
-        command.precision,
-        command.out,
-        command.seed,
-        command.key,
-    )
+    context = make_context(command)
     for name in configs:
         check_data(name, context.test.name)  # before anything is written
     options = _options_of(command, context)
@@ -96,63 +123,3 @@ def _claim(directory: Path, options: dict[str, Any]) -> None:
                 f"{directory} holds results of other weights ({name} was {before.get(name)}, now {options[name]}); "
                 "give another --out"
             )
-
-
-@dataclass(kw_only=True)
-class WeightsCommand:
-    """Which weights, on which data, and how."""
-
-    weights: str | None = None
-    """run directory, checkpoint, weights file (the authors', timm's, torchvision's) or released weights by name: dino:vit_s8,
-    barlow_twins:resnet50, timm:NAME.TAG, torchvision:NAME; default: untrained"""
-    key: str | None = None
-    """which network of a checkpoint, such as teacher or student; default: the one that the run evaluates, else the teacher"""
-    backbone: str | None = None
-    """vit_nano, vit_t16, vit_s16, vit_s8, vit_b16, vit_b8, resnet18, resnet18_cifar, resnet50, pixels or timm:NAME;
-    default: the run's"""
-    data: str | None = None
-    """demo, imagefolder, cifar10, imagenet, voc2007 or voc2012, or what one evaluation reads: davis, roxford5k, rparis6k or
-    copydays; default: the run's"""
-    data_root: str | None = None
-    """folder of the data set; default: the run's; demo needs none"""
-    image_size: int | None = None
-    """side of evaluation images, in pixels; default: the run's, else the data set's own (224, demo and cifar10: 32)"""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:N or mps"""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """of feature extraction; auto: bf16 where the device is fast at it, else fp32"""
-    out: str | None = None
-    """where results go; default: the run directory, else runs/evaluate-BACKBONE-WEIGHTS-DATA-SEED"""
-    seed: int = 0
-    """of untrained weights and of probes"""
-    again: bool = False
-    """measure anew what has been measured with the same weights, data and options"""
-    plugin: list[list[str]] = field(default_factory=list, action="append", type=str)
-    """file or module that adds a backbone or an evaluation; may be given several times"""
-
-
-@dataclass(kw_only=True)
-class EvaluateCommand(WeightsCommand):
-    """Evaluate any weights. Each evaluation has further options, --EVALUATION_OPTION."""
-
-    evals: list[str] = dataclasses.field(default_factory=lambda: ["knn", "linear"])
-    """evaluations, which docs/evaluations.md describes: knn, linear, linear_authors, knn_low_shot, svm, finetune, davis, …"""
-
-
-def read_options(words: Sequence[str], description: str = "") -> tuple[EvaluateCommand, Mapping[str, EvaluationConfig]]:
-    """Parse the words of ``run.py evaluate``; plug-ins are loaded on the way.
-
-    Returns:
-        the options of the command itself, and those of each evaluation that it names.
-
-    Raises UsageError for an unknown option or evaluation (naming the nearest known one) or a value of another kind.
-    """
-    for plugin in value_of(words, "plugin") or []:
-        load_plugin(plugin)
-    parser = make_parser("evaluate", description)
-    parser.add_arguments(EvaluateCommand, dest="command")
-    names = value_of(words, "evals", many=True) or EvaluateCommand().evals
-    for name in names:
-        parser.add_arguments(EVALUATIONS.get(name).Config, dest=f"eval_{name}", prefix=f"{name}_")
-    options = parse(parser, words)
-    return options.command, {name: getattr(options, f"eval_{name}") for name in names}

@@ -1,19 +1,19 @@
-"""The command ``run.py export``."""
+"""Write weights in another layout: the authors', timm's, torchvision's, ONNX."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from simple_parsing import field
 
 from backbones import build_backbone
 from backbones.formats.authors import barlow_twins_checkpoint, dino_checkpoint, method_state
 from backbones.formats.export import TIMM_NAMES, Written, difference_of, export_backbone, require_known, write_checked
 from backbones.formats.source import Source
+from common.cli import PluginOption, read_command
 from common.errors import UsageError, UserError
 
 #: Layouts of a whole training, how they are made of a run's checkpoint, and which backbones the authors have.
@@ -21,6 +21,30 @@ FULL_FORMATS: dict[str, tuple[Callable[[Mapping[str, Any]], dict[str, Any]], tup
     "dino_full": (dino_checkpoint, tuple(TIMM_NAMES)),
     "barlow_twins_full": (barlow_twins_checkpoint, ("resnet18", "resnet50")),
 }
+
+
+@dataclass(kw_only=True)
+class ExportCommand(PluginOption):
+    """Weights in another program's layout. The file is read back, and its features compared."""
+
+    weights: str | None = None
+    """run directory, checkpoint, weights file or released weights by name"""
+    key: str | None = None
+    """which network of a checkpoint, such as teacher or student; default: the one that the run evaluates, else the teacher"""
+    backbone: str | None = None
+    """its name; default: the run's, or what the released weights are of"""
+    format: Literal["dino", "dino_full", "barlow_twins", "barlow_twins_full", "torchvision", "timm", "onnx"] = "dino"
+    """dino, torchvision, barlow_twins (torchvision's names): a backbone's state dict; dino_full, barlow_twins_full: the
+    authors' checkpoint.pth of a run; timm: safetensors; onnx: images to features, for any batch size"""
+    out: str | None = None
+    """the file to write"""
+    image_size: int | None = None
+    """side of the images that an ONNX model takes, in pixels; default: the run's, else 224"""
+
+
+def main(words: Sequence[str]) -> int:
+    print(export(read_command("export", __doc__, ExportCommand, words)))
+    return 0
 
 
 def export(command: ExportCommand) -> Written:
@@ -69,24 +93,3 @@ def _export_full(command: ExportCommand, source: Source, name: str, image_size: 
         return max(differences), f"new {name}s"
 
     return write_checked(Path(command.out), lambda file: torch.save(checkpoint, file), check)
-
-
-@dataclass(kw_only=True)
-class ExportCommand:
-    """Weights in another program's layout. The file is read back, and its features compared."""
-
-    weights: str | None = None
-    """run directory, checkpoint, weights file or released weights by name"""
-    key: str | None = None
-    """which network of a checkpoint, such as teacher or student; default: the one that the run evaluates, else the teacher"""
-    backbone: str | None = None
-    """its name; default: the run's, or what the released weights are of"""
-    format: Literal["dino", "dino_full", "barlow_twins", "barlow_twins_full", "torchvision", "timm", "onnx"] = "dino"
-    """dino, torchvision, barlow_twins (torchvision's names): a backbone's state dict; dino_full, barlow_twins_full: the
-    authors' checkpoint.pth of a run; timm: safetensors; onnx: images to features, for any batch size"""
-    out: str | None = None
-    """the file to write"""
-    image_size: int | None = None
-    """side of the images that an ONNX model takes, in pixels; default: the run's, else 224"""
-    plugin: list[list[str]] = field(default_factory=list, action="append", type=str)
-    """file or module that adds a backbone; may be given several times"""

@@ -1,11 +1,15 @@
-"""Options of the commands ``run.py report`` and ``run.py reproduce``. Imports no torch."""
+"""Make the report from run directories alone. Imports no torch."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from simple_parsing import field
+
+from common.cli import read_command
+from reports import build_report
 
 
 @dataclass(kw_only=True)
@@ -20,3 +24,9 @@ class ReportCommand:
     """heading of the page"""
     palette: Literal["diverging", "study"] = "diverging"
     """of cross-correlations; diverging: white at 0; study: cyan at 0, red at 1"""
+
+
+def main(words: Sequence[str]) -> int:
+    command = read_command("report", __doc__, ReportCommand, words)
+    print(build_report(command.runs, command.out, title=command.title, palette=command.palette))
+    return 0

@@ -1,5 +1,5 @@
-"""The command ``run.py reproduce``: rows of published tables are run here, and set beside the published numbers. The list
-imports neither torch nor matplotlib, which plans and launchers do."""
+"""Run rows of published tables, and set what is measured beside what was published. ``--list`` imports neither torch nor
+matplotlib."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 from simple_parsing import field
 
-from common.cli import UnknownOption, words_of
+from common.cli import UnknownOption, read_open_command, require_one_process, words_of
 from common.environment import ROOT
 from common.errors import UsageError, UserError, unknown_name
 from common.files import read_yaml, write_text
@@ -38,6 +38,32 @@ from training.config import TrainConfig
 
 #: Data without a folder of its own to give.
 BUILT_IN = "demo"
+
+
+@dataclass(kw_only=True)
+class ReproduceCommand:
+    """Run rows of published tables, and set what is measured beside what was published."""
+
+    tables: list[str] = field(positional=True, default_factory=list, nargs="*", metavar="TABLE")
+    """published tables to run, such as dino/table2; --list shows them"""
+    list: bool = False
+    """show every table: what it needs, what it costs, and what has been measured so far under --out"""
+    data_root: list[str] | None = None
+    """folder of the data set; where a table reads several, NAME=DIR for each"""
+    rows: list[str] | None = None
+    """rows to run, by their names; default: all that can be run"""
+    seeds: list[int] | None = None
+    """one run of each row for each; default: the grid's, or 0"""
+    out: str = "reproduced"
+    """folder for the run directories, tables and reports"""
+    dry_run: bool = False
+    """print the commands; run nothing"""
+
+
+def main(words: Sequence[str]) -> int:
+    require_one_process("reproduce")
+    epilog = "Any option of training, or of evaluate and its evaluations, may follow."
+    return reproduce(*read_open_command("reproduce", __doc__, ReproduceCommand, words, epilog))
 
 
 @dataclass(frozen=True)
@@ -365,23 +391,3 @@ def _so_far(table: PublishedTable, out: Path) -> str:
     if any((run.reproduces or {}).get("changed") for run in runs):
         words += ", some with other options than the table's"
     return words
-
-
-@dataclass(kw_only=True)
-class ReproduceCommand:
-    """Run rows of published tables, and set what is measured beside what was published."""
-
-    tables: list[str] = field(positional=True, default_factory=list, nargs="*", metavar="TABLE")
-    """published tables to run, such as dino/table2; --list shows them"""
-    list: bool = False
-    """show every table: what it needs, what it costs, and what has been measured so far under --out"""
-    data_root: list[str] | None = None
-    """folder of the data set; where a table reads several, NAME=DIR for each"""
-    rows: list[str] | None = None
-    """rows to run, by their names; default: all that can be run"""
-    seeds: list[int] | None = None
-    """one run of each row for each; default: the grid's, or 0"""
-    out: str = "reproduced"
-    """folder for the run directories, tables and reports"""
-    dry_run: bool = False
-    """print the commands; run nothing"""

@@ -1,17 +1,37 @@
-"""The command ``run.py segment``."""
+"""Train segmentation heads on any weights, frozen or fine-tuned, and measure their mIoU."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from commands.evaluate import EvaluateCommand, WeightsCommand, evaluate_weights
+from common.cli import load_plugins, make_parser, parse
 from common.distributed import is_main
 from common.errors import UsageError
 from eval.core.context import make_context
 from eval.segmentation import Segmentation, SegmentationConfig
 from rundir.results import Measurement
 from training.machine.devices import process_group
+
+
+@dataclass(kw_only=True)
+class SegmentCommand(WeightsCommand):
+    """Train segmentation heads on any weights and measure them, all under one protocol."""
+
+    weights: list[str] | None = None
+    """run directories, checkpoints or weights files, one after the other; default: untrained"""
+
+
+def main(words: Sequence[str]) -> int:
+    load_plugins(words)
+    parser = make_parser("segment", __doc__)
+    parser.add_arguments(SegmentCommand, dest="command")
+    parser.add_arguments(SegmentationConfig, dest="segmentation")
+    options = parse(parser, words)
+    segment_weights(options.command, options.segmentation)
+    return 0
 
 
 def segment_weights(command: SegmentCommand, config: SegmentationConfig) -> list[Measurement]:
@@ -35,26 +55,6 @@ def segment_weights(command: SegmentCommand, config: SegmentationConfig) -> list
             one = EvaluateCommand(**{**shared, "weights": weights})
             if is_main():
                 measurements += evaluate_weights(one, {"segmentation": config})
-                continue
-            names = (
-                "weights",
-                "backbone",
-                "data",
-                "data_root",
-                "image_size",
-                "device",
-                "precision",
-                "out",
-                "seed",
-                "key",
-            )
-            Segmentation(config).train(make_context(*(getattr(one, name) for name in names)))
+            else:
+                Segmentation(config).train(make_context(one))
     return measurements
-
-
-@dataclass(kw_only=True)
-class SegmentCommand(WeightsCommand):
-    """Train segmentation heads on any weights and measure them, all under one protocol."""
-
-    weights: list[str] | None = None
-    """run directories, checkpoints or weights files, one after the other; default: untrained"""

@@ -1,16 +1,30 @@
-"""The command ``run.py status``: how far a grid is, from its folder. It asks no process of the grid, and changes nothing."""
+"""Show how far each run of a grid is, from the grid's folder alone. Asks no process of the grid, and changes nothing."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from simple_parsing import field
 
+from common.cli import read_command
 from rundir.lock import is_running
 from training.grids.launchers.cells import CellState, read_states, table_of
 from training.grids.launchers.slurm import queued, read_jobs, status_of
+
+
+@dataclass(kw_only=True)
+class StatusCommand:
+    """How far each cell of a grid is, from the grid's folder, and from SLURM's queue where there is one."""
+
+    out: str = field(positional=True, metavar="OUT")
+    """the folder that compare was given as --out"""
+
+
+def main(words: Sequence[str]) -> int:
+    return status(read_command("status", __doc__, StatusCommand, words))
 
 
 def status(command: StatusCommand) -> int:
@@ -32,11 +46,3 @@ def status_in_folder(state: CellState) -> str:
     if state.is_done:
         return "done"
     return {True: "running", False: "stopped", None: "waiting"}[is_running(state.directory)]
-
-
-@dataclass(kw_only=True)
-class StatusCommand:
-    """How far each cell of a grid is, from the grid's folder, and from SLURM's queue where there is one."""
-
-    out: str = field(positional=True, metavar="OUT")
-    """the folder that compare was given as --out"""

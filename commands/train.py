@@ -1,4 +1,4 @@
-"""The command ``run.py train``: from its words to the options of a run."""
+"""Pre-train a backbone with a method, then evaluate it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,23 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rich.console import Console
-from simple_parsing import field
 
-from common.cli import make_parser, parse, read_config, value_of, words_of
-from common.registry import load_plugin
+from common.cli import PluginOption, load_plugins, make_parser, parse, read_config, value_of, words_of
 from eval.core.base import EVALUATIONS, EvaluationConfig, check_data
 from methods.core.base import METHODS, MethodConfig
 from training.config import TrainConfig
+
+
+@dataclass(kw_only=True)
+class TrainCommand(PluginOption):
+    """Options of the command line that do not belong to the run itself."""
+
+    config: str | None = None
+    """YAML file of options, as a run writes it into its config.yaml; the command line overrides it"""
+    resume: Literal["auto", "never"] = "auto"
+    """auto: continue what the run directory holds; never: refuse a directory that holds a run"""
+    dry_run: bool = False
+    """print the resolved configuration, parameters, FLOPs, steps and memory; train nothing"""
 
 
 @dataclass(frozen=True)
@@ -27,17 +37,27 @@ class TrainOptions:
     evaluations: Mapping[str, EvaluationConfig]
 
 
-def read_options(words: Sequence[str], description: str = "") -> TrainOptions:
+def main(words: Sequence[str]) -> int:
+    options = read_options(words)
+    from training.trainer import plan, print_plan, train
+
+    if options.command.dry_run:
+        print_plan(plan(options.train, options.method))
+    else:
+        train(options.train, options.method, options.evaluations, resume=options.command.resume == "auto")
+    return 0
+
+
+def read_options(words: Sequence[str]) -> TrainOptions:
     """Parse the words of ``run.py train``: a configuration file's first, then those given; plug-ins are loaded on the way.
 
     Raises UsageError for an unknown option, method or evaluation (naming the nearest known one) or a value of another kind.
     """
-    for plugin in value_of(words, "plugin") or []:
-        load_plugin(plugin)
+    load_plugins(words)
     if file := value_of(words, "config"):
         words = [*words_of(_fitting(read_config(file), words)), *words]
     method = METHODS.get(value_of(words, "method") or TrainConfig.method)
-    parser = make_parser("train", description)
+    parser = make_parser("train", __doc__)
     parser.add_arguments(TrainCommand, dest="command")
     parser.add_arguments(TrainConfig, dest="train", default=TrainConfig(**method.recipe))
     parser.add_arguments(method.Config, dest="method_options")
@@ -73,17 +93,3 @@ def _fitting(options: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
             soft_wrap=True,
         )
     return {name: value for name, value in options.items() if name not in gone}
-
-
-@dataclass(kw_only=True)
-class TrainCommand:
-    """Options of the command line that do not belong to the run itself."""
-
-    config: str | None = None
-    """YAML file of options, as a run writes it into its config.yaml; the command line overrides it"""
-    plugin: list[list[str]] = field(default_factory=list, action="append", type=str)
-    """file or module that adds a method, backbone or evaluation; may be given several times"""
-    resume: Literal["auto", "never"] = "auto"
-    """auto: continue what the run directory holds; never: refuse a directory that holds a run"""
-    dry_run: bool = False
-    """print the resolved configuration, parameters, FLOPs, steps and memory; train nothing"""

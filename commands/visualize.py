@@ -1,4 +1,4 @@
-"""Looking inside networks: ``run.py visualize WHAT``. Importing this package imports no torch."""
+"""Look inside networks: one picture a file in ``reports/visual``, whose options stand in ``reports.visual.options``."""
 
 from __future__ import annotations
 
@@ -6,9 +6,26 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from common.errors import UserError
-from reports.visual.options import VisualOptions, options_for_run
+from common.cli import read_command
+from common.errors import UsageError, UserError, unknown_name
+from reports.visual.options import VISUALIZATIONS, VisualOptions, options_for_run
 from rundir.paths import pictures_of
+
+
+def main(words: Sequence[str]) -> int:
+    if not words:
+        raise UsageError(f"visualize: what? Give one of {', '.join(VISUALIZATIONS)}")
+    what, *words = words
+    if what in ("-h", "--help"):
+        pictures = "\n".join(f"  {name:<18} {kind.__doc__.splitlines()[0]}" for name, kind in VISUALIZATIONS.items())
+        print(f"usage: run.py visualize WHAT --option value …\n\n{pictures}\n\n  python run.py visualize WHAT --help")
+        return 0
+    if what not in VISUALIZATIONS:
+        raise unknown_name("picture", what, VISUALIZATIONS)
+    options = read_command(f"visualize {what}", VISUALIZATIONS[what].__doc__, VISUALIZATIONS[what], words)
+    for path in visualize(what, options):
+        print(path)
+    return 0
 
 
 def visualize(what: str, options: VisualOptions) -> list[Path]:

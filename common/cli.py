@@ -5,12 +5,26 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
+
+from simple_parsing import ArgumentParser, field
 
 from common.errors import UsageError, unknown_name
 from common.files import parse_yaml, read_yaml
 from common.options import check
+from common.registry import load_plugin
+
+Options = TypeVar("Options")
+
+
+@dataclass(kw_only=True)
+class PluginOption:
+    """The option ``--plugin`` of a command; ``load_plugins`` obeys it."""
+
+    plugin: list[list[str]] = field(default_factory=list, action="append", type=str)
+    """file or module that adds a method, backbone or evaluation; may be given several times"""
 
 
 class UnknownOption(UsageError):
@@ -29,7 +43,6 @@ def make_parser(command: str, description: str, epilog: str = "") -> argparse.Ar
     """A parser for one subcommand. Add dataclasses with ``add_arguments``; options are their field names with underscores,
     never abbreviated. Values are checked against their declarations (``common.options``), which help shows. Errors raise
     UsageError instead of printing the whole usage."""
-    from simple_parsing import ArgumentParser
 
     class Parser(ArgumentParser):
         def add_arguments(self, *args: Any, **more: Any) -> Any:
@@ -70,6 +83,33 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Nam
     if unknown:
         raise UsageError(f"{parser.prog}: {' '.join(unknown)!r} belongs to no option; see: python {parser.prog} --help")
     return namespace
+
+
+def read_command(command: str, description: str, kind: type[Options], words: Sequence[str]) -> Options:
+    """The options of a command that has one dataclass of them, ``kind``; its plug-ins are loaded."""
+    if issubclass(kind, PluginOption):
+        load_plugins(words)
+    parser = make_parser(command, description)
+    parser.add_arguments(kind, dest="command")
+    return parse(parser, words).command
+
+
+def read_open_command(
+    command: str, description: str, kind: type[Options], words: Sequence[str], epilog: str
+) -> tuple[Options, dict[str, Any]]:
+    """The same of a command that hands further options on to other commands: its own, and the further ones."""
+    parser = make_parser(command, description, epilog=epilog)
+    parser.add_arguments(kind, dest="command")
+    namespace, further = parser.parse_known_args(list(words))
+    return namespace.command, further_options(further)
+
+
+def load_plugins(words: Sequence[str]) -> list[str]:
+    """Import what each ``--plugin`` among ``words`` names, since names of options and choices depend on it. Returns the names."""
+    plugins = value_of(words, "plugin") or []
+    for plugin in plugins:
+        load_plugin(plugin)
+    return plugins
 
 
 def further_options(words: Sequence[str]) -> dict[str, Any]:

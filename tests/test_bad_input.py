@@ -12,6 +12,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import commands.train
 import run as command_line
 from common.cli import read_config, words_of
 from common.errors import UsageError, UserError
@@ -67,7 +68,7 @@ def test_hostile_configurations_are_refused_at_once(name, tmp_path, monkeypatch)
     (tmp_path / "evil.py").write_text("from pathlib import Path\nPath('CREATED').touch()\n")
     began = time.monotonic()
     with pytest.raises(UserError, match=r"config\.yaml|--lr") as raised:
-        command_line.train(["--config", str(path), "--dry_run"])
+        commands.train.main(["--config", str(path), "--dry_run"])
     assert "\n" not in str(raised.value) and len(str(raised.value)) < 1000
     assert time.monotonic() - began < 30  # not: for as long as there is memory
     assert not (tmp_path / "CREATED").exists()

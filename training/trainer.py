@@ -19,6 +19,7 @@ from common.files import remove_unfinished
 from eval.core.base import EvaluationConfig
 from eval.core.context import make_context
 from eval.core.online import Monitor
+from eval.core.options import WeightsOptions
 from eval.core.run import run_evaluations
 from methods.core.base import METHODS, Method, MethodConfig, steps_of
 from rundir.lock import run_lock
@@ -87,7 +88,9 @@ def train(
             elif main:
                 print(f"{run}: training ended already, after {end['minutes']:.1f} minutes; nothing to train")
         if main and evaluations:
-            context = make_context(str(run), None, None, None, None, config.device, config.precision, None, config.seed)
+            context = make_context(
+                WeightsOptions(weights=str(run), device=config.device, precision=config.precision, seed=config.seed)
+            )
             run_evaluations(list(evaluations), evaluations, context)
     if main and config.visualize:
         draw_for_run(run, config.visualize)

@@ -17,10 +17,11 @@ from torch import Tensor
 from backbones.formats.source import Source
 from common.errors import UsageError, UserError
 from common.files import digest_of
-from common.options import IMAGE_SIZE, Range, check_value
+from common.options import check
 from data.datasets import BENCHMARKS, default_image_size, open_benchmark, open_dataset
 from data.sets.benchmark import Benchmark, fingerprint_of
 from data.store.store import ImageStore
+from eval.core.options import WeightsOptions
 from eval.features.cache import ArrayCache
 from eval.features.extract import FrozenBackbone, Kind, store_features
 from eval.features.files import file_features
@@ -154,51 +155,31 @@ def _labelled(store: ImageStore) -> np.ndarray:
     return np.flatnonzero(store.labels >= 0 if store.label_sets is None else store.label_sets.any(axis=1))
 
 
-def make_context(
-    weights: str | None,
-    backbone: str | None,
-    data: str | None,
-    data_root: str | None,
-    image_size: int | None,
-    device: str,
-    precision: str,
-    out: str | Path | None,
-    seed: int,
-    key: str | None = None,
-) -> EvalContext:
-    """A context for any weights. What is None is taken from the run that the weights belong to.
-
-    Args:
-        weights: a run directory, a run's checkpoint, the authors', timm's or torchvision's files, or the name of released
-            ones; None: untrained.
-        backbone: name; may be None for a run, and for released weights.
-        data, data_root: of the training bank and the test images; may be None for a run.
-        image_size: pixels; default: the run's, else the data set's.
-        device, precision: as options have them (auto, …).
-        out: where results go; default: the run directory, else ``runs/evaluate-…``.
-        seed: of untrained weights and of probes.
-        key: which network of a checkpoint.
+def make_context(options: WeightsOptions) -> EvalContext:
+    """A context for any weights. What ``options`` leave open is taken from the run that the weights belong to.
 
     Raises:
         UsageError: something needed was not given, or is unknown.
         UserError: weights or data cannot be read.
     """
+    check(options)
+    weights, data, data_root = options.weights, options.data, options.data_root
     source = Source(weights)
-    backbone = source.backbone_name(backbone)
-    options = source.options
+    backbone = source.backbone_name(options.backbone)
+    of_run = source.options
     if data is None:
-        data = options.get("data")
-        data_root = data_root or options.get("data_root")
+        data = of_run.get("data")
+        data_root = data_root or of_run.get("data_root")
     if data is None:
         raise UsageError("--data is needed: the data set to evaluate on")
+    image_size = options.image_size
     if image_size is None:
-        same_data = options.get("data") == data and source.run.get("image_size")
+        same_data = of_run.get("data") == data and source.run.get("image_size")
         image_size = source.run["image_size"] if same_data else default_image_size(data)
-    check_value("image_size", image_size, Range(**IMAGE_SIZE))
-    chosen_device = pick_device(device)
-    chosen_precision = pick_precision(precision, chosen_device)
+    device = pick_device(options.device)
+    precision = pick_precision(options.precision, device)
 
-    network, described = source.build(backbone, image_size, seed, key)
+    network, described = source.build(backbone, image_size, options.seed, options.key)
     root = None if data_root is None else Path(data_root)
     if data in BENCHMARKS.names():
         train = test = open_benchmark(data, root)
@@ -209,9 +190,10 @@ def make_context(
         raise UserError(
             f"{data}: the training and test splits have different classes; give a data set with the same in both"
         )
+    out = options.out
     if out is None:
         stem = source.spec.replace(":", "_") if source.release else Path(weights).stem if weights else "untrained"
-        name = f"evaluate-{backbone.replace(':', '_')}-{stem}-{data}-{seed}"
+        name = f"evaluate-{backbone.replace(':', '_')}-{stem}-{data}-{options.seed}"
         out = weights if source.is_run_directory else Path("runs") / name
     return EvalContext(
         backbone=network,
@@ -220,8 +202,8 @@ def make_context(
         train=train,
         test=test,
         image_size=image_size,
-        device=chosen_device,
-        precision=chosen_precision,
+        device=device,
+        precision=precision,
         run_dir=Path(out),
-        seed=seed,
+        seed=options.seed,
     )

@@ -16,6 +16,7 @@ from common.errors import UsageError, UserError
 from data.datasets import open_dataset
 from data.store.store import ImageStore
 from eval.core.context import EvalContext, make_context
+from eval.core.options import WeightsOptions
 from methods.core.base import METHODS, MethodConfig
 from reports.visual.options import EmbeddingOptions, NeighboursOptions
 from rundir.options import read_options as read_run_options
@@ -98,18 +99,9 @@ def run_title(run: str | Path, options: dict[str, Any]) -> str:
 def context_of(options: NeighboursOptions | EmbeddingOptions) -> tuple[EvalContext, str]:
     """Weights and data as evaluations have them, with the same cache of features; and what titles call the weights."""
     is_run = options.weights is not None and Path(options.weights).is_dir()
-    context = make_context(
-        options.weights,
-        options.backbone,
-        options.data,
-        options.data_root,
-        options.image_size,
-        options.device,
-        options.precision,
-        Path(options.weights) if is_run else folder_of(options.out, None),
-        options.seed,
-        options.key,
-    )
+    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(WeightsOptions)}
+    out = options.weights if is_run else str(folder_of(options.out, None))
+    context = make_context(WeightsOptions(**{**given, "out": out}))
     return context, weights_title(options.weights, Source(options.weights).options, options.key)
 
 

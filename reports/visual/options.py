@@ -8,15 +8,15 @@ from typing import Literal
 
 from simple_parsing import field
 
+from common.cli import PluginOption
+
 
 @dataclass(kw_only=True)
-class VisualOptions:
+class VisualOptions(PluginOption):
     """Options of every picture."""
 
     out: str | None = None
     """folder for the pictures; default: the run's figures/ where one run is looked at, else pictures/"""
-    plugin: list[list[str]] = field(default_factory=list, action="append", type=str)
-    """file or module that adds a method or backbone; may be given several times"""
 
 
 @dataclass(kw_only=True)

@@ -21,6 +21,7 @@ from backbones.formats.released import PUBLISHED, find_release, is_released, rel
 from backbones.formats.source import Source
 from common.errors import UsageError, UserError
 from eval.core.context import make_context
+from eval.core.options import WeightsOptions
 from reports.visual.network import load_network
 
 
@@ -141,7 +142,16 @@ def test_evaluation_takes_the_backbone_that_the_name_implies(server, tmp_path, v
     for split in ("train", "test"):
         (tmp_path / "images" / split / "cat").mkdir(parents=True)
         Image.new("RGB", (40, 40)).save(tmp_path / "images" / split / "cat" / "1.png")
-    context = make_context("dino:vit_s16", None, "imagefolder", tmp_path / "images", 32, "cpu", "fp32", None, 0)
+    context = make_context(
+        WeightsOptions(
+            weights="dino:vit_s16",
+            data="imagefolder",
+            data_root=tmp_path / "images",
+            image_size=32,
+            device="cpu",
+            precision="fp32",
+        )
+    )
     assert context.backbone_name == "vit_nano"
     assert context.weights.startswith("48 of 48 tensors loaded from dino:vit_s16, ")
     assert context.run_dir.name == "evaluate-vit_nano-dino_vit_s16-imagefolder-0"

@@ -10,6 +10,7 @@ from backbones import build_backbone
 from commands.evaluate import EvaluateCommand, evaluate_weights
 from common.errors import UsageError, UserError
 from eval.core.context import make_context
+from eval.core.options import WeightsOptions
 from eval.knn import KNNConfig
 from methods.core.base import METHODS
 from rundir.results import read_results
@@ -59,7 +60,7 @@ def test_a_run_knows_its_backbone_data_and_size(run):
     assert read_results(run / "results" / "knn.json") == measurements
     assert yaml.safe_load((run / "config.yaml").read_text())["method"] == "random"  # still the training's
     file = run / "checkpoints" / "last.pt"
-    context = make_context(str(file), None, None, None, None, "cpu", "fp32", run.parent / "x", 0)
+    context = make_context(WeightsOptions(weights=str(file), device="cpu", precision="fp32", out=run.parent / "x"))
     assert context.weights_hash == measurements[0].weights
     assert "tensors loaded" in context.weights
 

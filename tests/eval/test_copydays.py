@@ -12,6 +12,7 @@ from common.errors import UserError
 from common.statistics.retrieval_map import trapezoid_precision
 from eval.copydays import CopydaysConfig, CopyDetection, Whitening, descriptors
 from eval.core.context import EvalContext, make_context
+from eval.core.options import WeightsOptions
 from eval.core.run import run_evaluations
 
 
@@ -40,7 +41,17 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def context(root: Path, tmp_path: Path) -> EvalContext:
-    return make_context(None, "vit_nano", "copydays", str(root), 32, "cpu", "fp32", tmp_path / "run", 0)
+    return make_context(
+        WeightsOptions(
+            backbone="vit_nano",
+            data="copydays",
+            data_root=str(root),
+            image_size=32,
+            device="cpu",
+            precision="fp32",
+            out=tmp_path / "run",
+        )
+    )
 
 
 def test_descriptors_equal_their_definition():
@@ -141,9 +152,29 @@ def test_what_is_wrong_is_named(context, root, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty: holds no images"):
         CopyDetection(CopydaysConfig(size=32, distractors=str(tmp_path / "empty"))).run(context)
-    resnet = make_context(None, "resnet18", "copydays", str(root), 32, "cpu", "fp32", tmp_path / "other", 0)
+    resnet = make_context(
+        WeightsOptions(
+            backbone="resnet18",
+            data="copydays",
+            data_root=str(root),
+            image_size=32,
+            device="cpu",
+            precision="fp32",
+            out=tmp_path / "other",
+        )
+    )
     with pytest.raises(UserError, match="resnet18 has no CLS and patch tokens"):
         CopyDetection(CopydaysConfig(size=32)).run(resnet)
     photo(0).save(root / "strong" / "999901.jpg")
     with pytest.raises(UserError, match=r"999901\.jpg: no file in .* starts with 9999"):
-        make_context(None, "vit_nano", "copydays", str(root), 32, "cpu", "fp32", tmp_path / "run", 0)
+        make_context(
+            WeightsOptions(
+                backbone="vit_nano",
+                data="copydays",
+                data_root=str(root),
+                image_size=32,
+                device="cpu",
+                precision="fp32",
+                out=tmp_path / "run",
+            )
+        )

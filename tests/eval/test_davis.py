@@ -15,6 +15,7 @@ from common.errors import UsageError, UserError
 from data.datasets import open_benchmark
 from data.sets.voc import palette
 from eval.core.context import EvalContext, make_context
+from eval.core.options import WeightsOptions
 from eval.core.run import run_evaluations
 from eval.davis import DavisConfig, DavisPropagation, frame_size, hard_labels, object_outcomes, video_interval
 from rundir.results import read_results
@@ -56,7 +57,17 @@ def davis(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def context(davis: Path, tmp_path: Path) -> EvalContext:
-    return make_context(None, "vit_nano", "davis", str(davis), 32, "cpu", "fp32", tmp_path / "run", 0)
+    return make_context(
+        WeightsOptions(
+            backbone="vit_nano",
+            data="davis",
+            data_root=str(davis),
+            image_size=32,
+            device="cpu",
+            precision="fp32",
+            out=tmp_path / "run",
+        )
+    )
 
 
 def follow_by_hand(backbone, frames, first, size, last, radius, topk=5, temperature=0.1):
@@ -221,7 +232,17 @@ def foreign(root):
 def test_wrong_data_is_named(davis, tmp_path, change, message):
     change(davis)
     with pytest.raises(UserError, match=message):
-        context = make_context(None, "vit_nano", "davis", str(davis), 32, "cpu", "fp32", tmp_path / "run", 0)
+        context = make_context(
+            WeightsOptions(
+                backbone="vit_nano",
+                data="davis",
+                data_root=str(davis),
+                image_size=32,
+                device="cpu",
+                precision="fp32",
+                out=tmp_path / "run",
+            )
+        )
         DavisPropagation(DavisConfig(**OPTIONS)).run(context)
 
 

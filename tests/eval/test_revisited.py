@@ -12,6 +12,7 @@ from PIL import Image
 from common.errors import UsageError, UserError
 from data.datasets import open_benchmark
 from eval.core.context import EvalContext, make_context
+from eval.core.options import WeightsOptions
 from eval.core.run import run_evaluations
 from eval.revisited import RevisitedConfig, RevisitedRetrieval, multi_scale_features, shrink
 
@@ -52,7 +53,17 @@ def write_data(root: Path, change=lambda truth: None) -> Path:
 @pytest.fixture
 def context(tmp_path: Path) -> EvalContext:
     root = write_data(tmp_path)
-    return make_context(None, "vit_nano", "roxford5k", str(root), 32, "cpu", "fp32", tmp_path / "run", 0)
+    return make_context(
+        WeightsOptions(
+            backbone="vit_nano",
+            data="roxford5k",
+            data_root=str(root),
+            image_size=32,
+            device="cpu",
+            precision="fp32",
+            out=tmp_path / "run",
+        )
+    )
 
 
 def features_by_hand(context, file, size, scales, box=None):
@@ -200,7 +211,17 @@ def test_a_box_outside_and_damaged_images(tmp_path):
         truth["gnd"][0]["bbx"] = [100.0, 0.0, 120.0, 20.0]
 
     root = write_data(tmp_path, outside)
-    context = make_context(None, "vit_nano", "roxford5k", str(root), 32, "cpu", "fp32", tmp_path / "run", 0)
+    context = make_context(
+        WeightsOptions(
+            backbone="vit_nano",
+            data="roxford5k",
+            data_root=str(root),
+            image_size=32,
+            device="cpu",
+            precision="fp32",
+            out=tmp_path / "run",
+        )
+    )
     evaluation = RevisitedRetrieval(RevisitedConfig(size=32))
     with pytest.raises(UserError, match=r"query_0\.jpg: the box .* lies outside"):
         evaluation.run(context)

@@ -15,6 +15,7 @@ from common.statistics.average_precision import interpolated_precision
 from data.datasets import open_dataset
 from data.sets.voc2007 import difficult_only
 from eval.core.context import make_context
+from eval.core.options import WeightsOptions
 from eval.core.run import run_evaluations
 from eval.knn import KNNConfig
 from eval.svm import SVMConfig
@@ -56,7 +57,17 @@ def write_voc2007(root: Path) -> Path:
 @pytest.fixture
 def context(tmp_path):
     root = write_voc2007(tmp_path / "data")
-    return make_context(None, "vit_nano", "voc2007", str(root), 16, "cpu", "fp32", tmp_path / "run", 0)
+    return make_context(
+        WeightsOptions(
+            backbone="vit_nano",
+            data="voc2007",
+            data_root=str(root),
+            image_size=16,
+            device="cpu",
+            precision="fp32",
+            out=tmp_path / "run",
+        )
+    )
 
 
 def voc_precision(scores, positives, eleven):

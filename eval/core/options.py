@@ -1,0 +1,37 @@
+"""Which weights to evaluate, on which data, and how. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from common.options import IMAGE_SIZE, option
+
+
+@dataclass(kw_only=True)
+class WeightsOptions:
+    """What ``make_context`` needs. The commands ``evaluate`` and ``segment`` add options of their own."""
+
+    weights: str | None = None
+    """run directory, checkpoint, weights file (the authors', timm's, torchvision's) or released weights by name: dino:vit_s8,
+    barlow_twins:resnet50, timm:NAME.TAG, torchvision:NAME; default: untrained"""
+    key: str | None = None
+    """which network of a checkpoint, such as teacher or student; default: the one that the run evaluates, else the teacher"""
+    backbone: str | None = None
+    """vit_nano, vit_t16, vit_s16, vit_s8, vit_b16, vit_b8, resnet18, resnet18_cifar, resnet50, pixels or timm:NAME;
+    default: the run's"""
+    data: str | None = None
+    """demo, imagefolder, cifar10, imagenet, voc2007 or voc2012, or what one evaluation reads: davis, roxford5k, rparis6k or
+    copydays; default: the run's"""
+    data_root: str | None = None
+    """folder of the data set; default: the run's; demo needs none"""
+    image_size: int | None = option(None, **IMAGE_SIZE)
+    """side of evaluation images, in pixels; default: the run's, else the data set's own (224, demo and cifar10: 32)"""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps"""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """of feature extraction; auto: bf16 where the device is fast at it, else fp32"""
+    out: str | None = None
+    """where results go; default: the run directory, else runs/evaluate-BACKBONE-WEIGHTS-DATA-SEED"""
+    seed: int = 0
+    """of untrained weights and of probes"""
