@@ -92,14 +92,15 @@ def all_gather_rows(tensor: Tensor) -> Tensor:
 
 
 def is_shared_out(tensor: Any) -> bool:
-    """True if each process holds a part of it (``training.machine.sharding``): it is a DTensor, whose module takes long to import."""
+    """True if each process holds a part of it (``training.machine.sharding``): it is a DTensor, whose module takes long to
+    import."""
     return hasattr(tensor, "full_tensor")
 
 
 @torch.no_grad()
 def own_parts(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """What this process holds of each tensor: its part of one that is shared out, else the tensor itself. Changes in place change
-    the tensor."""
+    """What this process holds of each tensor: its part of one that is shared out, else the tensor itself. Changes in place
+    change the tensor."""
     return [tensor.to_local() if is_shared_out(tensor) else tensor for tensor in tensors]
 
 
@@ -115,7 +116,7 @@ def whole(state: Any) -> Any:
 
 @torch.no_grad()
 def norms(tensors: Sequence[Tensor]) -> Tensor:
-    """The 2-norm of each tensor ``[n]``; of shared-out ones, which all of them are or none, the whole tensor's. Asks nothing back
-    from the device."""
+    """The 2-norm of each tensor ``[n]``; of shared-out ones, which all of them are or none, the whole tensor's. Asks nothing
+    back from the device."""
     found = torch.stack(torch._foreach_norm(own_parts(tensors)))
     return all_reduce_sum(found.square()).sqrt() if is_shared_out(tensors[0]) else found

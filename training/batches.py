@@ -1,4 +1,4 @@
-"""Batches as a function of the step: which images, which partners, which crops. Nothing of it is state, so a run continues
+"""Batches as a function of the step: which images, which partners, which crops. They need no state, so a run continues
 anywhere, and N processes draw what one would."""
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from data.views.spec import View
 from methods.core.base import ViewBatch
 from training.config import TrainConfig
 
-# What a random stream is for; part of its seed, so that no two streams are alike.
+# Purposes of random streams: part of their seeds, so that no two streams are alike.
 ORDER, PAIRING, CROPS, MODEL, STEP = range(5)
-#: Batches gathered ahead of the one in use, each by a thread of its own: where images are decoded on the way, the processors that
-#: one batch's last images leave idle work on the next.
+#: Batches gathered ahead of the one in use, each by a thread: cores that are done with one batch's images then decode the
+#: next's.
 AHEAD = 2
+#: A tenth of the images is held out from training for the online k-NN, but at most this many.
+HELD_OUT = 1000
 
 
 def seed_of(purpose: int, *numbers: int) -> int:
@@ -35,19 +37,42 @@ def seed_of(purpose: int, *numbers: int) -> int:
 
 
 def short_side_for(image_size: int) -> int:
-    """Short side in pixels at which training images are stored. With twice the crop size, a crop of DINO's (from 5% of the
-    area) is hardly ever made from fewer pixels than it has, and the store stays small."""
+    """Short side in pixels at which training images are stored. At twice the crop size, DINO's crops (from 5% of the area) are
+    hardly ever enlarged, and the store stays small."""
     return 2 * image_size
+
+
+def hold_out(images: int, knn_every: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices (int64, sorted) of the images to train on and of those to hold out, the same for every seed and method. Without
+    an online k-NN none is held out."""
+    count = min(images // 10, HELD_OUT) if knn_every else 0
+    order = np.random.default_rng(0).permutation(images)
+    return np.sort(order[count:]), np.sort(order[:count])
+
+
+class BatchSource(Protocol):
+    """What a training takes its batches from.
+
+    Attributes:
+        steps_per_epoch: whole batches of one pass over the images.
+        left_out: images of a pass that are too few for a further batch.
+    """
+
+    steps_per_epoch: int
+    left_out: int
+
+    def stream(self, first: int, end: int) -> Iterator[ViewBatch]:
+        """This rank's part of the batches of steps ``first`` to before ``end``, each a function of its step."""
 
 
 @dataclass
 class HostBatch:
-    """What a step needs before its crops are made.
+    """This rank's part of a batch before its crops are made.
 
     Attributes:
         images: each source image once.
-        sources: int64 ``[V, b]``: rows of ``images``, of this rank's anchors.
-        params: random numbers of this rank's crops.
+        sources: int64 ``[V, b]``, rows of ``images``.
+        params: random numbers of the crops.
         labels: as ``ViewBatch.labels``.
     """
 
@@ -57,38 +82,15 @@ class HostBatch:
     labels: Tensor
 
 
-class BatchSource(Protocol):
-    """What the trainer takes its batches from.
-
-    Attributes:
-        steps_per_epoch: whole batches of one pass over the images.
-        left_out: images that an epoch leaves out, since they would be a smaller batch.
-    """
-
-    steps_per_epoch: int
-    left_out: int
-
-    def stream(self, first: int, end: int) -> Iterator[ViewBatch]:
-        """The batches of the steps from ``first`` to before ``end``, each a function of its step; this rank's part."""
-
-
 class Batches:
-    """The batches of a run.
-
-    Args:
-        store: the images to train on.
-        views: of the method.
-        config: resolved options.
-        device: where crops are made.
-
-    Raises:
-        UserError: fewer images than a batch has.
-    """
+    """The batches of a method's training, with crops made on ``device``. Raises UserError if the images do not fill one
+    batch."""
 
     def __init__(self, store: ImageStore, views: list[View], config: TrainConfig, device: torch.device):
         if len(store) < config.batch_size:
             raise UserError(
-                f"{store.name} has {len(store)} images to train on, fewer than one batch; give --batch_size {len(store)} or less"
+                f"{store.name} has {len(store)} images to train on, fewer than one batch; give --batch_size {len(store)} or
+                less"
             )
         self.store = store
         self.config = config
@@ -112,13 +114,13 @@ class Batches:
             self._labels = torch.from_numpy(np.where(usable, store.labels, -1))
         else:
             self._labels = torch.from_numpy((store.label_sets & usable[:, None]).astype(np.float32))
-        self._order = (-1, np.empty(0, np.int64))  # an epoch's, and which
+        self._order = (-1, np.empty(0, np.int64))  # an epoch, and its permutation of the images
 
     def gather(self, step: int) -> HostBatch:
-        """This rank's part of the batch of ``step``. Draws for the whole global batch and keeps a slice."""
+        """Draw the whole global batch of ``step``, and read this rank's part."""
         config, size = self.config, self.config.batch_size
         epoch, place = divmod(step, self.steps_per_epoch)
-        order = self._order  # taken and set in one piece, since two threads gather
+        order = self._order  # read and set in one piece, since several threads gather
         if order[0] != epoch:
             order = self._order = epoch, np.random.default_rng([ORDER, config.seed, epoch]).permutation(len(self.store))
         anchors = order[1][place * size : (place + 1) * size]
@@ -135,20 +137,20 @@ class Batches:
         return HostBatch(batch, rows, params[:, mine], self._labels[anchors[mine]])
 
     def make(self, host: HostBatch) -> ViewBatch:
-        """Crops, on the device. What they are planned from stays on the CPU: reading it back would wait for the device."""
+        """Make the crops on the device. Their plan stays on the CPU: reading it back would wait for the device."""
         images = host.images.to(self.device, non_blocking=True)
         views = self._maker.make(images, host.sources, host.params)
         return ViewBatch(views, host.labels.to(self.device, non_blocking=True))
 
     def stream(self, first: int, end: int) -> Iterator[ViewBatch]:
-        """The batches of the steps from ``first`` to before ``end``; threads gather ahead while the caller trains. On a CUDA device
-        they make the crops, too, on a stream beside the one that trains; a CPU has no more cores for that than training has."""
+        """See ``BatchSource``. Threads gather ahead while the caller trains. For a CUDA device they also make the crops, on a
+        stream beside the one that trains; a CPU has no cores to spare for that."""
         side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         for take in ahead(lambda step: self._prepare(step, side), range(first, end), AHEAD):
             yield take()
 
     def _prepare(self, step: int, side: torch.cuda.Stream | None) -> Callable[[], ViewBatch]:
-        """What a thread does of a batch ahead of its step; what is returned does the rest."""
+        """A thread's part of the work on a batch. The function that it returns does the rest."""
         host = self.gather(step)
         if side is None:
             return lambda: self.make(host)
@@ -159,7 +161,7 @@ class Batches:
             training = torch.cuda.current_stream(self.device)
             training.wait_event(ready)
             for tensor in (*made.views, made.labels):
-                # Else its memory could be given to a later batch before the step has read it.
+                # Otherwise a later batch could get its memory before the step has read it.
                 tensor.record_stream(training)
             return made
 
@@ -172,15 +174,3 @@ def split(batch: ViewBatch, parts: int) -> list[ViewBatch]:
         return [batch]
     views = zip(*(view.chunk(parts) for view in batch.views), strict=True)
     return [ViewBatch(list(v), labels) for v, labels in zip(views, batch.labels.chunk(parts), strict=True)]
-
-
-#: Held out from training for the online k-NN: a tenth of the images, at most this many.
-HELD_OUT = 1000
-
-
-def hold_out(images: int, knn_every: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which of a split's images to train on, and which to hold out (int64, in order): the same for every seed and method,
-    and none where there is no online k-NN."""
-    count = min(images // 10, HELD_OUT) if knn_every else 0
-    order = np.random.default_rng(0).permutation(images)
-    return np.sort(order[count:]), np.sort(order[:count])

@@ -1,9 +1,9 @@
 """Checkpoints: everything that the next step depends on, in one file that is whole or absent.
 
 The order of images, their pairing, crops and all random numbers of a step are functions of the seed and the step, so no
-random state has to be kept: a resumed run draws what the uninterrupted one would.
+random state is kept: a resumed run draws what the uninterrupted one would.
 
-A run's ``checkpoints/`` hold ``last.pt``, the ones before it as ``step-STEP.pt``, and the best by the online k-NN as ``best.pt``.
+A run keeps its last checkpoint, some before it, and the one with the best online k-NN (``rundir.paths``).
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from common.files import archive_damage, atomic_file, name_also
 from methods.core.base import Method
 from rundir.paths import best_checkpoint, damaged_checkpoint, earlier_checkpoints, last_checkpoint, step_checkpoint
 
-#: Raised when what a checkpoint holds changes.
+#: Raised when the content of checkpoints changes.
 FORMAT = 1
 #: What every checkpoint holds, beside what else its writer adds.
 ENTRIES = ("method", "optimizer", "backbone_prefix")
 
 
 class DamagedCheckpoint(UserError):
-    """A file that is no whole checkpoint, whatever it was."""
+    """A file that is no whole checkpoint."""
 
 
 def save_checkpoint(
     path: Path, method: Method, optimizer: torch.optim.Optimizer | None, keep: int = 1, **about: Any
 ) -> None:
-    """Write a checkpoint, atomically, and read it back before it takes the place of the one before. All processes call it, and
-    the first writes; what it holds does not depend on how many there are, or on what each has a part of.
+    """Write a run's last checkpoint, and read it back before it replaces the one before. All processes call it together, and
+    the first writes; the content does not depend on how many there are, or on who has which part of a tensor.
 
     Args:
         path: of the file.
         method: its state dict holds weights, teacher and loss centre.
         optimizer: None for a method that does not train.
-        keep: how many checkpoints there are afterwards, this one included: those before it are ``step-STEP.pt``.
+        keep: number of checkpoints afterwards, this one included.
         about: ``step``, ``steps_per_epoch``, ``config`` (all options, plain values), ``backbone_name``, ``image_size``,
             ``scaler`` (state), ``seconds`` (of training so far).
 
@@ -66,7 +66,7 @@ def save_checkpoint(
         if reason := archive_damage(Path(file.name)):
             raise OSError(errno.EIO, f"what was written cannot be read back: {reason}", str(path))
         if keep > 1 and path.exists():
-            with suppress(Exception):  # one that has been damaged since is not worth keeping
+            with suppress(Exception):  # a damaged checkpoint is not worth keeping
                 step = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["step"]
                 name_also(path, step_checkpoint(run, step))
     for file in earlier_checkpoints(run)[keep - 1 :]:
@@ -74,13 +74,11 @@ def save_checkpoint(
 
 
 def _write(state: dict[str, Any], file: BinaryIO) -> None:
-    """As far as the disk itself: a later read does not come from the system's memory."""
+    """Write as far as the disk itself, so that reading back does not come from the system's memory."""
     try:
         torch.save(state, file)
     except RuntimeError as error:
-        if isinstance(
-            error.__context__, OSError
-        ):  # torch says that it is at an unexpected position, not that the disk is full
+        if isinstance(error.__context__, OSError):  # torch reports an unexpected position where the disk is full
             raise error.__context__ from None
         raise
     file.flush()
@@ -93,7 +91,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU.
 
     Raises:
-        DamagedCheckpoint: it is not one of ours, or damaged.
+        DamagedCheckpoint: it is damaged, or no checkpoint of this toolkit.
         UserError: it cannot be read at all.
     """
     try:
@@ -111,24 +109,22 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"{path}: cannot be read as a checkpoint ({reason}); give the run's training command again, which goes on from the "
             "checkpoint before where there is one, or another --out"
         )
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        found = state.get("format") if isinstance(state, dict) else None
-        raise DamagedCheckpoint(f"{path}: no checkpoint of format {FORMAT} (found {found}); give the run another --out")
+    written = state.get("format") if isinstance(state, dict) else None
+    if written != FORMAT:
+        raise DamagedCheckpoint(
+            f"{path}: no checkpoint of format {FORMAT} (found {written}); give the run another --out"
+        )
     if absent := [name for name in ENTRIES if name not in state]:
         raise DamagedCheckpoint(f"{path}: a checkpoint without {', '.join(absent)}; give the run another --out")
     return state
 
 
 def load_newest(run: Path, say: Callable[[str], None], repair: bool = True) -> dict[str, Any] | None:
-    """The newest checkpoint of a run that is whole.
+    """The newest whole checkpoint of a run; None where the run has no checkpoint.
 
     Args:
-        say: told what is damaged, and what is taken in its place.
-        repair: set damaged ones aside as ``damaged.pt``, and make ``last.pt`` name the one that is returned. (One process of
-            several does that.)
-
-    Returns:
-        its content; None where the run has no checkpoint.
+        say: gets a line for each damaged checkpoint.
+        repair: set damaged checkpoints aside, and make the last one name what is returned. (One process of several does that.)
 
     Raises:
         UserError: none of them is whole, or they cannot be read at all.
@@ -156,7 +152,7 @@ def load_newest(run: Path, say: Callable[[str], None], repair: bool = True) -> d
 
 
 def backbone_prefix(method: Method) -> str:
-    """What the names of the evaluated backbone's tensors begin with in the method's state dict: ``teacher.backbone.``."""
+    """The beginning of the names of the evaluated backbone's tensors in the method's state dict: ``teacher.backbone.``."""
     for name, module in method.named_modules():
         if module is method.backbone:
             return f"{name}." if name else ""
@@ -164,7 +160,7 @@ def backbone_prefix(method: Method) -> str:
 
 
 def is_finite(module: nn.Module) -> bool:
-    """True if no parameter or buffer holds NaN or infinity. Asks the device once."""
+    """True if no parameter or buffer holds NaN or infinity. Reads the device once."""
     tensors = [t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point() and t.numel()]
     if not tensors:
         return True
@@ -172,5 +168,5 @@ def is_finite(module: nn.Module) -> bool:
     largest = torch._foreach_norm(parts, float("inf"))
     unbounded = (~torch.stack([norm.float() for norm in largest]).isfinite()).any().float()
     if any(map(is_shared_out, tensors)):
-        unbounded = all_reduce_sum(unbounded)  # each process knows of its parts only
+        unbounded = all_reduce_sum(unbounded)  # each process has looked at its parts only
     return not unbounded.item()

@@ -1,4 +1,4 @@
-"""What a run tells: JSON lines always, a progress bar for who watches, TensorBoard and Weights & Biases by flag."""
+"""What a run reports while it trains: its log always, a progress bar on a terminal, TensorBoard and Weights & Biases by option."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from common.files import write_text
 from rundir.log import append_record, has_log, read_log, replace_log
 from rundir.paths import TENSORBOARD, WANDB_ID
 
-#: Seconds between the lines that stand for the progress bar where the output is no terminal.
+#: Seconds between the lines that replace the progress bar where the output is no terminal.
 LINE_SECONDS = 15.0
 
 
 class RunLog:
-    """A run's log. Processes other than the first write and show nothing.
+    """The log of a run. Processes other than the first write and show nothing.
 
     Args:
         run: the run directory.
-        options: all options, for loggers that keep them.
+        options: all options, for Weights & Biases.
         total_steps: for the progress bar.
         tensorboard, wandb: also log there.
     """
@@ -48,7 +48,7 @@ class RunLog:
             disable=not (is_main() and self.console.is_terminal),
         )
         self._task = self._bar.add_task("training", total=total_steps, state="")
-        self._began, self._first, self._said = time.monotonic(), 0, 0.0
+        self._began, self._first, self._line_at = time.monotonic(), 0, 0.0
         self._tensorboard = _tensorboard(run) if tensorboard and is_main() else None
         self._wandb = _wandb(run, options) if wandb and is_main() else None
 
@@ -64,7 +64,7 @@ class RunLog:
             self._wandb.finish()
 
     def rewind(self, step: int) -> list[dict[str, Any]]:
-        """Forget what was logged after ``step`` (steps taken), which a resumed run takes anew. Returns what remains."""
+        """Drop the records after ``step`` (steps taken), which a resumed run takes anew. Returns those that stay."""
         self._first = step
         if not has_log(self.run):
             return []
@@ -77,17 +77,15 @@ class RunLog:
         return records
 
     def write(self, kind: str, step: int, epoch: int, **values: Any) -> None:
-        """Add a record. Numbers that JSON has no form for become None."""
+        """Add a record. NaN and infinity, which JSON does not have, become None."""
         if not is_main():
             return
-        values = {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in values.items()
-        }
+        for name, value in values.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                values[name] = None
         append_record(self.run, {"kind": kind, "step": step, "epoch": epoch, **values})
-        scalars = {
-            f"{kind}/{k}": v for k, v in values.items() if isinstance(v, (int, float)) and not isinstance(v, bool)
-        }
+        numbers = {name: value for name, value in values.items() if isinstance(value, (int, float))}
+        scalars = {f"{kind}/{name}": value for name, value in numbers.items() if not isinstance(value, bool)}
         if self._tensorboard is not None:
             for name, value in scalars.items():
                 self._tensorboard.add_scalar(name, value, step)
@@ -96,13 +94,14 @@ class RunLog:
 
     def advance(self, step: int, state: str | None = None) -> None:
         """Show that ``step`` steps are taken; ``state``: a few words (loss, images/s)."""
-        fields = {} if state is None else {"state": state}
-        self._bar.update(self._task, completed=step, **fields)
+        self._bar.update(self._task, completed=step, **({} if state is None else {"state": state}))
         now = time.monotonic()
-        if state and not self.console.is_terminal and (now - self._said >= LINE_SECONDS or step == self._total):
-            self._said = now
+        if state and not self.console.is_terminal and (now - self._line_at >= LINE_SECONDS or step == self._total):
+            self._line_at = now
             left = (now - self._began) / max(step - self._first, 1) * (self._total - step)
-            self.say(f"step {step}/{self._total}, {state}, {_duration(left)} left")
+            minutes, seconds = divmod(round(left), 60)
+            left_words = f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
+            self.say(f"step {step}/{self._total}, {state}, {left_words} left")
 
     def say(self, message: str) -> None:
         """Print a line, above the progress bar."""
@@ -112,12 +111,6 @@ class RunLog:
         """Log and print a warning. ``name``: a word that programs can look for."""
         self.write("warning", step, epoch, name=name, message=message)
         self.say(f"warning: {message}")
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}"
 
 
 def _tensorboard(run: Path) -> Any:

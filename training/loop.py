@@ -36,10 +36,10 @@ from training.step import Stepper
 
 
 class Monitor(Protocol):
-    """What a training is watched by. All processes call it together, and it leaves the method as it was."""
+    """What looks at a training from outside. All processes call it together, and it leaves the method as it was."""
 
     def knn(self) -> dict[str, Any] | None:
-        """A ``knn`` record with ``top1`` (percent) and ``n`` (images); None where it cannot be measured."""
+        """A ``knn`` record with ``top1`` (percent) and ``n`` (images); None where k-NN cannot be measured."""
 
     def diagnose(self) -> tuple[dict[str, Any], np.ndarray | None]:
         """A ``diagnostics`` record, and the cross-correlation of two views' projections if the method has projections."""
@@ -54,11 +54,11 @@ class Session:
         config: resolved options.
         options: everything that the run depends on, for its checkpoints and loggers.
         stepper: the method and its optimiser.
-        batches: what it is trained on; None for a method without any training.
+        batches: None for a method without training.
         watch: for signs of collapse.
-        monitor: k-NN and diagnostics, or None.
-        about: what the log's first record says beside.
-        costs: counts what the log's last record says of costs; called after the first step, since counting takes seconds.
+        monitor: measures k-NN and diagnostics, or None.
+        about: further fields of the log's first record.
+        costs: fields of the log's last record; called after the first step, since counting takes seconds.
     """
 
     directory: Path
@@ -78,13 +78,13 @@ class Session:
         self.total = steps_of(self.config.epochs, self.per_epoch) if self.batches else 0
 
     def run(self) -> None:
-        """Go on from the last checkpoint, or begin; train; tell what it took."""
+        """Begin, or continue from the last checkpoint; train; log the costs."""
         config = self.config
         with RunLog(self.directory, self.options, self.total, config.tensorboard, config.wandb) as self.log:
-            with main_first():  # the first sets damaged checkpoints aside; the others find what it leaves
+            with main_first():  # the first process sets damaged checkpoints aside; the others read what it leaves
                 state = load_newest(self.directory, self.log.say, repair=is_main())
             if is_distributed():
-                dist.barrier()  # all have looked before the first writes
+                dist.barrier()  # all have read before the first writes
             start, seconds = self._begin() if state is None else self._restore(state)
             torch.backends.cudnn.benchmark = True  # all steps have the same few sizes; evaluations may have many
             seconds = self.steps(start, seconds)
@@ -107,14 +107,10 @@ class Session:
             )
 
     def steps(self, start: int, seconds: float) -> float:
-        """Take the steps from ``start`` to the last.
-
-        Args:
-            start: steps taken so far.
-            seconds: of training so far.
+        """Take the steps from ``start`` (taken so far) to the last.
 
         Returns:
-            seconds of training in all; what looks at the run from outside or saves it is not in them.
+            seconds of training, those before ``start`` included; without evaluations, diagnostics and checkpoints.
         """
         config, stepper, batches = self.config, self.stepper, self.batches
         device = stepper.device
@@ -125,7 +121,7 @@ class Session:
 
         with Interruption() as interruption:
             for step, batch in enumerate(batches.stream(start, self.total) if batches else (), start):
-                torch.manual_seed(seed_of(STEP, config.seed, step, rank()))  # stochastic depth and the like
+                torch.manual_seed(seed_of(STEP, config.seed, step, rank()))  # for stochastic depth and the like
                 progress = Progress(step, self.per_epoch, config.epochs)
                 loss, output = stepper.step(split(batch, config.accumulate), progress)
                 finite &= loss.isfinite()
@@ -137,7 +133,7 @@ class Session:
                 save = last or (epoch_ends and epoch % config.checkpoint_every == 0)
                 knn = bool(config.knn_every and (last or (epoch_ends and epoch % config.knn_every == 0)))
 
-                # On an accelerator, reading anything back stops the flow of work: the loss is looked at where it is logged.
+                # Reading the loss makes an accelerator wait, so there it is read only where the loop waits anyway.
                 failed = (device.type == "cpu" or record or save or knn) and not finite.item()
                 stopped, failed = interruption.agree(failed)
                 if failed:
@@ -156,7 +152,7 @@ class Session:
                         raise self._not_finite("a weight", done)
                     best = self._look(done, knn) if knn or last else False
                     self._save(done, clock.seconds, best)
-                    if stopped:  # also after the last step: evaluations may follow
+                    if stopped:  # also after the last step, since evaluations may follow
                         self.log.say(
                             f"stopped by {Signals(stopped).name} after step {done} of {self.total}; "
                             f"the same command continues there ({self.checkpoint})"
@@ -191,12 +187,12 @@ class Session:
             ) from error
         records = self.log.rewind(step)
         self.watch.replay(records)
-        found = {record["top1"]: record["step"] for record in reversed(records) if record.get("kind") == "knn"}
-        self.best = max(found, default=-1.0)
-        if found and found[self.best] == step and is_main():  # perhaps killed between the two
+        first_step_of = {record["top1"]: record["step"] for record in reversed(records) if record.get("kind") == "knn"}
+        self.best = max(first_step_of, default=-1.0)
+        if first_step_of.get(self.best) == step and is_main():  # the run may have been killed between the two files
             name_also(self.checkpoint, best_checkpoint(self.directory))
         self._write_environment(step)
-        self.log.say(f"{self.directory}: continuing after step {state['step']} of {self.total}")
+        self.log.say(f"{self.directory}: continuing after step {step} of {self.total}")
         return step, seconds
 
     def _save(self, done: int, seconds: float, best: bool) -> None:
@@ -217,7 +213,7 @@ class Session:
             name_also(self.checkpoint, best_checkpoint(self.directory))
 
     def _log_step(self, progress: Progress, loss: Tensor, output: StepOutput, clock: _Clock) -> None:
-        """A record of the step just taken, and warnings if it gives reason."""
+        """Log the step just taken, and what the watch warns of."""
         done, size = progress.step + 1, self.config.batch_size
         values = _means({"loss": loss, **output.metrics})
         steps, seconds = clock.lap(done)  # after the line above, which waits for the device
@@ -234,12 +230,11 @@ class Session:
         self.log.advance(done, f"{epoch}, loss {values['loss']:.4f}, {speed:.0f} images/s")
 
     def _look(self, done: int, knn: bool) -> bool:
-        """Online k-NN and diagnostics, into the log and ``figures/``. True if the k-NN is better than ever before."""
-        better = False
+        """Log the online k-NN and the diagnostics. True if the k-NN is better than ever before."""
         if self.monitor is None:
-            return better
-        epoch = done // self.per_epoch if self.per_epoch else 0
-        # Its batches have sizes of their own, each of which would be compiled.
+            return False
+        better, epoch = False, done // self.per_epoch if self.per_epoch else 0
+        # The monitor's batches have other sizes, and each size would be compiled.
         with torch.compiler.set_stance("force_eager") if self.config.compile else nullcontext():
             neighbours = self.monitor.knn() if knn else None
             diagnosed, matrix = self.monitor.diagnose()
@@ -278,7 +273,7 @@ class _Clock:
         self.go_on(done)
 
     def go_on(self, done: int) -> None:
-        """Training goes on after a pause, ``done`` steps being taken."""
+        """Start after a pause, with ``done`` steps taken."""
         self._mark = time.perf_counter()
         self._lap = (done, self.seconds)
 
@@ -296,7 +291,7 @@ class _Clock:
 
 
 def _means(values: Mapping[str, Tensor | float]) -> dict[str, float]:
-    """Means over processes, as numbers: one message, and one look at the device."""
+    """Means over processes, as numbers. The processes exchange one message, and the device is read once."""
     device = values["loss"].device
     with torch.no_grad():
         tensors = [torch.as_tensor(value, dtype=torch.float32, device=device) for value in values.values()]

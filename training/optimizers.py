@@ -1,5 +1,5 @@
-"""Optimisers by name, their groups' schedules, and gradient clipping. Everything is batched over tensors and asks nothing
-back from the device."""
+"""Optimisers by name, rates of their parameter groups, and gradient clipping. Every operation runs on all tensors together, and
+none waits for the device."""
 
 from __future__ import annotations
 
@@ -17,19 +17,12 @@ BLOCK = 2**17
 
 
 class LARS(torch.optim.Optimizer):
-    """Layer-wise adaptive rate scaling, as the authors of both methods use it (barlowtwins/main.py, ``class LARS``;
-    dino/utils.py, the same; You et al. 2017, arXiv 1708.03888).
+    """Layer-wise adaptive rate scaling, equal in DINO's and Barlow Twins' code (dino/utils.py and barlowtwins/main.py, ``class
+    LARS``; You et al. 2017, arXiv 1708.03888).
 
     ``mu = momentum · mu + q · (grad + weight_decay · w)``, ``w -= lr · mu`` with ``q = eta · |w| / |grad + weight_decay · w|``
     (1 where either norm is zero). 1-d tensors (biases, norms) have neither decay nor adaptation. A tensor without a gradient
-    is left alone, its ``mu`` too. A step uses the gradients up.
-
-    Args:
-        params: parameters or groups, as of any torch optimiser.
-        lr: learning rate.
-        weight_decay: in front of ``w``.
-        momentum: of ``mu``.
-        eta: trust coefficient.
+    and its ``mu`` stay as they are. A step overwrites the gradients.
     """
 
     def __init__(
@@ -48,16 +41,16 @@ class LARS(torch.optim.Optimizer):
             parameters = [p for p in group["params"] if p.grad is not None]
             if not parameters:
                 continue
-            # Gradients are changed where they are: on a CPU, fresh memory costs more than the arithmetic.
-            matrices, vectors = ([p for p in parameters if (p.ndim != 1) == wanted] for wanted in (True, False))
-            parameters = matrices + vectors
+            # Gradients change in place: on a CPU, fresh memory costs more than the arithmetic.
+            matrices = [p for p in parameters if p.ndim != 1]
+            parameters = matrices + [p for p in parameters if p.ndim == 1]
             ratios = torch.ones(len(parameters), device=parameters[0].device)
             if matrices:
                 decayed = [p.grad for p in matrices]
                 torch._foreach_add_(own_parts(decayed), own_parts(matrices), alpha=group["weight_decay"])
                 weight_norms, update_norms = norms(matrices), norms(decayed)
-                found = group["eta"] * weight_norms / update_norms
-                ratios[: len(matrices)] = torch.where((weight_norms > 0) & (update_norms > 0), found, 1.0)
+                adapted = group["eta"] * weight_norms / update_norms
+                ratios[: len(matrices)] = torch.where((weight_norms > 0) & (update_norms > 0), adapted, 1.0)
             for p in parameters:
                 if "mu" not in self.state[p]:
                     self.state[p]["mu"] = torch.zeros_like(p)
@@ -69,8 +62,8 @@ class LARS(torch.optim.Optimizer):
 def _update(
     weights: list[Tensor], gradients: list[Tensor], mus: list[Tensor], ratios: Tensor, momentum: float, lr: float
 ) -> None:
-    """``mu = momentum · mu + ratio · gradient``, ``w -= lr · mu``: on an accelerator in calls for all tensors, on a CPU in
-    blocks that stay in its cache, so that large matrices pass memory once, and not with each operation."""
+    """``mu = momentum · mu + ratio · gradient``, ``w -= lr · mu``: on an accelerator each operation for all tensors at once, on
+    a CPU in blocks that stay in its cache, so that large matrices pass memory once, and not with each operation."""
     if ratios.device.type != "cpu":
         torch._foreach_mul_(gradients, list(ratios.unbind()))
         torch._foreach_mul_(mus, momentum)
@@ -86,20 +79,20 @@ def _update(
 
 
 def build_optimizer(name: str, groups: list[dict[str, Any]], momentum: float) -> torch.optim.Optimizer:
-    """An optimiser for a method's parameter groups. Learning rate and decay are set by ``set_rates`` before each step.
+    """An optimiser for a method's parameter groups. ``set_rates`` gives it learning rate and decay before each step.
 
     Args:
-        name: adamw, sgd or lars.
-        groups: of ``Method.parameter_groups``: ``params`` and perhaps ``lr_scale``, ``weight_decay``.
-        momentum: of SGD and LARS (AdamW keeps torch's betas, 0.9 and 0.999, as the references do).
+        name: adamw (with torch's betas, 0.9 and 0.999, as the references have), sgd or lars.
+        groups: ``Method.parameter_groups()``: ``params`` and perhaps ``lr_scale``, ``weight_decay``.
+        momentum: of SGD and LARS.
 
     Raises:
         UsageError: unknown name.
     """
-    # A fixed decay is kept under a name of its own: torch fills in ``weight_decay`` where a group has none.
+    # A fixed decay needs a name of its own: torch fills in ``weight_decay`` where a group has none.
     groups = [{"lr_scale": 1.0, "fixed_weight_decay": group.get("weight_decay"), **group} for group in groups]
     if name == "adamw":
-        # One pass over weights and moments instead of one for each operation.
+        # Fused: one pass over weights and moments instead of one for each operation.
         return torch.optim.AdamW(groups, lr=0.0, weight_decay=0.0, fused=True)
     if name == "sgd":
         return torch.optim.SGD(groups, lr=0.0, weight_decay=0.0, momentum=momentum)
@@ -109,7 +102,7 @@ def build_optimizer(name: str, groups: list[dict[str, Any]], momentum: float) ->
 
 
 def set_rates(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) -> None:
-    """Give every group its learning rate (times its ``lr_scale``) and its weight decay (its own where it is fixed)."""
+    """Set every group's learning rate (times its ``lr_scale``) and weight decay (its own where that is fixed)."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
         fixed = group["fixed_weight_decay"]
@@ -121,17 +114,15 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float, mode: Literal[
     """Scale gradients in place by ``max_norm / (norm + 1e-6)`` where that is below 1.
 
     Args:
-        parameters: those without a gradient are skipped.
         max_norm: largest 2-norm; 0: no clipping.
-        mode: ``tensor``: the norm is that of each tensor by itself (dino/utils.py, ``clip_gradients``); ``global``: of all
-            together (``torch.nn.utils.clip_grad_norm_``).
+        mode: ``tensor``: the norm is each tensor's own (dino/utils.py, ``clip_gradients``); ``global``: that of all together
+            (``torch.nn.utils.clip_grad_norm_``).
     """
-    if not max_norm:
-        return
     parameters = [p for p in parameters if p.grad is not None]
+    if not max_norm or not parameters:
+        return
     if mode == "global":
         torch.nn.utils.clip_grad_norm_(parameters, max_norm)
         return
     gradients = [p.grad for p in parameters]
-    if gradients:
-        torch._foreach_mul_(own_parts(gradients), list((max_norm / (norms(gradients) + 1e-6)).clamp(max=1.0).unbind()))
+    torch._foreach_mul_(own_parts(gradients), list((max_norm / (norms(gradients) + 1e-6)).clamp(max=1.0).unbind()))

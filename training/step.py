@@ -21,17 +21,12 @@ from training.optimizers import build_optimizer, clip_gradients, set_rates
 
 
 class Stepper:
-    """A method on a device, its optimiser, and how one becomes better by the other.
-
-    Args:
-        method: on the CPU or the device; where there are several processes, BatchNorm is made global and, by the strategy, each
-            has all weights or a part of each.
-        config: resolved options.
-        device: to compute on.
+    """A method on a device, and its optimiser. With several processes BatchNorm becomes global, and by ``config.strategy`` each
+    process has all weights or a part of each.
 
     Attributes:
-        method: the method.
-        optimizer, scaler: as torch has them; the scaler does something in fp16 only.
+        method: it may be another module than the one given.
+        optimizer, scaler: torch's; the scaler has an effect in fp16 only.
     """
 
     def __init__(self, method: Method, config: TrainConfig, device: torch.device):
@@ -53,19 +48,19 @@ class Stepper:
             shard(self.method, device)
         elif is_distributed():
             # Buffers (centres, running statistics) are computed from global batches, so they are equal without a broadcast.
-            # (torch has given the option another name.)
-            known = inspect.signature(DistributedDataParallel).parameters
-            broadcast = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+            # Newer versions of torch call the option forward_sync_buffers.
+            options = inspect.signature(DistributedDataParallel).parameters
+            broadcast = "forward_sync_buffers" if "forward_sync_buffers" in options else "broadcast_buffers"
             devices = [device.index] if device.type == "cuda" else None
             self.network = DistributedDataParallel(self.method, device_ids=devices, **{broadcast: False})
         self.optimizer = build_optimizer(config.optimizer, self.method.parameter_groups(), config.momentum)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Go on with what a checkpoint holds, whatever number of processes and strategy it is from.
+        """Continue from a checkpoint, whatever number of processes and strategy wrote it.
 
         Raises:
-            RuntimeError, ValueError, KeyError, TypeError: it is of something else.
+            RuntimeError, ValueError, KeyError, TypeError: it belongs to another method or optimiser.
         """
         weights, moments = state["method"], state["optimizer"]
         if any(map(is_shared_out, self.method.parameters())):
@@ -74,8 +69,8 @@ class Stepper:
             weights, moments = weights_in_parts(self.method, weights), moments_in_parts(self.optimizer, moments)
         self.method.load_state_dict(weights)
         self.optimizer.load_state_dict(moments)
-        # Loaded moments keep their strides, which another strategy's may not share with the weights; torch's fused kernels go
-        # through both by the weights'.
+        # Loaded moments keep their strides, which may differ from the weights' if another strategy wrote them; torch's fused
+        # kernels step through both by the weights' strides.
         for parameter, own in self.optimizer.state.items():
             for name, value in own.items():
                 if value.shape == parameter.shape and value.stride() != parameter.stride():
@@ -83,27 +78,22 @@ class Stepper:
         self.scaler.load_state_dict(state["scaler"])
 
     def rates(self, progress: Progress) -> tuple[float, float]:
-        """Learning rate (of groups without ``lr_scale``) and weight decay at a step (references:
-        dino/utils.py, ``cosine_scheduler``; barlowtwins/main.py, ``adjust_learning_rate``)."""
+        """Learning rate (of groups without ``lr_scale``) and weight decay at a step (dino/utils.py, ``cosine_scheduler``;
+        barlowtwins/main.py, ``adjust_learning_rate``)."""
         config = self.config
         peak = config.lr * config.batch_size / 256
         end = config.min_lr + config.min_lr_scale * peak
         warmup_steps = round(config.warmup_epochs * progress.steps_per_epoch)
-        endpoint = self.method.warmup_endpoint
         schedule = {"cosine": cosine, "poly": poly}[config.schedule]
-        lr = schedule(peak, end, progress.step, progress.total_steps, warmup_steps, endpoint)
+        lr = schedule(peak, end, progress.step, progress.total_steps, warmup_steps, self.method.warmup_endpoint)
         decay = cosine(config.weight_decay, config.weight_decay_end, progress.step, progress.total_steps)
         return lr, decay
 
     def step(self, batches: Sequence[ViewBatch], progress: Progress) -> tuple[Tensor, StepOutput]:
-        """Forward and backward passes of all parts of a batch, then one optimiser step.
-
-        Args:
-            batches: the batch, in ``accumulate`` equal parts.
-            progress: where training is.
+        """Forward and backward passes of the equal parts of a batch, then one optimiser step.
 
         Returns:
-            the mean loss over the parts (detached, of this rank), and what the method returned for the last of them.
+            the mean loss over the parts (detached, of this rank), and the method's output for the last of them.
         """
         set_rates(self.optimizer, *self.rates(progress))
         self.method.before_step(progress)
@@ -111,7 +101,7 @@ class Stepper:
         loss = torch.zeros((), device=self.device)
         for part, batch in enumerate(batches, 1):
             last = part == len(batches)
-            # Gradients are averaged over processes with the last part only; those that are shared out, with each.
+            # DDP averages gradients over processes with the last part only; FSDP averages them with each.
             with nullcontext() if last or self.network is self.method else self.network.no_sync():
                 with autocast(self.device, self.config.precision):
                     output = self.network(batch)

@@ -1,4 +1,5 @@
-"""What ends a training from outside, in words: no memory left. (``training.machine.devices`` tells of a process of it that died.)"""
+"""What ends a training from outside, in words: no memory left. (``training.machine.devices`` tells of a process of it that
+died.)"""
 
 from __future__ import annotations
 
@@ -46,8 +47,8 @@ def explained(
 
 
 def fitting(config: TrainConfig, device: torch.device, memory_gib: Mapping[str, float | None]) -> int:
-    """Images of one process's forward pass that would fit into its device's memory by the estimate (which is of one process), and
-    fewer than now; 0: not even one."""
+    """Images of one process's forward pass that would fit into its device's memory by the estimate (which is of one process),
+    and fewer than now; 0: not even one."""
     together = config.batch_size // config.accumulate
     fewer = together // world_size() // 2
     activations = memory_gib.get("activations")
@@ -59,7 +60,8 @@ def fitting(config: TrainConfig, device: torch.device, memory_gib: Mapping[str, 
 
 
 def memory_of(device: torch.device) -> int:
-    """Bytes that this process could have on a device: of a CPU what is free, within the process's and its container's limits."""
+    """Bytes that this process could have on a device: of a CPU what is free, within the process's and its container's
+    limits."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
     own = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if _linux() else 0
@@ -106,8 +108,8 @@ def _out_of_memory(
     else:
         advice = "not even one image would fit: give a smaller backbone or --image_size, or --precision bf16"
     return (
-        f"out of memory on {device} ({_size(memory_of(device) / 2**30)}) with {share // config.accumulate} images a forward pass;"
-        f"{estimate} the largest tensors: {named}. In another --out, {advice}; {config.out} keeps its last checkpoint"
+        f"out of memory on {device} ({_size(memory_of(device) / 2**30)}) with {share // config.accumulate} images a forward
+        pass;" f"{estimate} the largest tensors: {named}. In another --out, {advice}; {config.out} keeps its last checkpoint"
     )
 
 
