@@ -89,8 +89,7 @@ class Batches:
     def __init__(self, store: ImageStore, views: list[View], config: TrainConfig, device: torch.device):
         if len(store) < config.batch_size:
             raise UserError(
-                f"{store.name} has {len(store)} images to train on, fewer than one batch; give --batch_size {len(store)} or
-                less"
+                f"{store.name} has {len(store)} images to train on, fewer than one batch; give --batch_size {len(store)} or less"
             )
         self.store = store
         self.config = config

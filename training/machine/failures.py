@@ -108,8 +108,8 @@ def _out_of_memory(
     else:
         advice = "not even one image would fit: give a smaller backbone or --image_size, or --precision bf16"
     return (
-        f"out of memory on {device} ({_size(memory_of(device) / 2**30)}) with {share // config.accumulate} images a forward
-        pass;" f"{estimate} the largest tensors: {named}. In another --out, {advice}; {config.out} keeps its last checkpoint"
+        f"out of memory on {device} ({_size(memory_of(device) / 2**30)}) with {share // config.accumulate} images a forward pass;"
+        f"{estimate} the largest tensors: {named}. In another --out, {advice}; {config.out} keeps its last checkpoint"
     )
 
 
