@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -16,19 +17,15 @@ if TYPE_CHECKING:
 #: ``@BACKBONES.register("name")`` and takes ``**hints`` for those it does not know.
 BACKBONES: Registry[Callable[..., Backbone]] = Registry("backbone")
 
-#: What a builder may be told. Each family takes those it has: see ``build_backbone``.
-HINTS = {
-    "vit": {"drop_path_rate"},
-    "resnet": {"zero_init_residual", "output_stride"},
-    "timm_models": {"drop_path_rate", "output_stride"},
-    "pixels": set(),
-}
+#: What a builder may be told. A family takes the hints that its ``build`` has as arguments: see ``build_backbone``.
+HINTS = {"drop_path_rate", "zero_init_residual", "output_stride"}
 
 
 def _family(module: str, name: str) -> Callable[..., Backbone]:
     def build(image_size: int, **hints: Any) -> Backbone:
-        known = {hint: value for hint, value in hints.items() if hint in HINTS[module]}
-        return importlib.import_module(f"backbones.{module}").build(name, image_size, **known)
+        builder = importlib.import_module(f"backbones.{module}").build
+        taken = inspect.signature(builder).parameters
+        return builder(name, image_size, **{hint: value for hint, value in hints.items() if hint in taken})
 
     return build
 
@@ -44,7 +41,7 @@ BACKBONES.register("pixels")(_family("pixels", "pixels"))
 
 
 def names() -> list[str]:
-    """The known names, sorted; beside them stands ``timm:NAME`` for each of timm's models."""
+    """All names, sorted, without timm's models, which are ``timm:NAME``."""
     return BACKBONES.names()
 
 
@@ -62,14 +59,14 @@ def build_backbone(name: str, image_size: int = 224, **hints: Any) -> Backbone:
         image_size: side in pixels of the square images it will mostly see. The named backbones have the same parameters
             whatever it is; some timm models are built for it.
         hints: ``drop_path_rate`` (ViTs, timm), ``zero_init_residual`` (ResNets), ``output_stride`` (ResNets, timm):
-            8, 16 or 32 input pixels per cell of the last map. The first two are ignored where a family has no such thing;
-            an output stride that cannot be had is an error.
+            8, 16 or 32 input pixels per cell of the last map. A family ignores the first two if it does not have them; an
+            output stride that it cannot give is an error.
 
     Raises UsageError for an unknown name, UserError where the backbone cannot take images of that size.
     """
     from backbones.base import avoid_single_pixels
 
-    if unknown := hints.keys() - set().union(*HINTS.values()):
+    if unknown := hints.keys() - HINTS:
         raise TypeError(f"unknown backbone hints: {', '.join(sorted(unknown))}")
     check_name(name)
     build = _family("timm_models", name) if name.startswith("timm:") else BACKBONES.get(name)

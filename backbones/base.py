@@ -69,8 +69,12 @@ def named_blocks(blocks: Sequence[int], depth: int) -> list[int]:
 
 
 def avoid_single_pixels(network: nn.Module) -> nn.Module:
-    """Let each strided convolution of the network, on a CPU, pad inputs of one row or column by another of zeros. As strides are
-    above 1 and the padding is half of the kernel, that changes no output."""
+    """Work around a fault of oneDNN: on a CPU, the weight gradient of a strided bf16 convolution of a single pixel reads
+    uninitialised memory, up to NaN (seen with torch 2.15 on a CPU with AVX-512 BF16). ResNets meet it where a crop is so small
+    that a stage sees one pixel.
+
+    Each strided convolution pads inputs of one row or column by another of zeros. As strides are above 1 and the padding is half
+    of the kernel, that changes no output."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and all(
             stride > 1 and isinstance(padding, int) and kernel == 2 * padding + 1 > 1

@@ -15,8 +15,8 @@ LARGEST_SIDE = 32
 
 
 class Pixels(Backbone):
-    """No network: the image, averaged down to at most 32 × 32 cells, as one vector ``[B, 3 · side²]``. It has no parameters, and
-    as its only state its side, by which a checkpoint for another image size is known.
+    """No network: the image, averaged down to at most 32 × 32 cells, as one vector ``[B, 3 · side²]``. It has no parameters. Its
+    side is a buffer, so that a checkpoint for another image size does not load.
 
     Args:
         image_size: side in pixels of the square images it will see.

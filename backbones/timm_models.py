@@ -55,7 +55,7 @@ class TimmBackbone(Backbone):
         return self.model
 
     def _pooled_width(self, image_size: int) -> int:
-        """Seen by running the model: timm's own attributes leave out what some heads add before the classifier."""
+        """Measured by running the model, since timm's attributes leave out what some heads add before the classifier."""
         training = self.model.training
         self.model.eval()
         with torch.no_grad():
@@ -67,7 +67,7 @@ class TimmBackbone(Backbone):
 
     @contextmanager
     def _size_errors(self, images: Tensor) -> Iterator[None]:
-        """Turns a failure at a size that the model was not seen to take into one that says so; others pass."""
+        """Turn a failure at an image size that the model has not been run at into a UserError that names the size."""
         try:
             yield
         except (AssertionError, RuntimeError) as error:
@@ -129,7 +129,7 @@ def build(
     name: str, image_size: int, drop_path_rate: float | None = None, output_stride: int | None = None
 ) -> TimmBackbone:
     """``timm:NAME``, with random weights. It is built for timm's own image size where the model then takes ``image_size`` too,
-    so that timm's weight files fit it, and for ``image_size`` where it does not."""
+    so that timm's weight files fit it, and otherwise for ``image_size``."""
     check_timm_name(name.removeprefix("timm:"))
     required = {} if output_stride is None else {"output_stride": output_stride}
     optional = {"dynamic_img_size": True}

@@ -23,8 +23,8 @@ class Attention(nn.Module):
     """Multi-head self-attention (reference: ``Attention``).
 
     Attributes:
-        written_out: compute as matrix products where a CPU is the faster that way. Off where a CPU's tensors stand for an
-            accelerator's, to count what these would keep.
+        written_out: on a CPU, compute half precision as matrix products, which is faster there. ``as_on_accelerator`` turns it
+            off to count the memory that an accelerator would need.
     """
 
     def __init__(self, width: int, heads: int):
@@ -52,7 +52,7 @@ class Attention(nn.Module):
 
 
 def as_on_accelerator(network: nn.Module) -> None:
-    """Let a network keep, on a CPU, the tensors that it would keep on an accelerator (slower in half precision)."""
+    """Make a network on a CPU keep the tensors that it would keep on an accelerator (slower in half precision)."""
     for module in network.modules():
         if isinstance(module, Attention):
             module.written_out = False
@@ -71,13 +71,13 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block (reference: ``Block``): tokens ``[B, N, D]`` → the same; or only the first ``outputs`` of them,
-    which is all that the others are needed for in the last block where only the CLS token is used.
+    """Pre-norm transformer block (reference: ``Block``): tokens ``[B, N, D]`` → the same, or only the first ``outputs`` of them:
+    the last block computes only the CLS token where nothing else is used.
 
     Args:
         width, heads: of the attention; the MLP is four times as wide.
         drop_path: stochastic depth: in training each of an image's two branches is left out with this probability, and otherwise
-            divided by 1 less it (reference: ``drop_path``).
+            divided by 1 - drop_path (reference: ``drop_path``).
     """
 
     def __init__(self, width: int, heads: int, drop_path: float):
@@ -92,7 +92,7 @@ class Block(nn.Module):
         return self._transform(tokens_BND, self._kept(tokens_BND), self._kept(tokens_BND), outputs)
 
     def compile(self, **options: Any) -> None:
-        """As any module's, but for the random numbers: one program then does for the blocks of all rates."""
+        """Compile all but the random numbers, so that blocks of all drop-path rates share one program."""
         self._transform = torch.compile(self._transform, **options)
 
     def _kept(self, tokens_BND: Tensor) -> Tensor | None:
@@ -121,7 +121,7 @@ class PatchEmbedding(nn.Module):
 
 class ConvolutionalStem(nn.Sequential):
     """Patches of 4 pixels embedded by small convolutions (Xiao et al. 2021, arXiv 2106.14881): images ``[B, 3, H, W]`` →
-    tokens ``[B, H/4 · W/4, D]``. Transformers learn from few images and steps with it, as those of the demo are."""
+    tokens ``[B, H/4 · W/4, D]``. With it, transformers learn from few images and steps, such as the demo's."""
 
     def __init__(self, width: int):
         def stage(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
@@ -248,7 +248,7 @@ def interpolate_positions(pos_embed: Tensor, rows: int, columns: int) -> Tensor:
 
 def check_divisible(size: Sequence[int], patch_size: int) -> tuple[int, int]:
     """The patch grid (rows, columns) of an image of ``size`` (height, width) pixels; raises UserError where the patch does
-    not divide it."""
+    not divide the image."""
     height, width = size
     if height % patch_size or width % patch_size or not (height and width):
         below, above = (max(1, math.floor(width / patch_size)) * patch_size, math.ceil(width / patch_size) * patch_size)
@@ -261,8 +261,8 @@ def check_divisible(size: Sequence[int], patch_size: int) -> tuple[int, int]:
 
 
 #: The authors' models (reference: ``vit_tiny``, ``vit_small``, ``vit_base``), and a nano one for the demo's 32-pixel images.
-#: Its stem, depth and initialisation are what learned within a minute on two CPU cores: with labels, 200 steps of 64 demo
-#: scenes took it to 91% k-NN accuracy, and 375 steps a plain one of 4 blocks to 56% (experiments/demo.yaml).
+#: Its stem, depth and initialisation make it learn within a minute on two CPU cores: with labels, 200 steps of 64 demo scenes
+#: took it to 91% k-NN accuracy; 375 steps took a plain ViT of 4 blocks to 56% (experiments/demo.yaml).
 _SHAPES: dict[str, dict[str, Any]] = {
     "vit_nano": {
         "width": 96,
