@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import UsageError
+from heads.mlp import MLP
 
 
 class WeightNormLinear(nn.Module):
@@ -52,18 +53,13 @@ class DINOHead(nn.Module):
         super().__init__()
         if nlayers < 1:
             raise UsageError(f"the DINO head needs at least 1 layer, not {nlayers}")
-        layers: list[nn.Module] = []
-        width = in_dim
-        for _ in range(nlayers - 1):
-            layers += [nn.Linear(width, hidden_dim), *([nn.BatchNorm1d(hidden_dim)] if use_bn else []), nn.GELU()]
-            width = hidden_dim
-        layers.append(nn.Linear(width, bottleneck_dim))
-        # A single layer has no index in the authors' names.
-        self.mlp = nn.Sequential(*layers) if nlayers > 1 else layers[0]
-        for module in layers:
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+        widths = [hidden_dim] * (nlayers - 1) + [bottleneck_dim]
+        mlp = MLP(in_dim, widths, norm=nn.BatchNorm1d if use_bn else None, activation=nn.GELU)
+        for layer in mlp:
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+        self.mlp = mlp if nlayers > 1 else mlp[0]  # a single layer has no index in the authors' names
         self.last_layer = WeightNormLinear(bottleneck_dim, out_dim, trainable_gain=not norm_last_layer)
 
     def forward(self, features: Tensor) -> Tensor:

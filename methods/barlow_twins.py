@@ -8,21 +8,19 @@ Shapes: B images, D features of the projector.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.base import Backbone
 from common.distributed import all_gather_rows, all_reduce_mean, all_reduce_sum, world_size
-from common.errors import UsageError, UserError
-from data.views.spec import View
-from heads.barlow import BarlowProjector
-from methods.core.augmentation import AugmentationConfig, two_views
-from methods.core.base import METHODS, Method, StepOutput, ViewBatch
+from common.errors import UserError
+from common.options import option
+from heads.mlp import MLP, parse_widths
+from methods.core.augmentation import AugmentationConfig
+from methods.core.base import METHODS, MakeBackbone, Method, StepOutput, ViewBatch
 
 
 @dataclass(kw_only=True)
@@ -30,18 +28,17 @@ class BarlowTwinsConfig(AugmentationConfig):
     """Barlow Twins' options. Defaults: barlowtwins/main.py. The switches are those of the paper's tables 5 and 6."""
 
     global_scale: tuple[float, float] = (0.08, 1.0)
-    """area of a crop, as a part of the image's, drawn uniformly"""
 
-    projector: str = "8192-8192-8192"
+    projector: str = option("8192-8192-8192", form=parse_widths)
     """widths of the projector's layers"""
-    lambd: float = 0.0051
+    lambd: float = option(0.0051, at_least=0)
     """lambda: weight of the off-diagonal term"""
-    bias_lr_scale: float = 0.024
+    bias_lr_scale: float = option(0.024, at_least=0)
     """learning rate of biases and norms, as a part of lr (published: 0.0048 of 0.2)"""
 
     loss: Literal["full", "on_diagonal", "off_diagonal", "cross_entropy"] = "full"
     """both terms, only that of invariance, only that of redundancy reduction, or a cross-entropy of the correlations"""
-    temperature: float = 0.1
+    temperature: float = option(0.1, above=0)
     """of the cross_entropy loss"""
     normalization: Literal["batch", "feature", "none"] = "batch"
     """of the projections: each feature over the batch, each image over its features, or none (cross-covariance)"""
@@ -52,10 +49,20 @@ class BarlowTwinsConfig(AugmentationConfig):
     predictor: bool = False
     """a further hidden layer on the first crop's branch only"""
 
-    def __post_init__(self) -> None:
-        self.require(lambda value: value >= 0, "give 0 or more", "lambd", "bias_lr_scale")
-        self.require(lambda value: value > 0, "a temperature must be above 0", "temperature")
-        parse_widths(self.projector)
+
+def loss_of_the_paper(z1_BD: Tensor, z2_BD: Tensor, lambd: float) -> Tensor:
+    """The paper's equations 1 and 2, of one process. Training uses ``BarlowTwins.loss``: the same number for a batch on any number
+    of processes, with fewer operations where images are few.
+
+    Args:
+        z1_BD, z2_BD: projections of the two crops, each feature with mean 0 and variance 1 over the batch.
+        lambd: weight of the off-diagonal term.
+    """
+    correlation_DD = z1_BD.T @ z2_BD / len(z1_BD)
+    diagonal_D = correlation_DD.diagonal()
+    invariance = (1 - diagonal_D).square().sum()
+    redundancy = (correlation_DD - diagonal_D.diag()).square().sum()
+    return invariance + lambd * redundancy
 
 
 @METHODS.register("barlow_twins")
@@ -63,9 +70,11 @@ class BarlowTwins(Method):
     """The state dict holds ``backbone.…``, ``projector.…`` and ``bn.…``, as the authors' does."""
 
     title = "Barlow Twins"
+    citation = "Zbontar et al. 2021, arXiv 2103.03230"
+    differs = ("the gradient of the correlation is the whole batch's; the reference's depends on the number of GPUs",)
     Config = BarlowTwinsConfig
     #: barlowtwins/main.py
-    recipe: ClassVar[dict[str, Any]] = {
+    recipe = {
         "optimizer": "lars",
         "lr": 0.2,
         "min_lr": 0.0,
@@ -74,26 +83,19 @@ class BarlowTwins(Method):
         "batch_size": 2048,
         "epochs": 1000,
     }
-    warmup_endpoint: ClassVar[bool] = False
+    warmup_endpoint = False
 
     config: BarlowTwinsConfig
 
-    def __init__(self, config: BarlowTwinsConfig, make_backbone: Callable[..., Backbone], num_classes: int):
+    def __init__(self, config: BarlowTwinsConfig, make_backbone: MakeBackbone, num_classes: int):
         super().__init__(config, make_backbone, num_classes)
         self.backbone = make_backbone(zero_init_residual=True)
-        self.projector = BarlowProjector(self.backbone.width, parse_widths(config.projector))
+        norm = nn.BatchNorm1d if config.bn_in_projector else nn.Identity
+        self.projector = MLP(self.backbone.width, parse_widths(config.projector), bias=False, norm=norm)
         width = self.projector.out_dim
-        if not config.bn_in_projector:
-            for index, layer in enumerate(self.projector):
-                if isinstance(layer, nn.BatchNorm1d):
-                    self.projector[index] = nn.Identity()
         # As wide as the projections, with one hidden layer: what "predictor" is in the paper's table 6.
-        self.predictor = BarlowProjector(width, [width, width]) if config.predictor else None
+        self.predictor = MLP(width, [width, width], bias=False) if config.predictor else None
         self.bn = nn.BatchNorm1d(width, affine=False) if config.normalization == "batch" else None
-
-    @classmethod
-    def views(cls, config: BarlowTwinsConfig, image_size: int) -> list[View]:
-        return two_views(config, image_size)
 
     def forward(self, batch: ViewBatch) -> StepOutput:
         # One crop after the other, as the reference has it: BatchNorm's statistics are those of one crop.
@@ -122,15 +124,8 @@ class BarlowTwins(Method):
         return z_BD - all_reduce_mean(z_BD.mean(0))
 
     def loss(self, z1_BD: Tensor, z2_BD: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss (of the global batch, the same on all ranks) and its two terms, of normalised projections. With C their
-        cross-correlation::
-
-            on_diag = sum((C[i, i] - 1) ** 2 for i in range(D))
-            off_diag = sum(C[i, j] ** 2 for i in range(D) for j in range(D) if i != j)
-            loss = on_diag + lambd * off_diag
-
-        ``cross_entropy`` (the paper's table 5) is ``-log Σ_i exp(C_ii / T) + lambd · log Σ_{i≠j} exp(max(C_ij, 0) / T)``.
-        """
+        """Loss of normalised projections (of the global batch, the same on all ranks) and its two terms: ``loss_of_the_paper``, one
+        term alone, or ``cross_entropy`` (table 5): ``-log Σ_i exp(C_ii / T) + lambd · log Σ_{i≠j} exp(max(C_ij, 0) / T)``."""
         config = self.config
         if config.loss != "cross_entropy" and cheaper_by_images(len(z1_BD) * world_size(), z1_BD.shape[1]):
             diagonal_D, off_diag = diagonal_and_rest_by_images(z1_BD, z2_BD)
@@ -196,11 +191,3 @@ def diagonal_and_rest_by_images(z1_BD: Tensor, z2_BD: Tensor) -> tuple[Tensor, T
     inner1, inner2 = (z_BD @ all_gather_rows(z_BD).T for z_BD in (z1_BD, z2_BD))
     squares = all_reduce_sum((inner1 * inner2).sum()) / images**2
     return diagonal_D, squares - diagonal_D.square().sum()
-
-
-def parse_widths(spec: str) -> list[int]:
-    """Layer widths of ``8192-8192-8192``; raises UsageError for anything else."""
-    parts = str(spec).split("-")
-    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-        raise UsageError(f"--projector {spec!r}: give the layers' widths, such as 8192-8192-8192")
-    return [int(part) for part in parts]

@@ -6,22 +6,17 @@ the moving average of the online network; there are no negatives.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from backbones.base import Backbone
-from common.schedules import cosine
-from data.views.spec import View
-from heads.barlow import BarlowProjector
-from methods.barlow_twins import parse_widths
-from methods.core.augmentation import AugmentationConfig, two_views
-from methods.core.base import METHODS, Method, Progress, StepOutput, ViewBatch
-from methods.core.twin import Twin
+from common.options import option
+from heads.mlp import MLP, parse_widths
+from methods.core.augmentation import AugmentationConfig
+from methods.core.base import METHODS, MakeBackbone, Method, Progress, StepOutput, ViewBatch
+from methods.core.teacher import SlowCopy, rising_momentum
 
 
 @dataclass(kw_only=True)
@@ -29,19 +24,13 @@ class BYOLConfig(AugmentationConfig):
     """BYOL's options. Defaults: the paper's section 3.2 and appendix B; its augmentation is the shared one."""
 
     global_scale: tuple[float, float] = (0.08, 1.0)
-    """area of a crop, as a part of the image's, drawn uniformly"""
 
-    projector: str = "4096-256"
+    projector: str = option("4096-256", form=parse_widths)
     """widths of the projector's layers"""
-    predictor_dim: int = 4096
+    predictor_dim: int = option(4096, at_least=1)
     """hidden width of the predictor"""
-    momentum_target: float = 0.996
+    momentum_target: float = option(0.996, at_least=0, at_most=1)
     """of the target's moving average at the start; a cosine takes it to 1"""
-
-    def __post_init__(self) -> None:
-        self.require(lambda value: value >= 1, "give at least 1", "predictor_dim")
-        self.require(lambda value: 0 <= value <= 1, "give 0 to 1", "momentum_target")
-        parse_widths(self.projector)
 
 
 @METHODS.register("byol")
@@ -49,9 +38,10 @@ class BYOL(Method):
     """What gets evaluated is the online backbone, as in the paper. The loss is a mean over the rank's own images."""
 
     title = "BYOL"
+    citation = "Grill et al. 2020, arXiv 2006.07733"
     Config = BYOLConfig
     #: The paper's section 3.2: LARS, 0.2 × batch / 256, cosine to 0, 10 epochs of warm-up.
-    recipe: ClassVar[dict[str, Any]] = {
+    recipe = {
         "optimizer": "lars",
         "lr": 0.2,
         "min_lr": 0.0,
@@ -59,21 +49,17 @@ class BYOL(Method):
         "batch_size": 4096,
         "epochs": 1000,
     }
-    warmup_endpoint: ClassVar[bool] = False
+    warmup_endpoint = False
 
     config: BYOLConfig
 
-    def __init__(self, config: BYOLConfig, make_backbone: Callable[..., Backbone], num_classes: int):
+    def __init__(self, config: BYOLConfig, make_backbone: MakeBackbone, num_classes: int):
         super().__init__(config, make_backbone, num_classes)
         self.backbone = make_backbone()
-        self.projector = BarlowProjector(self.backbone.width, parse_widths(config.projector))
+        self.projector = MLP(self.backbone.width, parse_widths(config.projector), bias=False)
         width = self.projector.out_dim
-        self.predictor = BarlowProjector(width, [config.predictor_dim, width])
-        self.target = Twin(self.backbone, self.projector)
-
-    @classmethod
-    def views(cls, config: BYOLConfig, image_size: int) -> list[View]:
-        return two_views(config, image_size)
+        self.predictor = MLP(width, [config.predictor_dim, width], bias=False)
+        self.target = SlowCopy(self.backbone, self.projector)
 
     def forward(self, batch: ViewBatch) -> StepOutput:
         # One crop after the other, as the reference has it: BatchNorm's statistics are those of one crop.
@@ -85,7 +71,7 @@ class BYOL(Method):
         return StepOutput(loss, projections=(z1.detach(), z2.detach()))
 
     def after_step(self, progress: Progress) -> None:
-        momentum = cosine(self.config.momentum_target, 1.0, progress.step, progress.total_steps)
+        momentum = rising_momentum(self.config.momentum_target, progress)
         self.target.follow(self.backbone, self.projector, momentum)
 
 

@@ -9,23 +9,20 @@ Shapes: B images, K keys in the queue, D features.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from backbones.base import Backbone
 from common.distributed import all_gather_rows
 from common.errors import UsageError
-from data.views.spec import View
-from methods.barlow_twins import parse_widths
-from methods.core.augmentation import AugmentationConfig, two_views
-from methods.core.base import METHODS, Method, Progress, StepOutput, ViewBatch
-from methods.core.twin import Twin
+from common.options import option
+from heads.mlp import MLP, parse_widths
+from methods.core.augmentation import AugmentationConfig
+from methods.core.base import METHODS, MakeBackbone, Method, Progress, StepOutput, ViewBatch
+from methods.core.teacher import SlowCopy
 
 
 @dataclass(kw_only=True)
@@ -33,28 +30,18 @@ class MoCoV2Config(AugmentationConfig):
     """MoCo v2's options. Defaults: main_moco.py with ``--mlp --moco-t 0.2 --aug-plus --cos``."""
 
     global_scale: tuple[float, float] = (0.2, 1.0)
-    """area of a crop, as a part of the image's, drawn uniformly"""
     saturation: float = 0.4
-    """of the colour jitter: factor within 1 ± this"""
     blur_p: tuple[float, float] = (0.5, 0.5)
-    """probability of a Gaussian blur, for the first and the second crop"""
     solarize_p: tuple[float, float] = (0.0, 0.0)
-    """probability of solarisation, for the first and the second crop"""
 
-    projector: str = "2048-128"
+    projector: str = option("2048-128", form=parse_widths)
     """widths of the projector's layers"""
-    queue: int = 65536
+    queue: int = option(65536, at_least=1)
     """keys of earlier batches to contrast with; at least a batch"""
-    momentum_key: float = 0.999
+    momentum_key: float = option(0.999, at_least=0, at_most=1)
     """of the moving average that the key encoder is"""
-    temperature: float = 0.2
+    temperature: float = option(0.2, above=0)
     """of the softmax over similarities"""
-
-    def __post_init__(self) -> None:
-        self.require(lambda value: value >= 1, "give at least 1", "queue")
-        self.require(lambda value: 0 <= value <= 1, "give 0 to 1", "momentum_key")
-        self.require(lambda value: value > 0, "a temperature must be above 0", "temperature")
-        parse_widths(self.projector)
 
 
 @METHODS.register("mocov2")
@@ -68,9 +55,13 @@ class MoCoV2(Method):
     """
 
     title = "MoCo v2"
+    citation = "Chen et al. 2020, arXiv 2003.04297"
+    differs = (
+        "BatchNorm's statistics are those of the whole batch on any number of GPUs, so no images are shuffled between them",
+    )
     Config = MoCoV2Config
     #: main_moco.py; 800 epochs are the longest published.
-    recipe: ClassVar[dict[str, Any]] = {
+    recipe = {
         "optimizer": "sgd",
         "lr": 0.03,
         "min_lr": 0.0,
@@ -82,21 +73,14 @@ class MoCoV2(Method):
 
     config: MoCoV2Config
 
-    def __init__(self, config: MoCoV2Config, make_backbone: Callable[..., Backbone], num_classes: int):
+    def __init__(self, config: MoCoV2Config, make_backbone: MakeBackbone, num_classes: int):
         super().__init__(config, make_backbone, num_classes)
         self.backbone = make_backbone()
-        widths = [self.backbone.width, *parse_widths(config.projector)]
-        layers: list[nn.Module] = []
-        for width_in, width_out in pairwise(widths):
-            layers += [nn.Linear(width_in, width_out), nn.ReLU(inplace=True)]
-        self.projector = nn.Sequential(*layers[:-1])  # without BatchNorm, as in the reference
-        self.key_encoder = Twin(self.backbone, self.projector)
-        self.register_buffer("queue", F.normalize(torch.randn(config.queue, widths[-1])))
+        # Without BatchNorm, as in the reference.
+        self.projector = MLP(self.backbone.width, parse_widths(config.projector), norm=None)
+        self.key_encoder = SlowCopy(self.backbone, self.projector)
+        self.register_buffer("queue", F.normalize(torch.randn(config.queue, self.projector.out_dim)))
         self.register_buffer("queue_place", torch.zeros(1, dtype=torch.int64))
-
-    @classmethod
-    def views(cls, config: MoCoV2Config, image_size: int) -> list[View]:
-        return two_views(config, image_size)
 
     def forward(self, batch: ViewBatch) -> StepOutput:
         queries_BD = self.projector(self.backbone(batch.views[0]))

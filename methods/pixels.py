@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
-from backbones.base import Backbone
 from backbones.pixels import Pixels as PixelBackbone
 from common.errors import UsageError
-from methods.core.base import METHODS, MethodConfig
+from methods.core.base import METHODS, MakeBackbone, MethodConfig
 from methods.random import Random
 
 
 @METHODS.register("pixels")
 class Pixels(Random):
-    """Nothing is trained and nothing could be: features are the pixels themselves (``backbones/pixels.py``)."""
+    """Nothing is trained: features are the pixels themselves (``backbones/pixels.py``)."""
 
     title = "Raw pixels"
     reference = "raw pixels"
     needs_backbone = False
-    recipe: ClassVar[dict[str, Any]] = {"backbone": "pixels"}
+    recipe = {"backbone": "pixels"}
 
-    def __init__(self, config: MethodConfig, make_backbone: Callable[..., Backbone], num_classes: int):
+    def __init__(self, config: MethodConfig, make_backbone: MakeBackbone, num_classes: int):
         super().__init__(config, make_backbone, num_classes)
         if not isinstance(self.backbone, PixelBackbone):
             raise UsageError(

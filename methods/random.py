@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import ClassVar
-
-from backbones.base import Backbone
-from data.views.spec import View
-from methods.core.base import METHODS, Method, MethodConfig
+from methods.core.base import METHODS, MakeBackbone, Method, MethodConfig
 
 
 @METHODS.register("random")
@@ -16,12 +11,8 @@ class Random(Method):
 
     title = "Untrained"
     reference = "the untrained backbone"
-    trains: ClassVar[bool] = False
+    trains = False
 
-    def __init__(self, config: MethodConfig, make_backbone: Callable[..., Backbone], num_classes: int):
+    def __init__(self, config: MethodConfig, make_backbone: MakeBackbone, num_classes: int):
         super().__init__(config, make_backbone, num_classes)
         self.backbone = make_backbone()
-
-    @classmethod
-    def views(cls, config: MethodConfig, image_size: int) -> Sequence[View]:
-        return []

@@ -7,23 +7,19 @@ Shapes: B images of this rank, N = 2B views of them, M views of all ranks, D fea
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 from pytorch_metric_learning.losses import SupConLoss
 from pytorch_metric_learning.reducers import MeanReducer
 from torch import Tensor
 
-from backbones.base import Backbone
 from common.distributed import all_gather_rows, rank, world_size
 from common.errors import UserError
-from data.views.spec import View
-from heads.barlow import BarlowProjector
-from methods.barlow_twins import parse_widths
-from methods.core.augmentation import AugmentationConfig, two_views
-from methods.core.base import METHODS, Method, StepOutput, ViewBatch
+from common.options import option
+from heads.mlp import MLP, parse_widths
+from methods.core.augmentation import AugmentationConfig
+from methods.core.base import METHODS, MakeBackbone, Method, StepOutput, ViewBatch
 
 
 @dataclass(kw_only=True)
@@ -31,28 +27,18 @@ class SimCLRConfig(AugmentationConfig):
     """SimCLR's options. Defaults: the paper's section 2 and appendix A (colours at strength 1, blur of half the crops)."""
 
     global_scale: tuple[float, float] = (0.08, 1.0)
-    """area of a crop, as a part of the image's, drawn uniformly"""
     brightness: float = 0.8
-    """of the colour jitter: factor within 1 ± this"""
     contrast: float = 0.8
-    """of the colour jitter: factor within 1 ± this"""
     saturation: float = 0.8
-    """of the colour jitter: factor within 1 ± this"""
     hue: float = 0.2
-    """of the colour jitter: shift within ± this part of the colour circle (at most 0.5)"""
     blur_p: tuple[float, float] = (0.5, 0.5)
     """probability of a Gaussian blur, for the first and the second crop (the paper's CIFAR-10 runs have none)"""
     solarize_p: tuple[float, float] = (0.0, 0.0)
-    """probability of solarisation, for the first and the second crop"""
 
-    projector: str = "2048-128"
+    projector: str = option("2048-128", form=parse_widths)
     """widths of the projector's layers"""
-    temperature: float = 0.1
+    temperature: float = option(0.1, above=0)
     """of the softmax over similarities (the paper's best on ImageNet; 0.5 on CIFAR-10, appendix B.9)"""
-
-    def __post_init__(self) -> None:
-        self.require(lambda value: value > 0, "a temperature must be above 0", "temperature")
-        parse_widths(self.projector)
 
 
 @METHODS.register("simclr")
@@ -62,9 +48,10 @@ class SimCLR(Method):
     every negative one, in M³.)"""
 
     title = "SimCLR"
+    citation = "Chen et al. 2020, arXiv 2002.05709"
     Config = SimCLRConfig
     #: The paper's section 2.2 and appendix B: LARS, 0.3 × batch / 256, cosine to 0, 10 epochs of warm-up.
-    recipe: ClassVar[dict[str, Any]] = {
+    recipe = {
         "optimizer": "lars",
         "lr": 0.3,
         "min_lr": 0.0,
@@ -72,20 +59,16 @@ class SimCLR(Method):
         "batch_size": 4096,
         "epochs": 1000,
     }
-    warmup_endpoint: ClassVar[bool] = False
+    warmup_endpoint = False
 
     config: SimCLRConfig
 
-    def __init__(self, config: SimCLRConfig, make_backbone: Callable[..., Backbone], num_classes: int):
+    def __init__(self, config: SimCLRConfig, make_backbone: MakeBackbone, num_classes: int):
         super().__init__(config, make_backbone, num_classes)
         self.backbone = make_backbone()
-        self.projector = BarlowProjector(self.backbone.width, parse_widths(config.projector))
+        self.projector = MLP(self.backbone.width, parse_widths(config.projector), bias=False)
         # The library's own default leaves losses of 0 out of the mean.
         self.loss = SupConLoss(config.temperature, reducer=MeanReducer())
-
-    @classmethod
-    def views(cls, config: SimCLRConfig, image_size: int) -> list[View]:
-        return two_views(config, image_size)
 
     def forward(self, batch: ViewBatch) -> StepOutput:
         # Both views as one batch, as the reference has it: BatchNorm's statistics are those of both.

@@ -5,15 +5,11 @@ SimCLR whose positives are all views of all images with the same label: the pape
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 from torch import Tensor
 
-from backbones.base import Backbone
 from common.distributed import all_gather_rows
-from common.errors import UsageError
 from methods.core.base import METHODS
 from methods.simclr import SimCLR, SimCLRConfig
 
@@ -30,17 +26,12 @@ class SupCon(SimCLR):
     images of one label) has nothing to contrast, and a loss of 0."""
 
     title = "SupCon"
+    citation = "Khosla et al. 2020, arXiv 2004.11362"
+    differs = ("the paper names no learning rate; SimCLR's is used",)
+    uses_labels = True
     Config = SupConConfig
     #: The paper's section 4: LARS for ImageNet, batch 6144, 700 epochs. It names no learning rate: SimCLR's.
-    recipe: ClassVar[dict[str, Any]] = {**SimCLR.recipe, "batch_size": 6144, "epochs": 700}
-    uses_labels: ClassVar[bool] = True
-
-    def __init__(self, config: SupConConfig, make_backbone: Callable[..., Backbone], num_classes: int):
-        if num_classes < 1:
-            raise UsageError(
-                "method supcon needs labels, and this data set has none; choose simclr, or another data set"
-            )
-        super().__init__(config, make_backbone, num_classes)
+    recipe = {**SimCLR.recipe, "batch_size": 6144, "epochs": 700}
 
     def positives(self, image_M: Tensor, labels: Tensor) -> Tensor:
         labels_M = all_gather_rows(labels)[image_M]

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.base import Backbone
 from common.distributed import all_reduce_sum
 from common.errors import UsageError
+from common.options import option
 from data.views.spec import View
-from methods.core.base import METHODS, Method, MethodConfig, StepOutput, ViewBatch
+from methods.core.base import METHODS, MakeBackbone, Method, MethodConfig, StepOutput, ViewBatch
 
 
 @dataclass(kw_only=True)
@@ -22,14 +20,16 @@ class SupervisedConfig(MethodConfig):
     """Options of supervised training."""
 
     scale: tuple[float, float] = (0.08, 1.0)
-    """area of a crop, as a part of the image's, drawn uniformly"""
     flip: float = 0.5
     """probability of a horizontal flip"""
-    drop_path: float = 0.1
+    drop_path: float = option(0.1, at_least=0, below=1)
     """stochastic depth of the backbone (ViTs)"""
 
-    def __post_init__(self) -> None:
-        self.require(lambda value: 0 <= value < 1, "give 0 or more and less than 1", "drop_path")
+    def views(self, image_size: int) -> list[View]:
+        try:
+            return [View(name="crop", size=image_size, scale=self.scale, flip=self.flip)]
+        except ValueError as error:
+            raise UsageError(f"augmentation: {error}") from error
 
 
 @METHODS.register("supervised")
@@ -43,29 +43,19 @@ class Supervised(Method):
     """
 
     title = "Supervised"
+    differs = ("DeiT's learning rates and weight decay without its stronger augmentations",)
+    uses_labels = True
     Config = SupervisedConfig
-    recipe: ClassVar[dict[str, Any]] = {"lr": 2.5e-4, "min_lr": 1e-5, "weight_decay": 0.05}
-    uses_labels: ClassVar[bool] = True
+    recipe = {"lr": 2.5e-4, "min_lr": 1e-5, "weight_decay": 0.05}
 
     config: SupervisedConfig
 
-    def __init__(self, config: SupervisedConfig, make_backbone: Callable[..., Backbone], num_classes: int):
+    def __init__(self, config: SupervisedConfig, make_backbone: MakeBackbone, num_classes: int):
         super().__init__(config, make_backbone, num_classes)
-        if num_classes < 1:
-            raise UsageError(
-                "method supervised needs labels, and this data set has none; choose another method or data set"
-            )
         self.backbone = make_backbone(drop_path_rate=config.drop_path)
         self.classifier = nn.Linear(self.backbone.width, num_classes)
         nn.init.trunc_normal_(self.classifier.weight, std=0.02)
         nn.init.zeros_(self.classifier.bias)
-
-    @classmethod
-    def views(cls, config: SupervisedConfig, image_size: int) -> list[View]:
-        try:
-            return [View(name="crop", size=image_size, scale=config.scale, flip=config.flip)]
-        except ValueError as error:
-            raise UsageError(f"augmentation: {error}") from error
 
     def forward(self, batch: ViewBatch) -> StepOutput:
         logits_BC = self.classifier(self.backbone(batch.views[0])).float()

@@ -8,68 +8,44 @@ Shapes: B images, V views, T assigned views (two), K prototypes, D features of t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backbones.base import Backbone
-from data.views.spec import View, dino_views
-from methods.barlow_twins import parse_widths
-from methods.core.augmentation import AugmentationConfig, checked_views
-from methods.core.base import METHODS, Method, Progress, StepOutput, ViewBatch
-from methods.core.multi_crop import agreement, backbone_features, sinkhorn_knopp
+from common.options import option
+from heads.mlp import MLP, parse_widths
+from methods.core.base import METHODS, MakeBackbone, Method, Progress, StepOutput, ViewBatch
+from methods.core.multi_crop import MultiCropConfig, agreement, backbone_features, sinkhorn_knopp
 
 
 @dataclass(kw_only=True)
-class SwAVConfig(AugmentationConfig):
+class SwAVConfig(MultiCropConfig):
     """SwAV's options. Defaults: scripts/swav_800ep_pretrain.sh and src/multicropdataset.py."""
 
     global_scale: tuple[float, float] = (0.14, 1.0)
-    """area of a full-size crop, as a part of the image's, drawn uniformly"""
     brightness: float = 0.8
-    """of the colour jitter: factor within 1 ± this"""
     contrast: float = 0.8
-    """of the colour jitter: factor within 1 ± this"""
     saturation: float = 0.8
-    """of the colour jitter: factor within 1 ± this"""
     hue: float = 0.2
-    """of the colour jitter: shift within ± this part of the colour circle (at most 0.5)"""
     blur_p: tuple[float, float] = (0.5, 0.5)
-    """probability of a Gaussian blur, for the first and the second full-size crop"""
     solarize_p: tuple[float, float] = (0.0, 0.0)
-    """probability of solarisation, for the first and the second full-size crop"""
-    local_crops: int = 6
-    """small crops of each image; 0: no multi-crop"""
-    local_size: int | None = None
-    """side of the small crops in pixels; default: 96 for images of 224, in proportion, to the nearest multiple of 16"""
+    local_crops: int = option(6, at_least=0)
     local_scale: tuple[float, float] = (0.05, 0.14)
-    """area of a small crop, as a part of the image's, drawn uniformly"""
-    local_blur_p: float = 0.5
-    """probability of a Gaussian blur, for small crops"""
 
-    projector: str = "2048-128"
+    projector: str = option("2048-128", form=parse_widths)
     """widths of the projector's layers"""
-    prototypes: int = 3000
+    prototypes: int = option(3000, at_least=1)
     """number of prototypes"""
-    temperature: float = 0.1
+    temperature: float = option(0.1, above=0)
     """of the predictions' softmax"""
-    epsilon: float = 0.05
+    epsilon: float = option(0.05, above=0)
     """of the assignments: how soft they are"""
-    sinkhorn_iterations: int = 3
+    sinkhorn_iterations: int = option(3, at_least=1)
     """alternating normalisations that share the batch out"""
-    freeze_prototypes: int = 313
+    freeze_prototypes: int = option(313, at_least=0)
     """optimiser steps during which the prototypes stay as they are; a shorter run never trains them"""
-
-    def __post_init__(self) -> None:
-        self.require(lambda value: value >= 1, "give at least 1", "prototypes", "sinkhorn_iterations", "local_size")
-        self.require(lambda value: value >= 0, "give 0 or more", "local_crops", "freeze_prototypes")
-        self.require(lambda value: value > 0, "a temperature must be above 0", "temperature", "epsilon")
-        parse_widths(self.projector)
 
 
 @METHODS.register("swav")
@@ -79,9 +55,11 @@ class SwAV(Method):
     prototypes.)"""
 
     title = "SwAV"
+    citation = "Caron et al. 2020, arXiv 2006.09882"
+    differs = ("no queue of earlier batches", "the learning rate warms up from 0 instead of 0.3")
     Config = SwAVConfig
     #: scripts/swav_800ep_pretrain.sh: LARS, 4.8 for 4096 images, 10 epochs of warm-up (from 0.3 there, from 0 here).
-    recipe: ClassVar[dict[str, Any]] = {
+    recipe = {
         "optimizer": "lars",
         "lr": 0.3,
         "min_lr": 0.0048,
@@ -92,31 +70,13 @@ class SwAV(Method):
 
     config: SwAVConfig
 
-    def __init__(self, config: SwAVConfig, make_backbone: Callable[..., Backbone], num_classes: int):
+    def __init__(self, config: SwAVConfig, make_backbone: MakeBackbone, num_classes: int):
         super().__init__(config, make_backbone, num_classes)
         self.backbone = make_backbone(zero_init_residual=True)
-        widths = [self.backbone.width, *parse_widths(config.projector)]
-        layers: list[nn.Module] = []
-        for width_in, width_out in pairwise(widths[:-1]):
-            layers += [nn.Linear(width_in, width_out), nn.BatchNorm1d(width_out), nn.ReLU(inplace=True)]
-        # Unlike Barlow Twins' projector, the last layer has a bias.
-        self.projector = nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))
-        self.prototypes = nn.Linear(widths[-1], config.prototypes, bias=False)
+        # Unlike Barlow Twins' projector, it has biases.
+        self.projector = MLP(self.backbone.width, parse_widths(config.projector))
+        self.prototypes = nn.Linear(self.projector.out_dim, config.prototypes, bias=False)
         self._normalize_prototypes()
-
-    @classmethod
-    def views(cls, config: SwAVConfig, image_size: int) -> list[View]:
-        return checked_views(
-            dino_views,
-            config,
-            global_size=image_size,
-            local_size=config.local_size or max(16, round(image_size * 96 / 224 / 16) * 16),
-            local_crops=config.local_crops,
-            global_scale=config.global_scale,
-            local_scale=config.local_scale,
-            blur_p=(*config.blur_p, config.local_blur_p),
-            solarize_p=(*config.solarize_p, 0.0),
-        )
 
     @torch.no_grad()
     def _normalize_prototypes(self) -> None:

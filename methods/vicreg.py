@@ -8,22 +8,18 @@ Shapes: B images, D features of the projector.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from backbones.base import Backbone
 from common.distributed import all_gather_rows
 from common.errors import UserError
-from data.views.spec import View
-from heads.barlow import BarlowProjector
-from methods.barlow_twins import parse_widths
-from methods.core.augmentation import AugmentationConfig, two_views
-from methods.core.base import METHODS, Method, StepOutput, ViewBatch
+from common.options import option
+from heads.mlp import MLP, parse_widths
+from methods.core.augmentation import AugmentationConfig
+from methods.core.base import METHODS, MakeBackbone, Method, StepOutput, ViewBatch
 
 
 @dataclass(kw_only=True)
@@ -31,20 +27,15 @@ class VICRegConfig(AugmentationConfig):
     """VICReg's options. Defaults: main_vicreg.py and augmentations.py."""
 
     global_scale: tuple[float, float] = (0.08, 1.0)
-    """area of a crop, as a part of the image's, drawn uniformly"""
 
-    projector: str = "8192-8192-8192"
+    projector: str = option("8192-8192-8192", form=parse_widths)
     """widths of the projector's layers (the paper's expander)"""
-    sim_coeff: float = 25.0
+    sim_coeff: float = option(25.0, at_least=0)
     """weight of invariance: the mean squared distance of the two projections"""
-    std_coeff: float = 25.0
+    std_coeff: float = option(25.0, at_least=0)
     """weight of variance: how much standard deviations lack to 1"""
-    cov_coeff: float = 1.0
+    cov_coeff: float = option(1.0, at_least=0)
     """weight of covariance: squared covariances of different features"""
-
-    def __post_init__(self) -> None:
-        self.require(lambda value: value >= 0, "give 0 or more", "sim_coeff", "std_coeff", "cov_coeff")
-        parse_widths(self.projector)
 
 
 @METHODS.register("vicreg")
@@ -52,9 +43,10 @@ class VICReg(Method):
     """The loss's statistics are of the batch of all ranks together."""
 
     title = "VICReg"
+    citation = "Bardes et al. 2022, arXiv 2105.04906"
     Config = VICRegConfig
     #: main_vicreg.py; 1000 epochs are the paper's.
-    recipe: ClassVar[dict[str, Any]] = {
+    recipe = {
         "optimizer": "lars",
         "lr": 0.2,
         "min_lr": 0.0,
@@ -63,18 +55,14 @@ class VICReg(Method):
         "batch_size": 2048,
         "epochs": 1000,
     }
-    warmup_endpoint: ClassVar[bool] = False
+    warmup_endpoint = False
 
     config: VICRegConfig
 
-    def __init__(self, config: VICRegConfig, make_backbone: Callable[..., Backbone], num_classes: int):
+    def __init__(self, config: VICRegConfig, make_backbone: MakeBackbone, num_classes: int):
         super().__init__(config, make_backbone, num_classes)
         self.backbone = make_backbone(zero_init_residual=True)
-        self.projector = BarlowProjector(self.backbone.width, parse_widths(config.projector))
-
-    @classmethod
-    def views(cls, config: VICRegConfig, image_size: int) -> list[View]:
-        return two_views(config, image_size)
+        self.projector = MLP(self.backbone.width, parse_widths(config.projector), bias=False)
 
     def forward(self, batch: ViewBatch) -> StepOutput:
         z1, z2 = self.projector(torch.cat([self.backbone(view) for view in batch.views]), views=2).chunk(2)

@@ -7,15 +7,12 @@ else differs, so this is DINO with another recipe: ``--label_fraction`` says of 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
-
 from methods.core.base import METHODS
 from methods.dino import DINO
 
 
 @METHODS.register("weak_dino")
 class WeakDINO(DINO):
-    """DINO with another recipe."""
-
     title = "Weak DINO"
-    recipe: ClassVar[dict[str, Any]] = {**DINO.recipe, "pairing": "same_label"}
+    citation = "jneyzaguirre1/dino_evaluation"
+    recipe = {**DINO.recipe, "pairing": "same_label"}

@@ -46,6 +46,17 @@ class AugmentationConfig(MethodConfig):
     solarize_threshold: int = 128
     """grey level (0 to 255) from which solarisation inverts"""
 
+    def views(self, image_size: int) -> list[View]:
+        """Two full-size views, as of all methods without small crops; raises UsageError as ``checked_views`` does."""
+        return checked_views(
+            barlow_twins_views,
+            self,
+            size=image_size,
+            scale=self.global_scale,
+            blur_p=self.blur_p,
+            solarize_p=self.solarize_p,
+        )
+
 
 #: What all views of a method have in common; the rest differs between them.
 SHARED = (
@@ -55,21 +66,9 @@ SHARED = (
 
 
 def checked_views(make: Callable[..., list[View]], config: AugmentationConfig, **options: Any) -> list[View]:
-    """``make(…)`` (of ``data.views.maker``) with its own ``options`` and those that every view of ``config`` shares; raises UsageError
-    for one that is out of its range."""
+    """``make(…)`` (of ``data.views.spec``) with its own ``options`` and those that every view of ``config`` shares; raises
+    UsageError for one that is out of its range."""
     try:
         return make(**options, **{name: getattr(config, name) for name in SHARED})
     except ValueError as error:
         raise UsageError(f"augmentation: {error}") from error
-
-
-def two_views(config: AugmentationConfig, image_size: int) -> list[View]:
-    """Two full-size views, as of all methods without small crops; raises UsageError as ``checked_views`` does."""
-    return checked_views(
-        barlow_twins_views,
-        config,
-        size=image_size,
-        scale=config.global_scale,
-        blur_p=config.blur_p,
-        solarize_p=config.solarize_p,
-    )

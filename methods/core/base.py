@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from backbones.base import Backbone
-from common.distributed import own_parts
 from common.errors import UsageError
+from common.options import check
 from common.registry import Registry
 from data.views.spec import View
 
 METHODS: Registry[type[Method]] = Registry("method", "methods")
+
+#: Builds a fresh backbone with every call. Keyword arguments (``drop_path_rate``, ``zero_init_residual``) reach the families
+#: that have them; others ignore them.
+MakeBackbone = Callable[..., Backbone]
 
 
 @dataclass(frozen=True)
@@ -83,71 +86,74 @@ class StepOutput:
 
 @dataclass(kw_only=True)
 class MethodConfig:
-    """A method's own options; each field is a command-line option. Subclass it in the method's file, with checks of its values
-    in ``__post_init__``."""
+    """A method's own options; each field is a command-line option, declared with ``common.options.option``. Subclass it in the
+    method's file. Raises UsageError for a value that is out of its range."""
 
-    def require(self, holds: Callable[[Any], bool], what: str, *options: str) -> None:
-        """Raise UsageError, saying ``what`` to give, for the first of ``options`` whose value is not None and fails ``holds``."""
-        for option in options:
-            value = getattr(self, option)
-            if value is not None and not holds(value):
-                raise UsageError(f"--{option} {value}: {what}")
+    def __post_init__(self) -> None:
+        check(self)
+
+    def views(self, image_size: int) -> list[View]:
+        """The views of one training sample, in order. ``image_size`` is the side in pixels of the full-size crops."""
+        return []
 
 
 class Method(nn.Module):
-    """Base of all methods. A subclass in ``methods/NAME.py``, decorated with ``@METHODS.register("NAME")``, is one.
+    """Base of all methods: subclass it in ``methods/NAME.py`` and decorate it with ``@METHODS.register("NAME")``.
 
-    Class attributes:
+    Facts for reports: plain values, which ``Registry.facts`` reads without importing the file, and ``environment.json`` of a
+    run keeps.
+        title: display name ("MoCo v2"); "": that of the file.
+        citation: authors, year and arXiv number.
+        differs: where its defaults differ from the paper or the authors' code, a sentence each.
+        reference: what its rows are in a sentence, if other rows are measured against them ("raw pixels").
+        needs_backbone: False: its rows are compared with those of every backbone.
+
+    Further class attributes:
+        trains: False for a method without any training (``random``): the trainer saves the initial weights at once.
+        uses_labels: True if the loss reads ``ViewBatch.labels``. (Pairing by label is an option of the run.)
         Config: dataclass of the method's own options.
         recipe: the published defaults of the trainer's options, by field name of ``training.config.TrainConfig`` (only
             where they differ from its defaults), with their source in a comment.
-        trains: False for a method without any training (``random``): the trainer saves the initial weights at once.
-        uses_labels: True where the loss reads ``ViewBatch.labels`` (reports say which rows used labels; pairing by label
-            is told by the run's pairing options).
         warmup_endpoint: which step of the learning rate's warm-up reaches it: the last (DINO's reference), or the first
             after it (Barlow Twins'). See ``common.schedules.cosine``.
-
-    What reports say of it (plain values, which ``Registry.facts`` reads without importing the file):
-        title: its name for readers ("MoCo v2"); "": that of the file.
-        citation: authors, year and arXiv number.
-        differs: where it differs from its reference, a sentence each.
-        reference: what its rows are in a sentence, where they are what the others are measured against ("raw pixels"); "": a
-            method as any other.
-        needs_backbone: False: its rows are compared with those of every backbone.
-    ``environment.json`` of a run keeps them, so that a report need not have the method.
 
     A subclass's ``__init__`` takes the same arguments as this one and sets ``self.backbone``.
     """
 
-    Config: ClassVar[type[MethodConfig]] = MethodConfig
-    recipe: ClassVar[dict[str, Any]] = {}
-    trains: ClassVar[bool] = True
-    uses_labels: ClassVar[bool] = False
-    warmup_endpoint: ClassVar[bool] = True
     title: ClassVar[str] = ""
     citation: ClassVar[str] = ""
     differs: ClassVar[tuple[str, ...]] = ()
     reference: ClassVar[str] = ""
     needs_backbone: ClassVar[bool] = True
+    trains: ClassVar[bool] = True
+    uses_labels: ClassVar[bool] = False
+    Config: ClassVar[type[MethodConfig]] = MethodConfig
+    recipe: ClassVar[dict[str, Any]] = {}
+    warmup_endpoint: ClassVar[bool] = True
 
     #: What gets evaluated after training (DINO's teacher, Barlow Twins' only network).
     backbone: Backbone
 
-    def __init__(self, config: MethodConfig, make_backbone: Callable[..., Backbone], num_classes: int):
+    def __init__(self, config: MethodConfig, make_backbone: MakeBackbone, num_classes: int):
         """
         Args:
             config: an instance of ``Config``.
-            make_backbone: builds a fresh backbone with every call; keyword arguments (``drop_path_rate``,
-                ``zero_init_residual``) are used by the families that have them and ignored by the others.
+            make_backbone: see ``MakeBackbone``.
             num_classes: of the data set (0: no labels).
+
+        Raises:
+            UsageError: the method uses labels and the data set has none.
         """
         super().__init__()
+        if self.uses_labels and num_classes < 1:
+            name = self.title or type(self).__name__
+            raise UsageError(f"{name} needs labels, and this data set has none; choose another method or data set")
         self.config = config
 
     @classmethod
-    def views(cls, config: MethodConfig, image_size: int) -> Sequence[View]:
-        """The views of one training sample, in order. ``image_size`` is the side in pixels of the full-size crops."""
-        raise NotImplementedError
+    def views(cls, config: MethodConfig, image_size: int) -> list[View]:
+        """The views of one training sample, in order: the configuration's, unless a method has its own."""
+        return config.views(image_size)
 
     def before_step(self, progress: Progress) -> None:
         """Called before ``forward`` of each optimiser step: set temperatures and the like."""
@@ -179,11 +185,3 @@ def facts_of(name: str) -> dict[str, Any]:
     """What reports need to know of a method: the facts that ``Method`` lists, and whether it trains."""
     facts = METHODS.facts(name)
     return {key: facts[key] for key in ("title", "citation", "differs", "trains", "reference", "needs_backbone")}
-
-
-@torch.no_grad()
-def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """``teacher = momentum · teacher + (1 - momentum) · student`` over parameters; buffers are left alone
-    (reference: main_dino.py, "EMA update for the teacher")."""
-    targets, sources = (own_parts([p.data for p in network.parameters()]) for network in (teacher, student))
-    torch._foreach_lerp_(targets, sources, 1 - momentum)

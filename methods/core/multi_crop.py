@@ -6,12 +6,46 @@ Shapes: B images, V views, T target views (the first of the V), K outputs or pro
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from backbones.base import Backbone
 from common.distributed import all_gather_rows
+from common.options import option
+from data.views.spec import View, dino_views
+from methods.core.augmentation import AugmentationConfig, checked_views
+
+
+@dataclass(kw_only=True)
+class MultiCropConfig(AugmentationConfig):
+    """Options of a method with small crops beside the two full-size ones."""
+
+    local_crops: int = option(8, at_least=0)
+    """small crops of each image; 0: no multi-crop (then DINO advises a global_scale of 0.14 1)"""
+    local_size: int | None = option(None, at_least=1)
+    """side of the small crops in pixels; default: 96 for images of 224, in proportion, to the nearest multiple of 16"""
+    local_scale: tuple[float, float] = (0.05, 0.4)
+    """area of a small crop, as a part of the image's, drawn uniformly"""
+    local_blur_p: float = 0.5
+    """probability of a Gaussian blur, for small crops"""
+
+    #: Probability of solarisation, for small crops.
+    local_solarize_p = 0.0
+
+    def views(self, image_size: int) -> list[View]:
+        return checked_views(
+            dino_views,
+            self,
+            global_size=image_size,
+            local_size=self.local_size or max(16, round(image_size * 96 / 224 / 16) * 16),
+            local_crops=self.local_crops,
+            global_scale=self.global_scale,
+            local_scale=self.local_scale,
+            blur_p=(*self.blur_p, self.local_blur_p),
+            solarize_p=(*self.solarize_p, self.local_solarize_p),
+        )
 
 
 def backbone_features(backbone: Backbone, views: Sequence[Tensor]) -> Tensor:
@@ -43,8 +77,8 @@ def agreement(targets_TBK: Tensor, outputs_VBK: Tensor) -> Tensor:
 
 def sinkhorn_knopp(logits_NK: Tensor, iterations: int) -> Tensor:
     """Assign N samples (of all ranks together) to K outputs in equal shares, as far as ``iterations`` alternations of
-    normalising outputs and samples get; rows end up with a sum of 1. One iteration is the paper's "softmax (batch)".
-    Source: the paper's appendix, "relation to SwAV"; here in the logarithm, so that no temperature overflows.
+    normalising outputs and samples get; rows end up with a sum of 1. One iteration is DINO's "softmax (batch)".
+    Source: DINO's appendix, "relation to SwAV"; here in the logarithm, so that no temperature overflows.
 
     Args:
         logits_NK: already divided by the temperature, this rank's samples.

@@ -15,8 +15,8 @@ from backbones import build_backbone
 from backbones.formats.source import Source
 from backbones.vit import VisionTransformer, interpolate_positions
 from common.errors import UserError
-from heads.barlow import BarlowProjector
 from heads.dino import DINOHead
+from heads.mlp import MLP
 
 
 def tiny_vit(seed: int, **changes) -> VisionTransformer:
@@ -96,7 +96,7 @@ def test_barlow_twins_files(tmp_path):
     torch.manual_seed(1)
     trained = torchvision.models.resnet50(zero_init_residual=True)
     trained.fc = nn.Identity()
-    projector = BarlowProjector(2048, (4, 4, 4))
+    projector = MLP(2048, (4, 4, 4), bias=False)
     model = prefixed("module.backbone.", trained) | prefixed("module.projector.", projector)
     model |= prefixed("module.bn.", nn.BatchNorm1d(4, affine=False))
     torch.save({"epoch": 1, "model": model, "optimizer": {}}, tmp_path / "checkpoint.pth")

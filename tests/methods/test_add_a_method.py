@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from common.errors import UsageError
 from common.registry import load_plugin
 from methods.core.base import METHODS
 
@@ -27,7 +28,12 @@ def simsiam(code, tmp_path_factory):
 
 
 def test_is_short(code):
-    assert len(code.splitlines()) < 60
+    assert len(code.splitlines()) < 50
+
+
+def test_options_are_checked(simsiam):
+    with pytest.raises(UsageError, match="--dim 0: give at least 1"):
+        simsiam.Config(dim=0)
 
 
 def test_learns(simsiam, make_method, train):

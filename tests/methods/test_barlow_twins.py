@@ -14,6 +14,7 @@ from methods.barlow_twins import (
     cross_correlation,
     diagonal_and_rest,
     diagonal_and_rest_by_images,
+    loss_of_the_paper,
 )
 
 
@@ -61,6 +62,20 @@ def test_loss_equals_loops(make_method, loss, normalization, batch):
     off_diag = expected.square().sum() - expected.diagonal().square().sum()
     assert abs(metrics["off_diag"] / off_diag - 1) < 1e-5
     assert metrics.keys() == {"on_diag", "off_diag"}
+
+
+@pytest.mark.parametrize("batch", [64, 8])  # by the matrix, and by the images
+def test_loss_equals_the_papers_formula(make_method, batch):
+    method = make_method("barlow_twins", projector="24", lambd=0.3)
+    z1, z2 = torch.randn(2, batch, 24, generator=torch.Generator().manual_seed(0))
+    grads = {}
+    for name, loss_of in (("ours", lambda *z: method.loss(*z)[0]), ("paper", lambda *z: loss_of_the_paper(*z, 0.3))):
+        z_BD = [method.normalized(z).requires_grad_() for z in (z1, z2)]
+        loss = loss_of(*z_BD)
+        grads[name] = loss.detach(), *torch.autograd.grad(loss, z_BD)
+    assert cheaper_by_images(batch, 24) == (batch == 8)
+    for ours, paper in zip(grads["ours"], grads["paper"], strict=True):
+        assert torch.allclose(ours, paper, rtol=1e-4, atol=1e-6)
 
 
 def test_terms_and_gradients_by_images_equal_those_by_the_matrix(make_method):
@@ -180,7 +195,7 @@ def test_wrong_projector(projector):
 
 
 def test_wrong_options():
-    with pytest.raises(UsageError, match="--temperature 0: a temperature must be above 0"):
+    with pytest.raises(UsageError, match="--temperature 0: give more than 0"):
         BarlowTwinsConfig(temperature=0)
     with pytest.raises(UsageError, match="--lambd -1: give 0 or more"):
         BarlowTwinsConfig(lambd=-1)

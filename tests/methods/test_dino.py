@@ -9,7 +9,7 @@ import torch
 from common.errors import UsageError
 from methods.core.base import Progress
 from methods.core.multi_crop import agreement, sinkhorn_knopp
-from methods.dino import DINO, DINOConfig, DINOLoss
+from methods.dino import DINO, DINOConfig, DINOLoss, cross_entropy, cross_entropy_by_pairs
 
 
 def logits(*shape, seed=0, scale=1.0):
@@ -87,6 +87,18 @@ def test_loss_equals_loops(options, views):
         if config.loss == "cross_entropy":
             assert math.isclose(metrics["teacher_entropy"] + metrics["kl"], loss, rel_tol=1e-5)
             assert metrics["kl"] > 0
+
+
+@pytest.mark.parametrize(("teachers", "views"), [(2, 5), (2, 2), (1, 3)])
+def test_cross_entropy_equals_the_papers_formula(teachers, views):
+    targets = logits(teachers, 4, 9, seed=1).double().softmax(-1)
+    values = []
+    for loss_of in (cross_entropy, cross_entropy_by_pairs):
+        student = logits(views, 4, 9, scale=3.0).double().requires_grad_()
+        loss = loss_of(student, targets, 0.1)
+        values.append((loss.detach(), *torch.autograd.grad(loss, student)))
+    for ours, paper in zip(*values, strict=True):
+        assert torch.allclose(ours, paper, rtol=1e-6)
 
 
 def test_agreement_equals_loops():
@@ -236,7 +248,7 @@ def test_views_of_one_size_pass_the_backbone_together(make_method, make_batch):
         ({"out_dim": 0}, "--out_dim 0: give at least 1"),
         ({"local_size": 0}, "--local_size 0: give at least 1"),
         ({"local_crops": -1}, "--local_crops -1: give 0 or more"),
-        ({"teacher_temp": 0.0}, "--teacher_temp 0.0: a temperature must be above 0"),
+        ({"teacher_temp": 0.0}, "--teacher_temp 0.0: give more than 0"),
         ({"momentum_teacher": 1.5}, "--momentum_teacher 1.5: give 0 to 1"),
         ({"drop_path": 1.0}, "--drop_path 1.0: give 0 or more and less than 1"),
         ({"loss": "mse", "centering": "softmax"}, "--loss mse compares outputs, but --centering softmax"),

@@ -78,7 +78,7 @@ def test_wrong_use(make_method, make_batch):
     method = make_method("simclr")
     with pytest.raises(UserError, match="at least 2 images"):
         method(make_batch(method, batch=1))
-    with pytest.raises(UsageError, match="supcon needs labels"):
+    with pytest.raises(UsageError, match="SupCon needs labels"):
         make_method("supcon", num_classes=0)
     for options in ({"temperature": 0.0}, {"projector": "12-x"}):
         with pytest.raises(UsageError, match=f"--{next(iter(options))}"):

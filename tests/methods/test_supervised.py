@@ -42,5 +42,5 @@ def test_views():
 
 
 def test_data_without_labels(make_method):
-    with pytest.raises(UsageError, match="supervised needs labels"):
+    with pytest.raises(UsageError, match="Supervised needs labels"):
         make_method("supervised", num_classes=0)

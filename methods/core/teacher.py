@@ -1,4 +1,4 @@
-"""The slow copy of a network that BYOL calls the target and MoCo the key encoder."""
+"""Slow copies of a network: DINO's teacher, BYOL's target, MoCo's key encoder."""
 
 from __future__ import annotations
 
@@ -8,10 +8,25 @@ import torch
 from torch import Tensor, nn
 
 from backbones.base import Backbone
-from methods.core.base import ema_update
+from common.distributed import own_parts
+from common.schedules import cosine
+from methods.core.base import Progress
 
 
-class Twin(nn.Module):
+@torch.no_grad()
+def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """``teacher = momentum · teacher + (1 - momentum) · student`` over parameters; buffers are left alone
+    (reference: main_dino.py, "EMA update for the teacher")."""
+    targets, sources = (own_parts([p.data for p in network.parameters()]) for network in (teacher, student))
+    torch._foreach_lerp_(targets, sources, 1 - momentum)
+
+
+def rising_momentum(start: float, progress: Progress) -> float:
+    """Momentum of a moving average: a cosine from ``start`` to 1 over the run."""
+    return cosine(start, 1.0, progress.step, progress.total_steps)
+
+
+class SlowCopy(nn.Module):
     """Copy of a backbone and its projector: no gradient, and weights that follow theirs as a moving average. Its BatchNorms
     normalise with the batch's statistics, as the originals' do."""
 
