@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
-    import pandas as pd
     import torch
     from PIL import Image
 

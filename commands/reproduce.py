@@ -26,7 +26,7 @@ from common.environment import ROOT
 from common.errors import UsageError, UserError, unknown_name
 from common.files import read_yaml, write_text
 from common.options import options_without_effect
-from data.store.listing import require_folder
+from data.sets.core.base import require_folder
 from reports import build_report
 from reports.analysis.published import PublishedTable, read_published
 from reports.analysis.reproduction import measured, side_by_side

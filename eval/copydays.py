@@ -16,8 +16,8 @@ from torch import Tensor
 
 from common.errors import UsageError, UserError
 from common.statistics.retrieval_map import trapezoid_precision
-from data.sets.benchmark import fingerprint_of
 from data.sets.copydays import Copydays, image_files
+from data.sets.core.benchmark import fingerprint_of
 from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
 from eval.core.scoring import means
 from rundir.results import Measurement, save_predictions

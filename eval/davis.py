@@ -19,11 +19,10 @@ from torch import Tensor
 from common.ahead import ahead
 from common.errors import UsageError, UserError
 from common.files import atomic_file
-from common.images import normalise
+from common.images import normalise, voc_palette
 from common.progress import track
 from common.statistics.bootstrap import bootstrap
 from data.sets.davis import Davis, Video
-from data.sets.voc import palette
 from data.store.decode import DamagedImage, decode_image
 from data.views.dense import resize_mask
 from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
@@ -271,6 +270,6 @@ def video_interval(values: np.ndarray, of_video: np.ndarray) -> tuple[float, flo
 def _write_masks(folder: Path, video: Video, masks: np.ndarray) -> None:
     for file, mask in zip(video.frames, masks, strict=True):
         image = Image.fromarray(mask)
-        image.putpalette(palette().ravel().tolist())
+        image.putpalette(voc_palette().tobytes())
         with atomic_file(folder / f"{file.stem}.png") as out:
             image.save(out, format="PNG")

@@ -17,7 +17,7 @@ from backbones import build_backbone
 from backbones.base import Backbone
 from common.errors import UsageError, unknown_name
 from common.files import digest_of
-from data.sets.label_subset import check_fractions, labelled_parts
+from data.label_subset import check_fractions, labelled_parts
 from data.store.store import ImageStore
 from data.views.central import eval_images
 from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data.sets.label_subset import check_fractions, labelled_parts
+from data.label_subset import check_fractions, labelled_parts
 from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
 from eval.features.votes import check_options
 from eval.knn import measure_knn

@@ -14,7 +14,7 @@ from torch import Tensor
 from backbones.base import Backbone
 from common.errors import UsageError, UserError
 from common.statistics.retrieval_map import retrieval_map
-from data.sets.revisited import Revisited
+from data.sets.core.revisited import Revisited
 from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
 from eval.core.scoring import means
 from rundir.results import Measurement, save_predictions
@@ -99,7 +99,7 @@ class RevisitedRetrieval(Evaluation):
     ) -> list[Measurement]:
         data: Revisited = context.test
         ok, junk = (
-            [np.concatenate(lists) for lists in zip(*(data.found[grade] for grade in grades), strict=True)]
+            [np.concatenate(lists) for lists in zip(*(data.places[grade] for grade in grades), strict=True)]
             for grades in SETTINGS[setting]
         )
         scored = retrieval_map(ranks, ok, junk, CUTOFFS)

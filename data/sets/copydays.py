@@ -2,55 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from common.errors import UserError
-from data.sets.benchmark import Benchmark
+from data.sets.core.base import DATASETS
+from data.sets.core.benchmark import Benchmark
 
-#: So many characters at the start of a file's name tell which photo it is a copy of.
+#: Characters at the start of a file's name that a copy shares with its original.
 PREFIX = 4
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
 
 
-@dataclass(frozen=True, kw_only=True)
+@DATASETS.register("copydays")
 class Copydays(Benchmark):
-    """The originals and the "strong" copies.
+    """JPEG files in ``original/`` and ``strong/``, as INRIA gives them.
 
     Attributes:
         originals, copies: files.
         relevant: for each copy, the places of its originals, int64.
-    """
-
-    originals: tuple[Path, ...]
-    copies: tuple[Path, ...]
-    relevant: list[np.ndarray]
-
-
-def read_copydays(data: str, root: Path) -> Copydays:
-    """Copydays as INRIA gives it: JPEG files in ``original/`` and ``strong/``.
 
     Raises UserError for a missing or empty folder, and for a copy whose original is missing.
     """
-    originals, copies = (_photos(root / part) for part in ("original", "strong"))
-    relevant = []
-    for copy in copies:
-        places = [place for place, photo in enumerate(originals) if photo.name[:PREFIX] == copy.name[:PREFIX]]
-        if not places:
-            raise UserError(
-                f"{copy}: no file in {root / 'original'} starts with {copy.name[:PREFIX]}, as its original does"
-            )
-        relevant.append(np.array(places, np.int64))
-    return Copydays(
-        name=data,
-        root=root,
-        files=(*originals, *copies),
-        originals=originals,
-        copies=copies,
-        relevant=relevant,
-    )
+
+    title = "Copydays"
+
+    def __init__(self, name: str, root: Path):
+        super().__init__(name, root)
+        self.originals, self.copies = (_photos(root / part) for part in ("original", "strong"))
+        self.files = (*self.originals, *self.copies)
+        self.relevant = []
+        for copy in self.copies:
+            start = copy.name[:PREFIX]
+            places = [place for place, photo in enumerate(self.originals) if photo.name[:PREFIX] == start]
+            if not places:
+                raise UserError(f"{copy}: no file in {root / 'original'} starts with {start}, as its original does")
+            self.relevant.append(np.array(places, np.int64))
 
 
 def image_files(folder: Path) -> tuple[Path, ...]:

@@ -9,8 +9,10 @@ from xml.etree import ElementTree
 import numpy as np
 
 from common.errors import UserError
-from data.sets.voc import CLASSES, stamp_of_listed
-from data.store.listing import Listing, of_split, read_names
+from data.sets.core.base import DATASETS, DataSet
+from data.sets.core.lists import of_split, read_names, stamp_of_listed
+from data.sets.core.voc import CLASSES, find_devkit
+from data.store.listing import Listing
 
 if TYPE_CHECKING:
     from data.store.store import ImageStore
@@ -18,46 +20,38 @@ if TYPE_CHECKING:
 LISTS = {"train": "trainval", "test": "test"}
 
 
-def list_voc2007(data: str, split: str, root: Path) -> Listing:
-    """The images of ``ImageSets/Main``: trainval to train on, as is usual, and test. An image has several labels: the objects in
-    its XML file that are not difficult.
+@DATASETS.register("voc2007")
+class VOC2007(DataSet):
+    """trainval to train on, as is usual, and test. An image has several labels: the objects in its XML file that are not
+    difficult. Raises UserError for missing lists, images or annotations."""
 
-    Raises UserError for missing lists, images or annotations.
-    """
-    folder = next(
-        (
-            path
-            for path in (root, root / "VOC2007", root / "VOCdevkit" / "VOC2007")
-            if (path / "ImageSets" / "Main").is_dir()
-        ),
-        None,
-    )
-    if folder is None:
-        raise UserError(
-            f"{root}: no ImageSets/Main here or in VOCdevkit/VOC2007; {data} needs the folder that holds VOCdevkit"
+    title = "PASCAL VOC 2007"
+
+    def listing(self, split: str) -> Listing:
+        folder = find_devkit(self.name, self.root, "VOC2007", "ImageSets/Main")
+        path = folder / "ImageSets" / "Main" / f"{of_split(LISTS, split)}.txt"
+        if not path.is_file():
+            raise UserError(
+                f"{path}: the list of the {split} images is missing; is this {self.name} with its test set?"
+            )
+        ids = read_names(path)
+        names = [f"JPEGImages/{name}.jpg" for name in ids]
+        annotations = [f"Annotations/{name}.xml" for name in ids]
+        return Listing(
+            data=self.name,
+            split=split,
+            root=folder,
+            classes=CLASSES,
+            names=names,
+            labels=None,
+            annotations=annotations,
+            stamp=stamp_of_listed(folder, names + annotations, path),
         )
-    path = folder / "ImageSets" / "Main" / f"{of_split(LISTS, split)}.txt"
-    if not path.is_file():
-        raise UserError(f"{path}: the list of the {split} images is missing; is this {data} with its test set?")
-    ids = read_names(path)
-    names = [f"JPEGImages/{name}.jpg" for name in ids]
-    annotations = [f"Annotations/{name}.xml" for name in ids]
-    return Listing(
-        data=data,
-        split=split,
-        root=folder,
-        classes=CLASSES,
-        names=names,
-        labels=None,
-        annotations=annotations,
-        stamp=stamp_of_listed(folder, names + annotations, path),
-    )
 
 
 def difficult_only(store: ImageStore) -> np.ndarray | None:
-    """Classes of which an image has difficult objects only, bool ``[n, classes]``: what VOC's lists
-    ``ImageSets/Main/CLASS_SPLIT.txt`` mark by 0, and the classification task does not count. None for data without VOC's
-    annotations."""
+    """Classes of which an image shows difficult objects only, bool ``[n, classes]``; None for data without VOC's annotations.
+    ``ImageSets/Main/CLASS_SPLIT.txt`` marks them by 0, and the classification task does not count them."""
     if store.label_sets is None or not (store.root / "Annotations").is_dir():
         return None
     result = np.zeros(store.label_sets.shape, bool)

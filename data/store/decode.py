@@ -6,6 +6,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+from xml.etree import ElementTree
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -187,6 +188,28 @@ def read_ids(path: Path, image_size: tuple[int, int] | None = None) -> np.ndarra
     except Exception as error:
         _raise_if_unreadable(error, path)
         raise WrongData(f"{path}: the mask cannot be read: {_sentence(error)}") from error
+
+
+def read_annotation(path: Path, classes: tuple[str, ...]) -> np.ndarray:
+    """The classes in a VOC annotation, bool ``[classes]``, without objects marked difficult, as VOC's classification task counts
+    them. Raises WrongData, with the file's name, where it is missing, no XML, or holds an unknown class."""
+    try:
+        check_file(path)
+        objects = ElementTree.parse(path).getroot().findall("object")
+    except FileNotFoundError:
+        raise WrongData(f"{path}: the annotation is missing") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except (DamagedImage, ElementTree.ParseError, ValueError, LookupError) as error:
+        raise WrongData(f"{path}: not XML ({error})") from error
+    label_set = np.zeros(len(classes), bool)
+    for item in objects:
+        name = item.findtext("name", "").strip()
+        if name not in classes:
+            raise WrongData(f"{path}: unknown class {name!r} (known: {', '.join(classes)})")
+        if item.findtext("difficult", "0").strip() != "1":
+            label_set[classes.index(name)] = True
+    return label_set
 
 
 def check_file(path: Path) -> None:

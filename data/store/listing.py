@@ -2,20 +2,14 @@
 
 import hashlib
 import os
-import re
-import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
-from xml.etree import ElementTree
 
 import numpy as np
 
-from common.errors import UserError, unknown_name
-from data.store.decode import DamagedImage, Decoded, WrongData, check_file, decode_image, decode_mask, from_array
-
-T = TypeVar("T")
+from common.errors import UserError
+from data.store.decode import Decoded, decode_image, decode_mask, from_array, read_annotation
 
 
 @dataclass(frozen=True)
@@ -90,82 +84,9 @@ class Listing:
         return decode_mask(self.root / self.masks[index], len(self.classes) + 1, image_size)
 
 
-def read_annotation(path: Path, classes: tuple[str, ...]) -> np.ndarray:
-    """Bool ``[classes]``: those of the objects in a VOC annotation that are not marked difficult, as VOC's classification
-    task counts them. WrongData names the file where it is missing, no XML, or holds an unknown class."""
-    try:
-        check_file(path)
-        objects = ElementTree.parse(path).getroot().findall("object")
-    except FileNotFoundError:
-        raise WrongData(f"{path}: the annotation is missing") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except (DamagedImage, ElementTree.ParseError, ValueError, LookupError) as error:
-        raise WrongData(f"{path}: not XML ({error})") from error
-    label_set = np.zeros(len(classes), bool)
-    for item in objects:
-        name = item.findtext("name", "").strip()
-        if name not in classes:
-            raise WrongData(f"{path}: unknown class {name!r} (known: {', '.join(classes)})")
-        if item.findtext("difficult", "0").strip() != "1":
-            label_set[classes.index(name)] = True
-    return label_set
-
-
-def read_lines(path: Path) -> list[str]:
-    """The lines of a text file (UTF-8, at most 256 MiB), without their ends. UserError names a file that is something else."""
-    try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode) or found.st_size > 2**28:
-            raise UserError(f"{path}: no regular file, or more than 256 MiB; that is no list")
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: no UTF-8 text ({error.reason} at byte {error.start})") from error
-
-
-def read_names(path: Path) -> list[str]:
-    """The names in a list of images: one a line, none twice, each that of a file without its folder and suffix. UserError names the
-    file and the line otherwise."""
-    names, repeated = {}, []
-    for number, line in enumerate(read_lines(path), 1):
-        if not (name := line.strip()):
-            continue
-        if not re.fullmatch(r"[^\s/\\\x00-\x1f\x7f\ufffd]{1,200}", name) or name.startswith("."):
-            raise UserError(
-                f"{path}, line {number}: {name[:80]!r} is no name of an image (a word without folder and suffix)"
-            )
-        if name in names:
-            repeated.append(name)
-        names[name] = number
-    if repeated:
-        raise UserError(
-            f"{path}: {len(repeated)} of its names stand there twice ({repeated[0]} last in line {names[repeated[0]]})"
-        )
-    return list(names)
-
-
 def stamp_of(entries: Iterable[tuple[str, os.stat_result]]) -> str:
     """Hash over names, sizes and modification times."""
     digest = hashlib.sha256()
     for name, found in entries:
         digest.update(os.fsencode(f"{name}\0{found.st_size}\0{found.st_mtime_ns}\0"))
     return digest.hexdigest()
-
-
-def of_split(choices: dict[str, T], split: str) -> T:
-    """``choices[split]``; UsageError names the known splits otherwise."""
-    if split not in choices:
-        raise unknown_name("split", split, choices)
-    return choices[split]
-
-
-def require_folder(data: str, root: Path | None) -> Path:
-    """The data set's folder, or a UserError saying which one to give."""
-    if root is None:
-        raise UserError(f"the data set {data} needs its folder: --data_root DIR")
-    root = Path(root).expanduser()
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder (--data_root of {data})")
-    return root.absolute()

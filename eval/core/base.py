@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from common.errors import UsageError
 from common.registry import Registry, literals_of, plugins_of
-from data.datasets import BENCHMARKS
+from data.sets.core.benchmark import is_benchmark
 from rundir.results import Measurement
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Evaluation:
 
     Class attributes:
         Config: dataclass of its options.
-        benchmarks: names of the data (``data.datasets.BENCHMARKS``) that it measures on; none: any data set of images.
+        benchmarks: the data sets made for it (``data.sets.core.benchmark``); none: it measures on any data set of images.
 
     How tables and reports show what it measures (plain values, which ``Registry.facts`` reads without importing the file):
         title: its name for readers ("k-NN"); "": that of the file, with spaces.
@@ -119,6 +119,6 @@ def check_data(name: str, data: str) -> None:
         raise UsageError(
             f"--evals {name} measures on {' or '.join(benchmarks)}, not on {data}; give --data {benchmarks[0]}"
         )
-    if not benchmarks and data in BENCHMARKS.names():
+    if not benchmarks and is_benchmark(data):
         fitting = [other for other in EVALUATIONS.names() if data in EVALUATIONS.get(other).benchmarks]
         raise UsageError(f"--evals {name} cannot measure on {data}; give --evals {' '.join(fitting)}")

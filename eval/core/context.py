@@ -18,8 +18,8 @@ from backbones.formats.source import Source
 from common.errors import UsageError, UserError
 from common.files import digest_of
 from common.options import check
-from data.datasets import BENCHMARKS, default_image_size, open_benchmark, open_dataset
-from data.sets.benchmark import Benchmark, fingerprint_of
+from data.datasets import default_image_size, open_benchmark, open_dataset
+from data.sets.core.benchmark import Benchmark, fingerprint_of, is_benchmark
 from data.store.store import ImageStore
 from eval.core.options import WeightsOptions
 from eval.features.cache import ArrayCache
@@ -181,7 +181,7 @@ def make_context(options: WeightsOptions) -> EvalContext:
 
     network, described = source.build(backbone, image_size, options.seed, options.key)
     root = None if data_root is None else Path(data_root)
-    if data in BENCHMARKS.names():
+    if is_benchmark(data):
         train = test = open_benchmark(data, root)
     else:
         short_side = round(image_size * 256 / 224)

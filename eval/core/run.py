@@ -37,7 +37,7 @@ def run_evaluations(
 
     from common.files import digest_of
     from common.options import check
-    from data.sets.benchmark import fingerprint_of
+    from data.sets.core.benchmark import fingerprint_of
     from eval.core.base import EVALUATIONS, check_data, facts_of
     from rundir.paths import results_file
     from rundir.results import read_results, write_results

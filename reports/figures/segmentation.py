@@ -12,8 +12,8 @@ import numpy as np
 from matplotlib.patches import Patch
 
 from common.files import read_arrays
+from common.images import voc_palette
 from common.statistics.confusion import class_scores
-from data.sets.voc import palette
 from reports.analysis.comparison import Comparison
 from reports.visual.style import FAINT, RULE, Picture, figure_of, picture, style
 from rundir.paths import examples_file
@@ -142,7 +142,7 @@ def _arrays(file: Path, problems: list[Problem]) -> dict[str, np.ndarray] | None
 
 def coloured(classes: np.ndarray) -> np.ndarray:
     """Classes ``[H, W]`` as RGB in VOC's palette; void in its own pale colour."""
-    return palette()[classes]
+    return voc_palette()[classes]
 
 
 def _grid(
@@ -330,7 +330,7 @@ def _bare(axis: Any) -> None:
 
 def _palette_legend(figure: Any, seen: set[int], classes: Sequence[str]) -> None:
     """The classes that are in the picture, and void."""
-    colours = palette() / 255
+    colours = voc_palette() / 255
     patches = [Patch(color=colours[value], label=classes[value]) for value in sorted(seen) if value < len(classes)]
     if VOID in seen:
         patches.append(Patch(color=colours[VOID], label="void"))

@@ -17,10 +17,11 @@ from PIL import Image
 
 from common.errors import UserError
 from data.datasets import open_dataset
-from data.sets.cifar10 import list_cifar10
-from data.sets.voc import list_demo, list_voc
-from data.store.decode import MAX_PIXELS, DamagedImage, WrongData, decode_image, decode_mask, read_ids
-from data.store.listing import read_annotation, read_names
+from data.sets.cifar10 import CIFAR10
+from data.sets.core.lists import read_names
+from data.sets.demo import Demo
+from data.sets.voc2012 import VOC2012
+from data.store.decode import MAX_PIXELS, DamagedImage, WrongData, decode_image, decode_mask, read_annotation, read_ids
 
 quick = settings(
     max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -265,13 +266,13 @@ def test_wrong_side_files_are_named(tmp_path, photo, file, content, message):
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
     photo(30, 30, 0).save(tmp_path / "JPEGImages/a.jpg")
     Image.new("L", (30, 30)).save(tmp_path / "SegmentationClass/a.png")
-    assert list_demo("demo", "train", tmp_path).names == ["JPEGImages/a.jpg"]
+    assert Demo("demo", tmp_path).listing("train").names == ["JPEGImages/a.jpg"]
     (tmp_path / file).write_bytes(content)
     with pytest.raises(UserError, match=message):
-        list_demo("demo", "train", tmp_path)
+        Demo("demo", tmp_path).listing("train")
     if file.startswith("ImageSets"):
         with pytest.raises(UserError, match=message):
-            list_voc("voc2012", "train", tmp_path)
+            VOC2012("voc2012", tmp_path).listing("train")
 
 
 BATCH = pickle.dumps({b"data": np.zeros((2, 3072), np.uint8), b"labels": [0, 1]}, protocol=2)
@@ -284,7 +285,7 @@ def test_any_batch_of_cifar_is_read_or_refused_and_never_run(tmp_path, content):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            listing = list_cifar10("cifar10", "test", tmp_path)
+            listing = CIFAR10("cifar10", tmp_path).listing("test")
         except UserError as error:
             assert str(tmp_path) in str(error)
         else:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.sets import demo
+from data.sets.core import demo_scenes as demo
+from data.sets.demo import VERSION
 
 SCENES = {"train": 60, "val": 30}
 
@@ -50,6 +51,16 @@ def test_same_seed_same_files_another_seed_others(built, tmp_path, monkeypatch):
     first = digests(built)
     assert digests(build(tmp_path / "again")) == first
     assert digests(build(tmp_path / "other", seed=1)) != first
+
+
+def test_other_scenes_need_another_version():
+    """The folder of the generated set is named by ``data.sets.demo.VERSION``: change it and this digest together."""
+    digest = hashlib.sha256()
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        image, cover = demo.draw_scene(rng.integers(0, 17, (8, 8)) / 16, rng)
+        digest.update(image.tobytes() + demo.scene_mask(cover, seed).tobytes())
+    assert (VERSION, digest.hexdigest()[:12]) == ("d4d6b7335301", "0320f87880c5")
 
 
 def test_lists_hold_the_scenes_asked_for_and_every_scene_has_its_files(built):

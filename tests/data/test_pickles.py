@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from common.errors import UserError
-from data.sets.pickles import read_plain_pickle
+from data.sets.core.pickles import read_plain_pickle
 
 PLAIN = {
     "imlist": ["a", "b"],

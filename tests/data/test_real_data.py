@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from data.datasets import open_dataset
-from data.sets.voc import CLASSES
+from data.sets.core.voc import CLASSES
 
 
 def real(name: str) -> Path:

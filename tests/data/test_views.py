@@ -16,8 +16,8 @@ from common.errors import UsageError
 from data.store.store import ImageBatch
 from data.views import maker as views_module
 from data.views.central import eval_images
-from data.views.maker import FLIP, ViewMaker
-from data.views.plan import RANDOMS, crop_boxes
+from data.views.maker import ViewMaker
+from data.views.plan import FLIP, RANDOMS, crop_boxes
 from data.views.spec import View, barlow_twins_views, dino_views
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255,) * 3}

@@ -12,8 +12,8 @@ from PIL import Image
 from backbones import build_backbone
 from commands.evaluate import EvaluateCommand, evaluate_weights
 from common.errors import UsageError, UserError
+from common.images import voc_palette
 from data.datasets import open_benchmark
-from data.sets.voc import palette
 from eval.core.context import EvalContext, make_context
 from eval.core.options import WeightsOptions
 from eval.core.run import run_evaluations
@@ -41,7 +41,7 @@ def write_video(root: Path, name: str, objects: int = 2, frames: int = 6, one_ob
             Image.fromarray(mask * 255).save(masks / f"{frame:05d}.png")
         else:
             image = Image.fromarray(mask)
-            image.putpalette(palette().ravel().tolist())
+            image.putpalette(voc_palette().tobytes())
             image.save(masks / f"{frame:05d}.png")
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from common.errors import UsageError, UserError
-from data.sets.voc import CLASSES
+from data.sets.core.voc import CLASSES
 from eval.core.run import run_evaluations
 from eval.finetune import Finetune, FinetuneConfig, FinetuneTask, FinetuneTaskConfig, predict
 from training.batches import Batches

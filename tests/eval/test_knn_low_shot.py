@@ -7,7 +7,7 @@ import pytest
 import torch.nn.functional as F
 
 from common.errors import UsageError, UserError
-from data.sets.label_subset import drawn_part, listed_part
+from data.label_subset import drawn_part, listed_part
 from eval.core.run import run_evaluations
 from eval.knn import KNNConfig
 from eval.knn_low_shot import KNNLowShotConfig

@@ -122,7 +122,7 @@ def test_equals_the_definition(context, options):
         ]
     )
     similar = gallery @ queries.T
-    easy, hard, junk = (data.found[grade] for grade in ("easy", "hard", "junk"))
+    easy, hard, junk = (data.places[grade] for grade in ("easy", "hard", "junk"))
     medium = map_by_hand(similar, [np.concatenate(pair) for pair in zip(easy, hard, strict=True)], junk)
     difficult = map_by_hand(similar, hard, [np.concatenate(pair) for pair in zip(junk, easy, strict=True)])
     assert found["map_medium"].value == pytest.approx(100 * np.mean(medium), abs=1e-4)

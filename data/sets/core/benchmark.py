@@ -1,41 +1,41 @@
-"""Data that one evaluation reads in its own way, such as videos with their masks, or queries with what they are to find: no splits
-of labelled images, so no image store."""
+"""Data that one evaluation reads in its own way, such as videos with masks, or queries and what they should retrieve."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from common.errors import UserError
+from data.sets.core.base import DATASETS, DataSet
 
 
-@dataclass(frozen=True, kw_only=True)
-class Benchmark:
-    """Files of a benchmark, found to be there. Subclasses say what they are.
+class Benchmark(DataSet):
+    """A data set for one evaluation only, without splits of labelled images. The constructor of a subclass finds its files, and
+    raises UserError where some are missing or wrong.
 
     Attributes:
-        name: the data set's name.
-        root: its folder.
-        files: all that is read, in a fixed order.
+        files: all that the evaluation reads, in a fixed order.
     """
 
-    name: str
-    root: Path
     files: tuple[Path, ...]
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash over the files' names and bytes: equal where these and their order are equal."""
+        """Hash over the files' names and contents."""
         return fingerprint_of(self.files, self.root)
 
 
+def is_benchmark(name: str) -> bool:
+    """Whether a data set of that name is for one evaluation only."""
+    return name in DATASETS.names() and issubclass(DATASETS.get(name), Benchmark)
+
+
 def fingerprint_of(files: Iterable[Path], root: Path) -> str:
-    """16 hexadecimal digits over the names of files, relative to ``root``, and their bytes. Raises UserError where one cannot be
-    read."""
+    """16 hexadecimal digits over the contents of files and their names relative to ``root``. Raises UserError where one cannot
+    be read."""
     digest = hashlib.sha256()
     for path in files:
         digest.update(os.fsencode(f"{os.path.relpath(path, root)}\0"))

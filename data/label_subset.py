@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +10,7 @@ import numpy as np
 
 from common.errors import UsageError, UserError
 from data.pairing import labelled
-from data.store.listing import read_lines
+from data.sets.core.lists import read_lines
 from data.store.store import ImageStore
 
 

@@ -16,9 +16,10 @@ from rich.progress import track
 from common.download import download, unpack
 from common.errors import UserError
 from common.files import atomic_file, write_text
+from common.images import voc_palette
 from common.lock import owned_lock
-from data.sets.voc import AUG_MASKS, CLASSES, palette
-from data.store.listing import read_names
+from data.sets.core.lists import read_names
+from data.sets.core.voc import AUG_MASKS, CLASSES
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def convert_sbd(sbd: Path, folder: Path) -> None:
     (folder / AUG_MASKS).mkdir(exist_ok=True)
     for file in track(added, "converting SBD's masks", console=Console(stderr=True), transient=True):
         image = Image.fromarray(_read_sbd(file))
-        image.putpalette(palette().tobytes())
+        image.putpalette(voc_palette().tobytes())
         with atomic_file(folder / AUG_MASKS / f"{file.stem}.png") as target:
             image.save(target, format="PNG")
     ids = [*lists["train"], *(file.stem for file in added)]

@@ -1,0 +1,56 @@
+"""What a data set is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar
+
+from common.errors import UserError
+from common.registry import Registry
+from data.store.listing import Listing
+
+DATASETS: Registry[type[DataSet]] = Registry("data set", "data.sets")
+
+
+class DataSet:
+    """A data set in a folder. Subclass it in ``data/sets/NAME.py``, decorated with ``@DATASETS.register("NAME")``.
+
+    Class attributes:
+        title: its name in print.
+        image_size: side in pixels of full-size crops and evaluation images where the user gives none.
+        make_folder: ``(cache) -> folder`` for data that is made on this machine; None where the user has to name the folder.
+        fetch: ``(root)`` downloads what is missing in a folder; None where that is up to the user.
+
+    Args:
+        name: under which it is registered.
+        root: its folder, which exists.
+    """
+
+    title: ClassVar[str]
+    image_size: ClassVar[int] = 224
+    make_folder: ClassVar[Callable[[Path | None], Path] | None] = None
+    fetch: ClassVar[Callable[[Path], None] | None] = None
+
+    def __init__(self, name: str, root: Path):
+        self.name = name
+        self.root = root
+
+    def listing(self, split: str) -> Listing:
+        """The images of ``train`` or ``test`` (validation images where a data set calls them so).
+
+        Raises:
+            UsageError: unknown split.
+            UserError: missing, incomplete or wrong data.
+        """
+        raise NotImplementedError
+
+
+def require_folder(data: str, root: Path | None) -> Path:
+    """The absolute path of a data set's folder. Raises UserError where it is not given or does not exist."""
+    if root is None:
+        raise UserError(f"the data set {data} needs its folder: --data_root DIR")
+    root = Path(root).expanduser()
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder (--data_root of {data})")
+    return root.absolute()

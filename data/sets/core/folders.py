@@ -1,0 +1,94 @@
+"""torchvision's ``ImageFolder`` layout: one folder for each class."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from common.errors import UserError
+from data.sets.core.lists import of_split
+from data.store.listing import Listing, stamp_of
+
+#: Folders of the splits; the first that exists is read. The validation images are the test split of every comparison here.
+SPLIT_FOLDERS = {"train": ("train",), "test": ("val", "test")}
+
+LAYOUT = "images belong in train/CLASS/ and val/CLASS/ (or test/CLASS/)"
+
+
+def list_folder(data: str, split: str, root: Path) -> Listing:
+    """The images of ``root/train`` or ``root/val`` (``root/test``).
+
+    Classes are the sorted names of ``train``'s folders. Every file anywhere below them is taken for an image, in sorted order,
+    whatever its suffix, except hidden files (with a leading dot).
+
+    Raises UserError for a missing or empty split, images outside class folders, and classes that ``train`` lacks.
+    """
+    train, folder = split_folder(data, "train", root), split_folder(data, split, root)
+    classes = class_names(train)
+    foreign = sorted(set(class_names(folder)) - set(classes))
+    if foreign:
+        more = f" (and {len(foreign) - 1} more)" if len(foreign) > 1 else ""
+        raise UserError(
+            f"{folder / foreign[0]}: a class that {train} lacks{more}; both splits need the same class folders"
+        )
+    names, labels, stats = [], [], []
+    for label, name in enumerate(classes):
+        if (folder / name).is_dir():
+            for path, stat in _files(folder / name):
+                names.append(os.path.relpath(path, root))
+                labels.append(label)
+                stats.append(stat)
+    return Listing(
+        data=data,
+        split=split,
+        root=root,
+        classes=tuple(classes),
+        names=names,
+        labels=np.array(labels, np.int64),
+        stamp=stamp_of(zip(names, stats, strict=True)),
+    )
+
+
+def split_folder(data: str, split: str, root: Path) -> Path:
+    """The folder of a split. Raises UserError, with the folders that exist, where there is none."""
+    choices = of_split(SPLIT_FOLDERS, split)
+    for name in choices:
+        if (root / name).is_dir():
+            return root / name
+    here = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    seen = f"found the folders {', '.join(here[:5])}{', …' if len(here) > 5 else ''}" if here else "found no folders"
+    raise UserError(f"{root}: no folder {' or '.join(choices)} for {data}; {LAYOUT}; {seen}")
+
+
+def class_names(folder: Path) -> list[str]:
+    """Sorted names of the class folders. Raises UserError where there are none, or files beside them."""
+    names = []
+    for entry in os.scandir(folder):
+        if entry.name.startswith("."):
+            continue
+        if not entry.is_dir():
+            raise UserError(f"{entry.path}: a file outside any class folder; {LAYOUT}")
+        names.append(entry.name)
+    if not names:
+        raise UserError(f"{folder}: no class folders; {LAYOUT}")
+    return sorted(names)
+
+
+def _files(folder: Path) -> list[tuple[str, os.stat_result]]:
+    """Files anywhere below a class folder, sorted by path, with their stats; links are followed."""
+    files = []
+    pending = [str(folder)]
+    while pending:
+        for entry in os.scandir(pending.pop()):
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                pending.append(entry.path)
+            else:
+                try:
+                    files.append((entry.path, entry.stat()))
+                except FileNotFoundError:  # a dangling link; the decoder reports it by name
+                    files.append((entry.path, entry.stat(follow_symlinks=False)))
+    return sorted(files, key=lambda item: item[0])

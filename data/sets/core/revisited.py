@@ -1,0 +1,57 @@
+"""Revisited Oxford and Paris (Radenović et al. 2018, arXiv 1803.11285): queries and the images that each should retrieve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.errors import UserError
+from data.sets.core.benchmark import Benchmark
+from data.sets.core.pickles import read_plain_pickle
+
+#: How well the images of a query show its building; "junk" counts neither way.
+GRADES = ("easy", "hard", "junk")
+
+
+class Revisited(Benchmark):
+    """The layout of the authors: ``gnd_NAME.pkl`` and ``jpg/`` in ``root/NAME``, or in ``root`` itself.
+
+    Attributes:
+        images, queries: files.
+        boxes: float64 ``[Q, 4]``: left, top, right and bottom of each query's object, in pixels.
+        places: by grade (``GRADES``), for each query the places in ``images`` of that grade, int64.
+
+    Raises UserError for a missing or wrong ground truth, and for missing images.
+    """
+
+    def __init__(self, name: str, root: Path):
+        super().__init__(name, root / name if (root / name).is_dir() else root)
+        path = self.root / f"gnd_{name}.pkl"
+        truth = read_plain_pickle(path)
+        try:
+            self.images, self.queries = (
+                tuple(self.root / "jpg" / f"{image}.jpg" for image in truth[part]) for part in ("imlist", "qimlist")
+            )
+            self.boxes = np.array([np.asarray(query["bbx"], np.float64) for query in truth["gnd"]]).reshape(-1, 4)
+            self.places = {grade: [_places(query[grade]) for query in truth["gnd"]] for grade in GRADES}
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise UserError(
+                f"{path}: no ground truth of {name} (imlist, qimlist, gnd with bbx, easy, hard, junk): {error}"
+            ) from error
+        every = np.concatenate([_places([]), *(places for lists in self.places.values() for places in lists)])
+        right = np.isfinite(self.boxes).all() and ((every >= 0) & (every < len(self.images))).all()
+        if not self.queries or len(self.boxes) != len(self.queries) or not right:
+            raise UserError(
+                f"{path}: {len(self.queries)} queries, {len(self.boxes)} with ground truth, on {len(self.images)} images; "
+                "numbers and places have to agree, so the file is damaged or of another data set"
+            )
+        missing = [file for file in (*self.images, *self.queries) if not file.is_file()]
+        if missing:
+            raise UserError(f"{missing[0]}: missing, one of {len(missing)} images that {path.name} lists")
+        self.files = (path, *self.images, *self.queries)
+
+
+def _places(values: Any) -> np.ndarray:
+    return np.asarray(values, np.int64).reshape(-1)

@@ -1,0 +1,9 @@
+"""The revisited Paris buildings."""
+
+from data.sets.core.base import DATASETS
+from data.sets.core.revisited import Revisited
+
+
+@DATASETS.register("rparis6k")
+class RParis6k(Revisited):
+    title = "RParis6k"
