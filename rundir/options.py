@@ -12,10 +12,6 @@ from common.errors import UserError
 from common.files import read_yaml, write_text
 from rundir.paths import CONFIG
 
-#: Methods without any training.
-UNTRAINED = ("random", "pixels")
-
-
 #: Between the labels of a training and those of its initial weights.
 START = "; start: "
 

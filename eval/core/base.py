@@ -100,16 +100,17 @@ def _declared(evaluation: str) -> dict[str, Any]:
     if evaluation in EVALUATIONS.names():
         declared = EVALUATIONS.facts(evaluation)
         return declared | {"title": declared["title"] or title}
-    metrics: dict[str, str] = {}
+    metrics, variants = {}, {}
     for name in EVALUATIONS.names():
         declared = EVALUATIONS.facts(name)
         metrics |= declared["metrics"]
+        variants |= declared["variants"]
         if declared["parts"] and evaluation.startswith(f"{name}_"):
             part = evaluation.removeprefix(f"{name}_")
             part_title = plugins_of(declared["parts"]).facts(part).get("title") or part.replace("_", " ")
             return declared | {"title": f"{declared['title']} {part_title}"}
-    # Not of this checkout: its metrics may have the names of others'.
-    return literals_of(Path(__file__), "Evaluation") | {"title": title, "metrics": metrics}
+    # Not of this checkout: what it measures may be called as others call it.
+    return literals_of(Path(__file__), "Evaluation") | {"title": title, "metrics": metrics, "variants": variants}
 
 
 def check_data(name: str, data: str) -> None:

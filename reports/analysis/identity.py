@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from common.options import options_without_effect
-from rundir.options import UNTRAINED
+from reports.analysis.facts import method_facts
 from rundir.read import Problem, Run
 from rundir.results import measured_key
 from training.config import TrainConfig
@@ -25,7 +25,7 @@ def trained_options(run: Run) -> dict[str, Any]:
     """The options that decide what was trained: not the seed, those without effect on results or those of evaluations, and for an
     untrained network none of training. With them the fingerprint of the images, since one name (imagefolder) may stand for any."""
     images = {IMAGES: run.fingerprint} if run.fingerprint else {}
-    if run.config.get("method") in UNTRAINED:
+    if not method_facts(run)["trains"]:
         kept = ("method", "backbone", "data", "image_size")
         return {key: run.config[key] for key in kept if key in run.config} | images
     left_out = {"seed", *options_without_effect(TrainConfig)}

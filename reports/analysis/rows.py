@@ -1,4 +1,4 @@
-"""Rows of the tables: runs that differ in nothing but their seed, and what has to stand beside their numbers."""
+"""Rows of the tables: runs that differ in nothing but their seed, and what has to be known beside their numbers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from backbones import PATCH_SIZES
+from reports.analysis.facts import method_facts
 from reports.analysis.identity import IMAGES, identity_of, trained_options
-from rundir.options import START, UNTRAINED, as_number, label_use
+from rundir.options import START, as_number, label_use
 from rundir.read import Run
 
 #: What must be equal for a comparison to be about the method: heading of each setting.
@@ -23,30 +25,10 @@ SETTINGS = {
     "labels": "Labels",
 }
 
-METHOD_NAMES = {
-    "dino": "DINO",
-    "barlow_twins": "Barlow Twins",
-    "weak_dino": "Weak DINO",
-    "supervised": "Supervised",
-    "random": "Untrained",
-    "pixels": "Raw pixels",
-    "simclr": "SimCLR",
-    "supcon": "SupCon",
-    "byol": "BYOL",
-    "mocov2": "MoCo v2",
-    "mocov3": "MoCo v3",
-    "vicreg": "VICReg",
-    "swav": "SwAV",
-}
-
-#: Reference rows that every row is compared with.
-REFERENCES = ("pixels",)
 #: Options that a row's name spells out; rows that differ in more are lettered.
 MOST_SPELT = 2
-#: How settings call a start without ``--init``; and what stands between a training's own label use and that of its start.
+#: The setting "start" of a training without ``--init``.
 RANDOM = "random"
-#: Patch sizes that names do not tell.
-PATCHES = {"vit_nano": 4}
 
 
 @dataclass
@@ -55,12 +37,13 @@ class Row:
 
     Attributes:
         runs: one a seed, by seed.
-        method, backbone: their names as options have them; for weights from elsewhere the method is their file's name.
+        method, backbone: their names in the options; for weights from elsewhere the method is their file's name.
+        facts: what the method declares (``methods.core.base.Method``): ``title``, ``trains``, ``reference``, ``needs_backbone``.
         variant: the options in which this row differs from others of its method, backbone, data and label use ("" if none); a
-            letter where these are more than ``MOST_SPELT`` (the table of options tells them).
+            letter where these are more than ``MOST_SPELT`` (the table of options has them).
         settings: what a comparison has to hold equal, by the keys of ``SETTINGS``; text.
-        data: name of the training data, by which rows are put together; for weights from elsewhere, whose training data are
-            unknown (``settings["data"]``), of the data that they were evaluated on.
+        data: name of the training data, which rows are grouped by; for weights from elsewhere, whose training data are
+            unknown (``settings["data"]``), the name of the data that they were evaluated on.
         cost: means over seeds (peak memory: the largest), None where the runs do not say: images_seen, minutes,
             images_per_second, peak_memory_gib, parameters, flops (one image, forward), training_flops (the whole training).
         device: what it was trained on.
@@ -69,6 +52,7 @@ class Row:
     runs: list[Run]
     method: str
     backbone: str
+    facts: dict[str, Any]
     settings: dict[str, str]
     data: str
     cost: dict[str, float | None]
@@ -85,7 +69,7 @@ class Row:
 
     @property
     def method_name(self) -> str:
-        return METHOD_NAMES.get(self.method, self.method)
+        return self.facts["title"] or self.method
 
     @property
     def label(self) -> str:
@@ -114,19 +98,19 @@ def _seed_order(seed: Any) -> tuple[int, float, str]:
     return (0, float(seed), "") if isinstance(seed, (int, float)) else (1, 0.0, str(seed))
 
 
-def told(run: Run, *names: str) -> Any:
-    """The first of these facts that the run tells: in its last record, its environment, or its options."""
+def _recorded(run: Run, name: str) -> Any:
+    """What the run has recorded under ``name``: in its last record, its environment, or its options; else None."""
     environment = run.environment
     places = [run.end or {}, environment, *(v for v in environment.values() if isinstance(v, dict)), run.config]
-    for name in names:
-        for place in places:
-            if place.get(name) is not None:
-                return place[name]
-    return None
+    return next((place[name] for place in places if place.get(name) is not None), None)
 
 
-def _mean(runs: Sequence[Run], *names: str) -> float | None:
-    values = [value for run in runs if (value := as_number(told(run, *names))) is not None]
+def _numbers(runs: Sequence[Run], name: str) -> list[float]:
+    return [value for run in runs if (value := as_number(_recorded(run, name))) is not None]
+
+
+def _mean(runs: Sequence[Run], name: str) -> float | None:
+    values = _numbers(runs, name)
     return sum(values) / len(values) if values else None
 
 
@@ -134,18 +118,20 @@ def _row(runs: list[Run]) -> Row:
     first = runs[0]
     method = str(first.config.get("method") or _weights(first))
     backbone = str(first.config.get("backbone") or "unknown backbone")
-    seen = 0.0 if method in UNTRAINED else _mean(runs, "images_seen")
-    memory = [value for run in runs if (value := as_number(told(run, "peak_memory_gib"))) is not None]
+    facts = method_facts(first)
+    seen = _mean(runs, "images_seen") if facts["trains"] else 0.0
     minutes = _mean(runs, "minutes")
     speed = _mean([run for run in runs if run.end], "images_per_second")
     if speed is None and seen and minutes:
         speed = seen / (60 * minutes)
-    size = told(first, "image_size")
+    size = _recorded(first, "image_size")
     data = str(first.config.get("data") or "?")
+    an_image = _mean(runs, "training_flops")
     return Row(
         runs,
         method,
         backbone,
+        facts,
         settings={
             "patch": _patch(first, backbone),
             "input": f"{size}" if size else "?",
@@ -159,10 +145,10 @@ def _row(runs: list[Run]) -> Row:
             "images_seen": seen,
             "minutes": minutes,
             "images_per_second": speed,
-            "peak_memory_gib": max(memory, default=None),
+            "peak_memory_gib": max(_numbers(runs, "peak_memory_gib"), default=None),
             "parameters": _mean(runs, "parameters"),
             "flops": _mean(runs, "flops"),
-            "training_flops": an_image * seen if (an_image := _mean(runs, "training_flops")) and seen else None,
+            "training_flops": an_image * seen if an_image and seen else None,
         },
         device=str(first.environment.get("device") or "?"),
     )
@@ -176,11 +162,8 @@ def _weights(run: Run) -> str:
 
 
 def _patch(run: Run, backbone: str) -> str:
-    if patch := told(run, "patch_size") or PATCHES.get(backbone):
-        return str(patch)
-    if found := re.search(r"patch(\d+)|^vit_[a-z](\d+)$", backbone):
-        return found[1] or found[2]
-    return "–"
+    named = re.search(r"patch(\d+)|^vit_[a-z](\d+)$", backbone)  # timm's names, and other ViTs named as ours are
+    return str(_recorded(run, "patch_size") or PATCH_SIZES.get(backbone) or (named and (named[1] or named[2])) or "–")
 
 
 def _start(run: Run) -> str:
@@ -194,17 +177,17 @@ def _start(run: Run) -> str:
 
 def _labels(run: Run) -> str:
     """Which labels training used, and that of its initial weights."""
-    return label_use(run.config, bool(told(run, "uses_labels"))) if "method" in run.config else "?"
+    return label_use(run.config, bool(_recorded(run, "uses_labels"))) if "method" in run.config else "?"
 
 
 def _tell_images_apart(rows: Sequence[Row]) -> None:
-    """Add their fingerprints to names of training data that stand for different images: ``imagefolder`` may be any folder. Stored
-    images depend on the image size, and which are held out on ``knn_every``, so rows that differ in these say nothing of it."""
+    """Add fingerprints to a name of training data that means different images in different rows: ``imagefolder`` may be any folder.
+    Rows are asked only where image size and ``knn_every`` are equal, since the stored images depend on both."""
     alike: dict[tuple, list[Row]] = {}
     for row in rows:
         config = row.runs[0].config
         if row.runs[0].fingerprint:
-            key = (row.data, told(row.runs[0], "image_size"), bool(config.get("knn_every")))
+            key = (row.data, _recorded(row.runs[0], "image_size"), bool(config.get("knn_every")))
             alike.setdefault(key, []).append(row)
     for group in alike.values():
         if len({row.runs[0].fingerprint for row in group}) > 1:
@@ -213,7 +196,7 @@ def _tell_images_apart(rows: Sequence[Row]) -> None:
 
 
 def _name_variants(rows: list[Row]) -> None:
-    """Say by which options rows differ that would otherwise look alike."""
+    """Name the options in which rows differ that would otherwise look alike."""
     alike: dict[tuple, list[Row]] = {}
     for row in rows:
         key = (row.method, row.backbone, row.data, row.settings["labels"].partition(START)[0])
@@ -222,7 +205,7 @@ def _name_variants(rows: list[Row]) -> None:
         if len(group) == 1:
             continue
         differing = differing_options(group)
-        if "init" in differing:  # what follows from it
+        if "init" in differing:  # these two follow from it
             differing = [key for key in differing if key not in ("init_sha256", "init_labels")]
         for number, row in enumerate(group):
             config = row.runs[0].config
@@ -236,13 +219,19 @@ def letters(number: int) -> str:
 
 
 def differing_options(rows: Sequence[Row]) -> list[str]:
-    """Options that are not equal in all rows, in the order of the first row's configuration. (Which images they were trained on
-    stands with the data's name.)"""
+    """Options that are not equal in all rows, in the order of the first row's configuration, without the fingerprint of the images
+    (which is in the data's name)."""
     configs = [trained_options(row.runs[0]) for row in rows]
     keys = dict.fromkeys(key for config in configs for key in config if key != IMAGES)
     return [
         key for key in keys if len({json.dumps(config.get(key), sort_keys=True, default=str) for config in configs}) > 1
     ]
+
+
+def unequal_settings(a: Row, b: Row) -> list[str]:
+    """Settings in which two rows differ. Having no budget, data and labels is the point of an untrained backbone."""
+    names = SETTINGS if a.trained and b.trained else ("patch", "input")
+    return [name for name in names if a.settings[name] != b.settings[name]]
 
 
 def plain(value: Any) -> str:

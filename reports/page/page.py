@@ -19,7 +19,7 @@ from reports.analysis.reproduction import tables_of
 from reports.analysis.rows import rows_of
 from reports.analysis.tables import Heading, Table, text, to_csv, to_latex, to_markdown
 from reports.figures import figures, segmentation
-from reports.page import contents, summary
+from reports.page import comparison_tables, row_tables, summary
 from reports.page.inside import KINDS
 from reports.page.inside import pictures as pictures_of_runs
 from reports.page.provenance import commands, provenance
@@ -62,8 +62,7 @@ def write_report(paths: Sequence[Path], out: Path, title: str, generated: str | 
     rows = rows_of(runs)
     # The same rows, so that their names are the same everywhere on the page.
     measured = [replace(row, runs=finished) for row in rows if (finished := [run for run in row.runs if run.finished])]
-    comparisons, more = compare(measured)
-    problems += more
+    comparisons = compare(measured)
 
     look = figures.Look(rows)
     parts = []
@@ -72,9 +71,9 @@ def write_report(paths: Sequence[Path], out: Path, title: str, generated: str | 
         part = Part(
             comparison,
             summary.findings(comparison),
-            contents.results(comparison, f"results{suffix}"),
-            contents.tests(comparison, f"differences{suffix}"),
-            contents.measurements(comparison, f"measurements{suffix}"),
+            comparison_tables.results(comparison, f"results{suffix}"),
+            comparison_tables.differences(comparison, f"differences{suffix}"),
+            comparison_tables.measurements(comparison, f"measurements{suffix}"),
         )
         made = (
             figures.intervals(comparison, look, f"intervals{suffix}"),
@@ -89,9 +88,9 @@ def write_report(paths: Sequence[Path], out: Path, title: str, generated: str | 
     published = tables_of(found, problems)
     speed = speed_tables([path for path in paths if path.is_file()], problems)
     tables = {
-        "cost": contents.costs(measured) if measured else None,
-        "options": contents.options(rows),
-        "protocols": contents.protocols(comparisons),
+        "cost": row_tables.costs(measured) if measured else None,
+        "options": row_tables.options(rows),
+        "protocols": row_tables.protocols(comparisons),
         "provenance": provenance(rows),
         "problems": _problems(problems),
     }

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reports.analysis.comparison import ALPHA, Comparison, unequal_settings
-from reports.analysis.rows import REFERENCES, SETTINGS, Row
-from reports.page.contents import column_decimals, p_value, shown_value
+from reports.analysis.comparison import ALPHA, Comparison
+from reports.analysis.rows import SETTINGS, Row, unequal_settings
+from reports.page.comparison_tables import column_decimals, p_value, shown_value
 from rundir.read import Problem, Run
 
 #: Backbones that the summary tells of one by one.
@@ -18,7 +18,7 @@ def overview(runs: Sequence[Run], rows: Sequence[Row], comparisons: Sequence[Com
     """What the report is about, in a line."""
     methods = {row.method for row in rows if row.trained}
     references = _list(list(dict.fromkeys(row.method_name for row in rows if not row.trained)))
-    backbones = {row.backbone for row in rows if row.method not in REFERENCES}
+    backbones = {row.backbone for row in rows if row.facts["needs_backbone"]}
     data = list(dict.fromkeys(comparison.data for comparison in comparisons))
     unfinished = sum(not run.finished for run in runs)
     return (
@@ -47,12 +47,10 @@ def findings(comparison: Comparison) -> list[Finding]:
             found.append(Finding(comparison.rows[block[0]].backbone, words))
     if len(blocks) > MOST_BLOCKS:
         found.append(Finding("Further backbones", f"The other {len(blocks) - MOST_BLOCKS} are in the table."))
-    for lead, method, name, within_block in (
-        ("Untrained", "random", "the untrained backbone", True),
-        ("Raw pixels", "pixels", "raw pixels", False),
-    ):
-        if words := _against(comparison, method, name, within_block):
-            found.append(Finding(lead, words))
+    references = {row.method: row for row in comparison.rows if row.facts["reference"]}
+    for row in sorted(references.values(), key=lambda row: not row.facts["needs_backbone"]):
+        if words := _against(comparison, row):
+            found.append(Finding(row.method_name, words))
     return found
 
 
@@ -121,11 +119,12 @@ def _tested(comparison: Comparison, column: int, a: int, b: int):
     return next(found.itertuples(), None)
 
 
-def _against(comparison: Comparison, method: str, name: str, within_block: bool) -> str:
+def _against(comparison: Comparison, reference: Row) -> str:
     """How the trained rows stand to a reference: the untrained backbone, raw pixels."""
     above, below, unclear = [], [], []
+    name, within_block = reference.facts["reference"], reference.facts["needs_backbone"]
     for block in comparison.blocks if within_block else [list(range(len(comparison.rows)))]:
-        references = [row for row in block if comparison.rows[row].method == method]
+        references = [row for row in block if comparison.rows[row].method == reference.method]
         if len(references) != 1:
             continue
         for column in comparison.headline:
@@ -160,7 +159,7 @@ def _against(comparison: Comparison, method: str, name: str, within_block: bool)
 def limits(rows: Sequence[Row], comparisons: Sequence[Comparison], problems: Sequence[Problem]) -> list[str]:
     """What cannot be concluded."""
     sentences = []
-    single = [row for row in rows if len(row.runs) == 1 and row.method != "pixels"]
+    single = [row for row in rows if len(row.runs) == 1 and row.facts["needs_backbone"]]
     if single:
         which = "Every row stands" if len(single) == len(rows) else f"{len(single)} of {len(rows)} rows stand"
         sentences.append(

@@ -17,14 +17,14 @@ from reports.analysis.comparison import compare
 from reports.analysis.rows import rows_of
 from reports.analysis.statistics import holm
 from reports.figures.figures import Look, intervals
-from reports.page.contents import UNEQUAL, results, results_caption
+from reports.page.comparison_tables import UNEQUAL, results, results_caption
 from rundir.read import read_runs
 from tests.reports.factory import NAMES_HASH, write_run
 
 
 def comparison_of(folder):
     runs, _ = read_runs([folder])
-    (comparison,), _ = compare(rows_of([run for run in runs if run.finished]))
+    (comparison,) = compare(rows_of([run for run in runs if run.finished]))
     return comparison
 
 
@@ -207,7 +207,7 @@ def test_other_test_data_is_another_table(tmp_path):
     write_run(tmp_path / "a", data="demo", images=60)
     write_run(tmp_path / "b", data="cifar10", images=60)
     runs, _ = read_runs([tmp_path])
-    comparisons, _ = compare(rows_of(runs))
+    comparisons = compare(rows_of(runs))
     assert sorted(comparison.data for comparison in comparisons) == ["cifar10", "demo"]
     assert all(len(comparison.rows) == 1 for comparison in comparisons)
 

@@ -4,12 +4,11 @@ import json
 import shutil
 from pathlib import Path
 
-from factory import write_run
-
 from reports.analysis.comparison import compare
 from reports.analysis.identity import without_duplicates
 from reports.analysis.rows import rows_of
 from rundir.read import read_runs
+from tests.reports.factory import write_run
 
 
 def test_copies_from_other_machines_are_no_further_seeds(tmp_path):
@@ -29,7 +28,7 @@ def test_copies_from_other_machines_are_no_further_seeds(tmp_path):
     assert "the same options and seed as" in notes[0].what
     assert "2 measurements that only it has are used" in notes[0].what
     (row,) = rows_of([kept])
-    (comparison,), _ = compare([row])
+    (comparison,) = compare([row])
     assert all(cell.over_seeds.n == 1 for cell in comparison.cells.values())
 
 
@@ -51,7 +50,7 @@ def test_runs_on_other_images_under_the_same_name_are_neither_copies_nor_seeds(t
         ("demo (aaaaaa)", 1, ""),
         ("demo (bbbbbb)", 2, ""),
     ]
-    (comparison,), _ = compare(rows)
+    (comparison,) = compare(rows)
     assert comparison.unequal_settings == ["data"] and len(comparison.blocks) == 2
 
 

@@ -15,11 +15,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from test_tables import compile_latex
 
 from common.errors import UsageError, UserError
 from reports import build_report
 from tests.reports.factory import write_run
+from tests.reports.test_tables import compile_latex
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = Path(__file__).parent / "golden"

@@ -1,0 +1,160 @@
+"""The columns of a comparison: which measurements are of one kind, how the columns are called, and what stands in their cells."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from reports.analysis.facts import column_facts
+from reports.analysis.rows import plain
+from reports.analysis.statistics import Summary
+from rundir.results import Measurement, is_outcome
+
+
+@dataclass(frozen=True)
+class Column:
+    """One kind of measurement: an evaluation's metric, and which of several variants of its protocol ("k 20").
+
+    ``facts`` say how to show it (``eval.core.base.facts_of``).
+    """
+
+    evaluation: str
+    metric: str
+    variant: tuple[tuple[str, str], ...] = ()
+    facts: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def evaluation_name(self) -> str:
+        return self.facts["evaluation"]
+
+    @property
+    def metric_name(self) -> str:
+        variant = ", ".join(f"{key} {value}" for key, value in self.variant)
+        return f"{self.facts['metric']} ({variant})" if variant else self.facts["metric"]
+
+    @property
+    def name(self) -> str:
+        return f"{self.evaluation_name} {self.metric_name}"
+
+    @property
+    def sign(self) -> int:
+        """1 where more is better, -1 where less is."""
+        return -1 if self.facts["lower_is_better"] else 1
+
+
+@dataclass
+class Cell:
+    """A row's measurements in a column.
+
+    Attributes:
+        results: one a seed, in the order of the row's runs that have it.
+        over_seeds: their mean, spread and t interval.
+        images: 95% bootstrap interval over the test images, of the mean over seeds; None where there is none.
+        bold: the best of its backbone's rows in its column, and the difference to each of them holds.
+        unequal: bold, but some row it was compared with differs in a setting.
+    """
+
+    results: list[Measurement]
+    over_seeds: Summary
+    images: tuple[float, float] | None = None
+    bold: bool = False
+    unequal: bool = False
+
+
+def columns_of(measured: Sequence[Sequence[Sequence[Measurement]]]) -> dict[Column, dict[int, list[Measurement]]]:
+    """Sort measurements into columns.
+
+    Args:
+        measured: by row and run.
+
+    Returns:
+        by column, in the order of the table, the measurements of each row that has some.
+    """
+    split = _splitting_conditions(itertools.chain.from_iterable(measured))
+    columns: dict[Column, dict[int, list[Measurement]]] = {}
+    for row, runs in enumerate(measured):
+        for result in itertools.chain.from_iterable(runs):
+            columns.setdefault(_column(result, split), {}).setdefault(row, []).append(result)
+    return {column: columns[column] for column in _ordered(columns)}
+
+
+def headline_of(columns: Sequence[Column]) -> list[int]:
+    """Positions of the columns that stand in the first table, one an evaluation: a headline metric in the variant that the
+    evaluation declares for it (k = 20, DINO's, for k-NN); never the one that came out best."""
+    chosen: dict[str, int] = {}
+    for position, column in enumerate(columns):
+        first = columns[chosen.setdefault(column.evaluation, position)]
+        if column.facts["headline"] > first.facts["headline"] or (
+            column.metric == first.metric and _in_headline_variant(column)
+        ):
+            chosen[column.evaluation] = position
+    return sorted(chosen.values())
+
+
+def _in_headline_variant(column: Column) -> bool:
+    variants = column.facts["variants"]
+    of_column = [(key, value) for key, value in column.variant if variants.get(key) is not None]
+    return bool(of_column) and all(value == plain(variants[key]) for key, value in of_column)
+
+
+def conditions_of(result: Measurement) -> dict[str, str]:
+    """Under what a measurement was made, flat and as text: its protocol and its training data."""
+    flat: dict[str, str] = {}
+
+    def add(prefix: str, mapping: dict[str, Any]) -> None:
+        for key, value in mapping.items():
+            if isinstance(value, dict):
+                add(f"{prefix}{key} ", value)
+            elif not is_outcome(key):
+                flat[f"{prefix}{key}"] = plain(value)[:12] if key == "fingerprint" else plain(value)
+
+    add("", result.protocol)
+    add("data ", {key: value for key, value in result.data.items() if not key.startswith("test") and key != "name"})
+    return flat
+
+
+def differing_conditions(results: Iterable[Measurement]) -> list[str]:
+    """The conditions that are not the same for all of them."""
+    conditions = [conditions_of(result) for result in results]
+    names = dict.fromkeys(itertools.chain.from_iterable(conditions))
+    return [name for name in names if len({one.get(name) for one in conditions}) > 1]
+
+
+def _splitting_conditions(runs: Iterable[Sequence[Measurement]]) -> dict[tuple[str, str], list[str]]:
+    """For each evaluation and metric, the conditions under which one run was measured several times (k of k-NN). They are read off
+    the measurements: several of one run in one cell would be taken for seeds."""
+    split: dict[tuple[str, str], dict[str, None]] = {}
+    for results in runs:
+        kinds: dict[tuple[str, str], list[Measurement]] = {}
+        for result in results:
+            kinds.setdefault((result.evaluation, result.metric), []).append(result)
+        for kind, several in kinds.items():
+            if len(several) > 1:
+                split.setdefault(kind, {}).update(dict.fromkeys(differing_conditions(several)))
+    return {kind: list(names) for kind, names in split.items()}
+
+
+def _column(result: Measurement, split: dict[tuple[str, str], list[str]]) -> Column:
+    names = split.get((result.evaluation, result.metric), [])
+    conditions = conditions_of(result) if names else {}
+    variant = tuple((name, conditions[name]) for name in names if name in conditions)
+    return Column(result.evaluation, result.metric, variant, column_facts(result))
+
+
+def _ordered(columns: Iterable[Column]) -> list[Column]:
+    """By evaluation; within, as the runs list metrics, variants by value."""
+    columns = list(columns)
+    metrics = {key: i for i, key in enumerate(dict.fromkeys((c.evaluation, c.metric) for c in columns))}
+
+    def value(text: str) -> tuple[int, float, str]:
+        try:
+            return (0, float(text), "")
+        except ValueError:
+            return (1, 0.0, text)
+
+    return sorted(
+        columns,
+        key=lambda c: (c.evaluation, metrics[c.evaluation, c.metric], [(k, value(v)) for k, v in c.variant]),
+    )

@@ -1,0 +1,235 @@
+"""The tables of a comparison: results, differences, and all measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from reports.analysis.comparison import ALPHA, LISTED_PAIRS, Cell, Comparison
+from reports.analysis.rows import RANDOM, SETTINGS, Row, unequal_settings
+from reports.analysis.statistics import RESAMPLES
+from reports.analysis.tables import Entry, Heading, Table, number, text
+from reports.analysis.tests import MCNEMAR, OVER_IMAGES, OVER_SEEDS
+
+UNEQUAL = "≠"
+#: Reasons for untested pairs that a caption gives.
+MOST_REASONS = 12
+
+TEST_WORDS = {
+    MCNEMAR: "Two single trainings: McNemar’s exact test on the test images.",
+    OVER_IMAGES: (
+        "Rows of which one has a single seed, or metrics that are no mean of right and wrong: a paired test over test images "
+        f"({RESAMPLES} bootstrap resamples, or for means the exact variance), which is about these trained networks only."
+    ),
+    OVER_SEEDS: (
+        "Rows with several seeds: a paired t test of the difference of the means over seeds, with the variance over test images "
+        "(of each image’s outcome averaged over seeds, paired) and the variances over seeds added (Welch-Satterthwaite degrees "
+        "of freedom)."
+    ),
+}
+
+
+def p_value(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def column_decimals(comparison: Comparison, column: int) -> int:
+    """Decimal places for numbers of the column's size: 71.3, 0.713."""
+    largest = max((abs(cell.over_seeds.mean) for cell in comparison.column(column).values()), default=100)
+    return 1 if largest >= 10 else 2 if largest >= 1 else 3
+
+
+def shown_value(cell: Cell, places: int) -> str:
+    spread = "" if cell.over_seeds.std is None else f" ± {cell.over_seeds.std:.{places}f}"
+    return f"{cell.over_seeds.mean:.{places}f}{spread}"
+
+
+def _interval(low: float, high: float, places: int) -> str:
+    return f"[{low:.{places}f}, {high:.{places}f}]"
+
+
+def identity_of(rows: Sequence[Row]) -> tuple[list[Heading], list[list[Entry]]]:
+    """The first columns of a table, and their entries for each row: method, backbone, and variant where any row has one."""
+    names = ["Method", "Backbone", *(["Variant"] if any(row.variant for row in rows) else [])]
+    entries = [[text(value) for value in (row.method_name, row.backbone, row.variant)][: len(names)] for row in rows]
+    return [Heading(name) for name in names], entries
+
+
+def results(comparison: Comparison, name: str) -> Table:
+    """The comparison table: one number an evaluation, and what has to be known to compare rows."""
+    headings, lines = identity_of(comparison.rows)
+    for column in comparison.headline:
+        kind = comparison.columns[column]
+        mark = UNEQUAL if column in comparison.unequal_protocols else ""
+        headings.append(Heading(kind.metric_name, numeric=True, mark=mark, group=kind.evaluation_name))
+        places, cells = column_decimals(comparison, column), comparison.column(column)
+        for position, line in enumerate(lines):
+            line.append(_result(cells[position], places) if position in cells else Entry("–"))
+    headings.append(Heading("Seeds", numeric=True))
+    shown = [key for key in SETTINGS if key != "start" or any(row.settings[key] != RANDOM for row in comparison.rows)]
+    for key in shown:
+        mark = UNEQUAL if key in comparison.unequal_settings else ""
+        headings.append(Heading(SETTINGS[key], numeric=key in ("patch", "input", "budget"), mark=mark))
+    for row, line in zip(comparison.rows, lines, strict=True):
+        line += [number(len(row.runs), str), *(_setting(row, key) for key in shown)]
+    breaks = frozenset(block[0] for block in comparison.blocks[1:])
+    return Table(name, f"Results on {comparison.data}", results_caption(comparison), headings, lines, breaks)
+
+
+def _setting(row: Row, key: str) -> Entry:
+    shown = row.settings[key]
+    if key == "budget":
+        return Entry(shown, row.cost["images_seen"])
+    return Entry(shown, int(shown) if shown.isdecimal() and key in ("patch", "input") else shown)
+
+
+def _result(cell: Cell, places: int) -> Entry:
+    summary = cell.over_seeds
+    interval = (summary.low, summary.high) if summary.low is not None else cell.images
+    low, high = cell.images or (None, None)
+    return Entry(
+        shown_value(cell, places),
+        summary.mean,
+        note=_interval(*interval, places) if interval else "",
+        bold=cell.bold,
+        mark=UNEQUAL if cell.unequal else "",
+        numbers={
+            "": summary.mean,
+            "std": summary.std,
+            "seeds": summary.n,
+            "seeds low": summary.low,
+            "seeds high": summary.high,
+            "images low": low,
+            "images high": high,
+        },
+    )
+
+
+def results_caption(comparison: Comparison) -> str:
+    """How to read the table: what the numbers, intervals, bold and marks are, and by which tests."""
+    cells = [cell for (_, column), cell in comparison.cells.items() if column in comparison.headline]
+    several = any(cell.over_seeds.n > 1 for cell in cells)
+    parts = []
+    if several:
+        parts.append("Mean ± standard deviation over seeds; below, the 95% t interval of the mean over seeds.")
+    if any(cell.over_seeds.std == 0 for cell in cells):
+        parts.append("Where all seeds gave the same value (± 0), the interval is the bootstrap’s over test images.")
+    if any(cell.over_seeds.n == 1 for cell in cells):
+        which = "Rows with one seed:" if several else "One training a row:"
+        parts.append(f"{which} the value, and below it the 95% bootstrap interval over test images.")
+    if kinds := list(dict.fromkeys(comparison.tests["test"])) if len(comparison.tests) else []:
+        tests = "one test" if comparison.tested == 1 else f"{comparison.tested} tests"
+        parts.append(
+            "Bold: the best of its backbone’s rows, where its difference to every other of them holds "
+            f"(p < {ALPHA} after Holm’s correction over the {tests} of this table)."
+        )
+        parts += [TEST_WORDS[kind] for kind in kinds]
+    else:
+        parts.append("Nothing is bold: no two rows could be tested against each other.")
+    if comparison.unequal_settings:
+        names = ", ".join(SETTINGS[key].lower() for key in comparison.unequal_settings)
+        parts.append(
+            f"{UNEQUAL} at a heading: the trained rows differ in it ({names}). {UNEQUAL} at a bold number: some row it is "
+            "compared with differs in a setting, so the difference is not the method’s alone."
+        )
+    unequal = [
+        f"{comparison.columns[column].name}: {', '.join(names)}"
+        for column, names in comparison.unequal_protocols.items()
+        if column in comparison.headline
+    ]
+    if unequal:
+        parts.append(f"The protocol is not the same in all rows ({'; '.join(unequal)}).")
+    return " ".join(parts)
+
+
+def differences(comparison: Comparison, name: str) -> Table:
+    """Pairs of rows, tested; the better row, or the one with the larger value, first."""
+    numeric = ("Difference", "p", "p, Holm")
+    names = ("Evaluation", "Row", "against", *numeric, "Holds", "Unequal", "Test")
+    lines = []
+    for pair in comparison.tests.itertuples():
+        a, b = comparison.rows[pair.a], comparison.rows[pair.b]
+        sign, first, second = (1, a, b) if pair.difference >= 0 else (-1, b, a)
+        low, high = sorted((sign * pair.low, sign * pair.high))
+        difference, places = sign * pair.difference, column_decimals(comparison, pair.column)
+        holds = "yes" if pair.holds else "no"
+        unequal = [SETTINGS[key].lower() for key in unequal_settings(a, b)]
+        lines.append(
+            [
+                text(comparison.columns[pair.column].name),
+                text(first.label),
+                text(second.label),
+                Entry(
+                    f"{difference:+.{places}f}",
+                    difference,
+                    note=_interval(low, high, places),
+                    numbers={"": difference, "low": low, "high": high},
+                ),
+                number(pair.p, p_value),
+                number(pair.p_holm, p_value),
+                Entry(holds, holds, bold=bool(pair.holds)),
+                text(", ".join(unequal) or "–"),
+                text(pair.test),
+            ]
+        )
+    caption = (
+        "Pairs of methods on one backbone, and of backbones with one method: difference of the means, its 95% interval (not "
+        "corrected), and p-values without and with Holm’s correction over the table. “Unequal” names the settings in which the "
+        "two rows differ."
+    )
+    if comparison.tested > len(lines):
+        caption += f" Of {comparison.tested} tested pairs (over {LISTED_PAIRS}), those with the best row of a backbone are listed."
+    if reasons := list(comparison.untested):
+        more = [f"and {len(reasons) - MOST_REASONS} more"] if len(reasons) > MOST_REASONS else []
+        caption += f" Not tested: {'; '.join(reasons[:MOST_REASONS] + more)}."
+    headings = [Heading(heading, numeric=heading in numeric) for heading in names]
+    return Table(name, f"Differences on {comparison.data}", caption, headings, lines)
+
+
+def measurements(comparison: Comparison, name: str) -> Table:
+    """Every measurement, a line each."""
+    headings, identities = identity_of(comparison.rows)
+    headings += [
+        Heading("Evaluation"),
+        Heading("Metric"),
+        Heading("Value", numeric=True),
+        Heading("over seeds", numeric=True, group="95% interval"),
+        Heading("over images", numeric=True, group="95% interval"),
+        Heading("Seeds", numeric=True),
+        Heading("Images", numeric=True),
+    ]
+    places = [column_decimals(comparison, column) for column in range(len(comparison.columns))]
+    lines, breaks = [], []
+    for position, identity in enumerate(identities):
+        breaks.append(len(lines))
+        for column, kind in enumerate(comparison.columns):
+            if cell := comparison.cells.get((position, column)):
+                summary = cell.over_seeds
+                value = shown_value(cell, places[column])
+                lines.append(
+                    [
+                        *identity,
+                        text(kind.evaluation_name),
+                        text(kind.metric_name),
+                        Entry(value, summary.mean, numbers={"": summary.mean, "std": summary.std}),
+                        _range(summary.low, summary.high, places[column]),
+                        _range(*(cell.images or (None, None)), places[column]),
+                        number(summary.n, str),
+                        number(cell.results[0].n, lambda n: f"{n:,}"),
+                    ]
+                )
+    return Table(
+        name,
+        f"All measurements on {comparison.data}",
+        "Mean ± standard deviation over seeds, 95% t interval of the mean over seeds, and 95% percentile bootstrap interval over "
+        "test images (of each image’s outcome averaged over seeds).",
+        headings,
+        lines,
+        frozenset(breaks[1:]),
+    )
+
+
+def _range(low: float | None, high: float | None, places: int) -> Entry:
+    numbers = {"low": low, "high": high}
+    if low is None or high is None:
+        return Entry("–", numbers=numbers)
+    return Entry(_interval(low, high, places), high - low, numbers=numbers)

@@ -1,0 +1,133 @@
+"""The tables about rows: what they cost, in which options they differ, and under which protocols they were evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from reports.analysis.columns import conditions_of
+from reports.analysis.comparison import Comparison
+from reports.analysis.identity import trained_options
+from reports.analysis.rows import Row, differing_options, plain, short_count
+from reports.analysis.tables import Heading, Table, number, text
+from reports.page.comparison_tables import UNEQUAL, identity_of
+
+#: The columns of the table of costs, by keys of ``Row.cost``: heading, and the number as text.
+COSTS = {
+    "images_seen": ("Images seen", short_count),
+    "minutes": ("Device-minutes", lambda value: f"{value:,.1f}"),
+    "images_per_second": ("Images/s", lambda value: f"{value:,.0f}" if value >= 10 else f"{value:.1f}"),
+    "peak_memory_gib": ("Peak memory (GiB)", lambda value: f"{value:.2f}"),
+    "parameters": ("Parameters", short_count),
+    "flops": ("FLOPs an image", short_count),
+    "training_flops": ("Training FLOPs", short_count),
+}
+#: Names of rows, and values of a protocol's entry, in one cell.
+MOST_NAMES, MOST_VALUES = 8, 6
+
+
+def costs(rows: Sequence[Row]) -> Table:
+    """What the rows cost."""
+    headings, lines = identity_of(rows)
+    headings += [*(Heading(name, numeric=True) for name, _ in COSTS.values()), Heading("Device")]
+    for row, line in zip(rows, lines, strict=True):
+        line += [*(number(row.cost[key], form) for key, (_, form) in COSTS.items()), text(row.device)]
+    caption = (
+        "Means over seeds (peak memory: the largest). Parameters, and FLOPs of one image (a multiply-add is two), are those of the "
+        "backbone; training FLOPs are those of all forward and backward passes."
+    )
+    if len({row.device for row in rows if row.cost["minutes"]}) > 1:
+        caption += " The rows ran on different devices: minutes, images/s and memory are not comparable."
+    breaks = frozenset(i for i in range(1, len(rows)) if rows[i].backbone != rows[i - 1].backbone)
+    return Table("cost", "Cost of training", caption, headings, lines, breaks)
+
+
+def options(rows: Sequence[Row]) -> Table | None:
+    """The options in which trained rows differ: each value, and the rows that have it."""
+    rows = [row for row in rows if row.trained]
+    if len(rows) < 2:
+        return None
+    configs = [trained_options(row.runs[0]) for row in rows]
+    lines, breaks = [], []
+    for option in differing_options(rows):
+        having = [position for position, config in enumerate(configs) if option in config]
+        by_value: dict[str, list[int]] = {}
+        for position in having:
+            by_value.setdefault(plain(configs[position][option]), []).append(position)
+        of_some_methods_only = len(by_value) == 1 and len(having) < len(rows)
+        if option in ("method", "backbone", "data") or of_some_methods_only:
+            continue
+        breaks.append(len(lines))
+        for value, positions in by_value.items():
+            lines.append([text(option), text(value), text(_rows_words(rows, positions, having))])
+    if not lines:
+        return None
+    return Table(
+        "options",
+        "Options in which rows differ",
+        "Options of training that are not the same in all rows that have them (method, backbone and data aside). Published "
+        "recipes differ in many of them by intention.",
+        [Heading("Option"), Heading("Value"), Heading("Rows")],
+        lines,
+        frozenset(breaks[1:]),
+    )
+
+
+def _rows_words(rows: Sequence[Row], positions: list[int], having: list[int]) -> str:
+    """Names of rows, by method where all of a method (among those that have the option) are meant."""
+    words = []
+    for method in dict.fromkeys(rows[position].method for position in positions):
+        of_method = [position for position in having if rows[position].method == method]
+        chosen = [position for position in of_method if position in positions]
+        if len(chosen) == len(of_method):
+            words.append(rows[chosen[0]].method_name)
+        else:
+            words += [rows[position].label for position in chosen]
+    if len(words) > MOST_NAMES:
+        words[MOST_NAMES - 1 :] = [f"and {len(words) - MOST_NAMES + 1} more"]
+    return "; ".join(words)
+
+
+def protocols(comparisons: Sequence[Comparison]) -> Table | None:
+    """Under what each evaluation was made."""
+    lines = []
+    for comparison in comparisons:
+        evaluations: dict[str, list[int]] = {}
+        for column, kind in enumerate(comparison.columns):
+            evaluations.setdefault(kind.evaluation, []).append(column)
+        for columns in evaluations.values():
+            kinds = [comparison.columns[column] for column in columns]
+            metrics = dict.fromkeys(kind.facts["metric"] for kind in kinds)
+            entries = [
+                text(comparison.data),
+                text(kinds[0].evaluation_name),
+                text(", ".join(metrics)),
+                text(_protocol(comparison, columns) or "not told"),
+            ]
+            lines.append(entries)
+    if not lines:
+        return None
+    return Table(
+        "protocols",
+        "Protocols",
+        f"What fixes the numbers, as the evaluations recorded it. Several values: several measurements of each row; "
+        f"{UNEQUAL}: not the same in all rows.",
+        [Heading("Data"), Heading("Evaluation"), Heading("Metrics"), Heading("Protocol")],
+        lines,
+    )
+
+
+def _protocol(comparison: Comparison, columns: Sequence[int]) -> str:
+    """The conditions of an evaluation's measurements, with all their values."""
+    unequal = {name for column in columns for name in comparison.unequal_protocols.get(column, [])}
+    values: dict[str, dict[str, None]] = {}
+    for (_, column), cell in sorted(comparison.cells.items(), key=lambda item: item[0]):
+        for result in cell.results if column in columns else ():
+            for name, value in conditions_of(result).items():
+                # The data are in the table of provenance; here only where they are not the same for all.
+                if not name.startswith("data ") or name in unequal:
+                    values.setdefault(name, {})[value] = None
+    parts = []
+    for name, of_name in values.items():
+        shown = ", ".join([*list(of_name)[:MOST_VALUES], *(["…"] if len(of_name) > MOST_VALUES else [])])
+        parts.append(f"{name} {shown}{f' {UNEQUAL}' if name in unequal else ''}")
+    return "; ".join(parts)
