@@ -136,7 +136,7 @@ def load(
 
     Raises ``common.errors.UserError``, with one sentence, where the weights cannot be used.
     """
-    from reports.visual.network import DEFAULT_SIZE, load_network
+    from reports.visual.core.network import DEFAULT_SIZE, load_network
 
     network = load_network(None if weights is None else str(weights), backbone, key, image_size, device, seed)
     return Network(

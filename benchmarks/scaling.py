@@ -169,7 +169,7 @@ def draw(found: dict[str, list[dict[str, float]]], path: Path) -> None:
     """One panel a series, all axes logarithmic, with what linear cost would be from the first point on."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    from reports.visual.style import COLOURS, figure_of, picture, style
+    from reports.visual.core.style import COLOURS, figure_of, picture, style
 
     with style():
         figure, panels = figure_of(len(found), 4, 9.0, 2.4)

@@ -12,6 +12,7 @@ from rich.console import Console
 from common.cli import PluginOption, load_plugins, make_parser, parse, read_config, value_of, words_of
 from eval.core.base import EVALUATIONS, EvaluationConfig, check_data
 from methods.core.base import METHODS, MethodConfig
+from reports.visual.core.base import check_for_reports
 from training.config import TrainConfig
 
 
@@ -51,7 +52,7 @@ def main(words: Sequence[str]) -> int:
 def read_options(words: Sequence[str]) -> TrainOptions:
     """Parse the words of ``run.py train``: a configuration file's first, then those given; plug-ins are loaded on the way.
 
-    Raises UsageError for an unknown option, method or evaluation (naming the nearest known one) or a value of another kind.
+    Raises UsageError for an unknown option, method, evaluation or picture (naming the nearest one) or a value of another kind.
     """
     load_plugins(words)
     if file := value_of(words, "config"):
@@ -67,6 +68,7 @@ def read_options(words: Sequence[str]) -> TrainOptions:
     options = parse(parser, words)
     for name in names:
         check_data(name, options.train.data)
+    check_for_reports(options.train.visualize or [])
     evaluations = {name: getattr(options, f"eval_{name}") for name in names}
     return TrainOptions(options.command, options.train, options.method_options, evaluations)
 

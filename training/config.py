@@ -102,7 +102,7 @@ class TrainConfig:
     evals: list[str] | None = option(None, changes_results=False)
     """evaluations to run after training, such as: knn linear"""
     visualize: list[str] | None = option(None, changes_results=False)
-    """pictures to draw after training: attention receptive_field pca neighbours embedding crops"""
+    """pictures to draw after training, for reports, such as: attention pca; run.py visualize --help lists them"""
     tensorboard: bool = option(False, changes_results=False)
     """also log to TensorBoard, under the run directory"""
     wandb: bool = option(False, changes_results=False)

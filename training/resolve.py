@@ -10,11 +10,10 @@ from typing import Any
 
 from backbones import check_name
 from common.distributed import world_size
-from common.errors import UsageError, UserError, unknown_name
+from common.errors import UsageError, UserError
 from common.options import check, options_without_effect
 from data.datasets import default_image_size
 from methods.core.base import MethodConfig
-from reports.visual.options import RUN_PICTURES
 from rundir.options import read_options, written_options
 from rundir.paths import CHECKPOINTS, CONFIG, LOG
 from training.config import TrainConfig
@@ -54,9 +53,6 @@ def _on_any_machine(config: TrainConfig) -> TrainConfig:
 
 def _check(config: TrainConfig) -> None:
     check_name(config.backbone)
-    for what in config.visualize or []:
-        if what not in RUN_PICTURES:
-            raise unknown_name("picture of a run", what, RUN_PICTURES)
     check(config)
     for option in ("warmup_epochs", "pairing_start"):
         value = getattr(config, option)

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from common.errors import unknown_name
 from reports.analysis.comparison import Comparison
 from reports.analysis.rows import Row
-from reports.visual.style import COLOURS, DASHES, FAINT, INK, MARKERS, RULE, Picture, figure_of, picture, style
+from reports.visual.core.style import COLOURS, DASHES, FAINT, INK, MARKERS, RULE, Picture, figure_of, picture, style
 from rundir.correlation import read_correlations
 from rundir.paths import correlation_file
 from rundir.read import Problem, Run
@@ -62,8 +62,7 @@ class Look:
         return MARKERS[self._backbones.index(row.backbone) % len(MARKERS)]
 
     def dash(self, row: Row) -> Any:
-        dash = DASHES[self._variants[row.method, row.backbone].index(row.variant) % len(DASHES)]
-        return (0, dash) if dash else "-"
+        return DASHES[self._variants[row.method, row.backbone].index(row.variant) % len(DASHES)]
 
 
 def intervals(comparison: Comparison, look: Look, name: str) -> Picture | None:
@@ -224,8 +223,7 @@ def _tell_backbones_apart(figure: Any, rows: Sequence[Row]) -> None:
         for line in axis.lines:
             if not line.get_label().startswith("_"):
                 label = line.get_label()
-            dash = DASHES[order.index(label) % len(DASHES)] if label in order else ()
-            line.set_linestyle((0, dash) if dash else "-")
+            line.set_linestyle(DASHES[order.index(label) % len(DASHES)] if label in order else "-")
         if axis.get_legend() is not None:
             axis.legend(handlelength=2.2, labelspacing=0.3, borderaxespad=0.2)
 
@@ -298,7 +296,7 @@ def collapse(rows: Sequence[Row], look: Look) -> Picture | None:
         for axis, (key, curves) in zip(axes, series.items(), strict=True):
             for row, x, y in curves:
                 dash = DASHES[backbones.index(row.backbone) % len(DASHES)]
-                axis.plot(x, y, color=look.colour(row), ls=(0, dash) if dash else "-", lw=1.3)
+                axis.plot(x, y, color=look.colour(row), ls=dash, lw=1.3)
             axis.set_title(DIAGNOSTICS[key][0])
             axis.set_xlabel("epoch")
             axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -324,7 +322,7 @@ def _legend(figure: Any, rows: Sequence[Row], look: Look, lines: bool | None) ->
         for position, backbone in enumerate(backbones):
             row = next(row for row in rows if row.backbone == backbone)
             dash = DASHES[position % len(DASHES)]
-            more = {"ls": (0, dash) if dash else "-"} if lines else {"ls": "", "marker": look.marker(row), "ms": 5}
+            more = {"ls": dash} if lines else {"ls": "", "marker": look.marker(row), "ms": 5}
             handles.append(Line2D([], [], color=FAINT, lw=1.3, label=short(backbone), **more))
     figure.legend(
         handles=handles, loc="outside lower center", ncols=min(len(handles), 5), handlelength=2, columnspacing=1.4

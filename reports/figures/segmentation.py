@@ -15,7 +15,7 @@ from common.files import read_arrays
 from common.images import voc_palette
 from common.statistics.confusion import class_scores
 from reports.analysis.comparison import Comparison
-from reports.visual.style import FAINT, RULE, Picture, figure_of, picture, style
+from reports.visual.core.style import FAINT, RULE, Picture, figure_of, picture, style
 from rundir.paths import examples_file
 from rundir.read import Problem
 from rundir.results import Measurement

@@ -11,25 +11,11 @@ from markupsafe import Markup
 from PIL import Image
 
 from reports.analysis.rows import Row
-from reports.visual.style import Picture
+from reports.visual.core.base import for_reports
+from reports.visual.core.style import Picture
 from rundir.paths import pictures_of
 from rundir.read import Problem
 
-#: Kinds of pictures, by the beginning of their files' names: title, and how to read them.
-KINDS = {
-    "attention": (
-        "Attention",
-        "Attention of the last block’s CLS token, each head by itself, and the patches that hold most of it.",
-    ),
-    "receptive_field": (
-        "Effective receptive fields",
-        "Gradients of each layer’s centre unit with respect to the input, trained and untrained.",
-    ),
-    "pca": ("Principal components", "The first three principal components of patch features, as colours."),
-    "neighbours": ("Nearest neighbours", "Training images with the features most similar to those of test images."),
-    "embedding": ("Embedding", "t-SNE of test images’ features, coloured by class."),
-    "crops": ("Crops", "The views of the first step, and the images they are cut from."),
-}
 #: Rows shown of each kind, and pixels and bytes of a picture, at most: the page holds them all.
 MOST_ROWS, MOST_PIXELS, MOST_BYTES = 6, 50_000_000, 4_000_000
 
@@ -42,17 +28,17 @@ def pictures(rows: Sequence[Row], problems: list[Problem]) -> list[Picture]:
         problems: gets files that are no pictures or too large, and what was left out.
     """
     made = []
-    for kind, (title, caption) in KINDS.items():
+    for kind, about in for_reports().items():
         found = [(row, file) for row in rows if (file := _first(row, kind)) is not None]
         for place, (row, file) in enumerate(found[:MOST_ROWS]):
             name = f"{kind.replace('_', '-')}-{place + 1}"
-            picture = _read(file, name, f"{title}: {row.label}", caption, problems)
+            picture = _read(file, name, f"{about.title}: {row.label}", about.caption, problems)
             if picture is not None:
                 made.append(picture)
         if len(found) > MOST_ROWS:
             left = ", ".join(row.label for row, _ in found[MOST_ROWS:])
             problems.append(
-                Problem(title, f"pictures of the first {MOST_ROWS} rows are shown; those of {left} are not")
+                Problem(about.title, f"pictures of the first {MOST_ROWS} rows are shown; those of {left} are not")
             )
     return made
 

@@ -20,11 +20,11 @@ from reports.analysis.rows import rows_of
 from reports.analysis.tables import Heading, Table, text, to_csv, to_latex, to_markdown
 from reports.figures import figures, segmentation
 from reports.page import comparison_tables, row_tables, summary
-from reports.page.inside import KINDS
 from reports.page.inside import pictures as pictures_of_runs
 from reports.page.provenance import commands, provenance
 from reports.page.speed import speed_tables
-from reports.visual.style import Picture
+from reports.visual.core.base import for_reports
+from reports.visual.core.style import Picture
 from rundir.read import Problem, read_runs
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -159,7 +159,7 @@ def _is_ours(stem: str) -> bool:
     names += (
         "published speed training-loss knn-over-epochs cross-correlation collapse segmentation class-iou confusion "
     )
-    names += " ".join(kind.replace("_", "-") for kind in KINDS)
+    names += " ".join(kind.replace("_", "-") for kind in for_reports())
     return any(stem == name or stem.startswith(f"{name}-") for name in names.split())
 
 

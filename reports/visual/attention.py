@@ -4,29 +4,137 @@ figures 1, 3 and 4), on images and over videos."""
 from __future__ import annotations
 
 import textwrap
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import numpy as np
-import torch
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from backbones.base import Backbone
 from common.errors import UsageError, UserError
-from common.progress import track
-from eval.dense.attention_masks import keep_mass
-from reports.visual.images import Picture, fitted, fitting, normalised, pictures_of
-from reports.visual.network import Network, folder_of, load_network
-from reports.visual.options import AttentionOptions
-from reports.visual.style import COLOURS, file_stem, grid, headed, save_figure, show, style
-from reports.visual.video import Frames, open_frames, video_writer
+from reports.visual.core.base import VISUALIZATIONS, ImagesVisualization
+from reports.visual.core.style import COLOURS, file_stem, grid, headed, save_figure, show, style
+
+if TYPE_CHECKING:
+    from backbones.base import Backbone
+    from reports.visual.core.network import Network
 
 #: Heads side by side.
 COLUMNS = 6
 #: Dark to light, even for all readers.
 COLOUR_MAP = "inferno"
+
+
+@VISUALIZATIONS.register("attention")
+@dataclass(kw_only=True)
+class Attention(ImagesVisualization):
+    """Maps of every head's attention in the last block, and the patches that hold most of it."""
+
+    title, place = "Attention", 1
+    caption = "Attention of the last block’s CLS token, each head by itself, and the patches that hold most of it."
+
+    video: str | None = None
+    """video file (MP4, …; needs the extra "video"), animated GIF or folder of frames, instead of images"""
+    fps: float | None = None
+    """frames a second of the video that is written; default: the video's own, 10 for a folder of frames"""
+    mass: float = 0.6
+    """part of a head's attention that its mask holds"""
+
+    def draw(self) -> list[Path]:
+        """One picture for each image, or one video."""
+        import torch
+
+        from common.progress import track
+        from reports.visual.core.images import images_of
+        from reports.visual.core.network import network_of
+
+        if not 0 < self.mass <= 1:
+            raise UsageError(f"--mass {self.mass}: give a number above 0 and at most 1")
+        if self.video is not None and self.images is not None:
+            raise UsageError("--video and --images exclude each other; give one of them")
+        network = network_of(self)
+        if not network.backbone.has_tokens:
+            network.backbone.cls_attention(torch.empty(0))  # raises, and says why
+        if self.video is not None:
+            return [self._draw_video(network)]
+        images, which = images_of(self, network)
+        written: list[Path] = []
+        for image in track(images, "attention", len(images)):
+            attention = cls_attention(network.backbone, image.pixels)
+            title = f"Attention of {network.name}, {network.weights}\n{which}: {image.name}."
+            figure = attention_maps(image.pixels, attention, masks_of(attention, self.mass), self.mass, title)
+            stem = f"attention-{file_stem(Path(image.name).stem)}"
+            if any(path.stem == stem for path in written):
+                stem = f"{stem}-{len(written) + 1}"
+            written += save_figure(figure, self.folder(self.weights), stem)
+        return written
+
+    def _draw_video(self, network: Network) -> Path:
+        """Two passes over the frames: attention first, since all frames are drawn on one scale."""
+        from common.progress import track
+        from reports.visual.core.images import InputImage, fitted, fitting
+        from reports.visual.core.video import open_frames, video_writer
+
+        short_side, how = fitting(network, self.image_size)
+        frames = open_frames(Path(self.video))
+        maps, size = [], None
+
+        def fit(pixels: np.ndarray, number: int) -> np.ndarray:
+            image = InputImage(f"{self.video}, frame {number + 1}", pixels)
+            image = fitted(image, network.backbone.stride, short_side)
+            if size is not None and image.shape[:2] != size:
+                frames.wrong_size(number, pixels.shape[:2])
+            return image
+
+        for number, pixels in enumerate(track(frames.read(), "attention", frames.count)):
+            image = fit(pixels, number)
+            size = image.shape[:2]
+            maps.append(cls_attention(network.backbone, image))
+        if not maps:
+            raise UserError(f"{self.video}: holds no frames; give a video file, an animated GIF or a folder of frames")
+        scale = np.quantile(np.stack(maps), 0.999, axis=(0, 2, 3))
+        mass = f"masks hold {100 * self.mass:.0f}% of the attention"
+        title = f"Attention of {network.name}, {network.weights}; {Path(self.video).name}, {how}; {mass}"
+        tiles = VideoTiles(scale, size, title, widest=1280 if frames.is_video else 800)
+        suffix = ".mp4" if frames.is_video else ".gif"
+        path = self.folder(self.weights) / f"attention-{file_stem(Path(self.video).stem)}{suffix}"
+        with video_writer(path, frames.fps if self.fps is None else self.fps, tiles.size) as write:
+            for number, pixels in enumerate(track(frames.read(), "drawing", frames.count)):
+                write(tiles.draw(fit(pixels, number), maps[number], masks_of(maps[number], self.mass)))
+        return path
+
+
+def cls_attention(backbone: Backbone, image: np.ndarray) -> np.ndarray:
+    """Attention of the last block's CLS token to the patches.
+
+    Args:
+        image: uint8 ``[H, W, 3]``, sides multiples of the patch.
+
+    Returns:
+        float32 ``[heads, H / patch, W / patch]``; a head's sum is 1 less its attention to the CLS token itself.
+
+    Raises:
+        UserError: the backbone has no CLS attention.
+    """
+    import torch
+
+    from reports.visual.core.images import normalised
+
+    with torch.inference_mode():
+        row = backbone.cls_attention(normalised(image[None], next(backbone.parameters()).device))[0, :, 1:]
+        return row.float().unflatten(1, (image.shape[0] // backbone.stride, -1)).cpu().numpy()
+
+
+def masks_of(attention: np.ndarray, mass: float) -> np.ndarray:
+    """bool, as ``attention``: the patches that hold ``mass`` of each head's attention."""
+    import torch
+
+    from eval.dense.attention_masks import keep_mass
+
+    return keep_mass(torch.from_numpy(attention), mass).numpy()
 
 
 def head_colours(heads: int) -> np.ndarray:
@@ -91,13 +199,10 @@ def attention_maps(image: np.ndarray, attention: np.ndarray, masks: np.ndarray, 
             (axes[0, 0], image, f"{image.shape[1]} × {len(image)} pixels"),
             (axes[1, 0], coloured(image, attention, masks), "masks of all heads"),
         ):
-            axis.set_axis_on()
             show(axis, picture, name)
         for head in range(heads):
             line, column = divmod(head, columns)
             upper, lower = axes[2 * line : 2 * line + 2, column + 1]
-            upper.set_axis_on()
-            lower.set_axis_on()
             show(upper, attention[head], f"head {head + 1}", tuple(colours[head]), 1.6, cmap=COLOUR_MAP, vmin=0)
             show(lower, faded(image, enlarged(masks[head], patch)), "", tuple(colours[head]), 1.6)
         return headed(
@@ -161,84 +266,3 @@ class VideoTiles:
                 text += 12
             draw.text((text, top + 1), name, fill="black", font=self.font)
         return np.asarray(page)
-
-
-@torch.inference_mode()
-def cls_attention(backbone: Backbone, image: np.ndarray) -> np.ndarray:
-    """Attention of the last block's CLS token to the patches.
-
-    Args:
-        image: uint8 ``[H, W, 3]``, sides multiples of the patch.
-
-    Returns:
-        float32 ``[heads, H / patch, W / patch]``; a head's sum is 1 less its attention to the CLS token itself.
-
-    Raises:
-        UserError: the backbone has no CLS attention.
-    """
-    device = next(backbone.parameters()).device
-    row = backbone.cls_attention(normalised(image[None], device))[0, :, 1:]
-    return row.float().unflatten(1, (image.shape[0] // backbone.stride, -1)).cpu().numpy()
-
-
-def masks_of(attention: np.ndarray, mass: float) -> np.ndarray:
-    """bool, as ``attention``: the patches that hold ``mass`` of each head's attention."""
-    return keep_mass(torch.from_numpy(attention), mass).numpy()
-
-
-def draw(options: AttentionOptions) -> list[Path]:
-    """One picture for each image, or one video."""
-    if not 0 < options.mass <= 1:
-        raise UsageError(f"--mass {options.mass}: give a number above 0 and at most 1")
-    if options.video is not None and options.images is not None:
-        raise UsageError("--video and --images exclude each other; give one of them")
-    # Built for its own size: images of other sizes, square or not, only have to divide into patches.
-    network = load_network(options.weights, options.backbone, options.key, None, options.device, options.seed)
-    if not network.backbone.has_tokens:
-        network.backbone.cls_attention(torch.empty(0))  # raises, and says why
-    side, how = fitting(network, options.image_size)
-    folder = folder_of(options.out, options.weights)
-    if options.video is not None:
-        return [_video(options, network, side, how, folder)]
-    pictures, which = pictures_of(
-        options.images, options.count, network, options.data, options.data_root, options.image_size, options.seed
-    )
-    written: list[Path] = []
-    for picture in track(pictures, "attention", len(pictures)):
-        image = fitted(picture, network.backbone.stride, side)
-        attention = cls_attention(network.backbone, image)
-        title = f"Attention of {network.name}, {network.weights}\n{which}: {picture.name}; {how}."
-        figure = attention_maps(image, attention, masks_of(attention, options.mass), options.mass, title)
-        stem = f"attention-{file_stem(Path(picture.name).stem)}"
-        if any(path.stem == stem for path in written):
-            stem = f"{stem}-{len(written) + 1}"
-        written += save_figure(figure, folder, stem)
-    return written
-
-
-def _video(options: AttentionOptions, network: Network, side: int, how: str, folder: Path) -> Path:
-    """Two passes over the frames: attention first, since all frames are drawn on one scale."""
-    frames: Frames = open_frames(Path(options.video))
-    stride, maps, size = network.backbone.stride, [], None
-
-    def fit(pixels: np.ndarray, number: int) -> np.ndarray:
-        image = fitted(Picture(f"{options.video}, frame {number + 1}", pixels), stride, side)
-        if size is not None and image.shape[:2] != size:
-            frames.wrong_size(number, pixels.shape[:2])
-        return image
-
-    for number, pixels in enumerate(track(frames.read(), "attention", frames.count)):
-        image = fit(pixels, number)
-        size = image.shape[:2]
-        maps.append(cls_attention(network.backbone, image))
-    if not maps:
-        raise UserError(f"{options.video}: holds no frames; give a video file, an animated GIF or a folder of frames")
-    scale = np.quantile(np.stack(maps), 0.999, axis=(0, 2, 3))
-    held = f"masks hold {100 * options.mass:.0f}% of the attention"
-    title = f"Attention of {network.name}, {network.weights}; {Path(options.video).name}, {how}; {held}"
-    tiles = VideoTiles(scale, size, title, widest=1280 if frames.is_video else 800)
-    path = folder / f"attention-{file_stem(Path(options.video).stem)}{'.mp4' if frames.is_video else '.gif'}"
-    with video_writer(path, frames.fps if options.fps is None else options.fps, tiles.size) as write:
-        for number, pixels in enumerate(track(frames.read(), "drawing", frames.count)):
-            write(tiles.draw(fit(pixels, number), maps[number], masks_of(maps[number], options.mass)))
-    return path

@@ -1,92 +1,144 @@
-"""Signs of collapse over a training, from its log."""
+"""Signs of collapse over a training, from its log. Reports draw the same panels (``signs_of_collapse``)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from simple_parsing import field
 
 from common.errors import UserError
-from reports.figures.figures import DIAGNOSTICS
-from reports.visual.cross_correlation_drawing import run_words
-from reports.visual.options import CollapseOptions
-from reports.visual.style import COLOURS, DASHES, grid, headed, save_figure, sentence, style
-from rundir.paths import FIGURES, LOG
+from reports.visual.core.base import VISUALIZATIONS, Visualization
+from reports.visual.core.runs import names_of, run_words
+from reports.visual.core.style import figure_of, headed, line_look, save_figure, style
+from rundir.paths import LOG
 from rundir.read import Run, read_runs
 
-COLUMNS = 4
+#: Signs of collapse: key in the log, name, what it means.
+DIAGNOSTICS = {
+    "effective_rank": ("effective rank", "dimensions that features really use; near 1 they have collapsed"),
+    "feature_std": ("feature std", "1 where features are spread evenly over the sphere, 0 where all images look alike"),
+    "alignment": ("alignment", "distance of two views of an image; 0 at best"),
+    "uniformity": ("uniformity", "0 where all images look alike; lower is more even"),
+    "on_diagonal": ("cross-correlation, diagonal", "its mean; 1 where two views of an image agree"),
+    "off_diagonal": ("cross-correlation, rest", "its root mean square; 0 where features say different things"),
+    "teacher_entropy": ("teacher entropy", "0 where an image has one prototype, ln K where the teacher says nothing"),
+    "kl": ("KL, teacher to student", "near 0 with a constant entropy: nothing left to learn"),
+}
 
 
-def series(run: Run, key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images seen (thousands) and values of one diagnostic, from the records of the evaluated backbone's features where it is
-    there, else from those of the steps."""
-    features = [record for record in run.diagnostics if record.get("kind") == "diagnostics" and key in record]
-    batch = run.config.get("batch_size", 1)
-    kept = [r for r in features or run.steps if isinstance(r.get(key), (int, float)) and isinstance(r.get("step"), int)]
-    return np.array([r["step"] * batch / 1000 for r in kept]), np.array([float(r[key]) for r in kept])
+@VISUALIZATIONS.register("collapse")
+@dataclass(kw_only=True)
+class Collapse(Visualization):
+    """Signs of collapse over training: teacher entropy, KL, effective rank, feature std, alignment, uniformity."""
+
+    runs: list[str] = field(positional=True)
+    """run directories"""
+
+    def draw(self) -> list[Path]:
+        """One picture, a panel for each diagnostic and a line for each run."""
+        runs, problems = read_runs([Path(run) for run in self.runs])
+        for run in runs:
+            if not run.has_log:
+                raise UserError(f"{run.path}: no {LOG}; give the directory of a training")
+        read = {str(run.path) for run in runs}
+        for problem in problems:
+            if problem.where not in read:
+                raise UserError(f"{problem.where}: {problem.what}")
+        figure = diagnostics(runs, names_of([str(run.path) for run in runs]))
+        folder = self.folder(*(str(run.path) for run in runs))
+        return save_figure(figure, folder, "collapse", vector=True)
 
 
-def diagnostics(runs: Sequence[Run], names: Sequence[str], about: str) -> Figure:
-    """A panel for each diagnostic that any run has logged at least twice, a line for each run.
+@dataclass(frozen=True)
+class Curve:
+    """A line of a panel.
+
+    Attributes:
+        name: of its run.
+        x, y: ``[n]``.
+        look: matplotlib's properties of a line.
+        limit: where a dotted line stands for what ``y`` can be at most; None: nowhere.
+    """
+
+    name: str
+    x: np.ndarray
+    y: np.ndarray
+    look: Mapping[str, Any]
+    limit: float | None = None
+
+
+def records_with(run: Run, key: str) -> list[dict[str, Any]]:
+    """The log's records that hold a number under ``key``: those of the evaluated backbone's features where there are any, else
+    those of the steps, whose ``effective_rank`` is another one, of a batch's projections."""
+    features = [record for record in run.diagnostics if record.get("kind") != "step" and key in record]
+    return [record for record in features or run.steps if isinstance(record.get(key), (int, float))]
+
+
+def meaning_of(keys: Collection[str]) -> str:
+    """What diagnostics mean, a sentence each."""
+    return " ".join(f"{name[0].upper()}{name[1:]}: {means}." for name, means in (DIAGNOSTICS[key] for key in keys))
+
+
+def signs_of_collapse(
+    curves: Mapping[str, Sequence[Curve]], columns: int, width: float, height: float, xlabel: str
+) -> Figure:
+    """A panel for each diagnostic.
+
+    Args:
+        curves: by keys of ``DIAGNOSTICS``.
+        columns: panels side by side.
+        width, height: of the figure, and of a line of panels, in inches.
+    """
+    figure, axes = figure_of(len(curves), columns, width, height)
+    for axis, (key, lines) in zip(axes, curves.items(), strict=True):
+        for line in lines:
+            axis.plot(line.x, line.y, **line.look)
+            if line.limit is not None:
+                axis.axhline(line.limit, lw=0.9, ls=":", color=line.look["color"])
+        axis.set_title(DIAGNOSTICS[key][0])
+        axis.set_xlabel(xlabel)
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    return figure
+
+
+def diagnostics(runs: Sequence[Run], names: Sequence[str]) -> Figure:
+    """A panel for each diagnostic that any run has logged at least twice, a line for each run, against the number of images seen.
 
     Args:
         names: of the runs, for the legend.
-        about: what they are, for the caption.
 
     Raises:
         UserError: there is none.
     """
-    keys = [key for key in DIAGNOSTICS if any(len(series(run, key)[0]) > 1 for run in runs)]
-    if not keys:
+    curves: dict[str, list[Curve]] = {}
+    for key in DIAGNOSTICS:
+        for number, (run, name) in enumerate(zip(runs, names, strict=True)):
+            records = [record for record in records_with(run, key) if isinstance(record.get("step"), int)]
+            if len(records) > 1:
+                x = np.array([record["step"] for record in records]) * run.config.get("batch_size", 1) / 1000
+                y = np.array([float(record[key]) for record in records])
+                outputs = run.config.get("out_dim") if key == "teacher_entropy" else None
+                limit = math.log(outputs) if outputs else None
+                curves.setdefault(key, []).append(Curve(name, x, y, line_look(number, len(x)), limit))
+    if not curves:
         raise UserError(f"{runs[0].path}: its {LOG} holds no diagnostics at two or more times; train for longer")
-    columns = 3 if len(keys) in (5, 6, 9) else min(COLUMNS, len(keys))
+    columns = 3 if len(curves) in (5, 6, 9) else min(4, len(curves))
     with style():
-        figure, axes = grid(-(-len(keys) // columns), columns, 2.25, 1.9)
-        handles = {}
-        for axis in axes.ravel()[len(keys) :]:
-            axis.set_axis_off()
-        for axis, key in zip(axes.ravel(), keys, strict=False):
-            for number, (run, name) in enumerate(zip(runs, names, strict=True)):
-                x, y = series(run, key)
-                if len(x) < 2:
-                    continue
-                dash = DASHES[number // len(COLOURS) % len(DASHES)]
-                look = {"color": COLOURS[number % len(COLOURS)], "ls": (0, dash) if dash else "-"}
-                (handles[name],) = axis.plot(x, y, lw=1.4, marker="o" if len(x) < 12 else None, ms=2.6, **look)
-                outputs = run.config.get("out_dim")
-                if key == "teacher_entropy" and outputs:
-                    axis.axhline(math.log(outputs), lw=0.9, ls=":", color=look["color"])
-            axis.set_title(DIAGNOSTICS[key][0], fontsize=8.5)
-        for axis in axes[-1]:
-            axis.set_xlabel("thousand images seen", fontsize=7.5)
-        figure.legend(
-            handles.values(), handles.keys(), loc="outside upper right", ncols=min(4, len(handles)), fontsize=7.5
-        )
-        told = " ".join(f"{sentence(DIAGNOSTICS[key][0])}: {DIAGNOSTICS[key][1]}." for key in keys)
-        if "teacher_entropy" in keys:
-            told += " Dotted: ln K."
-        warned = [f"{name}: {run.warnings[0]}" for run, name in zip(runs, names, strict=True) if run.warnings]
-        if warned:
-            told += " The runs warned: " + " ".join(warned)
-        return headed(figure, f"Signs of collapse over training\n{about}", told)
-
-
-def draw(options: CollapseOptions) -> list[Path]:
-    """One picture, a panel for each diagnostic and a line for each run."""
-    runs, problems = read_runs([Path(run) for run in options.runs])
-    for run in runs:
-        if not run.has_log:
-            raise UserError(f"{run.path}: no {LOG}; give the directory of a training")
-    unread = [p for p in problems if not any(str(run.path) == p.where for run in runs)]
-    if unread or not runs:
-        problem = unread[0] if unread else problems[0]
-        raise UserError(f"{problem.where}: {problem.what}")
-    names = [run.name for run in runs]
-    if len(set(names)) < len(names):
-        names = [str(run.path) for run in runs]
-    about = " ".join(f"{name}: {run_words(run.config)}." for run, name in zip(runs, names, strict=True))
-    out = Path(options.out) if options.out else runs[0].path / FIGURES if len(runs) == 1 else Path("pictures")
-    return save_figure(diagnostics(runs, names, about), out, "collapse", vector=True)
+        height = 1.9 + 0.75 / -(-len(curves) // columns)
+        figure = signs_of_collapse(curves, columns, max(2.25 * columns, 4.2), height, "thousand images seen")
+        looks = {curve.name: curve.look for lines in curves.values() for curve in lines}
+        handles = [Line2D([], [], label=name, **look) for name, look in looks.items()]
+        figure.legend(handles=handles, loc="outside upper right", ncols=min(4, len(handles)), fontsize=7.5)
+        about = " ".join(f"{name}: {run_words(run.config)}." for run, name in zip(runs, names, strict=True))
+        caption = meaning_of(curves) + (" Dotted: ln K." if "teacher_entropy" in curves else "")
+        if warned := [f"{name}: {run.warnings[0]}" for run, name in zip(runs, names, strict=True) if run.warnings]:
+            caption += f" The runs warned: {' '.join(warned)}"
+        return headed(figure, f"Signs of collapse over training\n{about}", caption)

@@ -6,27 +6,94 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from common.errors import UsageError
-from common.images import IMAGENET_MEAN, IMAGENET_STD
-from data.pairing import make_pairing
-from data.store.store import ImageStore
-from data.views.maker import ViewMaker
-from data.views.plan import crop_boxes
-from methods.core.base import METHODS, MethodConfig
-from reports.visual.images import data_title
-from reports.visual.neighbours import class_names
-from reports.visual.network import configs_of, folder_of, read_options, train_images
-from reports.visual.options import CropsOptions
-from reports.visual.style import COLOURS, INK, RULE, file_stem, grid, headed, save_figure, short, show, style
-from training.batches import CROPS, ORDER, PAIRING, hold_out, seed_of
-from training.config import TrainConfig
-from training.resolve import resolve
+from reports.visual.core.base import VISUALIZATIONS, Visualization
+from reports.visual.core.runs import training_options
+from reports.visual.core.style import COLOURS, INK, RULE, file_stem, grid, headed, save_figure, short, show, style
+
+if TYPE_CHECKING:
+    from data.store.store import ImageStore
+    from methods.core.base import MethodConfig
+    from training.config import TrainConfig
+
+
+@VISUALIZATIONS.register("crops")
+@dataclass(kw_only=True)
+class Crops(Visualization):
+    """The crops that a method sees in its first step, and which images they are cut from."""
+
+    title, caption, place = "Crops", "The views of the first step, and the images they are cut from.", 6
+
+    run: str | None = None
+    """run directory whose options count; the options below override them"""
+    method: str | None = None
+    """a file's name in methods/; needed without --run"""
+    data: str | None = None
+    """data set; needed without --run"""
+    data_root: str | None = None
+    """folder of the data set; demo needs none"""
+    image_size: int | None = None
+    """side of full-size crops in pixels; default: the run's, else the data set's own"""
+    pairing: Literal["same_image", "same_label"] | None = None
+    """where an anchor's other views come from; default: the run's, else the method's"""
+    label_fraction: float | None = None
+    """part of the training images whose label may be used; default: the run's, else 1"""
+    count: int = 3
+    """anchors to draw"""
+    seed: int | None = None
+    """of order, crops and pairing; default: the run's, else 0"""
+
+    @classmethod
+    def of_run(cls, run: str) -> Crops:
+        return cls(run=run)
+
+    def draw(self) -> list[Path]:
+        """One picture, two lines for each anchor."""
+        from methods.core.base import METHODS
+        from reports.visual.core.images import data_title
+        from reports.visual.core.network import configs_of, train_images
+        from training.resolve import resolve
+
+        if self.run is None and (self.method is None or self.data is None):
+            raise UsageError("--run, or --method and --data are needed: whose crops to draw")
+        if self.count < 1:
+            raise UsageError(f"--count {self.count}: give at least 1")
+        config, method_config = configs_of(self._options())
+        if config.pairing == "same_image" and self.pairing is not None:
+            config = dataclasses.replace(config, paired_views=None)  # of a run that paired by label
+        config = resolve(config)
+        if not METHODS.get(config.method).trains:
+            raise UsageError(f"--method {config.method} does not train, so it sees no crops; give another method")
+        store = train_images(config)
+        samples = first_samples(store, config, method_config, self.count)
+        paired = "all views from the same image"
+        if config.pairing == "same_label":
+            labelled = f"labels of {100 * config.label_fraction:g}% of the images"
+            paired = f"views from other images of the same label ({labelled})"
+        whose = f"run {Path(self.run).resolve().name}" if self.run else "the method's defaults"
+        title = (
+            f"What {config.method} sees in its first step\n"
+            f"Training images of {data_title(store)}; {config.image_size} pixels; {paired}; {whose}, seed {config.seed}."
+        )
+        return save_figure(crops(samples, title), self.folder(self.run), f"crops-{file_stem(config.method)}")
+
+    def _options(self) -> dict[str, Any]:
+        """Options of the training: the run's, and over them the command line's. Another method or another data set takes over only
+        what is not about the run's own."""
+        run = training_options(self.run) if self.run is not None else {}
+        names = ("method", "data", "data_root", "image_size", "pairing", "label_fraction", "seed")
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        if given.get("method", run.get("method")) != run.get("method"):
+            run = {name: run[name] for name in ("data", "data_root", "image_size", "seed") if name in run}
+        if given.get("data", run.get("data")) != run.get("data"):
+            run = {name: value for name, value in run.items() if name not in ("data_root", "image_size")}
+        return {**run, **given}
 
 
 @dataclass(frozen=True)
@@ -50,42 +117,6 @@ class Crop:
     other: bool
 
 
-def crops(samples: Sequence[Sequence[Crop]], title: str, caption: str) -> Figure:
-    """Two lines for each sample: its crops, each drawn at a size in proportion to its pixels, and the images they are cut
-    from."""
-    columns = max(len(sample) for sample in samples)
-    largest = max(len(crop.pixels) for sample in samples for crop in sample)
-    with style():
-        figure, axes = grid(2 * len(samples), columns, 1.12, 1.28)
-        for number, sample in enumerate(samples):
-            for column in range(columns):
-                upper, lower = axes[2 * number : 2 * number + 2, column]
-                if column >= len(sample):
-                    show(upper, None)
-                    show(lower, None)
-                    continue
-                crop = sample[column]
-                side = len(crop.pixels)
-                colour = COLOURS[1] if crop.other else COLOURS[0]
-                show(upper, crop.pixels, f"{crop.name}, {side} px", colour, 1.4, extent=(0, side, side, 0))
-                margin = (largest - side) / 2
-                upper.set_xlim(-margin, side + margin)
-                upper.set_ylim(side + margin, -margin)
-                for spine in upper.spines.values():
-                    spine.set_visible(False)
-                upper.add_patch(Rectangle((0, 0), side, side, fill=False, ec=colour, lw=1.4))
-                show(lower, crop.source, "", RULE)
-                top, left, height, width = crop.box
-                box = {"xy": (left - 0.5, top - 0.5), "width": width, "height": height, "fill": False}
-                lower.add_patch(Rectangle(**box, ec="white", lw=2.6))
-                lower.add_patch(Rectangle(**box, ec=colour, lw=1.4))
-                whose = "other image" if crop.other else "anchor"
-                lower.set_xlabel(
-                    f"{whose}\n{short(crop.label, 18)}" if crop.label else whose, fontsize=6.5, labelpad=1.5, color=INK
-                )
-        return headed(figure, title, caption)
-
-
 def first_samples(store: ImageStore, config: TrainConfig, method_config: MethodConfig, count: int) -> list[list[Crop]]:
     """The views of the first ``count`` anchors of a training's first step, as its ``training.batches.Batches`` draw them.
 
@@ -94,6 +125,16 @@ def first_samples(store: ImageStore, config: TrainConfig, method_config: MethodC
         config: resolved options.
         method_config: the method's own.
     """
+    import torch
+
+    from common.images import IMAGENET_MEAN, IMAGENET_STD
+    from data.pairing import make_pairing
+    from data.views.maker import ViewMaker
+    from data.views.plan import crop_boxes
+    from methods.core.base import METHODS
+    from reports.visual.core.images import class_names
+    from training.batches import CROPS, ORDER, PAIRING, seed_of
+
     views = list(METHODS.get(config.method).views(method_config, config.image_size))
     maker = ViewMaker(views)
     size = min(config.batch_size, len(store))
@@ -126,46 +167,37 @@ def first_samples(store: ImageStore, config: TrainConfig, method_config: MethodC
     return samples
 
 
-def draw(options: CropsOptions) -> list[Path]:
-    """One picture, two lines for each anchor."""
-    if options.run is None and (options.method is None or options.data is None):
-        raise UsageError("--run, or --method and --data are needed: whose crops to draw")
-    if options.count < 1:
-        raise UsageError(f"--count {options.count}: give at least 1")
-    there = read_options(options.run) if options.run is not None else {}
-    overrides = {
-        name: value
-        for name in ("method", "data", "data_root", "image_size", "pairing", "label_fraction", "seed")
-        if (value := getattr(options, name)) is not None
-    }
-    if "method" in overrides and overrides["method"] != there.get("method"):
-        there = {name: there[name] for name in ("data", "data_root", "image_size", "seed") if name in there}
-    if "data" in overrides and overrides["data"] != there.get("data"):
-        there = {name: value for name, value in there.items() if name not in ("data_root", "image_size")}
-    config, method_config = configs_of({**there, **overrides})
-    kind = METHODS.get(config.method)
-    if config.pairing == "same_image" and options.pairing is not None:
-        config = dataclasses.replace(config, paired_views=None)  # of a run that paired by label
-    config = resolve(config)
-    if not kind.trains:
-        raise UsageError(f"--method {config.method} does not train, so it sees no crops; give another method")
-    store = train_images(config)
-    store = store.subset(hold_out(len(store), config.knn_every)[0])
-    samples = first_samples(store, config, method_config, options.count)
-    paired = (
-        f"views from other images of the same label (labels of {100 * config.label_fraction:g}% of the images)"
-        if config.pairing == "same_label"
-        else "all views from the same image"
-    )
-    whose = f"run {Path(options.run).resolve().name}" if options.run else "the method's defaults"
-    title = (
-        f"What {config.method} sees in its first step\n"
-        f"Training images of {data_title(store)}; {config.image_size} pixels; {paired}; {whose}, seed {config.seed}."
-    )
-    caption = (
-        "Upper lines: the crops as the network gets them, but for the normalisation, in proportion to their size. Lower lines: "
-        "the image that each is cut from, and where (blue: the anchor, orange: another image); crops may be mirrored."
-    )
-    return save_figure(
-        crops(samples, title, caption), folder_of(options.out, options.run), f"crops-{file_stem(config.method)}"
-    )
+def crops(samples: Sequence[Sequence[Crop]], title: str) -> Figure:
+    """Two lines for each sample: its crops, each drawn at a size in proportion to its pixels, and the images they are cut
+    from."""
+    columns = max(len(sample) for sample in samples)
+    largest = max(len(crop.pixels) for sample in samples for crop in sample)
+    with style():
+        figure, axes = grid(2 * len(samples), columns, 1.12, 1.28)
+        for axis in axes.ravel():
+            show(axis, None)
+        for number, sample in enumerate(samples):
+            for crop, upper, lower in zip(sample, axes[2 * number], axes[2 * number + 1], strict=False):
+                side = len(crop.pixels)
+                colour = COLOURS[1] if crop.other else COLOURS[0]
+                show(upper, crop.pixels, f"{crop.name}, {side} px", colour, 1.4, extent=(0, side, side, 0))
+                margin = (largest - side) / 2
+                upper.set_xlim(-margin, side + margin)
+                upper.set_ylim(side + margin, -margin)
+                for spine in upper.spines.values():
+                    spine.set_visible(False)
+                upper.add_patch(Rectangle((0, 0), side, side, fill=False, ec=colour, lw=1.4))
+                show(lower, crop.source, "", RULE)
+                top, left, height, width = crop.box
+                for edge, line_width in (("white", 2.6), (colour, 1.4)):
+                    corner = (left - 0.5, top - 0.5)
+                    lower.add_patch(Rectangle(corner, width, height, fill=False, ec=edge, lw=line_width))
+                whose = "other image" if crop.other else "anchor"
+                words = f"{whose}\n{short(crop.label, 18)}" if crop.label else whose
+                lower.set_xlabel(words, fontsize=6.5, labelpad=1.5, color=INK)
+        return headed(
+            figure,
+            title,
+            "Upper lines: the crops as the network gets them, but for the normalisation, in proportion to their size. Lower "
+            "lines: the image that each is cut from, and where (blue: the anchor, orange: another image); crops may be mirrored.",
+        )

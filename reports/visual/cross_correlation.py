@@ -1,37 +1,151 @@
-"""``run.py visualize cross_correlation``."""
+"""Cross-correlation matrices of two views' projections: heatmaps, their evolution, and their numbers. Reports draw the same film
+strip (``read_evolution``, ``film_strip``).
+
+Entry (i, j) is the correlation, over images, of feature i of one view with feature j of the other (Barlow Twins, arXiv 2103.03230).
+"""
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
+import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
-import torch
+from matplotlib.colors import Colormap, LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from simple_parsing import field
 
-from common.errors import UsageError, UserError
-from common.progress import track
-from data.views.maker import ViewMaker
-from methods.core.base import METHODS, ViewBatch
-from reports.visual.cross_correlation_drawing import (
-    Matrix,
-    animation,
-    curves,
-    film_strip,
-    heatmaps,
-    read_evolution,
-    run_words,
+from common.errors import UsageError, UserError, unknown_name
+from reports.visual.core.base import VISUALIZATIONS, Visualization
+from reports.visual.core.runs import names_of, run_words, training_options
+from reports.visual.core.style import (
+    COLOURS,
+    FAINT,
+    even,
+    figure_of,
+    grid,
+    headed,
+    line_look,
+    rendered,
+    save_figure,
+    save_gif,
+    show,
+    style,
+    without_formulas,
 )
-from reports.visual.network import configs_of, folder_of, names_of, read_options, run_title, train_images
-from reports.visual.options import CrossCorrelationOptions
-from reports.visual.style import save_figure, save_gif
-from rundir.paths import require_checkpoint
-from training.batches import hold_out
-from training.checkpoint import load_checkpoint
-from training.diagnostics import cross_correlation
-from training.machine.devices import autocast, pick_device
-from training.plan import build_method
+from rundir.correlation import Correlations, read_correlations
+from rundir.paths import correlation_file
+
+if TYPE_CHECKING:
+    import torch
+
+#: Cells a side that are drawn, at most; larger matrices are pooled.
+MOST_CELLS = 512
+#: Panels side by side.
+COLUMNS = 4
 
 
-@torch.no_grad()
+@VISUALIZATIONS.register("cross_correlation")
+@dataclass(kw_only=True)
+class CrossCorrelation(Visualization):
+    """Cross-correlation of two views' projections: matrices, their evolution, and curves, of one run or several side by side."""
+
+    runs: list[str] = field(positional=True)
+    """run directories"""
+    palette: Literal["diverging", "study"] = "diverging"
+    """diverging: white at 0; study: cyan at 0, red at 1"""
+    recompute: bool = False
+    """compute the whole newest matrix anew from each run's checkpoint, instead of drawing the features that the run has kept"""
+    count: int = 1024
+    """training images that --recompute computes it over"""
+    fps: float = 4.0
+    """epochs a second of the animation"""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps"""
+
+    def draw(self) -> list[Path]:
+        """Heatmaps; and where the runs have kept their evolution, a film strip, an animation and curves."""
+        if not self.fps > 0:
+            raise UsageError(f"--fps {self.fps:g}: give a number above 0")
+        runs, folder = list(zip(map(Path, self.runs), names_of(self.runs), strict=True)), self.folder(*self.runs)
+        if self.recompute:
+            matrices = [recomputed(run, name, self.count, self.device) for run, name in runs]
+            return save_figure(heatmaps(matrices, self.palette), folder, "cross_correlation-recomputed")
+        evolutions = [read_evolution(run, name, run_words(training_options(run))) for run, name in runs]
+        matrices = []
+        for e in evolutions:
+            kept = f"{e.matrices.shape[-1]} evenly spaced features (or all)"
+            matrices.append(Matrix(e.name, e.matrices[-1], f"{e.about}, epoch {e.epochs[-1]}, {kept}"))
+        written = save_figure(heatmaps(matrices, self.palette), folder, "cross_correlation")
+        if max(len(e.epochs) for e in evolutions) > 1:
+            title = f"Cross-correlation over training\n{_abouts(evolutions)}"
+            with style():
+                strip = headed(film_strip(evolutions, self.palette), title, _kept_features(evolutions))
+            written += save_figure(strip, folder, "cross_correlation-strip")
+            written += save_figure(curves(evolutions, title), folder, "cross_correlation-curves", vector=True)
+            frames = list(animation(evolutions, self.palette))
+            frames += frames[-1:] * round(self.fps)  # it rests at the end
+            written.append(save_gif(frames, folder / "cross_correlation.gif", 1 / self.fps))
+        return written
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A cross-correlation matrix.
+
+    Attributes:
+        name: of whose projections.
+        values: ``[D, D]`` in [-1, 1].
+        what: which features, of which images, in words.
+    """
+
+    name: str
+    values: np.ndarray
+    what: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evolution(Correlations):
+    """What a run has kept of its cross-correlation, over its training.
+
+    Attributes:
+        name: of the run; of several lines, if need be.
+        about: its method, backbone and data, in words.
+    """
+
+    name: str
+    about: str = ""
+
+
+def read_evolution(run: Path, name: str, about: str = "") -> Evolution:
+    """What a run directory holds of its cross-correlation. Raises UserError where that is nothing, or damaged."""
+    file = correlation_file(run)
+    try:
+        return Evolution(**vars(read_correlations(run)), name=name, about=about)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{run}: no {file.relative_to(run)}, which runs of methods with projections write at the start, with each "
+            "online k-NN and at the end; give such a run"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read ({str(error).splitlines()[0]}); continue or repeat the run") from error
+
+
+def recomputed(run: Path, name: str, count: int, device: str) -> Matrix:
+    """The cross-correlation of all features of a run's last checkpoint, over ``count`` training images."""
+    from training.diagnostics import cross_correlation
+    from training.machine.devices import pick_device
+
+    first, second, title = projections_of(run, count, pick_device(device))
+    values = cross_correlation(first, second).numpy()
+    return Matrix(name, values, f"{title}, all {len(values)} features, {len(first)} training images")
+
+
 def projections_of(run: Path, count: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, str]:
     """Projections of two views each of a run's training images, from its last checkpoint: as training makes them (BatchNorm with
     the statistics of a batch), but both views always of the same image.
@@ -45,12 +159,22 @@ def projections_of(run: Path, count: int, device: torch.device) -> tuple[torch.T
     Raises:
         UserError: no checkpoint, no images, or a method without projections.
     """
+    import torch
+
+    from common.progress import track
+    from data.views.maker import ViewMaker
+    from methods.core.base import METHODS, ViewBatch
+    from reports.visual.core.network import configs_of, run_title, train_images
+    from rundir.paths import require_checkpoint
+    from training.checkpoint import load_checkpoint
+    from training.machine.devices import autocast
+    from training.plan import build_method
+
     if count < 2:
         raise UsageError(f"--count {count}: a correlation needs at least 2 images")
     state = load_checkpoint(require_checkpoint(run, "give a run directory"))
     config, method_config = configs_of({**state["config"], "image_size": state["image_size"]})
     store = train_images(config)
-    store = store.subset(hold_out(len(store), config.knn_every)[0])
     method = build_method(config, method_config, store.num_classes)
     method.load_state_dict(state["method"])
     method.to(device).train()
@@ -61,15 +185,16 @@ def projections_of(run: Path, count: int, device: torch.device) -> tuple[torch.T
         )
     rows = min(config.batch_size // config.accumulate, count, len(store))
     order = np.random.default_rng(0).permutation(len(store))[: min(count, len(store)) // rows * rows]
-    params = ViewMaker(views).sample(len(order), torch.Generator().manual_seed(0))
+    maker = ViewMaker(views)
+    params = maker.sample(len(order), torch.Generator().manual_seed(0))
     labels = torch.from_numpy(store.labels) if store.label_sets is None else torch.from_numpy(store.label_sets).float()
     first, second = [], []
     torch.manual_seed(0)  # of stochastic depth
     for start in track(range(0, len(order), rows), "projections", len(order) // rows):
         part = slice(start, start + rows)
         images = store.batch(np.sort(order[part]))
-        made = ViewMaker(views).make(images.to(device), torch.arange(rows).expand(len(views), rows), params[:, part])
-        with autocast(device, config.precision):
+        made = maker.make(images.to(device), torch.arange(rows).expand(len(views), rows), params[:, part])
+        with torch.no_grad(), autocast(device, config.precision):
             output = method(ViewBatch(made, labels[np.sort(order[part])].to(device)))
         if output.projections is None:
             raise UserError(f"{run}: {config.method} has no projections to correlate; give a run of another method")
@@ -78,42 +203,194 @@ def projections_of(run: Path, count: int, device: torch.device) -> tuple[torch.T
     return torch.cat(first), torch.cat(second), f"{config.backbone}, {run_title(run, state['config'])}"
 
 
-def draw(options: CrossCorrelationOptions) -> list[Path]:
-    """Heatmaps; and where the runs have kept their evolution, a film strip, an animation and curves."""
-    if not options.fps > 0:
-        raise UsageError(f"--fps {options.fps:g}: give a number above 0")
-    runs, names = [Path(run) for run in options.runs], names_of(options.runs)
-    folder = folder_of(options.out, options.runs[0] if len(runs) == 1 else None)
-    if options.recompute:
-        device = pick_device(options.device)
-        matrices = []
-        for run, name in zip(runs, names, strict=True):
-            first, second, title = projections_of(run, options.count, device)
-            values = cross_correlation(first, second).numpy()
-            what = f"{title}, all {len(values)} features, {len(first)} training images"
-            matrices.append(Matrix(name, values, what))
-        figure = heatmaps(matrices, options.palette, "Cross-correlation of two views' projections")
-        return save_figure(figure, folder, "cross_correlation-recomputed")
-    evolutions = [
-        read_evolution(run, name, run_words(read_options(run))) for run, name in zip(runs, names, strict=True)
-    ]
-    matrices = [
-        Matrix(
-            e.name,
-            e.matrices[-1],
-            f"{e.about}, epoch {e.epochs[-1]}, {e.matrices.shape[-1]} evenly spaced features (or all)",
-        )
-        for e in evolutions
-    ]
-    written = save_figure(
-        heatmaps(matrices, options.palette, "Cross-correlation of two views' projections"), folder, "cross_correlation"
+def palette(name: str) -> Colormap:
+    """Colours of cross-correlations from -1 to 1: ``diverging`` (ColorBrewer's blue, white at 0, red), or ``study`` as in
+    the study of Apavou and Zucker (cyan at 0, red at 1; below 0 it fades to white)."""
+    if name == "study":
+        return LinearSegmentedColormap.from_list("study", [(0, "#ffffff"), (0.5, "#00ffff"), (1, "#ff0000")])
+    if name != "diverging":
+        raise unknown_name("palette", name, ["diverging", "study"])
+    return mpl.colormaps["RdBu_r"]
+
+
+def pool(matrix: np.ndarray, most: int = MOST_CELLS) -> tuple[np.ndarray, int]:
+    """A matrix of at most ``most`` cells a side, each standing for n × n entries (fewer at the end, where n does not divide).
+
+    A mean over a whole block would wash the diagonal out: only n of a diagonal block's n² entries are on it. So the two are
+    kept apart: a cell on the diagonal is the mean of its n diagonal entries, any other cell the mean of its n² entries.
+    The off-diagonal entries of diagonal blocks (a part n / D of all) are in no cell.
+
+    Returns:
+        float32 ``[d, d]``, and n (1: the matrix as it is).
+    """
+    size = len(matrix)
+    n = -(-size // most)
+    if n == 1:
+        return np.asarray(matrix, np.float32), 1
+    edges = np.arange(0, size, n)
+    counts = np.diff([*edges, size])
+    sums = np.add.reduceat(np.add.reduceat(matrix, edges, axis=0, dtype=np.float64), edges, axis=1)
+    cells = sums / np.outer(counts, counts)
+    np.fill_diagonal(cells, np.add.reduceat(np.diagonal(matrix).astype(np.float64), edges) / counts)
+    return cells.astype(np.float32), n
+
+
+def off_diagonal(matrix: np.ndarray) -> np.ndarray:
+    """The ``D (D - 1)`` entries beside the diagonal, in row order."""
+    return np.asarray(matrix)[~np.eye(len(matrix), dtype=bool)]
+
+
+def heatmaps(matrices: Sequence[Matrix], colours: str = "diverging") -> Figure:
+    """Matrices side by side, and below each how its true entries are distributed, on the diagonal and beside it."""
+    columns = min(COLUMNS, len(matrices))
+    blocks = -(-len(matrices) // columns)
+    side = 2.6 if columns > 1 else 3.4
+    described, pooled = [], False
+    with style():
+        figure, axes = grid(2 * blocks, columns, side, 0.72 * side, height_ratios=[1, 0.42] * blocks)
+        uppers, lowers = axes[::2].ravel(), axes[1::2].ravel()
+        for axis in (*uppers[len(matrices) :], *lowers[len(matrices) :]):
+            axis.set_axis_off()
+        for number, matrix in enumerate(matrices):
+            upper, lower = uppers[number], lowers[number]
+            cells, n = pool(matrix.values)
+            pooled |= n > 1
+            diagonal, rest = np.diagonal(matrix.values), off_diagonal(matrix.values)
+            image = _show_matrix(upper, cells, colours)
+            rms = float(np.sqrt(np.mean(np.square(rest, dtype=np.float64)))) if len(rest) else 0.0
+            upper.set_title(matrix.name, fontsize=8.5)
+            upper.set_xlabel(
+                f"diagonal mean {diagonal.mean():.3f}\nrest: mean {rest.mean():.3f}, RMS {rms:.3f}", fontsize=7.5
+            )
+            described.append(f"{matrix.name}: {matrix.what}" + (f", pooled (n = {n})" if n > 1 else ""))
+            _distribution(lower, diagonal, rest)
+            if number % columns:
+                lower.set_yticklabels([])
+                lower.tick_params(axis="y", length=0)
+            else:
+                lower.set_ylabel("share of\nentries", fontsize=7.5)
+        _colour_bar(figure, image, uppers, [-1, -0.5, 0, 0.5, 1])
+        handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in COLOURS[:2]]
+        lowers[0].legend(handles, ["beside the diagonal", "on it"], fontsize=7, handlelength=0.9, loc="upper left")
+        caption = "Entry (i, j): correlation over images of feature i of one view with feature j of the other."
+        if pooled:
+            caption += (
+                " Pooled: a cell beside the diagonal is the mean of n × n entries, a cell on it the mean of its n diagonal "
+                "entries alone; the numbers and the histograms are of the true entries."
+            )
+        return headed(figure, f"Cross-correlation of two views' projections\n{'; '.join(described)}.", caption)
+
+
+def _distribution(axis: Any, diagonal: np.ndarray, rest: np.ndarray) -> None:
+    bins = np.linspace(-1, 1, 81)
+    for values, colour in ((rest, COLOURS[0]), (diagonal, COLOURS[1])):
+        if len(values):
+            share = np.histogram(np.clip(values, -1, 1), bins)[0] / len(values)
+            axis.stairs(share, bins, fill=True, color=colour, alpha=0.75)
+    axis.set_xlim(-1, 1)
+    axis.set_xticks([-1, 0, 1])
+    axis.set_yscale("log")
+    axis.set_ylim(1e-4, 1.5)
+    axis.set_yticks([1e-3, 1e-1], ["0.1%", "10%"])
+    axis.minorticks_off()
+
+
+def _show_matrix(axis: Any, matrix: np.ndarray, colours: str, title: str = "") -> Any:
+    return show(axis, matrix, title, cmap=palette(colours), vmin=-1, vmax=1, interpolation="antialiased")
+
+
+def _colour_bar(figure: Figure, image: Any, axes: Sequence[Any], ticks: Sequence[float] = (-1, 0, 1)) -> None:
+    bar = figure.colorbar(image, ax=list(axes), shrink=0.9, aspect=18, pad=0.02)
+    bar.set_ticks(ticks)
+    bar.outline.set_visible(False)
+
+
+def film_strip(evolutions: Sequence[Evolution], colours: str = "diverging", frames: int = 6, most: int = 256) -> Figure:
+    """A line for each run, matrices at evenly spaced epochs from its first to its last; the figure has no title yet. Draw it within
+    ``style()``.
+
+    Args:
+        colours: a name of ``palette``.
+        frames: matrices of a line, at most.
+        most: features of a matrix, at most; of more, evenly spaced ones are drawn.
+    """
+    columns = max(len(even(len(e.epochs), frames)) for e in evolutions)
+    same_epochs = len({tuple(e.epochs) for e in evolutions}) == 1
+    figure, axes = figure_of(len(evolutions) * columns, columns, 1.75 + 1.3 * columns, 1.54)
+    for line, evolution in enumerate(evolutions):
+        lined = axes[line * columns : (line + 1) * columns]
+        kept = even(evolution.matrices.shape[-1], most)
+        chosen = even(len(evolution.epochs), columns)
+        for axis in lined[len(chosen) :]:
+            show(axis, None)
+        for axis, frame in zip(lined, chosen, strict=False):
+            title = "" if line and same_epochs else f"epoch {evolution.epochs[frame]}"
+            image = _show_matrix(axis, evolution.matrices[frame][np.ix_(kept, kept)], colours, title)
+        name = "\n".join(textwrap.fill(part, 24) for part in evolution.name.split("\n"))
+        lined[0].set_ylabel(name, rotation=0, ha="right", va="center", labelpad=6)
+    _colour_bar(figure, image, axes)
+    return figure
+
+
+def _abouts(evolutions: Sequence[Evolution]) -> str:
+    return " ".join(f"{e.name}: {e.about}." for e in evolutions)
+
+
+def _kept_features(evolutions: Sequence[Evolution]) -> str:
+    sizes = sorted({e.matrices.shape[-1] for e in evolutions})
+    return (
+        f"The features that runs keep: {' or '.join(map(str, sizes))} evenly spaced ones, or all if there are no more. "
+        "Two views of the same image, over a few hundred images (all, where there are fewer)."
     )
-    if max(len(e.epochs) for e in evolutions) > 1:
-        written += save_figure(film_strip(evolutions, options.palette), folder, "cross_correlation-strip")
-        written += save_figure(curves(evolutions), folder, "cross_correlation-curves", vector=True)
-        frames = list(animation(evolutions, options.palette))
-        path = folder / "cross_correlation.gif"
-        written.append(
-            save_gif([*frames, *frames[-1:] * round(options.fps)], path, 1 / options.fps)
-        )  # rests at the end
-    return written
+
+
+def curves(evolutions: Sequence[Evolution], title: str) -> Figure:
+    """Mean of the diagonal, and root mean square of the rest, over epochs; a line for each run."""
+    with style():
+        figure, ((left, right),) = grid(1, 2, 3.6, 2.4)
+        for number, evolution in enumerate(evolutions):
+            look = line_look(number, len(evolution.epochs))
+            left.plot(evolution.epochs, evolution.on_diagonal, label=evolution.name, **look)
+            right.plot(evolution.epochs, evolution.off_diagonal, **look)
+        for axis, name in ((left, "On the diagonal: mean"), (right, "Beside it: root mean square")):
+            axis.set_title(name)
+            axis.set_xlabel("epoch")
+            axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        left.axhline(1, color=FAINT, lw=0.8, ls=":")
+        right.set_ylim(bottom=0)
+        figure.legend(loc="outside right upper", fontsize=8)
+        caption = (
+            "Of all features of the projections. Barlow Twins drives the diagonal to 1 (dotted) and the rest to 0."
+        )
+        return headed(figure, title, caption)
+
+
+def animation(evolutions: Sequence[Evolution], colours: str = "diverging") -> Iterator[np.ndarray]:
+    """Frames, uint8 ``[H, W, 3]``, of all runs side by side: one for each epoch that any of them has kept, in which every run
+    shows its newest matrix up to then."""
+    columns = min(COLUMNS, len(evolutions))
+    with style():
+        figure, axes = grid(-(-len(evolutions) // columns), columns, 2.6, 2.8)
+        images, axes = [], axes.ravel()
+        for axis in axes[len(evolutions) :]:
+            show(axis, None)
+        for axis, evolution in zip(axes, evolutions, strict=False):
+            blank = np.full_like(evolution.matrices[0], np.nan)
+            images.append(_show_matrix(axis, blank, colours, evolution.name))
+            axis.set_xlabel(" \n", fontsize=7.5)
+        _colour_bar(figure, images[0], axes)
+        headed(figure, f"Cross-correlation, epoch 0\n{_abouts(evolutions)}", "")
+        without_formulas(figure)
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+        for epoch in sorted({int(epoch) for e in evolutions for epoch in e.epochs}):
+            figure.suptitle(f"Cross-correlation, epoch {epoch}", x=0.01, ha="left", fontsize=10, fontweight="bold")
+            for axis, image, e in zip(axes, images, evolutions, strict=False):
+                past = np.flatnonzero(e.epochs <= epoch)
+                if len(past):
+                    newest = past[-1]
+                    image.set_data(e.matrices[newest])
+                    numbers = f"diagonal {e.on_diagonal[newest]:.3f}\nRMS of the rest {e.off_diagonal[newest]:.3f}"
+                    axis.set_xlabel(f"epoch {e.epochs[newest]}: {numbers}", fontsize=7.5)
+            yield rendered(figure)
+        plt.close(figure)

@@ -1,20 +1,77 @@
-"""``run.py visualize embedding``."""
+"""t-SNE of the test images' features, coloured by class."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from sklearn.manifold import TSNE
-from sklearn.preprocessing import normalize
+from matplotlib.figure import Figure
 
 from common.errors import UsageError, UserError, unknown_name
-from reports.visual.features import MOST_CLASSES
-from reports.visual.features import embedding as drawing
-from reports.visual.images import data_title
-from reports.visual.network import context_of, folder_of
-from reports.visual.options import EmbeddingOptions
-from reports.visual.style import file_stem, save_figure
+from reports.visual.core.base import VISUALIZATIONS, FeaturesVisualization
+from reports.visual.core.style import COLOURS, FAINT, MARKERS, bare, file_stem, grid, headed, save_figure, short, style
+
+#: Classes that get a colour and marker of their own by default.
+MOST_CLASSES = 16
+
+
+@VISUALIZATIONS.register("embedding")
+@dataclass(kw_only=True)
+class Embedding(FeaturesVisualization):
+    """t-SNE of the test images' features, coloured by class."""
+
+    title, caption, place = "Embedding", "t-SNE of test images’ features, coloured by class.", 5
+
+    count: int = 2000
+    """test images, at most"""
+    classes: list[str] | None = None
+    """names of the classes to draw; default: the largest, at most 16"""
+    perplexity: float = 30.0
+    """of t-SNE: about how many neighbours each image keeps"""
+
+    def draw(self) -> list[Path]:
+        """One picture."""
+        from reports.visual.core.images import data_title
+        from reports.visual.core.network import context_of
+
+        context, weights = context_of(self)
+        store = context.test
+        rows, left_out = self._chosen(store.labels, store.classes)
+        features = context.features("test").numpy()[rows].astype(np.float32)
+        points = embed(features, self.perplexity, self.seed)
+        title = (
+            f"t-SNE of the features of {context.backbone_name}, {weights}\n"
+            f"{len(rows)} of {len(store)} test images of {data_title(store)}; {context.image_size} pixels.{left_out}"
+        )
+        caption = (
+            f"Perplexity {self.perplexity:g}, on features of unit length. Neighbours are kept near; distances between groups and "
+            "their sizes mean nothing."
+        )
+        figure = embedding(points, store.labels[rows], store.classes, title, caption)
+        stem = f"embedding-{file_stem(context.backbone_name)}"
+        return save_figure(figure, self.folder(self.weights), stem, vector=True)
+
+    def _chosen(self, labels: np.ndarray, classes: Sequence[str]) -> tuple[np.ndarray, str]:
+        """Rows to draw, and what that leaves out, in words."""
+        if self.count < 3:
+            raise UsageError(f"--count {self.count}: give at least 3")
+        if (labels < 0).all():  # nothing to colour by, and nothing to choose by
+            rows, left_out = np.arange(len(labels)), " No image has exactly one label, so there are no colours."
+        else:
+            counts = np.bincount(labels[labels >= 0], minlength=len(classes))
+            for name in self.classes or []:
+                if name not in classes:
+                    raise unknown_name("class", name, classes)
+            wanted = [classes.index(name) for name in self.classes or []]
+            wanted = wanted or np.argsort(-counts, kind="stable")[:MOST_CLASSES].tolist()
+            rows = np.flatnonzero(np.isin(labels, wanted))
+            others = (counts > 0).sum() - (counts[wanted] > 0).sum()
+            left_out = f" {others} classes are left out." if others else ""
+            if unlabelled := int((labels < 0).sum()):
+                left_out += f" {unlabelled} images without exactly one label are left out."
+        return np.sort(np.random.default_rng(self.seed).permutation(rows)[: self.count]), left_out
 
 
 def embed(features: np.ndarray, perplexity: float, seed: int) -> np.ndarray:
@@ -24,6 +81,9 @@ def embed(features: np.ndarray, perplexity: float, seed: int) -> np.ndarray:
     Raises:
         UserError: fewer rows than the perplexity takes.
     """
+    from sklearn.manifold import TSNE
+    from sklearn.preprocessing import normalize
+
     if perplexity <= 0:
         raise UsageError(f"--perplexity {perplexity:g}: give a number above 0")
     if len(features) < 3 or perplexity >= len(features):
@@ -33,49 +93,33 @@ def embed(features: np.ndarray, perplexity: float, seed: int) -> np.ndarray:
     return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(normalize(features))
 
 
-def draw(options: EmbeddingOptions) -> list[Path]:
-    """One picture."""
-    context, weights = context_of(options)
-    store = context.test
-    rows, left_out = _chosen(store.labels, store.classes, options)
-    features = context.features("test").numpy()[rows].astype(np.float32)
-    places = embed(features, options.perplexity, options.seed)
-    title = (
-        f"t-SNE of the features of {context.backbone_name}, {weights}\n"
-        f"{len(rows)} of {len(store)} test images of {data_title(store)}; {context.image_size} pixels.{left_out}"
-    )
-    caption = (
-        f"Perplexity {options.perplexity:g}, on features of unit length. Neighbours are kept near; distances between groups and "
-        "their sizes mean nothing."
-    )
-    stem = f"embedding-{file_stem(context.backbone_name)}"
-    return save_figure(
-        drawing(places, store.labels[rows], store.classes, title, caption),
-        folder_of(options.out, options.weights),
-        stem,
-        vector=True,
-    )
+def embedding(points: np.ndarray, labels: np.ndarray, classes: Sequence[str], title: str, caption: str) -> Figure:
+    """Points ``[n, 2]`` with a colour and marker for each class.
 
+    Args:
+        labels: int ``[n]``; -1: no label, drawn grey.
+    """
+    import seaborn as sns
 
-def _chosen(labels: np.ndarray, classes: tuple[str, ...], options: EmbeddingOptions) -> tuple[np.ndarray, str]:
-    """Rows to draw, and what that leaves out, in words."""
-    if options.count < 3:
-        raise UsageError(f"--count {options.count}: give at least 3")
-    if (labels < 0).all():  # nothing to colour by, and nothing to choose by
-        kept, said = np.arange(len(labels)), " No image has exactly one label, so there are no colours."
-    else:
-        counts = np.bincount(labels[labels >= 0], minlength=len(classes))
-        if options.classes:
-            for name in options.classes:
-                if name not in classes:
-                    raise unknown_name("class", name, classes)
-            wanted = [classes.index(name) for name in options.classes]
-        else:
-            wanted = np.argsort(-counts, kind="stable")[:MOST_CLASSES].tolist()
-        kept = np.flatnonzero(np.isin(labels, wanted))
-        others = (counts > 0).sum() - (counts[wanted] > 0).sum()
-        said = f" {others} classes are left out." if others else ""
-        if unlabelled := int((labels < 0).sum()):
-            said += f" {unlabelled} images without exactly one label are left out."
-    chosen = np.sort(np.random.default_rng(options.seed).permutation(kept)[: options.count])
-    return chosen, said
+    present = [label for label in range(len(classes)) if (labels == label).any()]
+    colours = [*COLOURS, *sns.color_palette("dark", 8)]
+    with style():
+        width, height = np.ptp(points, axis=0)
+        figure, ((axis,),) = grid(1, 1, 6.2, float(np.clip(4.9 * height / width, 2.4, 5.2)))
+        axis.scatter(*points[labels < 0].T, s=8, color=FAINT, alpha=0.5, lw=0)
+        for number, label in enumerate(present):
+            axis.scatter(
+                *points[labels == label].T,
+                s=17,
+                color=[colours[number % len(colours)]],
+                marker=MARKERS[(number + number // len(MARKERS)) % len(MARKERS)],
+                alpha=0.8,
+                lw=0,
+                label=short(classes[label], 22),
+            )
+        axis.set_aspect("equal", adjustable="datalim")
+        axis.set(xticks=[], yticks=[])
+        bare(axis)
+        if present:
+            figure.legend(loc="outside right upper", fontsize=7.5, markerscale=1.4, handletextpad=0.3)
+        return headed(figure, title, caption)

@@ -1,78 +1,132 @@
-"""``run.py visualize neighbours``."""
+"""The training images whose features are most similar to those of queries."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from matplotlib.figure import Figure
 
 from common.errors import UsageError
-from data.store.store import ImageBatch, ImageStore
-from data.views.central import eval_images
-from eval.core.context import EvalContext
-from eval.features.neighbours import nearest_neighbours as search
-from reports.visual import features as drawing
-from reports.visual.images import choose, data_title, files_of, read_image
-from reports.visual.network import context_of, folder_of
-from reports.visual.options import NeighboursOptions
-from reports.visual.style import file_stem, save_figure
+from reports.visual.core.base import VISUALIZATIONS, FeaturesVisualization
+from reports.visual.core.style import COLOURS, FAINT, INK, file_stem, grid, headed, save_figure, short, show, style
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from eval.core.context import EvalContext
+
+
+@VISUALIZATIONS.register("neighbours")
+@dataclass(kw_only=True)
+class NearestNeighbours(FeaturesVisualization):
+    """The training images whose features are most similar to those of queries."""
+
+    title, place = "Nearest neighbours", 4
+    caption = "Training images with the features most similar to those of test images."
+
+    images: list[str] | None = None
+    """image files or folders of them as queries; default: test images of different classes"""
+    count: int = 6
+    """how many queries to take from the data set"""
+    k: int = 8
+    """neighbours of each query"""
+
+    def draw(self) -> list[Path]:
+        """One picture, a line for each query."""
+        import torch
+
+        from reports.visual.core.images import choose, class_names, data_title, files_of, read_image
+        from reports.visual.core.network import context_of
+
+        given = None if self.images is None else [read_image(file).pixels for file in files_of(self.images)]
+        context, weights = context_of(self)
+        train, test = context.train, context.test
+        if not 1 <= self.k <= len(train):
+            raise UsageError(f"--k {self.k}: give 1 to {len(train)}, the number of training images")
+        if given is None:
+            chosen = choose(test, self.count, self.seed)
+            queries = context.features("test")[torch.tensor(chosen)]
+            shown = [(test.image(i), class_names(test, i)) for i in chosen]
+        else:
+            queries = torch.cat([_feature(context, pixels) for pixels in given])
+            shown = [(pixels, "") for pixels in given]
+        similarities, rows = nearest(context.features("train").float(), queries.float(), self.k)
+        lines = []
+        for (image, label), indices, values in zip(shown, rows.tolist(), similarities.tolist(), strict=True):
+            near = [train.image(i) for i in indices], [class_names(train, i) for i in indices]
+            lines.append(Neighbours(image, label, *near, values))
+        which = "test images" if given is None else "images given"
+        title = (
+            f"Nearest neighbours in the features of {context.backbone_name}, {weights}\n"
+            f"Queries: {which}; neighbours: {len(train)} training images of {data_title(train)}; {context.image_size} pixels."
+        )
+        stem = f"neighbours-{file_stem(context.backbone_name)}"
+        return save_figure(nearest_neighbours(lines, title), self.folder(self.weights), stem)
 
 
 def nearest(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k rows of ``bank [N, D]`` of greatest cosine similarity to each of ``queries [Q, D]``: similarities, falling, and rows,
     both ``[Q, k]``."""
+    import torch
+    import torch.nn.functional as F
+
+    from eval.features.neighbours import nearest_neighbours as search
+
     chunks = list(search(F.normalize(bank, dim=1), F.normalize(queries, dim=1), k))
     return torch.cat([values for values, _ in chunks]), torch.cat([rows for _, rows in chunks])
 
 
-def class_names(store: ImageStore, index: int) -> str:
-    """The classes of an image, with commas; "" without any."""
-    if store.label_sets is not None:
-        return ", ".join(name for name, has in zip(store.classes, store.label_sets[index], strict=True) if has)
-    return store.classes[store.labels[index]] if store.labels[index] >= 0 else ""
-
-
-def draw(options: NeighboursOptions) -> list[Path]:
-    """One picture, a line for each query."""
-    given = None if options.images is None else [read_image(file) for file in files_of(options.images)]
-    context, weights = context_of(options)
-    if not 1 <= options.k <= len(context.train):
-        raise UsageError(f"--k {options.k}: give 1 to {len(context.train)}, the number of training images")
-    if given is None:
-        chosen = choose(context.test, options.count, options.seed)
-        queries = context.features("test")[torch.tensor(chosen)]
-        shown = [(context.test.image(i), class_names(context.test, i)) for i in chosen]
-        which = "test images"
-    else:
-        queries = torch.cat([_feature(context, picture.pixels) for picture in given])
-        shown = [(picture.pixels, "") for picture in given]
-        which = "images given"
-    similarities, rows = nearest(context.features("train").float(), queries.float(), options.k)
-    found = [
-        drawing.Neighbours(
-            image,
-            label,
-            [context.train.image(i) for i in places],
-            [class_names(context.train, i) for i in places],
-            values,
-        )
-        for (image, label), places, values in zip(shown, rows.tolist(), similarities.tolist(), strict=True)
-    ]
-    title = (
-        f"Nearest neighbours in the features of {context.backbone_name}, {weights}\n"
-        f"Queries: {which}; neighbours: {len(context.train)} training images of {data_title(context.train)}; "
-        f"{context.image_size} pixels."
-    )
-    stem = f"neighbours-{file_stem(context.backbone_name)}"
-    return save_figure(drawing.nearest_neighbours(found, title), folder_of(options.out, options.weights), stem)
-
-
-@torch.inference_mode()
 def _feature(context: EvalContext, pixels: np.ndarray) -> Tensor:
     """Pooled features ``[1, D]`` of an image that is in no store, made in the same way."""
+    import torch
+
+    from data.store.store import ImageBatch
+    from data.views.central import eval_images
+
     planes = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]
     batch = ImageBatch(planes, torch.tensor([pixels.shape[:2]])).to(context.device)
-    return context.backbone(eval_images(batch, context.image_size)).float().cpu()
+    with torch.inference_mode():
+        return context.backbone(eval_images(batch, context.image_size)).float().cpu()
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """A query and what lies nearest to it.
+
+    Attributes:
+        image: uint8 ``[H, W, 3]``.
+        label: class names with commas; "" if it has none.
+        images, labels, similarities: of the neighbours, as many for each query, the nearest first; similarities are cosines.
+    """
+
+    image: np.ndarray
+    label: str
+    images: Sequence[np.ndarray]
+    labels: Sequence[str]
+    similarities: Sequence[float]
+
+
+def nearest_neighbours(queries: Sequence[Neighbours], title: str) -> Figure:
+    """A line for each query, framed by whether the neighbour has one of the query's classes (blue, ✓) or not (vermilion, ✗)."""
+    with style():
+        figure, axes = grid(len(queries), len(queries[0].images) + 1, 1.05, 1.28)
+        for (first, *others), query in zip(axes, queries, strict=True):
+            show(first, query.image, short(query.label, 15) or "query", INK, 1.8)
+            classes = set(query.label.split(", "))
+            near = zip(others, query.images, query.labels, query.similarities, strict=True)
+            for axis, image, label, similarity in near:
+                colour, mark = FAINT, ""
+                if query.label and label:
+                    colour, mark = (COLOURS[0], "✓ ") if classes & set(label.split(", ")) else (COLOURS[1], "✗ ")
+                show(axis, image, f"{mark}{short(label, 14)}", colour, 1.8)
+                axis.set_xlabel(f"{similarity:.2f}", fontsize=7, labelpad=1.5)
+        return headed(
+            figure,
+            title,
+            "Left: queries. Then the training images with the most similar features, the nearest first; below each the cosine "
+            "similarity. ✓ and blue: the query's class (or one of them); ✗ and orange: another.",
+        )

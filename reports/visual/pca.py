@@ -1,30 +1,63 @@
-"""``run.py visualize pca``."""
+"""Principal components of a backbone's last map, as colours."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from sklearn.decomposition import PCA
+from matplotlib.figure import Figure
 
-from backbones.base import Backbone
 from common.errors import UserError
-from common.progress import track
-from reports.visual.features import principal_components
-from reports.visual.images import fitted, fitting, normalised, pictures_of
-from reports.visual.network import folder_of, load_network
-from reports.visual.options import PCAOptions
-from reports.visual.style import file_stem, save_figure
+from reports.visual.core.base import VISUALIZATIONS, ImagesVisualization
+from reports.visual.core.style import file_stem, grid, headed, heading, save_figure, short, show, style
+
+if TYPE_CHECKING:
+    from backbones.base import Backbone
 
 
-@torch.inference_mode()
+@VISUALIZATIONS.register("pca")
+@dataclass(kw_only=True)
+class PrincipalComponents(ImagesVisualization):
+    """Principal components of patch tokens (of a ResNet: of the last map's cells) as colours."""
+
+    title, place = "Principal components", 3
+    caption = "The first three principal components of patch features, as colours."
+
+    def draw(self) -> list[Path]:
+        """One picture, a line for each image."""
+        from common.progress import track
+        from reports.visual.core.images import images_of
+        from reports.visual.core.network import network_of
+
+        network = network_of(self)
+        images, which = images_of(self, network)
+        maps = [last_map(network.backbone, image.pixels) for image in track(images, "features", len(images))]
+        scores, explained = components(maps)
+        title = f"Principal components of {network.name}, {network.weights}\n{which}."
+        names, pixels = [image.name for image in images], [image.pixels for image in images]
+        figure = principal_components(pixels, names, scores, explained, title)
+        return save_figure(figure, self.folder(self.weights), f"pca-{file_stem(network.name)}")
+
+
 def last_map(backbone: Backbone, image: np.ndarray) -> np.ndarray:
-    """The last map's cells: normed patch tokens, or the last stage of a ResNet; float32 ``[h, w, D]``. ``image``: uint8
-    ``[H, W, 3]``."""
-    device = next(backbone.parameters()).device
-    return backbone.maps(normalised(image[None], device))[0][0].permute(1, 2, 0).float().cpu().numpy()
+    """The last map's cells: normed patch tokens, or the last stage of a ResNet.
+
+    Args:
+        image: uint8 ``[H, W, 3]``.
+
+    Returns:
+        float32 ``[h, w, D]``.
+    """
+    import torch
+
+    from reports.visual.core.images import normalised
+
+    with torch.inference_mode():
+        map_Dhw = backbone.maps(normalised(image[None], next(backbone.parameters()).device))[0][0]
+        return map_Dhw.permute(1, 2, 0).float().cpu().numpy()
 
 
 def components(maps: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
@@ -40,30 +73,75 @@ def components(maps: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray
     Raises:
         UserError: fewer than four cells, or all of them equal.
     """
+    from sklearn.decomposition import PCA
+
     cells = np.concatenate([m.reshape(-1, m.shape[-1]) for m in maps])
     if len(cells) < 4 or np.ptp(cells, axis=0).max() == 0:
         raise UserError(
             f"{len(cells)} cells of the map are too few or all equal, so they have no components; give larger or more images"
         )
     pca = PCA(3, svd_solver="full" if cells.shape[1] <= 2048 else "randomized", random_state=0).fit(cells)
-    scores = pca.transform(cells)
     bounds = np.cumsum([m.shape[0] * m.shape[1] for m in maps])[:-1]
-    split = [part.reshape(*m.shape[:2], 3) for part, m in zip(np.split(scores, bounds), maps, strict=True)]
-    return split, pca.explained_variance_ratio_
+    parts = np.split(pca.transform(cells), bounds)
+    return [part.reshape(*m.shape[:2], 3) for part, m in zip(parts, maps, strict=True)], pca.explained_variance_ratio_
 
 
-def draw(options: PCAOptions) -> list[Path]:
-    """One picture, a line for each image."""
-    # Built for its own size: images of other sizes, square or not, only have to divide into patches.
-    network = load_network(options.weights, options.backbone, options.key, None, options.device, options.seed)
-    side, how = fitting(network, options.image_size)
-    pictures, which = pictures_of(
-        options.images, options.count, network, options.data, options.data_root, options.image_size, options.seed
-    )
-    images = [fitted(picture, network.backbone.stride, side) for picture in pictures]
-    scores, explained = components(
-        [last_map(network.backbone, image) for image in track(images, "features", len(images))]
-    )
-    title = f"Principal components of {network.name}, {network.weights}\n{which}; {how}."
-    figure = principal_components(images, [picture.name for picture in pictures], scores, explained, title)
-    return save_figure(figure, folder_of(options.out, options.weights), f"pca-{file_stem(network.name)}")
+def as_colours(scores: Sequence[np.ndarray], percent: float = 1.0) -> list[np.ndarray]:
+    """Scores on three components as red, green and blue: each component stretched over all images together, from its ``percent``
+    percentile to that from above.
+
+    Args:
+        scores: ``[h, w, 3]`` for each image.
+
+    Returns:
+        float ``[h, w, 3]`` in [0, 1] for each image.
+    """
+    low, high = np.percentile(_together(scores), [percent, 100 - percent], axis=0)
+    return [np.clip((s - low) / np.maximum(high - low, 1e-12), 0, 1) for s in scores]
+
+
+def _together(scores: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate([s.reshape(-1, 3) for s in scores])
+
+
+def principal_components(
+    images: Sequence[np.ndarray],
+    names: Sequence[str],
+    scores: Sequence[np.ndarray],
+    explained: Sequence[float],
+    title: str,
+) -> Figure:
+    """For each image: itself, its cells' first three components as red, green and blue, and each component by itself.
+
+    Args:
+        images: uint8 ``[H, W, 3]`` each.
+        names: of the images.
+        scores: ``[h, w, 3]`` each.
+        explained: part of the variance that each component explains.
+        title: what, of which weights and images.
+    """
+    import seaborn  # noqa: F401 - brings the colour map "vlag"
+
+    limit = np.percentile(np.abs(_together(scores)), 99, axis=0)
+    ratio = float(np.mean([len(image) / image.shape[1] for image in images]))
+    headings = ["image", "components as RGB"]
+    headings += [f"component {number} ({100 * part:.0f}%)" for number, part in enumerate(explained, 1)]
+    with style():
+        figure, axes = grid(len(images), 5, 1.45, 1.45 * float(np.clip(ratio, 0.3, 3)) + 0.08)
+        for row, image, name, score, colour in zip(axes, images, names, scores, as_colours(scores), strict=True):
+            height, width = image.shape[:2]
+            extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+            show(row[0], image)
+            row[0].set_ylabel(short(name, 20), fontsize=7)
+            show(row[1], colour, extent=extent)
+            for axis, values, most in zip(row[2:], np.moveaxis(score, -1, 0), limit, strict=True):
+                show(axis, values, extent=extent, cmap="vlag", vmin=-most, vmax=most)
+        for axis, words in zip(axes[0], headings, strict=True):
+            heading(axis, words)
+        return headed(
+            figure,
+            title,
+            "Principal components of the last map's cells, of all images together: equal colours are similar features. RGB: "
+            "components 1, 2 and 3 as red, green and blue, stretched from the 1st to the 99th percentile. In brackets: the part "
+            "of the variance. The signs of components mean nothing.",
+        )

@@ -8,8 +8,7 @@ import math
 import pytest
 import torch
 
-import reports.visual.cross_correlation
-import reports.visual.network  # noqa: F401
+import reports.visual.core.network  # noqa: F401
 import run as command_line
 import training.budget
 import training.trainer

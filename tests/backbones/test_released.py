@@ -22,7 +22,7 @@ from backbones.formats.source import Source
 from common.errors import UsageError, UserError
 from eval.core.context import make_context
 from eval.core.options import WeightsOptions
-from reports.visual.network import load_network
+from reports.visual.core.network import load_network
 
 
 class Server:

@@ -10,7 +10,7 @@ import yaml
 
 from common.statistics.confusion import scores
 from reports import build_report
-from reports.visual import style as paper
+from reports.visual.core import style as paper
 from tests.reports.factory import write_run
 
 MARKUP = "\"><script>alert(1)</script><img src=x onerror=alert(2)>'{{7*7}}<!--]]>"

@@ -48,10 +48,3 @@ def test_the_pictures_left_out_are_named(tmp_path):
         png(runs[-1] / "figures" / "pca-a.png")
     page = build_report(runs, tmp_path / "out").read_text()
     assert page.count('id="figure-pca-') == 6 and "pictures of the first 6 rows are shown; those of" in page
-
-
-def test_what_a_run_can_draw_is_what_a_report_shows():
-    from reports.page.inside import KINDS
-    from reports.visual.options import RUN_PICTURES
-
-    assert set(RUN_PICTURES) == set(KINDS)

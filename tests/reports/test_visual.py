@@ -14,11 +14,14 @@ from backbones import build_backbone
 from backbones.base import Backbone
 from backbones.vit import VisionTransformer
 from common.errors import UserError
+from common.images import IMAGENET_MEAN, IMAGENET_STD
 from data.datasets import open_dataset
-from reports.visual import attention, crops, embedding, neighbours, pca, receptive_field, video
-from reports.visual import images as pictures
+from reports.visual import attention, crops, embedding, neighbours, pca, receptive_field
+from reports.visual.core import images as pictures
+from reports.visual.core import video
+from reports.visual.core.network import configs_of
+from reports.visual.core.runs import training_options
 from reports.visual.cross_correlation import projections_of
-from reports.visual.network import configs_of, read_options
 from training.batches import Batches, hold_out
 from training.config import TrainConfig
 from training.diagnostics import cross_correlation
@@ -87,7 +90,7 @@ def test_attention_equals_reference(request, monkeypatch, size):
         {k.removeprefix("param/"): torch.tensor(v) for k, v in arrays.items() if k.startswith("param/")}
     )
     images = torch.tensor(arrays[f"in_{size}"]).float()
-    monkeypatch.setattr(attention, "normalised", lambda pixels, device: images[:1])
+    monkeypatch.setattr(pictures, "normalised", lambda pixels, device: images[:1])
     height, width = images.shape[-2:]
     found = attention.cls_attention(model, np.zeros((height, width, 3), np.uint8))
     reference = arrays[f"cls_attention_{size}"][0, :, 1:].reshape(3, height // 16, width // 16)
@@ -205,7 +208,7 @@ def test_embedding_keeps_groups_apart():
 
 def test_fitting_resizes_the_short_side_and_cuts_the_rest():
     gradient = np.tile(np.arange(50, dtype=np.uint8)[None, :, None], (21, 1, 3))
-    picture = pictures.Picture("a.png", gradient)
+    picture = pictures.InputImage("a.png", gradient)
     cut = pictures.fitted(picture, 8, 0)
     assert cut.shape == (16, 48, 3)
     np.testing.assert_array_equal(cut, gradient[2:18, 1:49])
@@ -224,7 +227,7 @@ def test_chosen_images_are_of_different_classes(toy):
 
 
 def test_crops_are_those_of_the_first_step(toy, weak_run):
-    config, method_config = configs_of(read_options(weak_run))
+    config, method_config = configs_of(training_options(weak_run))
     assert (config.pairing, method_config.local_crops) == ("same_label", 2)
     store = open_dataset("imagefolder", "train", toy, 32)
     store = store.subset(hold_out(len(store), config.knn_every)[0])
@@ -234,7 +237,7 @@ def test_crops_are_those_of_the_first_step(toy, weak_run):
     views = list(METHODS.get("weak_dino").views(method_config, 16))
     batches = Batches(store, views, config, torch.device("cpu"))
     made = batches.make(batches.gather(0)).views
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (pictures.IMAGENET_MEAN, pictures.IMAGENET_STD))
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
     for anchor, sample in enumerate(samples):
         assert [crop.other for crop in sample] == [False, True, True, True]
         assert len({crop.label for crop in sample}) == 1
@@ -245,14 +248,14 @@ def test_crops_are_those_of_the_first_step(toy, weak_run):
 
 def test_recomputed_correlation_equals_what_training_kept(barlow_run, monkeypatch):
     """On the images and crops that the run's own diagnostics look at: those held out."""
-    monkeypatch.setattr("reports.visual.cross_correlation.hold_out", lambda n, every: hold_out(n, every)[::-1])
+    monkeypatch.setattr("reports.visual.core.network.hold_out", lambda n, every: hold_out(n, every)[::-1])
     first, second, _ = projections_of(barlow_run, 100, torch.device("cpu"))
     with np.load(barlow_run / "figures" / "cross_correlation.npz") as kept:
         np.testing.assert_allclose(cross_correlation(first, second), kept["matrices"][-1].astype(np.float32), atol=2e-3)
 
 
 def test_options_of_a_run_are_read_back(barlow_run):
-    config, method_config = configs_of(read_options(barlow_run))
+    config, method_config = configs_of(training_options(barlow_run))
     assert isinstance(config, TrainConfig)
     assert (config.method, config.optimizer, config.batch_size) == ("barlow_twins", "lars", 8)
     assert method_config.projector == "24-24"
@@ -382,7 +385,10 @@ def test_attention_over_a_folder_of_frames(capsys, tmp_path, barlow_run):
         (["embedding", "--weights", "RUN"], "--perplexity 30 is too much for 6 images"),
         (["embedding", "--weights", "RUN", "--classes", "redd"], "did you mean red?"),
         (["crops"], "--run, or --method and --data"),
-        (["cross_correlation", "nowhere"], "no run directory"),
+        (
+            ["cross_correlation", "nowhere"],
+            "nowhere/config.yaml: cannot be read (No such file or directory); give a run directory",
+        ),
         (["collapse", "nowhere"], "nowhere"),
         (["atention"], "did you mean attention?"),
         (["pca", "--weights", "RUN", "--images", "IMAGE", "--out", "IMAGE"], "give another --out"),
@@ -405,7 +411,7 @@ def test_what_is_wrong_is_said_in_one_sentence(capsys, tmp_path, toy, barlow_run
 
 
 def test_raw_pixels_have_no_network_to_look_into():
-    from reports.visual.network import load_network
+    from reports.visual.core.network import load_network
 
     with pytest.raises(UserError, match="pixels has no parameters"):
         load_network(None, "pixels", None, 32, "cpu", 0)

@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 from common.errors import UserError
-from reports.visual import attention, features, receptive_field
-from reports.visual import cross_correlation_drawing as correlation
-from reports.visual import style as paper
+from reports.visual import attention, embedding, neighbours, pca, receptive_field
+from reports.visual import cross_correlation as correlation
+from reports.visual.core import style as paper
+from reports.visual.core.base import VISUALIZATIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,9 +25,14 @@ def _close_figures():
     plt.close("all")
 
 
-def test_imports_no_torch():
-    modules = "attention, collapse, correlation, crops, features, paper, receptive_field"
-    code = f"import sys; from reports.visual import {modules}; import reports.visual.collapse; assert 'torch' not in sys.modules"
+@pytest.mark.parametrize("name", VISUALIZATIONS.names())
+def test_imports_no_torch(name):
+    code = f"import sys, reports.visual.{name}; assert not {{'torch', 'sklearn', 'seaborn'}} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_help_imports_no_torch():
+    code = "import sys, run; run.main(['visualize', '--help']); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
@@ -84,7 +90,7 @@ def test_damaged_evolution_is_named(tmp_path):
 def evolution(name, epochs):
     matrices = np.stack([np.eye(8) * (e + 1) / (max(epochs) + 1) for e in epochs]).astype(np.float32)
     on = matrices.diagonal(axis1=1, axis2=2).mean(1)
-    return correlation.Evolution(name, "about it", np.array(epochs), matrices, on, np.zeros(len(epochs)))
+    return correlation.Evolution(np.array(epochs), matrices, on, np.zeros(len(epochs)), name=name, about="about it")
 
 
 def test_animation_has_a_frame_for_every_epoch_and_shows_the_newest_matrices(tmp_path):
@@ -105,7 +111,7 @@ def test_film_strip_and_curves_show_what_was_logged():
     titles = [axis.get_title() for axis in strip.axes if axis.images][:6]
     assert titles == [f"epoch {e}" for e in (0, 4, 8, 11, 15, 19)]
     np.testing.assert_allclose(strip.axes[5].images[0].get_array(), np.eye(8))
-    left = correlation.curves(runs).axes[0]
+    left = correlation.curves(runs, "title").axes[0]
     np.testing.assert_allclose(left.lines[0].get_ydata(), runs[0].on_diagonal)
 
 
@@ -125,28 +131,28 @@ def test_field_size_and_share_outside():
     field[4, 4] = 2.0
     field[0, 0] = 0.05  # 2.5% of the greatest: outside the field
     assert receptive_field.field_size(field) == 3
-    assert receptive_field.normalised(field).max() == 1
+    assert receptive_field.relative(field).max() == 1
     assert receptive_field.share_outside(field, (3, 3, 3, 3)) == pytest.approx(0.05 / field.sum())
     assert receptive_field.share_outside(field, (4, 4, 1, 1)) == pytest.approx(1 - 2 / field.sum())
-    assert not receptive_field.normalised(np.zeros((3, 3))).any()
+    assert not receptive_field.relative(np.zeros((3, 3))).any()
 
 
 def test_colours_of_components_span_all_images_together():
     scores = [np.zeros((2, 2, 3)), np.ones((2, 2, 3))]
-    low, high = features.as_colours(scores)
+    low, high = pca.as_colours(scores)
     assert low.max() == 0
     assert high.min() == 1
 
 
 def test_neighbours_are_marked_by_class():
     image = np.zeros((4, 4, 3), np.uint8)
-    query = features.Neighbours(image, "cat, dog", [image] * 3, ["dog", "horse", ""], [0.9, 0.8, 0.7])
-    figure = features.nearest_neighbours([query], "title")
+    query = neighbours.Neighbours(image, "cat, dog", [image] * 3, ["dog", "horse", ""], [0.9, 0.8, 0.7])
+    figure = neighbours.nearest_neighbours([query], "title")
     assert [axis.get_title() for axis in figure.axes] == ["cat, dog", "✓ dog", "✗ horse", ""]
 
 
 def test_saved_figures_are_whole_and_legible(tmp_path):
-    figure = features.embedding(
+    figure = embedding.embedding(
         np.random.default_rng(0).normal(size=(30, 2)), np.arange(30) % 3, ["a", "b", "c"], "Title", "caption"
     )
     png, pdf = paper.save_figure(figure, tmp_path / "new", "picture", vector=True)

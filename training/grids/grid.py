@@ -34,7 +34,6 @@ from common.cli import parse_value
 from common.errors import UsageError, unknown_name
 from common.files import read_yaml
 from common.options import options_of_training
-from reports.visual.options import RUN_PICTURES
 from training.config import TrainConfig
 from training.grids.options import CompareCommand
 
@@ -154,9 +153,6 @@ def grid_of(command: CompareCommand, further: Mapping[str, Any]) -> Grid:
         grid.evals = command.evals
     if command.visualize:
         grid.visualize = command.visualize
-    for what in grid.visualize:
-        if what not in RUN_PICTURES:
-            raise unknown_name("picture of a run", what, RUN_PICTURES)
     if command.vary_mode:
         grid.vary_mode = command.vary_mode
     for text in itertools.chain.from_iterable(command.vary):

@@ -68,8 +68,8 @@ class CompareCommand:
     evals: list[str] | None = None
     """evaluations of each training"""
     visualize: list[str] | None = None
-    """pictures of each row's first run for the report, such as: attention receptive_field pca neighbours embedding crops;
-    default: the grid's, else none"""
+    """pictures of each row's first run for the report, such as: attention pca; run.py visualize --help lists them; default: the
+    grid's, else none"""
     vary: list[list[str]] = field(default_factory=list, action="append", type=str)
     """OPTION=VALUE,VALUE,… or METHOD.OPTION=VALUE,…: one training for each value; may be given several times"""
     vary_mode: str | None = None

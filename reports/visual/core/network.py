@@ -18,10 +18,8 @@ from data.store.store import ImageStore
 from eval.core.context import EvalContext, make_context
 from eval.core.options import WeightsOptions
 from methods.core.base import METHODS, MethodConfig
-from reports.visual.options import EmbeddingOptions, NeighboursOptions
-from rundir.options import read_options as read_run_options
-from rundir.paths import CONFIG, FIGURES
-from training.batches import short_side_for
+from reports.visual.core.base import FeaturesVisualization, ImagesVisualization
+from training.batches import hold_out, short_side_for
 from training.config import TrainConfig
 from training.machine.devices import pick_device
 
@@ -45,6 +43,10 @@ class Network:
     image_size: int | None
     options: dict[str, Any]
     device: torch.device
+
+    @property
+    def untrained(self) -> bool:
+        return self.weights.startswith("untrained")
 
 
 def load_network(
@@ -75,6 +77,12 @@ def load_network(
     return Network(network, name, title, source.run.get("image_size"), source.options, chosen)
 
 
+def network_of(options: ImagesVisualization) -> Network:
+    """The network that options name. It is built for the size it was trained at: images of other sizes, square or not, only have to
+    divide into patches."""
+    return load_network(options.weights, options.backbone, options.key, None, options.device, options.seed)
+
+
 def weights_title(weights: str | None, options: dict[str, Any], key: str | None) -> str:
     """Where weights come from, for titles. ``options``: of their run, if they are a run's."""
     if weights is None:
@@ -96,30 +104,13 @@ def run_title(run: str | Path, options: dict[str, Any]) -> str:
     return f"{method} on {options.get('data', '?')}, {epochs} epochs (run {name})"
 
 
-def context_of(options: NeighboursOptions | EmbeddingOptions) -> tuple[EvalContext, str]:
+def context_of(options: FeaturesVisualization) -> tuple[EvalContext, str]:
     """Weights and data as evaluations have them, with the same cache of features; and what titles call the weights."""
     is_run = options.weights is not None and Path(options.weights).is_dir()
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(WeightsOptions)}
-    out = options.weights if is_run else str(folder_of(options.out, None))
+    out = options.weights if is_run else str(options.folder())
     context = make_context(WeightsOptions(**{**given, "out": out}))
     return context, weights_title(options.weights, Source(options.weights).options, options.key)
-
-
-def folder_of(out: str | None, run: str | None) -> Path:
-    """Where pictures go: as told, else the figures of the run, else ``pictures``."""
-    if out:
-        return Path(out)
-    return Path(run) / FIGURES if run and Path(run).is_dir() else Path("pictures")
-
-
-def read_options(run: str | Path) -> dict[str, Any]:
-    """The options in a run's ``config.yaml``. Raises UserError where there are none, or not of a training."""
-    options = read_run_options(Path(run), "give a run directory")
-    if "method" not in options:
-        raise UserError(
-            f"{Path(run) / CONFIG}: does not say which method was trained; give the directory of a training"
-        )
-    return options
 
 
 def configs_of(options: Mapping[str, Any]) -> tuple[TrainConfig, MethodConfig]:
@@ -139,14 +130,9 @@ def _fields_of(kind: type, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def train_images(config: TrainConfig) -> ImageStore:
-    """All training images, as the trainer stores them; ``config.image_size`` is resolved."""
+    """The images that a run trains on: without those that it holds out. ``config.image_size`` is resolved."""
     if config.image_size is None:
         raise UsageError("--image_size is needed")
     root = None if config.data_root is None else Path(config.data_root)
-    return open_dataset(config.data, "train", root, short_side_for(config.image_size))
-
-
-def names_of(runs: list[str]) -> list[str]:
-    """What pictures call several runs: their folders' names, or their paths where these are not all different."""
-    names = [Path(run).resolve().name for run in runs]
-    return names if len(set(names)) == len(names) else [str(run) for run in runs]
+    store = open_dataset(config.data, "train", root, short_side_for(config.image_size))
+    return store.subset(hold_out(len(store), config.knn_every)[0])

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image, ImageSequence
 
 from common.errors import UsageError, UserError
-from reports.visual.images import files_of, read_image
-from reports.visual.style import save_gif
+from reports.visual.core.images import files_of, read_image
+from reports.visual.core.style import save_gif
 
 #: Frames a second of a folder of frames.
 FOLDER_FPS = 10.0

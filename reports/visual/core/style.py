@@ -28,8 +28,11 @@ _VARIABLES = {INK: "var(--ink)", FAINT: "var(--faint)", RULE: "var(--rule)"}
 #: Okabe and Ito's palette without black and yellow (2008; distinguishable in the common colour deficiencies), its blue and
 #: vermilion first; each has a contrast of at least 3 to 1 against both page colours.
 COLOURS = ("#2a7fbf", "#d1660f", "#159a73", "#bb5f97", "#7d6fc4", "#a0752b", "#3f93a8", "#c04a52")
+#: Dots per inch of PNG files, and characters of a caption's line for each inch of the figure's width.
+DPI, CHARACTERS_PER_INCH = 200, 15.5
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
-DASHES: tuple[Any, ...] = ((), (4, 1.6), (1.2, 1.2), (5, 1.2, 1.2, 1.2))
+#: Line styles of matplotlib.
+DASHES: tuple[Any, ...] = ("-", (0, (4, 1.6)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
 
 _STYLE = {
     "font.family": "sans-serif",
@@ -161,14 +164,6 @@ def figure_of(panels: int, columns: int, width: float, height: float, **more: An
     return figure, flat[:panels]
 
 
-#: Dots per inch of the PNG files.
-DPI = 200
-
-
-#: Characters of a caption's line for each inch of the figure's width.
-CHARACTERS_PER_INCH = 15.5
-
-
 def headed(figure: Figure, title: str, caption: str) -> Figure:
     """Put a title (first line bold: what; the rest: of which weights and data) above, and a caption below."""
     width = figure.get_figwidth()
@@ -200,13 +195,39 @@ def show(
     if image is None:
         axis.set_axis_off()
         return None
+    axis.set_axis_on()
     axis.set_xticks([])
     axis.set_yticks([])
     for spine in axis.spines.values():
         spine.set(visible=True, color=colour, linewidth=width)
     if title:
-        axis.set_title(title, loc="center", fontsize=7.5, fontweight="normal", color=INK, pad=2.5)
+        heading(axis, title)
     return axis.imshow(image, **{"interpolation": "nearest", **more})
+
+
+def heading(axis: Axes, words: str) -> None:
+    """Put small words above a panel."""
+    axis.set_title(words, loc="center", fontsize=7.5, fontweight="normal", color=INK, pad=2.5)
+
+
+def bare(axis: Axes) -> None:
+    """Take away a panel's grid, ticks and frame."""
+    axis.grid(visible=False)
+    axis.tick_params(length=0)
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+
+
+def line_look(number: int, points: int) -> dict[str, Any]:
+    """How the ``number``-th of several lines is drawn: every colour, then every colour again with the next dash."""
+    dash = DASHES[number // len(COLOURS) % len(DASHES)]
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "ls": dash,
+        "lw": 1.4,
+        "marker": "o" if points < 12 else None,
+        "ms": 2.6,
+    }
 
 
 def short(name: str, most: int = 24) -> str:
@@ -262,8 +283,3 @@ def rendered(figure: Figure, dpi: int = 110) -> np.ndarray:
 def even(count: int, most: int) -> list[int]:
     """At most ``most`` places, evenly spaced in ``range(count)``, with the first and the last."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
-
-
-def sentence(words: str) -> str:
-    """Words with a capital first letter."""
-    return words[:1].upper() + words[1:]

@@ -1,0 +1,119 @@
+"""What a picture is: a dataclass whose fields are its options and whose ``draw`` writes its files. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+from common.cli import PluginOption
+from common.errors import unknown_name
+from common.registry import Registry
+from rundir.paths import FIGURES
+
+#: The kinds of pictures by name. Each file of ``reports/visual`` registers the kind of its own name.
+VISUALIZATIONS: Registry[type[Visualization]] = Registry("picture", "reports.visual")
+
+
+@dataclass(kw_only=True)
+class Visualization(PluginOption):
+    """A kind of picture. The first line of its docstring is its help.
+
+    A kind with a ``title`` can be drawn of any run by default options (``of_run``): ``run.py --visualize NAME`` draws it, and
+    reports show the first of a run's ``figures/NAME-*.png``, in the order of ``place``.
+    """
+
+    #: On a report's page: the heading, how to read the picture, and where it stands.
+    title, caption, place = "", "", 100
+
+    out: str | None = None
+    """folder for the pictures; default: the run's figures/ where one run is looked at, else pictures/"""
+
+    def draw(self) -> list[Path]:
+        """Write the pictures; returns the files.
+
+        Raises:
+            UserError: the weights, data or images cannot be used, or not for this kind of picture.
+        """
+        raise NotImplementedError
+
+    def folder(self, *runs: str | None) -> Path:
+        """Where the files go: to ``--out``, else to the figures of the one run that is looked at, else to ``pictures``."""
+        if self.out:
+            return Path(self.out)
+        is_run = len(runs) == 1 and runs[0] is not None and Path(runs[0]).is_dir()
+        return Path(runs[0]) / FIGURES if is_run else Path("pictures")
+
+    @classmethod
+    def help(cls) -> str:
+        """What the picture shows, in a line."""
+        return cls.__doc__.splitlines()[0]
+
+    @classmethod
+    def of_run(cls, run: str) -> Self:
+        """The options that show one run, everything else by default."""
+        return cls(weights=run)
+
+
+@dataclass(kw_only=True)
+class DataVisualization(Visualization):
+    """Options of pictures that look at images of a data set."""
+
+    data: str | None = None
+    """data set, by its name; default: the (first) run's"""
+    data_root: str | None = None
+    """folder of the data set; default: the (first) run's; demo needs none"""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps"""
+    seed: int = 0
+    """of untrained weights, and of which images are chosen"""
+
+
+@dataclass(kw_only=True)
+class NetworkVisualization(DataVisualization):
+    """Options of pictures of one network."""
+
+    weights: str | None = None
+    """run directory, checkpoint, weights file (the authors', timm's, torchvision's) or released weights by name: dino:vit_s8,
+    barlow_twins:resnet50, timm:NAME.TAG, torchvision:NAME; default: untrained"""
+    key: str | None = None
+    """which network of a checkpoint, such as teacher or student; default: the one that the run evaluates, else the teacher"""
+    backbone: str | None = None
+    """backbone, by its name; default: the run's"""
+
+
+@dataclass(kw_only=True)
+class ImagesVisualization(NetworkVisualization):
+    """Options of pictures of single images."""
+
+    images: list[str] | None = None
+    """image files or folders of them; default: some test images of the data set"""
+    count: int = 4
+    """how many images of the data set to take, of different classes where it has them"""
+    image_size: int | None = None
+    """short side in pixels to which images are resized before both sides are cut to multiples of the patch; 0: not resized;
+    default: the run's, else 224"""
+
+
+@dataclass(kw_only=True)
+class FeaturesVisualization(NetworkVisualization):
+    """Options of pictures of a data set's features."""
+
+    image_size: int | None = None
+    """side of the images that features are of, in pixels; default: the run's, else the data set's own"""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """of feature extraction"""
+
+
+def for_reports() -> dict[str, type[Visualization]]:
+    """The kinds that can be drawn of any run and that reports show, by name, in the order of the page."""
+    kinds = {name: VISUALIZATIONS.get(name) for name in VISUALIZATIONS.names()}
+    return dict(sorted(((n, kind) for n, kind in kinds.items() if kind.title), key=lambda item: item[1].place))
+
+
+def check_for_reports(names: list[str]) -> None:
+    """Raises UsageError, naming the nearest kind, for a name that is not in ``for_reports``."""
+    kinds = for_reports() if names else {}
+    for name in names:
+        if name not in kinds:
+            raise unknown_name("picture of a run", name, kinds)

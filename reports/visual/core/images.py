@@ -1,0 +1,174 @@
+"""Images to look at: from files and folders, or from a data set, at the sizes that networks take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from common.errors import UsageError, UserError
+from common.images import normalise
+from data.datasets import open_dataset
+from data.store.decode import DamagedImage, decode_image
+from data.store.store import ImageStore
+from reports.visual.core.base import ImagesVisualization
+from reports.visual.core.network import DEFAULT_SIZE, Network
+
+#: Largest number of cells of an image's map: attention costs the square of it.
+MOST_CELLS = 2**15
+
+
+@dataclass(frozen=True)
+class InputImage:
+    """An image and its name.
+
+    Attributes:
+        name: file name, or path in the data set.
+        pixels: uint8 ``[H, W, 3]``.
+    """
+
+    name: str
+    pixels: np.ndarray
+
+
+def read_image(path: Path) -> InputImage:
+    """An image file. Raises UserError, with the reason, for one that cannot be used."""
+    try:
+        return InputImage(path.name, decode_image(path).pixels)
+    except DamagedImage as error:
+        raise UserError(f"{path}: no usable image: {error}") from error
+
+
+def files_of(paths: Sequence[str]) -> list[Path]:
+    """The files named, and those in the folders named, in sorted order; hidden files are left out.
+
+    Raises:
+        UserError: a path that does not exist, or a folder without files.
+    """
+    files: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = sorted(entry for entry in path.iterdir() if entry.is_file() and not entry.name.startswith("."))
+            if not inside:
+                raise UserError(f"{path}: a folder without image files in it; give image files, or a folder of them")
+            files += inside
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise UserError(f"{path}: no such file or folder; give image files, or folders of them")
+    return files
+
+
+def choose(store: ImageStore, count: int, seed: int) -> list[int]:
+    """``count`` images (all, if there are no more), drawn by the seed; of different classes as far as that goes."""
+    if count < 1:
+        raise UsageError(f"--count {count}: give at least 1")
+    order = np.random.default_rng(seed).permutation(len(store))
+    labels = store.labels[order] if store.label_sets is None else store.label_sets[order].argmax(axis=1)
+    turn = np.zeros(len(order), np.int64)  # how many images of its class stand before an image
+    for label in np.unique(labels):
+        turn[labels == label] = np.arange((labels == label).sum())
+    return order[np.argsort(turn, kind="stable")[:count]].tolist()
+
+
+def read_inputs(options: Any, run: Mapping[str, Any], size: int) -> tuple[list[InputImage], str]:
+    """The images that options ask for, at full resolution, and what they are, in words.
+
+    Args:
+        options: ``images``, or else ``data`` (default: the run's), ``data_root``, ``count`` and ``seed``.
+        run: options of the run whose network looks at them; empty for others' weights.
+        size: side in pixels that the network takes.
+
+    Raises:
+        UsageError: neither images nor a data set is named.
+        UserError: they cannot be read.
+    """
+    if options.images is not None:
+        images = [read_image(file) for file in files_of(options.images)]
+        return images, "images given" if len(images) > 1 else "image given"
+    data = options.data or run.get("data")
+    root = options.data_root or (None if options.data else run.get("data_root"))
+    if data is None:
+        raise UsageError("--images or --data is needed: what to look at")
+    store = open_dataset(data, "test", None if root is None else Path(root), round(size * 256 / 224))
+    chosen = choose(store, options.count, options.seed)
+    return [InputImage(store.names[i], store.original_image(i)) for i in chosen], f"test images of {data_title(store)}"
+
+
+def images_of(options: ImagesVisualization, network: Network) -> tuple[list[InputImage], str]:
+    """The images that the options ask for, fitted to the network, and what they are and what was done to them, in words."""
+    short_side, how = fitting(network, options.image_size)
+    images, which = read_inputs(options, network.options, options.image_size or network.image_size or DEFAULT_SIZE)
+    fit = [InputImage(image.name, fitted(image, network.backbone.stride, short_side)) for image in images]
+    return fit, f"{which[0].upper()}{which[1:]}; {how}"
+
+
+def data_title(store: ImageStore) -> str:
+    """A data set's name; for one that the user has put together, with its folder's."""
+    return f"{store.name} ({store.root.name})" if store.name == "imagefolder" else store.name
+
+
+def class_names(store: ImageStore, index: int) -> str:
+    """The classes of an image, with commas; "" without any."""
+    if store.label_sets is not None:
+        return ", ".join(name for name, has in zip(store.classes, store.label_sets[index], strict=True) if has)
+    return store.classes[store.labels[index]] if store.labels[index] >= 0 else ""
+
+
+def fitted(picture: InputImage, multiple: int, short_side: int) -> np.ndarray:
+    """The image with its short side resized (bicubic; 0: left as it is) and both sides cut, about the centre, to multiples.
+
+    Returns:
+        uint8 ``[h, w, 3]``.
+
+    Raises:
+        UserError: less than one patch is left, or far too many.
+    """
+    image = Image.fromarray(picture.pixels)
+    width, height = image.size
+    if short_side:
+        factor = short_side / min(width, height)
+        width, height = max(short_side, round(width * factor)), max(short_side, round(height * factor))
+    about = f"{picture.name}: {width} × {height} pixels are"
+    columns, rows = width // multiple, height // multiple
+    if not rows * columns:
+        raise UserError(f"{about} less than one patch of {multiple}; give --image_size {multiple} or more")
+    if rows * columns > MOST_CELLS:
+        raise UserError(
+            f"{about} {rows * columns} patches of {multiple}, more than {MOST_CELLS}; give a smaller --image_size"
+        )
+    if short_side:
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = width % multiple // 2, height % multiple // 2
+    return np.asarray(image.crop((left, top, left + columns * multiple, top + rows * multiple)))
+
+
+def square(pixels: np.ndarray, size: int) -> np.ndarray:
+    """The image's central square, uint8 ``[size, size, 3]``."""
+    image = Image.fromarray(pixels)
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, (left, top, left + side, top + side)))
+
+
+def fitting(network: Network, size: int | None) -> tuple[int, str]:
+    """The short side that images get, and in words what is done to them. Raises UsageError for a size that cannot be."""
+    multiple = network.backbone.stride
+    side = size if size is not None else network.image_size or DEFAULT_SIZE
+    if side < 0 or 0 < side < multiple:
+        raise UsageError(
+            f"--image_size {side}: give at least one patch, {multiple} pixels, or 0 to leave images as they are"
+        )
+    resized = f"short side resized to {side} pixels, then" if side else "not resized,"
+    return side, f"{resized} sides cut to multiples of {multiple}"
+
+
+def normalised(images: np.ndarray, device: torch.device | None = None) -> Tensor:
+    """uint8 ``[B, H, W, 3]`` as float32 ``[B, 3, H, W]`` on the device, normalised as in training."""
+    return normalise(torch.from_numpy(images.copy()).to(device).permute(0, 3, 1, 2))
