@@ -52,6 +52,7 @@ class _Finder:
 
 
 _ours: dict[str, ModuleType] = {}
+_told: set[str] = set()
 _depth = 0
 
 
@@ -74,7 +75,8 @@ def _toolkit() -> Iterator[None]:
         return
     before = _loaded()
     theirs = {name for name in before if "." not in name and not _is_ours(before[name])}
-    for name in sorted(theirs):
+    for name in sorted(theirs - _told):
+        _told.add(name)
         where = getattr(before[name], "__file__", None) or "another place"
         message = f"the module {name!r} is loaded from {where}; ssl_compare's calls use the toolkit's own {name!r} and leave yours"
         warnings.warn(message, stacklevel=4)
@@ -101,7 +103,9 @@ def _elsewhere(name: str) -> bool:
     """Whether Python would find a module of that name in another place than the checkout."""
     places = [place for place in sys.path if Path(place or ".").resolve() != ROOT]
     spec = importlib.machinery.PathFinder.find_spec(name, places)
-    return spec is not None and spec.origin is not None  # a folder without __init__.py, such as one of images, has no origin
+    return (
+        spec is not None and spec.origin is not None
+    )  # a folder without __init__.py, such as one of images, has no origin
 
 
 def _uses_toolkit(function: F) -> F:
@@ -140,7 +144,11 @@ def load(
 
     network = load_network(None if weights is None else str(weights), backbone, key, image_size, device, seed)
     return Network(
-        network.backbone, network.name, network.weights, image_size or network.image_size or DEFAULT_SIZE, network.device
+        network.backbone,
+        network.name,
+        network.weights,
+        image_size or network.image_size or DEFAULT_SIZE,
+        network.device,
     )
 
 
@@ -241,6 +249,117 @@ def _batch_of(image: Photo, short_side: int) -> Any:
         decoded = from_array(levels, short_side)
     pixels = torch.from_numpy(decoded.pixels.copy()).permute(2, 0, 1)[None]
     return ImageBatch(pixels.contiguous(), torch.tensor([pixels.shape[2:]]))
+
+
+@_uses_toolkit
+def results(*runs: str | Path) -> pd.DataFrame:
+    """The measurements of run directories, or of folders of them, one a row.
+
+    Returns:
+        a frame with the columns ``run``, ``evaluation``, ``metric``, ``value``, ``low``, ``high`` (95% interval over test items),
+        ``n``, ``test_data``; every option of the run (``method``, ``backbone``, ``seed``, …) under its name; and ``protocol.NAME``
+        for whatever else fixes the number (``protocol.k``). What cannot be used is left out, with a warning.
+
+    Raises ``common.errors.UserError`` where no directory is given.
+    """
+    import pandas as pd
+
+    from common.errors import UserError
+    from rundir.read import read_runs
+
+    if not runs:
+        raise UserError("results: give run directories, or folders of them")
+    read, problems = read_runs([Path(run) for run in runs])
+    for problem in problems:
+        warnings.warn(f"{problem.where}: {problem.what}", stacklevel=3)
+    rows = [
+        {
+            "run": str(run.path),
+            "evaluation": one.evaluation,
+            "metric": one.metric,
+            "value": one.value,
+            "low": one.low,
+            "high": one.high,
+            "n": one.n,
+            "test_data": one.data.get("name"),
+            **run.config,
+            **{f"protocol.{name}": value for name, value in one.protocol.items()},
+        }
+        for run in read
+        if run.finished
+        for one in run.results
+    ]
+    return pd.DataFrame(rows)
+
+
+@_uses_toolkit
+def train(**options: Any) -> Path:
+    """Pre-train a backbone, or continue, as ``run.py train`` does; then evaluate it, if ``evals`` are given.
+
+    Args:
+        options: of the command line, by name: ``method="dino", backbone="vit_s16", data="imagefolder", data_root="photos"``.
+
+    Returns:
+        the run directory.
+
+    Raises ``common.errors.UserError``, with the command line's sentence, for wrong options or data.
+    """
+    from commands.train import read_options
+    from training.trainer import train as run_training
+
+    asked = read_options(_words(options))
+    return run_training(asked.train, asked.method, asked.evaluations)
+
+
+@_uses_toolkit
+def evaluate(weights: str | Path | None = None, **options: Any) -> pd.DataFrame:
+    """Evaluate weights as ``run.py evaluate`` does.
+
+    Args:
+        weights: as ``load`` takes them.
+        options: of the command line, by name: ``evals=["knn", "linear"], knn_ks=[20], data="imagenet", data_root="DIR"``.
+
+    Returns:
+        the measurements asked for, as ``results`` has them.
+    """
+    from commands.evaluate import evaluate_weights, read_options
+
+    command, evaluations = read_options(_words({"weights": weights, **options}))
+    measured = evaluate_weights(command, evaluations)
+    frame = results(*{one.run for one in measured})
+    asked = frame["evaluation"].isin(list(evaluations)) & (frame["test_data"] == measured[0].data["name"])
+    return frame[asked].reset_index(drop=True)
+
+
+@_uses_toolkit
+def compare(**options: Any) -> pd.DataFrame:
+    """Run a grid as ``run.py compare`` does: train what is missing, evaluate, report.
+
+    Args:
+        options: of the command line, by name: ``methods=["dino", "barlow_twins"], backbones=["vit_s16"], seeds=[0, 1, 2],
+            evals=["knn"], out="comparison"``, or ``grid="experiments/demo.yaml"``; and any of training's.
+
+    Returns:
+        the report's tables of results (``tables/results*.csv``): one row a method and backbone, with means over seeds and
+        intervals.
+    """
+    import pandas as pd
+
+    from commands.compare import main as run_grid
+    from rundir.paths import REPORT
+    from training.grids.options import CompareCommand
+
+    if run_grid(_words(options)) != 0:
+        warnings.warn("some trainings failed, as told above; the report has the others", stacklevel=3)
+    tables = sorted((Path(options.get("out", CompareCommand.out)) / REPORT / "tables").glob("results*.csv"))
+    return pd.concat(map(pd.read_csv, tables), ignore_index=True) if tables else pd.DataFrame()
+
+
+def _words(options: dict[str, Any]) -> list[str]:
+    """Options as the words of a command line."""
+    from common.cli import words_of
+
+    return words_of({name: str(value) if isinstance(value, Path) else value for name, value in options.items()})
 
 
 def main() -> int:

@@ -79,7 +79,7 @@ def run_evaluations(
         context.prepare(split, kinds)
     for name, evaluation in evaluations.items():
         if name in due:
-            made = {"weights": context.weights_hash, "request": requests[name]}
+            made = {"weights": context.weights_hash, "request": requests[name], "run": context.run_dir}
             found = [replace(m, facts=facts_of(m.evaluation, m.metric), **made) for m in evaluation.run(context)]
             write_results(results_file(context.run_dir, name), [*others[name], *found])
             measured[name] = found
