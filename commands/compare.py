@@ -46,8 +46,6 @@ def compare(command: CompareCommand, further: Mapping[str, Any]) -> int:
         the same).
     """
     command.launch.check()
-    if command.jobs is not None and command.jobs < 1:
-        raise UsageError(f"--jobs {command.jobs}: give at least 1")
     plugins = list(itertools.chain.from_iterable(command.plugin))
     for plugin in plugins:
         load_plugin(plugin)

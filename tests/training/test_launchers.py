@@ -37,7 +37,7 @@ from training.grids.options import CompareCommand, LaunchOptions
         ({"wait": True}, "--wait: --launcher local"),
         ({"launcher": "slurm", "time": 4}, "--time 4: give at least 5"),
         ({"launcher": "slurm", "nodes": 0}, "--nodes 0: give at least 1"),
-        ({"launcher": "ray", "gpus": -1}, "--gpus -1: give at least 0"),
+        ({"launcher": "ray", "gpus": -1}, "--gpus -1: give 0 or more"),
     ],
 )
 def test_options_that_a_launcher_has_not(options, message):

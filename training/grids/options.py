@@ -8,6 +8,7 @@ from typing import Literal
 from simple_parsing import field
 
 from common.errors import UsageError
+from common.options import check, option
 
 #: Which options each launcher has, beside --jobs.
 OPTIONS = {
@@ -15,8 +16,6 @@ OPTIONS = {
     "slurm": {"gpus", "cpus", "nodes", "partition", "time", "wait"},
     "ray": {"gpus", "cpus", "address"},
 }
-#: Smallest values that make sense. A cell is told to stop two minutes before its time is over, and has to come further than that.
-LEAST = {"gpus": 0, "cpus": 1, "nodes": 1, "time": 5}
 
 
 @dataclass(kw_only=True)
@@ -25,15 +24,16 @@ class LaunchOptions:
 
     launcher: Literal["local", "slurm", "ray"] = "local"
     """local: processes on this machine; slurm: jobs of a SLURM cluster; ray: tasks of a Ray cluster"""
-    gpus: int | None = None
+    gpus: int | None = option(None, at_least=0)
     """slurm, ray: GPUs of a cell on each of its nodes, with a process for each; default: 0"""
-    cpus: int | None = None
+    cpus: int | None = option(None, at_least=1)
     """slurm, ray: CPU cores for each process of a cell; default: 1"""
-    nodes: int | None = None
+    nodes: int | None = option(None, at_least=1)
     """slurm: nodes of a cell; default: 1"""
     partition: str | None = None
     """slurm: the jobs' partition; default: the cluster's"""
-    time: int | None = None
+    # A cell is told to stop two minutes before its time is over.
+    time: int | None = option(None, at_least=5)
     """slurm: minutes after which a cell writes a checkpoint and is queued again; default: 1440"""
     wait: bool = False
     """slurm: stay until all cells have ended, and write the report; without it, the same command does that later"""
@@ -41,16 +41,13 @@ class LaunchOptions:
     """ray: the cluster's address, such as 10.0.0.1:6379; default: the cluster that this machine belongs to"""
 
     def check(self) -> None:
-        """Raises UsageError: an option that the launcher has not, or out of its range."""
-        for option in sorted(set().union(*OPTIONS.values())):
-            value = getattr(self, option)
-            if value is None or value is False:
-                continue
-            if option not in OPTIONS[self.launcher]:
-                having = " or ".join(name for name, options in OPTIONS.items() if option in options)
-                raise UsageError(f"--{option}: --launcher {self.launcher} has no such option; add --launcher {having}")
-            if value < LEAST.get(option, value):
-                raise UsageError(f"--{option} {value}: give at least {LEAST[option]}")
+        """Raises UsageError: an option that the launcher does not have, or that is out of its range."""
+        for name in sorted(set().union(*OPTIONS.values()) - OPTIONS[self.launcher]):
+            value = getattr(self, name)
+            if value is not None and value is not False:
+                having = " or ".join(launcher for launcher, options in OPTIONS.items() if name in options)
+                raise UsageError(f"--{name}: --launcher {self.launcher} has no such option; add --launcher {having}")
+        check(self)
 
 
 @dataclass(kw_only=True)
@@ -76,7 +73,7 @@ class CompareCommand:
     """product: all combinations of the varied values (default); one_at_a_time: around the rest of the grid"""
     out: str = "comparison"
     """folder for the run directories and the report"""
-    jobs: int | None = None
+    jobs: int | None = option(None, at_least=1)
     """trainings at the same time; default: 1 on this machine, whose cores and GPUs are divided among them, and on a cluster as many
     as it has room for"""
     launch: LaunchOptions = field(default_factory=LaunchOptions)
