@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, dataclass
 from typing import Any
 
 from simple_parsing import field
 
-from common.errors import UsageError
+from common.errors import UsageError, unknown_name
 
 
 @dataclass(frozen=True)
@@ -129,14 +129,31 @@ def check(config: Any, prefix: str = "") -> None:
 
 
 def check_value(option_name: str, value: Any, allowed: Range) -> None:
-    """Raise UsageError for a number, or a list or tuple with one, that is not finite or out of its range. Other values pass."""
+    """Raise UsageError for a number, or a list or tuple with one, that is not finite or out of its range, and for an empty list
+    where there is a range. Other values pass."""
     items = value if isinstance(value, (list, tuple)) else [value]
+    if not items and allowed != Range():
+        raise UsageError(f"--{option_name}: give one value or several: {allowed}")
     for number in items:
         if isinstance(number, bool) or not isinstance(number, (int, float)):
             continue
         if not math.isfinite(number) or number not in allowed:
             expected = allowed if math.isfinite(number) else "a finite number"
             raise UsageError(f"--{option_name} {' '.join(map(str, items))}: give {expected}")
+
+
+def one_of(kind: str, names: Callable[[], Iterable[str]]) -> Callable[[str | Sequence[str]], None]:
+    """A ``form`` for an option that is one of ``names()``, or a list of them; ``kind`` says what they are, for messages."""
+
+    def form(value: str | Sequence[str]) -> None:
+        given = [value] if isinstance(value, str) else value
+        if not given:
+            raise ValueError(f"give at least one {kind} ({', '.join(names())})")
+        for name in given:
+            if name not in names():
+                raise unknown_name(kind, name, names())
+
+    return form
 
 
 def options_without_effect(config_class: type) -> frozenset[str]:

@@ -74,9 +74,3 @@ def listed_part(store: ImageStore, file: Path) -> tuple[np.ndarray, dict[str, An
     if not has_label.all():
         raise UserError(f"{file}: {store.names[chosen[~has_label][0]]} of {store.name} has no label")
     return chosen, {"labels": f"list {file.name}", "labelled_images": len(chosen), "damaged": skipped}
-
-
-def check_fractions(evaluation: str, fractions: list[float]) -> None:
-    if not fractions or not all(0 < fraction <= 1 for fraction in fractions):
-        given = " ".join(map(str, fractions))
-        raise UsageError(f"--{evaluation}_fractions {given}: give parts above 0 and at most 1, such as: 0.01 0.1")

@@ -3,30 +3,25 @@ the objects of the test images."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.errors import UsageError, UserError
-from common.images import normalise
-from common.progress import track
+from common.errors import UserError
+from common.images import VOID, normalise
+from common.options import option
 from data.store.decode import read_ids
-from data.views.dense import VOID, fitted_size, resize_image
+from data.views.dense import fitted_size, resize_image
 from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
-from eval.core.scoring import means
+from eval.core.context import EvalContext
+from eval.core.scoring import measure_means
 from eval.dense.attention_masks import keep_mass
 from eval.dense.task import original
-from rundir.results import Measurement, save_predictions
-from training.machine.devices import autocast
-
-if TYPE_CHECKING:
-    from eval.core.context import EvalContext
+from rundir.results import Measurement
 
 
 def best_jaccard(masks: Tensor, objects: Tensor) -> float:
@@ -36,8 +31,7 @@ def best_jaccard(masks: Tensor, objects: Tensor) -> float:
         masks: bool ``[heads, H, W]``.
         objects: int ``[H, W]``: 0 background, 1, 2, … the objects, 255 void, which is in no mask and no object.
     """
-    known = objects != VOID
-    masks = (masks & known).flatten(1).float()
+    masks = (masks & (objects != VOID)).flatten(1).float()
     ids = [number for number in objects.unique().tolist() if number not in (0, VOID)]
     if not ids:
         return float("nan")
@@ -51,7 +45,7 @@ def best_jaccard(masks: Tensor, objects: Tensor) -> float:
 class AttentionJaccardConfig(EvaluationConfig):
     """Options of the attention's Jaccard (defaults: the authors')."""
 
-    mass: float = 0.6
+    mass: float = option(0.6, above=0, at_most=1)
     """part of each head's attention that its mask keeps"""
     size: int | None = None
     """longer side in pixels to which images are resized (published: 480); default: the image size"""
@@ -80,19 +74,31 @@ class AttentionJaccard(Evaluation):
         store = context.test
         if not store.has_masks:
             raise UserError(f"{store.name} has no masks of objects; voc2012 and demo have")
-        if not 0 < self.config.mass <= 1:
-            raise UsageError(f"attention_jaccard mass {self.config.mass}: give more than 0 and at most 1")
         instances = _instance_files(store.root, store.names)
-        size = self.config.size or context.image_size
+        size, patch = self.config.size or context.image_size, context.backbone.stride
         scores = np.full(len(store), np.nan)
-        for image, masks in track(self._masks(context, size), f"attention on {store.name}", len(store)):
+
+        def prepare(image: Tensor) -> Tensor:
+            height, width = (max(1, round(side / patch)) for side in fitted_size(image.shape[-2:], size))
+            return normalise(resize_image(image, (height * patch, width * patch)))[None].to(context.device)
+
+        def attention(inputs: Tensor) -> Tensor:
+            height, width = (side // patch for side in inputs.shape[-2:])
+            return context.backbone.cls_attention(inputs)[0, :, 1:].float().unflatten(1, (height, width))
+
+        images = [[image] for image in range(len(store))]
+        attentions = context.over(
+            f"attention on {store.name}", images, lambda part: original(store, part[0]), prepare, attention
+        )
+        for image, attention_Hhw in enumerate(attentions):
             mask = store.mask(image)
             objects = mask if instances is None else read_ids(instances[image], mask.shape)
-            scores[image] = best_jaccard(masks, torch.from_numpy(objects))
+            kept = keep_mass(attention_Hhw, self.config.mass)
+            masks = F.interpolate(kept[None].float(), mask.shape, mode="nearest-exact")[0] > 0
+            scores[image] = best_jaccard(masks.cpu(), torch.from_numpy(objects))
         rows = np.flatnonzero(~np.isnan(scores))
         if len(rows) == 0:
             raise UserError(f"{store.name}: no test image has an object")
-        outcomes = {"jaccard": scores[rows]}
         names = [store.names[row] for row in rows]
         protocol = {
             "mass": self.config.mass,
@@ -104,21 +110,7 @@ class AttentionJaccard(Evaluation):
             "void": "counts nowhere",
             "precision": context.precision,
         }
-        file = save_predictions(context.run_dir, f"attention_jaccard-{store.name}", names, **outcomes)
-        return means(context, "attention_jaccard", outcomes, protocol, file)
-
-    def _masks(self, context: EvalContext, size: int) -> Iterator[tuple[int, Tensor]]:
-        """For each test image bool ``[heads, H, W]`` on the CPU, at the original resolution."""
-        patch = context.backbone.stride
-        for index in range(len(context.test)):
-            image = original(context.test, index)
-            height, width = (max(1, round(side / patch)) for side in fitted_size(image.shape[-2:], size))
-            inputs = normalise(resize_image(image, (height * patch, width * patch)))[None].to(context.device)
-            with torch.inference_mode(), autocast(context.device, context.precision):
-                attention = context.backbone.cls_attention(inputs)[0, :, 1:].float()
-            kept = keep_mass(attention.unflatten(1, (height, width)), self.config.mass)
-            full = F.interpolate(kept[None].float(), image.shape[-2:], mode="nearest-exact")[0]
-            yield index, (full > 0).cpu()
+        return measure_means(context, "attention_jaccard", names, {"jaccard": scores[rows]}, protocol)
 
 
 def _instance_files(root: Path, names: list[str]) -> list[Path] | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,16 +13,15 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from common.errors import UsageError, UserError
+from common.errors import UserError
+from common.options import option
 from common.statistics.retrieval_map import trapezoid_precision
 from data.sets.copydays import Copydays, image_files
 from data.sets.core.benchmark import fingerprint_of
 from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
-from eval.core.scoring import means
-from rundir.results import Measurement, save_predictions
-
-if TYPE_CHECKING:
-    from eval.core.context import EvalContext
+from eval.core.context import EvalContext
+from eval.core.scoring import measure_means
+from rundir.results import Measurement
 
 #: Exponent of generalised mean pooling, and the least value that goes into it.
 GEM_POWER, GEM_LEAST = 4, 1e-6
@@ -37,7 +35,7 @@ RANKS = 20
 class CopydaysConfig(EvaluationConfig):
     """Options of copy detection (defaults: the authors')."""
 
-    size: int = 320
+    size: int = option(320, at_least=1, unit="pixels")
     """side in pixels of the square that images are resized to, whatever their shape (published: 224 for B/16, 320 for B/8)"""
     whitening: str | None = None
     """folder of images to learn the whitening from (published: 20,000 of YFCC100M); default: no whitening"""
@@ -64,11 +62,6 @@ class CopyDetection(Evaluation):
     config: CopydaysConfig
     benchmarks = ("copydays",)
 
-    def __init__(self, config: CopydaysConfig):
-        super().__init__(config)
-        if config.size < 1:
-            raise UsageError(f"--copydays_size {config.size}: give at least 1 pixel")
-
     def files(self) -> list[Path]:
         return [*self._folder(self.config.whitening), *self._folder(self.config.distractors)]
 
@@ -79,10 +72,10 @@ class CopyDetection(Evaluation):
                 f"{context.backbone_name} has no CLS and patch tokens for copydays; choose a ViT, such as vit_s16"
             )
         learnt_from, distractors = self._folder(self.config.whitening), self._folder(self.config.distractors)
-        for option, files in (("whitening", learnt_from), ("distractors", distractors)):
+        for name, files in (("whitening", learnt_from), ("distractors", distractors)):
             if not files:
                 Console(stderr=True).print(
-                    f"copydays: no --copydays_{option}, so this is not the published protocol",
+                    f"copydays: no --copydays_{name}, so this is not the published protocol",
                     style="yellow",
                     soft_wrap=True,
                 )
@@ -101,7 +94,6 @@ class CopyDetection(Evaluation):
                 for row, relevant in zip(ranked, data.relevant, strict=True)
             ]
         )
-        outcomes = {"map_strong": values}
         names = [copy.name for copy in data.copies]
         protocol = {
             "features": f"CLS and generalised mean (power {GEM_POWER}) of patch tokens, L2-normalised, cosine",
@@ -111,8 +103,7 @@ class CopyDetection(Evaluation):
             "ranks": RANKS,
             "precision": context.precision,
         }
-        file = save_predictions(context.run_dir, f"copydays-{data.name}", names, **outcomes)
-        return means(context, "copydays", outcomes, protocol, file, "copies")
+        return measure_means(context, "copydays", names, {"map_strong": values}, protocol, samples="copies")
 
     def _folder(self, folder: str | None) -> tuple[Path, ...]:
         return () if folder is None else image_files(Path(folder).expanduser())

@@ -3,12 +3,12 @@ reference: dino/eval_video_segmentation.py), measured as DAVIS 2017's semi-super
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,22 +17,22 @@ from PIL import Image
 from torch import Tensor
 
 from common.ahead import ahead
-from common.errors import UsageError, UserError
+from common.errors import UserError
 from common.files import atomic_file
 from common.images import normalise, voc_palette
+from common.options import option
 from common.progress import track
 from common.statistics.bootstrap import bootstrap
 from data.sets.davis import Davis, Video
 from data.store.decode import DamagedImage, decode_image
 from data.views.dense import resize_mask
 from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
+from eval.core.context import EvalContext
+from eval.core.scoring import measure_means
 from eval.dense.boundary import BOUND, boundary_f, recall_and_decay, region_jaccard
 from eval.dense.propagation import propagate
-from rundir.results import Measurement, save_predictions
+from rundir.results import Measurement
 from training.machine.devices import autocast, synchronize
-
-if TYPE_CHECKING:
-    from eval.core.context import EvalContext
 
 #: The longer side of a frame is cut to a multiple of it (reference: ``read_frame``).
 LONG_MULTIPLE = 64
@@ -42,15 +42,15 @@ LONG_MULTIPLE = 64
 class DavisConfig(EvaluationConfig):
     """Options of label propagation on DAVIS (defaults: the authors')."""
 
-    size: int = 480
+    size: int = option(480, at_least=1)
     """shorter side of the frames in pixels"""
-    n_last_frames: int = 7
+    n_last_frames: int = option(7, at_least=0)
     """frames before a frame that labels come from, beside the first"""
-    size_mask_neighborhood: int = 12
+    size_mask_neighborhood: int = option(12, at_least=0)
     """rows and columns of patches that something may move between two frames; 0: any number"""
-    topk: int = 5
+    topk: int = option(5, at_least=1)
     """most similar patches that give a patch its label"""
-    temperature: float = 0.1
+    temperature: float = option(0.1, above=0)
     """of their weights exp(cosine / temperature)"""
 
 
@@ -87,16 +87,6 @@ class DavisPropagation(Evaluation):
     config: DavisConfig
     benchmarks = ("davis",)
 
-    def __init__(self, config: DavisConfig):
-        super().__init__(config)
-        least = {"size": 1, "n_last_frames": 0, "size_mask_neighborhood": 0, "topk": 1}
-        for option, low in least.items():
-            value = getattr(config, option)
-            if value < low:
-                raise UsageError(f"--davis_{option} {value}: give at least {low}")
-        if not config.temperature > 0:
-            raise UsageError(f"--davis_temperature {config.temperature}: give a number above 0")
-
     def run(self, context: EvalContext) -> list[Measurement]:
         data: Davis = context.test
         stride = context.backbone.stride
@@ -109,41 +99,75 @@ class DavisPropagation(Evaluation):
         for number, video in enumerate(track(data.videos, "following objects", len(data.videos))):
             truth = video.read_masks()
             began = time.perf_counter()
-            found = self.follow(context, video, truth[0])
+            masks = self.follow(context, video, truth[0])
             seconds += time.perf_counter() - began
-            frames += len(found) - 1
-            _write_masks(context.run_dir / "davis" / video.name, video, found)
-            for place, measure in enumerate(object_measures(found, truth), 1):
+            frames += len(masks) - 1
+            _write_masks(context.run_dir / "davis" / video.name, video, masks)
+            for place, measured in enumerate(object_measures(masks, truth), 1):
                 names.append(f"{video.name}_{place}")
                 of_video.append(number)
-                measures.append(measure)
-        return self._measurements(context, names, np.array(of_video), measures, seconds / frames, frames)
+                measures.append(measured)
+        of_video = np.array(of_video)
+        means = measure_means(
+            context,
+            "davis",
+            names,
+            object_outcomes(measures),
+            self._protocol(context),
+            samples="videos, objects counted",
+            interval=lambda values: video_interval(values, of_video),
+            video=of_video,
+        )
+        timed = dataclasses.replace(
+            means[0],
+            metric="seconds_per_frame",
+            value=seconds / frames,
+            low=None,
+            high=None,
+            n=frames,
+            predictions=None,
+            interval=f"none: one measurement, reading included, on {context.device}",
+        )
+        return [*means, timed]
+
+    def _protocol(self, context: EvalContext) -> dict[str, str | float]:
+        return {
+            "task": "semi-supervised: from the first frame's mask; first and last frame not measured",
+            "size": f"shorter side {self.config.size}, longer side a multiple of {LONG_MULTIPLE} or of the patch",
+            "sources": f"first frame and the last {self.config.n_last_frames}",
+            "neighborhood": self.config.size_mask_neighborhood,
+            "topk": self.config.topk,
+            "temperature": self.config.temperature,
+            "boundary": f"contours match within {BOUND} of the diagonal",
+            "mean": "over frames, then objects",
+            "precision": context.precision,
+        }
 
     @torch.inference_mode()
     def follow(self, context: EvalContext, video: Video, first: np.ndarray) -> np.ndarray:
         """The masks of a video, uint8 ``[T, H, W]`` like ``first``, which is the first of them."""
         config, device = self.config, context.device
-        labels = torch.from_numpy(first).to(device)
+        labels_HW = torch.from_numpy(first).to(device)
         objects = int(first.max())
-        known: deque[tuple[Tensor, Tensor]] = deque(maxlen=config.n_last_frames)
+        previous: deque[tuple[Tensor, Tensor]] = deque(maxlen=config.n_last_frames)
         start = None
-        found = [labels]
+        masks = [labels_HW]
         for frame in self._frames(context, video, first.shape):
             with autocast(device, context.precision):
                 features = context.backbone.maps(frame.to(device)[None])[0][0]
-            features = features.float().permute(1, 2, 0)
+            features_hwD = features.float().permute(1, 2, 0)
             if start is None:
-                small = resize_mask(labels, features.shape[:2])
-                start = features, F.one_hot(small.long(), objects + 1).float()
+                small_hw = resize_mask(labels_HW, features_hwD.shape[:2])
+                start = features_hwD, F.one_hot(small_hw.long(), objects + 1).float()
                 continue
-            sources, source_labels = (torch.stack(tensors) for tensors in zip(start, *known, strict=True))
-            radius = config.size_mask_neighborhood or max(features.shape[:2])
-            soft = propagate(features, sources, source_labels, radius, config.topk, config.temperature)
-            known.append((features, soft))
-            found.append(hard_labels(soft, frame.shape[-2:], first.shape))
-        masks = torch.stack(found).cpu().numpy()  # once a video: reading back makes the device wait
+            sources_ShwD, labels_ShwC = (torch.stack(maps) for maps in zip(start, *previous, strict=True))
+            radius = config.size_mask_neighborhood or max(features_hwD.shape[:2])
+            soft_hwC = propagate(features_hwD, sources_ShwD, labels_ShwC, radius, config.topk, config.temperature)
+            previous.append((features_hwD, soft_hwC))
+            masks.append(hard_labels(soft_hwC, frame.shape[-2:], first.shape))
+        masks_THW = torch.stack(masks).cpu().numpy()  # once a video: reading back makes the device wait
         synchronize(device)
-        return masks
+        return masks_THW
 
     def _frames(self, context: EvalContext, video: Video, shape: tuple[int, int]) -> Iterator[Tensor]:
         """Frames, normalised float32 ``[3, h, w]``, read ahead."""
@@ -166,55 +190,6 @@ class DavisPropagation(Evaluation):
 
         return ahead(read, video.frames, threads=2, most=3)
 
-    def _measurements(
-        self,
-        context: EvalContext,
-        names: list[str],
-        of_video: np.ndarray,
-        measures: list[tuple[np.ndarray, np.ndarray]],
-        seconds: float,
-        frames: int,
-    ) -> list[Measurement]:
-        outcomes = object_outcomes(measures)
-        file = save_predictions(context.run_dir, f"davis-{context.test.name}", names, video=of_video, **outcomes)
-        protocol = {
-            "task": "semi-supervised: from the first frame's mask; first and last frame not measured",
-            "size": f"shorter side {self.config.size}, longer side a multiple of {LONG_MULTIPLE} or of the patch",
-            "sources": f"first frame and the last {self.config.n_last_frames}",
-            "neighborhood": self.config.size_mask_neighborhood,
-            "topk": self.config.topk,
-            "temperature": self.config.temperature,
-            "boundary": f"contours match within {BOUND} of the diagonal",
-            "mean": "over frames, then objects",
-            "precision": context.precision,
-        }
-        common = {"evaluation": "davis", "protocol": protocol, "data": context.data()}
-        measurements = []
-        for metric, values in outcomes.items():
-            low, high = video_interval(values, of_video)
-            measurements.append(
-                Measurement(
-                    metric=metric,
-                    value=100 * float(values.mean()),
-                    low=100 * low,
-                    high=100 * high,
-                    n=len(values),
-                    predictions=file,
-                    interval="95% percentile bootstrap over videos, objects counted",
-                    **common,
-                )
-            )
-        timed = Measurement(
-            metric="seconds_per_frame",
-            value=seconds,
-            low=None,
-            high=None,
-            n=frames,
-            interval=f"none: one measurement, reading included, on {context.device}",
-            **common,
-        )
-        return [*measurements, timed]
-
 
 def frame_size(shape: tuple[int, int], short: int, multiple: int) -> tuple[int, int]:
     """Height and width of a frame whose shorter side becomes ``short`` pixels and whose longer side is then cut (by resizing) to a
@@ -235,14 +210,14 @@ def hard_labels(soft_hwC: Tensor, frame: tuple[int, int], shape: tuple[int, int]
     return resize_mask(stretched.argmax(0).to(torch.uint8), shape)
 
 
-def object_measures(found: np.ndarray, truth: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def object_measures(masks: np.ndarray, truth: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """For each object of a video, J and F of each measured frame, ``[T - 2]`` each.
 
     Args:
-        found, truth: object ids, uint8 ``[T, H, W]``; the objects are those of the true first frame.
+        masks, truth: object ids, uint8 ``[T, H, W]``; the objects are those of the true first frame.
     """
     for number in range(1, int(truth[0].max()) + 1):
-        pairs = [(mask == number, true == number) for mask, true in zip(found[1:-1], truth[1:-1], strict=True)]
+        pairs = [(mask == number, true == number) for mask, true in zip(masks[1:-1], truth[1:-1], strict=True)]
         yield np.array([region_jaccard(*pair) for pair in pairs]), np.array([boundary_f(*pair) for pair in pairs])
 
 

@@ -4,36 +4,31 @@ table 6; Barlow Twins, arXiv 2103.03230, table 2; reference: barlowtwins/evaluat
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+import functools
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor
 
-from backbones import build_backbone
-from backbones.base import Backbone
-from common.errors import UsageError, unknown_name
+from common.errors import UsageError
 from common.files import digest_of
-from data.label_subset import check_fractions, labelled_parts
+from data.label_subset import labelled_parts
+from common.options import one_of, option
 from data.store.store import ImageStore
 from data.views.central import eval_images
 from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
-from eval.core.nested import has_ended, nested_training
-from eval.core.probe import HELD_OUT, check_options, measure_scores, quality, split_held_out, targets_of
+from eval.core.context import EvalContext
+from eval.core.nested import NestedTraining
+from eval.core.probe import HELD_OUT, best_rate, different_rates, measure_logits, quality, split_held_out, targets_of
 from eval.dense.task import scaled_groups
-from eval.features.extract import FrozenBackbone
 from methods.supervised import Supervised, SupervisedConfig
-from rundir.paths import last_checkpoint
 from rundir.results import Measurement
 from training.batches import MODEL, Batches, seed_of
-from training.checkpoint import load_checkpoint
-from training.trainer import train_task
-
-if TYPE_CHECKING:
-    from eval.core.context import EvalContext
+from training.optimizers import OPTIMIZERS
 
 
 @dataclass(frozen=True)
@@ -45,7 +40,7 @@ class _Recipe:
     warmup_epochs: float | None
 
 
-#: Barlow Twins (its README, 1%): SGD, 0.5 for the classifier and 0.005 for the ResNet. Of ViTs, DINO says that it follows DeiT:
+#: Barlow Twins (its README, 1%): SGD, 0.5 for the classifier and 0.005 for the ResNet. For ViTs, DINO says that it follows DeiT:
 #: AdamW and its weight decay; the rates are ours.
 RESNET = _Recipe("sgd", (0.15, 0.5, 1.5), 0.01, 0.0, 0.0)
 VIT = _Recipe("adamw", (3e-5, 1e-4, 3e-4), 1.0, 0.05, None)
@@ -55,37 +50,26 @@ VIT = _Recipe("adamw", (3e-5, 1e-4, 3e-4), 1.0, 0.05, None)
 class FinetuneConfig(EvaluationConfig):
     """Options of fine-tuning. The defaults of a ResNet are those of Barlow Twins with 1% of the labels."""
 
-    fractions: list[float] = field(default_factory=lambda: [1.0])
+    fractions: list[float] = option([1.0], above=0, at_most=1)
     """parts of each class whose labels are used, each a fine-tuning (semi-supervised: 0.01 0.1)"""
-    lists: list[str] = field(default_factory=list)
+    lists: list[str] = option([])
     """files that name the labelled images instead, such as SimCLR's 1percent.txt and 10percent.txt"""
-    lrs: list[float] | None = None
+    lrs: list[float] | None = option(None, above=0, form=different_rates)
     """learning rates tried, as they are whatever the batch; default: 0.00003 0.0001 0.0003 for ViTs, 0.15 0.5 1.5 for others"""
-    backbone_lr_scale: float | None = None
+    backbone_lr_scale: float | None = option(None, at_least=0)
     """learning rate of the backbone as a part of the classifier's; default: 1 for ViTs, 0.01 for others"""
-    layer_decay: float = 1.0
+    layer_decay: float = option(1.0, above=0, at_most=1)
     """each layer of the backbone learns at so much of the next one's rate"""
-    optimizer: str | None = None
+    optimizer: str | None = option(None, form=one_of("optimizer", lambda: OPTIMIZERS))
     """adamw, sgd or lars; default: adamw for ViTs, sgd for others"""
-    weight_decay: float | None = None
+    weight_decay: float | None = option(None, at_least=0)
     """biases and norms have none; default: 0.05 for ViTs, 0 for others"""
-    epochs: int = 20
+    epochs: int = option(20, at_least=1)
     """passes over the labelled images"""
-    batch_size: int = 256
+    batch_size: int = option(256, at_least=1)
     """images per optimiser step"""
-    drop_path: float = 0.1
+    drop_path: float = option(0.1, at_least=0)
     """stochastic depth of the backbone (ViTs)"""
-
-    def __post_init__(self) -> None:
-        check_fractions("finetune", self.fractions)
-        check_options("finetune", [1.0] if self.lrs is None else self.lrs, self.epochs, self.batch_size)
-        if self.optimizer not in (None, "adamw", "sgd", "lars"):
-            raise unknown_name("optimizer", self.optimizer, ["adamw", "sgd", "lars"])
-        for option, least in (("backbone_lr_scale", 0), ("weight_decay", 0), ("drop_path", 0)):
-            if (value := getattr(self, option)) is not None and value < least:
-                raise UsageError(f"--finetune_{option} {value}: give {least} or more")
-        if not 0 < self.layer_decay <= 1:
-            raise UsageError(f"--finetune_layer_decay {self.layer_decay}: give more than 0 and at most 1")
 
 
 @EVALUATIONS.register("finetune")
@@ -108,7 +92,7 @@ class Finetune(Evaluation):
         return [Path(file).expanduser() for file in self.config.lists]
 
     def run(self, context: EvalContext) -> list[Measurement]:
-        context.labelled("train")  # says so where there is no label at all
+        context.labelled("train")  # raises where there is no label at all
         parts = labelled_parts(context.train, self.files(), self.config.fractions, context.seed)
         return [m for name, (rows, about) in parts.items() for m in self._measure(context, name, rows, about)]
 
@@ -134,8 +118,8 @@ class Finetune(Evaluation):
             "chosen_lr": chosen,
             "chosen_quality": held,
         }
-        scores = predict(context, task, context.test, context.labelled("test"))
-        return measure_scores(context, "finetune", scores, protocol, name)
+        logits = predict(context, task, context.test, context.labelled("test"))
+        return measure_logits(context, "finetune", logits, protocol, name)
 
     def _choose(self, context: EvalContext, rows: np.ndarray, rates: list[float]) -> tuple[float, float]:
         """The best learning rate on a tenth of the images after training on the rest, and its quality there."""
@@ -145,16 +129,8 @@ class Finetune(Evaluation):
         for rate in rates:
             task = self._trained(context, rows[~out.numpy()], rate)
             qualities.append(quality(predict(context, task, context.train, rows[out.numpy()]), targets[out]))
-        best = int(np.argmax(qualities))
-        others = qualities[:best] + qualities[best + 1 :]
-        if best in (0, len(rates) - 1) and qualities[best] > max(others):
-            Console(stderr=True).print(
-                f"finetune: the best learning rate, {rates[best]:g}, is at the end of those tried; others beyond it in "
-                "--finetune_lrs may be better",
-                style="yellow",
-                soft_wrap=True,
-            )
-        return rates[best], qualities[best]
+        best, held = best_rate("finetune", qualities, rates)
+        return rates[best], held
 
     def _recipe(self, context: EvalContext) -> _Recipe:
         config, default = self.config, VIT if context.backbone.has_tokens else RESNET
@@ -179,9 +155,8 @@ class Finetune(Evaluation):
             backbone_lr_scale=recipe.backbone_lr_scale,
             layer_decay=config.layer_decay,
         )
-        train, options = nested_training(
+        training = NestedTraining.plan(
             context,
-            "finetune",
             context.train.name,
             task_config,
             {"train_data": context.train.fingerprint, "train_images": digest_of(rows.tolist())},
@@ -196,30 +171,24 @@ class Finetune(Evaluation):
             weight_decay=recipe.weight_decay,
             keep_checkpoints=1,
         )
-        run = Path(train.out)
         torch.manual_seed(seed_of(MODEL, context.seed))
 
-        def make_backbone(**hints: Any) -> Backbone:
-            backbone = build_backbone(context.backbone_name, context.image_size, **hints)
-            backbone.load_state_dict(context.backbone.state_dict())
-            return backbone
-
+        make_backbone = functools.partial(context.copy_of_backbone, context.image_size)
         task = FinetuneTask(task_config, make_backbone, context.train.num_classes)
-        if not has_ended(run):
+        if not training.has_ended:
             Console(stderr=True).print(
                 f"finetune: {len(rows)} images of {context.train.name} at learning rate {rate:g}", style="dim"
             )
             views = FinetuneTask.views(task_config, context.image_size)
-            batches = Batches(context.train.subset(rows), views, train, context.device)
-            train_task(train, options, task, batches, images=len(rows))
-        task.load_state_dict(load_checkpoint(last_checkpoint(run))["method"])
+            batches = Batches(context.train.subset(rows), views, training.config, context.device)
+            training.train(task, batches, images=len(rows))
+        training.restore(task)
         return task.to(context.device).eval()
 
 
 def predict(context: EvalContext, task: FinetuneTask, store: ImageStore, rows: np.ndarray) -> Tensor:
     """Logits float32 ``[n, C]`` on the CPU of these images' central crops."""
-    network = FrozenBackbone(backbone=task.backbone, device=context.device, precision=context.precision)
-    logits = network.over(
+    logits = context.frozen(task.backbone).over(
         f"logits of {store.name} {store.split}",
         np.array_split(rows, max(1, len(rows) * context.image_size**2 // 2**23)),
         store.batch,
@@ -231,7 +200,7 @@ def predict(context: EvalContext, task: FinetuneTask, store: ImageStore, rows: n
 
 @dataclass(kw_only=True)
 class FinetuneTaskConfig(SupervisedConfig):
-    """What of a fine-tuning's options belongs to the task; see ``eval.finetune.FinetuneConfig``, which documents them."""
+    """The task's part of a fine-tuning's options, which ``FinetuneConfig`` documents."""
 
     backbone_lr_scale: float = 1.0
     layer_decay: float = 1.0

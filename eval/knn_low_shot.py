@@ -3,36 +3,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from data.label_subset import check_fractions, labelled_parts
+from data.label_subset import labelled_parts
+from common.options import option
 from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
-from eval.features.votes import check_options
-from eval.knn import measure_knn
+from eval.core.context import EvalContext
+from eval.core.knn import measure_knn
 from rundir.results import Measurement
-
-if TYPE_CHECKING:
-    from eval.core.context import EvalContext
 
 
 @dataclass(kw_only=True)
 class KNNLowShotConfig(EvaluationConfig):
     """Options of k-NN with few labels."""
 
-    fractions: list[float] = field(default_factory=lambda: [0.01, 0.1])
+    fractions: list[float] = option([0.01, 0.1], above=0, at_most=1)
     """parts of each class whose labels are used, each measured"""
-    lists: list[str] = field(default_factory=list)
+    lists: list[str] = option([])
     """files that name the labelled images instead, such as SimCLR's 1percent.txt and 10percent.txt"""
-    ks: list[int] = field(default_factory=lambda: [10, 20])
+    ks: list[int] = option([10, 20], at_least=1)
     """numbers of neighbours"""
-    temperature: float = 0.07
+    temperature: float = option(0.07, above=0)
     """of the vote exp(similarity / temperature)"""
-
-    def __post_init__(self) -> None:
-        check_options(self.ks, self.temperature)
-        check_fractions("knn_low_shot", self.fractions)
 
 
 @EVALUATIONS.register("knn_low_shot")
@@ -52,7 +45,7 @@ class KNNLowShot(Evaluation):
 
     def run(self, context: EvalContext) -> list[Measurement]:
         config = self.config
-        context.labelled("train")  # says so where there is no label at all
+        context.labelled("train")  # raises where there is no label at all
         banks = labelled_parts(context.train, self.files(), config.fractions, context.seed)
         return [
             m

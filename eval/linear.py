@@ -6,19 +6,22 @@ The authors' own protocol, which augments training images and takes as many pass
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
+from torch import Tensor
+
+from common.options import option
 from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
+from eval.core.context import EvalContext
 from eval.core.probe import (
     HELD_OUT,
     Heads,
     HeadsCheckpoint,
     best_head,
-    check_options,
-    checkpoint_of,
+    different_rates,
     head_scores,
-    measure_scores,
+    heads_for,
+    measure_logits,
     probe_features,
     scaler,
     split_held_out,
@@ -27,21 +30,16 @@ from eval.core.probe import (
 )
 from rundir.results import Measurement
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from eval.core.context import EvalContext
-
 
 @dataclass(kw_only=True)
 class LinearConfig(EvaluationConfig):
     """Options of the linear probe on cached features."""
 
-    lrs: list[float] = field(default_factory=lambda: [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0])
+    lrs: list[float] = option([1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0], above=0, form=different_rates)
     """learning rates tried, for 256 images: they are multiplied by the batch size / 256"""
-    epochs: int = 100
+    epochs: int = option(100, at_least=1)
     """passes over the features"""
-    batch_size: int = 256
+    batch_size: int = option(256, at_least=1)
     """images per step"""
 
 
@@ -58,10 +56,6 @@ class Linear(Evaluation):
     Config = LinearConfig
     config: LinearConfig
 
-    def __init__(self, config: LinearConfig):
-        super().__init__(config)
-        check_options("linear", config.lrs, config.epochs, config.batch_size)
-
     def feature_kinds(self, context: EvalContext) -> list[str]:
         return [probe_features(context.backbone)]
 
@@ -73,14 +67,12 @@ class Linear(Evaluation):
         mean, std = scaler(features)
         features = features.sub_(mean).div_(std)
 
+        about = [config.epochs, config.batch_size, list(features.shape)]
         rates = sorted(config.lrs)
-        chosen, held = self._choose(context, features, targets, rates)
-        rate = rates[chosen]
-        final = self._heads(context, features, [rate])
-        checkpoint = self._checkpoint(context, "final", [rate], features)
-        train_heads(
-            final, features, targets, config.epochs, config.batch_size, context.seed, "linear probe", checkpoint
-        )
+        out = split_held_out("linear", targets, context.seed)
+        heads = self._trained(context, "choice", rates, features[~out], targets[~out], about)
+        chosen, held = best_head("linear", heads, features[out], targets[out], rates)
+        heads = self._trained(context, "final", [rates[chosen]], features, targets, about)
         del features
 
         test = context.features("test", kind)[context.labelled("test")].sub_(mean).div_(std)
@@ -92,32 +84,18 @@ class Linear(Evaluation):
             "epochs": config.epochs,
             "batch_size": config.batch_size,
             "selection": f"learning rate by {HELD_OUT:.0%} of the training images, then trained on all; last epoch",
-            "chosen_lr": rate,
+            "chosen_lr": rates[chosen],
             "chosen_quality": held,
         }
-        return measure_scores(context, "linear", head_scores(final, test, 0), protocol)
+        return measure_logits(context, "linear", head_scores(heads, test, 0), protocol)
 
-    def _choose(self, context: EvalContext, features: Tensor, targets: Tensor, rates: list[float]) -> tuple[int, float]:
-        """Train with all learning rates on nine tenths; the index of the best on the rest, and its quality there."""
+    def _trained(
+        self, context: EvalContext, part: str, rates: list[float], features: Tensor, targets: Tensor, about: list
+    ) -> Heads:
+        """Heads after all epochs on these features. ``about``: what they depend on beside the rates."""
         config = self.config
-        out = split_held_out("linear", targets, context.seed)
-        heads = self._heads(context, features, rates)
-        title = "choosing a learning rate"
-        kept = self._checkpoint(context, "choice", rates, features)
-        train_heads(heads, features[~out], targets[~out], config.epochs, config.batch_size, context.seed, title, kept)
-        return best_head("linear", heads, features[out], targets[out], rates)
-
-    def _checkpoint(self, context: EvalContext, part: str, rates: list[float], features: Tensor) -> HeadsCheckpoint:
-        config = self.config
-        return checkpoint_of(context, f"linear-{part}", [rates, config.epochs, config.batch_size, list(features.shape)])
-
-    def _heads(self, context: EvalContext, features: Tensor, rates: list[float]) -> Heads:
-        scale = self.config.batch_size / 256
-        return Heads(
-            features.shape[1],
-            context.train.num_classes,
-            [rate * scale for rate in rates],
-            context.device,
-            multi_label=context.train.label_sets is not None,
-            seed=context.seed,
-        )
+        heads = heads_for(context, features.shape[1], rates, config.batch_size)
+        checkpoint = HeadsCheckpoint(context, f"linear-{part}", [rates, *about])
+        title = f"linear probe, {part}"
+        train_heads(heads, features, targets, config.epochs, config.batch_size, context.seed, title, checkpoint)
+        return heads

@@ -5,26 +5,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from common.ahead import ahead
-from common.errors import UsageError
+from common.options import option
 from common.progress import progress_bar
 from data.views.maker import ViewMaker
 from data.views.spec import View
 from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
+from eval.core.context import EvalContext
 from eval.core.probe import (
     HELD_OUT,
     Heads,
+    HeadsCheckpoint,
     best_head,
-    check_options,
-    checkpoint_of,
+    different_rates,
     head_scores,
-    measure_scores,
+    heads_for,
+    measure_logits,
     probe_features,
     split_held_out,
     targets_of,
@@ -32,9 +33,6 @@ from eval.core.probe import (
 from eval.features.extract import compute_features
 from rundir.results import Measurement
 from training.machine.devices import autocast
-
-if TYPE_CHECKING:
-    from eval.core.context import EvalContext
 
 #: Learning rates for 256 images, around the published one (0.001 for ViTs, 0.3 for ResNets), and weight decay.
 VIT_RATES, VIT_DECAY = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2], 0.0
@@ -45,13 +43,13 @@ RESNET_RATES, RESNET_DECAY = [0.03, 0.1, 0.3, 1.0], 1e-6
 class LinearAuthorsConfig(EvaluationConfig):
     """Options of the authors' linear evaluation (defaults: theirs)."""
 
-    lrs: list[float] | None = None
+    lrs: list[float] | None = option(None, above=0, form=different_rates)
     """learning rates tried, for 256 images: they are multiplied by the batch size / 256; default: around the published one"""
-    epochs: int = 100
+    epochs: int = option(100, at_least=1)
     """passes over the augmented training images"""
-    batch_size: int = 256
+    batch_size: int = option(256, at_least=1)
     """images per step"""
-    blocks: int | None = None
+    blocks: int | None = option(None, at_least=1)
     """features of a ViT: the CLS tokens of so many last blocks; default: 4 for ViTs up to the width of ViT-S, for wider ones the
     CLS and the mean patch token of the last"""
 
@@ -71,12 +69,6 @@ class LinearAuthors(Evaluation):
     Config = LinearAuthorsConfig
     config: LinearAuthorsConfig
 
-    def __init__(self, config: LinearAuthorsConfig):
-        super().__init__(config)
-        check_options("linear_authors", config.lrs or VIT_RATES, config.epochs, config.batch_size)
-        if config.blocks is not None and config.blocks < 1:
-            raise UsageError(f"--linear_authors_blocks {config.blocks}: give at least 1")
-
     def feature_kinds(self, context: EvalContext) -> list[str]:
         return [f"last{self.config.blocks}" if self.config.blocks else probe_features(context.backbone)]
 
@@ -90,15 +82,7 @@ class LinearAuthors(Evaluation):
         targets = targets_of(context, rows)
         out = split_held_out("linear_authors", targets, context.seed)
         central = context.features("train", kind)
-        heads = Heads(
-            central.shape[1],
-            context.train.num_classes,
-            [rate * config.batch_size / 256 for rate in rates] * 2,
-            context.device,
-            weight_decay=decay,
-            multi_label=context.train.label_sets is not None,
-            seed=context.seed,
-        )
+        heads = heads_for(context, central.shape[1], rates * 2, config.batch_size, decay)
         self._train(context, heads, rows, targets, out, kind)
         chosen, held = best_head("linear_authors", heads, central[rows[out.numpy()]], targets[out], rates)
         test = context.features("test", kind)[context.labelled("test")]
@@ -113,29 +97,18 @@ class LinearAuthors(Evaluation):
             "chosen_lr": rates[chosen],
             "chosen_quality": held,
         }
-        scores = head_scores(heads, test, len(rates) + chosen)
-        return measure_scores(context, "linear_authors", scores, protocol)
+        return measure_logits(context, "linear_authors", head_scores(heads, test, len(rates) + chosen), protocol)
 
     def _train(
         self, context: EvalContext, heads: Heads, rows: np.ndarray, targets: Tensor, out: Tensor, kind: str
     ) -> None:
         """All epochs, from the first or from where an interruption left them."""
         config, device = self.config, context.device
-        view = View(
-            name="crop",
-            size=context.image_size,
-            scale=(0.08, 1.0),
-            flip=0.5,
-            jitter_p=0.0,
-            grayscale_p=0.0,
-            blur_p=0.0,
-            solarize_p=0.0,
-        )
-        maker = ViewMaker([view])
+        maker = ViewMaker([View(name="crop", size=context.image_size, scale=(0.08, 1.0), flip=0.5)])
         half = len(heads.rates_M) // 2
         sees_held_out = (torch.arange(2 * half) >= half).to(device)
         options = [config.lrs, config.epochs, config.batch_size, len(rows), kind]
-        checkpoint = checkpoint_of(context, "linear_authors", options)
+        checkpoint = HeadsCheckpoint(context, "linear_authors", options)
         start = checkpoint.load(heads)
         steps = math.ceil(len(rows) / config.batch_size)
         with progress_bar() as bar:

@@ -6,7 +6,7 @@ Queries are the labelled test images; what they are to find are the training ima
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,12 +16,10 @@ from torch import Tensor
 from common.errors import UserError
 from common.progress import track
 from eval.core.base import EVALUATIONS, Evaluation
-from eval.core.scoring import means
+from eval.core.context import EvalContext
+from eval.core.scoring import measure_means
 from eval.features.neighbours import nearest_neighbours
-from rundir.results import Measurement, save_predictions
-
-if TYPE_CHECKING:
-    from eval.core.context import EvalContext
+from rundir.results import Measurement
 
 #: Our names of the metrics, and the library's.
 METRICS = {
@@ -62,11 +60,10 @@ def retrieval_scores(
     if not has_relevant(gallery_labels, query_labels).all():
         raise ValueError("each query needs a relevant image in the gallery")
     gallery, queries = F.normalize(gallery.float(), dim=1), F.normalize(queries.float(), dim=1)
-    device = gallery.device
 
     def neighbours(query: Tensor, k: int, reference: Tensor, ref_includes_query: bool) -> tuple[Tensor, Tensor]:
-        chunks = list(nearest_neighbours(gallery, query.to(device), k))
-        return torch.cat([found[0] for found in chunks]).cpu(), torch.cat([found[1] for found in chunks]).cpu()
+        similarities, places = zip(*nearest_neighbours(gallery, query.to(gallery.device), k), strict=True)
+        return torch.cat(similarities).cpu(), torch.cat(places).cpu()
 
     # The library returns means over queries, or over each distinct label. With its query's number in front of every label,
     # labels are all distinct and the means are the queries' own; only what is behind the number is compared.
@@ -85,9 +82,9 @@ def retrieval_scores(
     for start in track(starts, "retrieval", len(starts), show=progress):
         chunk = queries[start : start + _CHUNK]
         numbered = _numbered(query_labels[start : start + _CHUNK].cpu(), torch.arange(len(chunk)))
-        found = calculator.get_accuracy(chunk.cpu(), numbered, on_cpu, numbered_gallery)
+        accuracies = calculator.get_accuracy(chunk.cpu(), numbered, on_cpu, numbered_gallery)
         for metric, theirs in METRICS.items():
-            parts[metric] += found[theirs]
+            parts[metric] += accuracies[theirs]
     return {metric: np.asarray(values, np.float64) for metric, values in parts.items()}
 
 
@@ -143,7 +140,6 @@ class Retrieval(Evaluation):
             progress=True,
         )
         names = [context.test.names[row] for row in query_rows]
-        file = save_predictions(context.run_dir, f"retrieval-{context.test.name}", names, **scores)
         protocol = {
             "gallery": "training split",
             "features": "pooled, L2-normalised",
@@ -152,4 +148,4 @@ class Retrieval(Evaluation):
         }
         if context.test.label_sets is not None:
             protocol["relevant"] = "shares a label"
-        return means(context, "retrieval", scores, protocol, file, "queries (test images)")
+        return measure_means(context, "retrieval", names, scores, protocol, samples="queries (test images)")

@@ -4,7 +4,6 @@ dino/eval_image_retrieval.py; the benchmark: Radenović et al. 2018, arXiv 1803.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch.nn.functional as F
@@ -12,15 +11,14 @@ from PIL import Image
 from torch import Tensor
 
 from backbones.base import Backbone
-from common.errors import UsageError, UserError
+from common.errors import UserError
+from common.options import option
 from common.statistics.retrieval_map import retrieval_map
 from data.sets.core.revisited import Revisited
 from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
-from eval.core.scoring import means
-from rundir.results import Measurement, save_predictions
-
-if TYPE_CHECKING:
-    from eval.core.context import EvalContext
+from eval.core.context import EvalContext
+from eval.core.scoring import measure_means
+from rundir.results import Measurement
 
 #: Which grades a query has to find, and which count neither way.
 SETTINGS = {"medium": (("easy", "hard"), ("junk",)), "hard": (("hard",), ("junk", "easy"))}
@@ -33,7 +31,7 @@ SCALES = (1.0, 2**-0.5, 0.5)
 class RevisitedConfig(EvaluationConfig):
     """Options of retrieval on revisited Oxford and Paris (defaults: the authors', but for the query's box)."""
 
-    size: int = 224
+    size: int = option(224, at_least=1, unit="pixels")
     """longer side of an image in pixels, at most (published: 224 for Oxford, 512 with multi_scale for Paris)"""
     multi_scale: bool = False
     """mean of the features at 1, 1/√2 and 1/2 of the size"""
@@ -58,11 +56,6 @@ class RevisitedRetrieval(Evaluation):
     Config = RevisitedConfig
     config: RevisitedConfig
     benchmarks = ("roxford5k", "rparis6k")
-
-    def __init__(self, config: RevisitedConfig):
-        super().__init__(config)
-        if config.size < 1:
-            raise UsageError(f"--revisited_size {config.size}: give at least 1 pixel")
 
     def run(self, context: EvalContext) -> list[Measurement]:
         data: Revisited = context.test
@@ -108,7 +101,6 @@ class RevisitedRetrieval(Evaluation):
         for column, cutoff in enumerate(CUTOFFS):
             outcomes[f"precision_at_{cutoff}_{setting}"] = scored.precisions[rows, column]
         names = [data.queries[row].name for row in rows]
-        file = save_predictions(context.run_dir, f"revisited-{data.name}-{setting}", names, **outcomes)
         protocol = {
             "setting": setting,
             "features": "pooled, L2-normalised, cosine",
@@ -118,7 +110,7 @@ class RevisitedRetrieval(Evaluation):
             "left_out": len(data.queries) - len(rows),
             "precision": context.precision,
         }
-        return means(context, "revisited", outcomes, protocol, file, "queries")
+        return measure_means(context, "revisited", names, outcomes, protocol, setting, "queries")
 
 
 def clipped(box: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -4,27 +4,27 @@ Goyal et al. 2019, arXiv 1905.01235, section 6.1; reference: fair_self_supervisi
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 
-from common.errors import UsageError, UserError
+from common.errors import UserError
+from common.options import option
 from common.progress import track
 from common.statistics.average_precision import interpolated_precision
-from common.statistics.bootstrap import bootstrap
 from data.sets.voc2007 import difficult_only
 from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
-from eval.core.scoring import multi_label
+from eval.core.context import EvalContext
+from eval.core.scoring import Estimate, measure, measure_label_scores, resampled
 from rundir.results import Measurement
 
 if TYPE_CHECKING:
-    from eval.core.context import EvalContext
+    from sklearn.svm import LinearSVC
 
 #: Parts of the training images that C is chosen by.
 FOLDS = 3
@@ -37,7 +37,7 @@ TOLERANCE, MOST_ITERATIONS = 1e-4, 2000
 class SVMConfig(EvaluationConfig):
     """Options of the support vector machines."""
 
-    costs: list[float] = field(default_factory=lambda: [0.1, 0.01, *(0.5**power for power in range(4, 20))])
+    costs: list[float] = option([0.1, 0.01, *(0.5**power for power in range(4, 20))], above=0)
     """values of C that are tried for each class (default: the published ones)"""
 
 
@@ -63,11 +63,6 @@ class SVM(Evaluation):
     Config = SVMConfig
     config: SVMConfig
 
-    def __init__(self, config: SVMConfig):
-        super().__init__(config)
-        if not config.costs or min(config.costs) <= 0:
-            raise UsageError(f"--svm_costs {' '.join(map(str, config.costs))}: give values of C above 0")
-
     def feature_kinds(self, context: EvalContext) -> list[str]:
         return ["pooled"]
 
@@ -80,24 +75,27 @@ class SVM(Evaluation):
         train, test = (_Split(context, split) for split in ("train", "test"))
         classes = context.train.classes
         counts = (train.present & ~train.ignored).sum(axis=0)
-        costs = {}
-        for c, name in enumerate(track(classes, "choosing C", len(classes))):
-            used = ~train.ignored[:, c]
-            if FOLDS <= counts[c] <= used.sum() - FOLDS:
-                costs[name] = best_cost(train.features[used], train.present[used, c], self.config.costs, context.seed)
-        if not costs:
-            raise UserError(
-                f"svm: no class of {context.train.name} has {FOLDS} training images with it and {FOLDS} without"
-            )
-        usual = float(np.median(list(costs.values())))
-        scores, unfinished = np.zeros((len(test.features), len(classes)), np.float32), []
-        for c, name in enumerate(classes):
-            used = ~train.ignored[:, c]
-            if 0 < counts[c] < used.sum():
-                machine = fit(train.features[used], train.present[used, c], costs.get(name, usual), context.seed)
-                scores[:, c] = machine.decision_function(test.features)
-                if machine.n_iter_ >= MOST_ITERATIONS:
-                    unfinished.append(name)
+        costs, scores, unfinished = {}, np.zeros((len(test.features), len(classes)), np.float32), []
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Liblinear failed to converge")  # seen by n_iter_
+            for c, name in enumerate(track(classes, "choosing C", len(classes))):
+                used = ~train.ignored[:, c]
+                if FOLDS <= counts[c] <= used.sum() - FOLDS:
+                    examples = train.features[used], train.present[used, c]
+                    costs[name] = best_cost(*examples, self.config.costs, context.seed)
+            if not costs:
+                raise UserError(
+                    f"svm: no class of {context.train.name} has {FOLDS} training images with it and {FOLDS} without"
+                )
+            usual = float(np.median(list(costs.values())))
+            for c, name in enumerate(classes):
+                used = ~train.ignored[:, c]
+                if 0 < counts[c] < used.sum():
+                    machine = _machine(costs.get(name, usual), context.seed)
+                    machine.fit(train.features[used], train.present[used, c])
+                    scores[:, c] = machine.decision_function(test.features)
+                    if machine.n_iter_ >= MOST_ITERATIONS:
+                        unfinished.append(name)
         few = [f"{name} ({counts[c]})" for c, name in enumerate(classes) if name not in costs]
         for what, names in (("few training images of", few), ("not converged:", unfinished)):
             if names:
@@ -112,51 +110,37 @@ class SVM(Evaluation):
             "chosen_costs": costs,
             "few_training_images": few,
         }
-        found = multi_label(context, "svm", scores[test.labelled], protocol)
-        voc = self._voc(context, scores, test, {**protocol, **context.protocol()})
-        return [*found, *(replace(m, predictions=found[0].predictions) for m in voc)]
-
-    def _voc(
-        self, context: EvalContext, scores: np.ndarray, test: _Split, protocol: dict[str, Any]
-    ) -> list[Measurement]:
-        """What VOC measures, means first."""
-        present = np.flatnonzero(test.present.any(axis=0))
-
-        def of_class(c: int, points: int | None) -> Callable[[np.ndarray], np.ndarray]:
-            counted = (~test.ignored[:, c]).astype(np.float64)
-            return lambda weights: interpolated_precision(scores[:, c], test.present[:, c], weights * counted, points)
-
-        def mean(points: int | None, weights: np.ndarray) -> np.ndarray:
-            return np.nanmean([of_class(c, points)(weights) for c in present], axis=0)
-
-        statistics = {
-            "map_interpolated": partial(mean, None),
-            "map_11_point": partial(mean, 11),
-            **{f"ap_11_point_{context.test.classes[c]}": of_class(c, 11) for c in present},
-        }
-        n, measurements = len(scores), []
+        measurements = measure_label_scores(context, "svm", scores[test.labelled], protocol)
+        estimates = voc_estimates(scores, test, classes)
         table = Table()
         table.add_column("class")
         table.add_column("AP, 11 points, %", justify="right")
-        for metric, statistic in statistics.items():
-            low, high = bootstrap(statistic, n, resamples=1000)
-            value = 100 * float(statistic(np.ones((1, n)))[0])
-            measurements.append(
-                Measurement(
-                    evaluation="svm",
-                    metric=metric,
-                    value=value,
-                    low=100 * low,
-                    high=100 * high,
-                    n=n,
-                    protocol=protocol,
-                    data=context.data(),
-                )
-            )
+        for metric, (value, *_) in estimates.items():
             if metric.startswith("ap_"):
                 table.add_row(metric.removeprefix("ap_11_point_"), f"{value:.1f}")
         Console(stderr=True).print(table)
-        return measurements
+        protocol |= context.protocol()
+        file = measurements[0].predictions
+        return [*measurements, *measure(context, "svm", estimates, len(scores), protocol, file)]
+
+
+def voc_estimates(scores: np.ndarray, test: _Split, classes: list[str]) -> dict[str, Estimate]:
+    """By metric what VOC measures: means over the classes, then each class."""
+    present = np.flatnonzero(test.present.any(axis=0))
+
+    def of_class(c: int, points: int | None, weights: np.ndarray) -> np.ndarray:
+        counted = (~test.ignored[:, c]).astype(np.float64)
+        return interpolated_precision(scores[:, c], test.present[:, c], weights * counted, points)
+
+    def mean(points: int | None, weights: np.ndarray) -> np.ndarray:
+        return np.nanmean([of_class(c, points, weights) for c in present], axis=0)
+
+    statistics = {
+        "map_interpolated": partial(mean, None),
+        "map_11_point": partial(mean, 11),
+        **{f"ap_11_point_{classes[c]}": partial(of_class, c, 11) for c in present},
+    }
+    return {metric: resampled(statistic, len(scores)) for metric, statistic in statistics.items()}
 
 
 class _Split:
@@ -171,7 +155,7 @@ class _Split:
 
     def __init__(self, context: EvalContext, split: str):
         store = context.train if split == "train" else context.test
-        context.labelled(split)  # says so where there is none
+        context.labelled(split)  # raises where there is none
         ignored = difficult_only(store)
         self.marked = ignored is not None
         ignored = np.zeros_like(store.label_sets) if ignored is None else ignored
@@ -181,30 +165,18 @@ class _Split:
         self.labelled = self.present.any(axis=1)
 
 
-def fit(features: np.ndarray, present: np.ndarray, cost: float, seed: int) -> Any:
-    """A trained ``sklearn.svm.LinearSVC`` that tells images with a label (bool ``[n]``) from those without."""
-    from sklearn.exceptions import ConvergenceWarning
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # told by n_iter_
-        return _machine(cost, seed).fit(features, present)
-
-
 def best_cost(features: np.ndarray, present: np.ndarray, costs: list[float], seed: int) -> float:
-    """Of ``costs`` the one of greatest mean average precision over the folds; of equals the smallest."""
-    from sklearn.exceptions import ConvergenceWarning
+    """The one of ``costs`` with the greatest mean average precision over the folds; of equals the smallest."""
     from sklearn.model_selection import cross_val_score
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        quality = {
-            cost: cross_val_score(_machine(cost, seed), features, present, cv=FOLDS, scoring="average_precision").mean()
-            for cost in sorted(set(costs))
-        }
+    quality = {
+        cost: cross_val_score(_machine(cost, seed), features, present, cv=FOLDS, scoring="average_precision").mean()
+        for cost in sorted(set(costs))
+    }
     return max(quality, key=quality.get)
 
 
-def _machine(cost: float, seed: int) -> Any:
+def _machine(cost: float, seed: int) -> LinearSVC:
     from sklearn.svm import LinearSVC  # takes a second to import
 
     return LinearSVC(

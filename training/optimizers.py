@@ -12,6 +12,7 @@ from torch import Tensor
 from common.distributed import norms, own_parts
 from common.errors import unknown_name
 
+OPTIMIZERS = ("adamw", "sgd", "lars")
 #: Elements of a tensor that a CPU's core updates at a time.
 BLOCK = 2**17
 
@@ -98,7 +99,7 @@ def build_optimizer(name: str, groups: list[dict[str, Any]], momentum: float) ->
         return torch.optim.SGD(groups, lr=0.0, weight_decay=0.0, momentum=momentum)
     if name == "lars":
         return LARS(groups, momentum=momentum)
-    raise unknown_name("optimizer", name, ["adamw", "sgd", "lars"])
+    raise unknown_name("optimizer", name, OPTIMIZERS)
 
 
 def set_rates(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) -> None:

@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from backbones import build_backbone
+from backbones.base import Backbone
 from backbones.formats.source import Source
 from common.errors import UsageError, UserError
 from common.files import digest_of
@@ -63,6 +65,16 @@ class EvalContext(FrozenBackbone):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
         return digest.hexdigest()[:16]
+
+    def copy_of_backbone(self, image_size: int, **hints: Any) -> Backbone:
+        """Another backbone with the same weights, built for ``image_size`` with the given hints (``backbones.build_backbone``)."""
+        backbone = build_backbone(self.backbone_name, image_size, **hints)
+        backbone.load_state_dict(self.backbone.state_dict())
+        return backbone
+
+    def frozen(self, backbone: Backbone) -> FrozenBackbone:
+        """Another backbone, looked through as the context's own."""
+        return FrozenBackbone(backbone=backbone, device=self.device, precision=self.precision)
 
     def features(self, split: str, kind: Kind = "pooled") -> Tensor:
         """Features of every image of ``"train"`` or ``"test"``, float32 ``[n, D]`` on the CPU, extracted once and cached."""

@@ -1,56 +1,90 @@
-"""Trainings that are a part of an evaluation, such as a segmentation head's: run directories inside the run's, so that an
+"""A training that is part of an evaluation, such as that of a segmentation head: a run directory inside the run's, so that an
 interrupted one continues, and one that has ended is not trained again."""
 
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from common.files import digest_of
 from common.options import options_without_effect
+from eval.core.context import EvalContext
+from methods.core.base import Method, MethodConfig
+from rundir.log import whole_end_of
+from rundir.paths import last_checkpoint
+from training.batches import BatchSource
+from training.checkpoint import load_checkpoint
 from training.config import TrainConfig
 from training.resolve import resolve
-from training.trainer import whole_end_of
-
-if TYPE_CHECKING:
-    from eval.core.context import EvalContext
+from training.trainer import train_task
 
 
-def nested_training(
-    context: EvalContext, folder: str, name: str, task: Any, depends: dict[str, Any], lr: float, **train: Any
-) -> tuple[TrainConfig, dict[str, Any]]:
-    """The options of a training on the context's backbone, device, precision and seed.
+@dataclass(frozen=True)
+class NestedTraining:
+    """A training on the context's backbone, device, precision and seed.
 
-    Args:
-        folder, name: it lies in ``FOLDER/NAME-DIGEST`` of the run, by a digest of the second result.
-        task: dataclass of the task's options.
-        depends: what else decides its outcome, such as the training data's fingerprint.
-        lr: learning rate as it is, whatever the batch.
-        train: further options of ``TrainConfig``; ``epochs`` and ``batch_size`` among them.
-
-    Returns:
-        options of the trainer; and everything that the outcome depends on, by name.
+    Attributes:
+        task: options of what is trained.
+        config: options of the trainer.
+        depends: everything that the outcome depends on, by name. The run directory's name holds a digest of it.
     """
-    config = resolve(
-        TrainConfig(
-            backbone=context.backbone_name,
-            lr=lr * 256 / train["batch_size"],  # the trainer's learning rate is for 256 images
-            min_lr=0.0,
-            seed=context.seed,
-            device=str(context.device),
-            precision=context.precision,
-            knn_every=0,
-            checkpoint_every=max(1, train["epochs"] // 10),
-            **train,
+
+    task: MethodConfig
+    config: TrainConfig
+    depends: dict[str, Any]
+
+    @classmethod
+    def plan(
+        cls,
+        context: EvalContext,
+        name: str,
+        task: MethodConfig,
+        depends: dict[str, Any],
+        lr: float,
+        **train: Any,
+    ) -> NestedTraining:
+        """Resolve the options.
+
+        Args:
+            name: the training lies in ``METHOD/NAME-DIGEST`` of the run.
+            depends: what else decides the outcome, such as the training data's fingerprint.
+            lr: learning rate as it is, whatever the batch.
+            train: further options of ``TrainConfig``; ``method``, ``epochs`` and ``batch_size`` among them.
+        """
+        config = resolve(
+            TrainConfig(
+                backbone=context.backbone_name,
+                lr=lr * 256 / train["batch_size"],  # the trainer's learning rate is for 256 images
+                min_lr=0.0,
+                seed=context.seed,
+                device=str(context.device),
+                precision=context.precision,
+                knn_every=0,
+                checkpoint_every=max(1, train["epochs"] // 10),
+                **train,
+            )
         )
-    )
-    options = {**dataclasses.asdict(config), **dataclasses.asdict(task), **depends, "weights": context.weights_hash}
-    options = {option: value for option, value in options.items() if option not in options_without_effect(TrainConfig)}
-    run = context.run_dir / folder / f"{name}-{digest_of(options)[:8]}"
-    return dataclasses.replace(config, out=str(run)), options
+        options = {**dataclasses.asdict(config), **dataclasses.asdict(task), **depends, "weights": context.weights_hash}
+        without_effect = options_without_effect(TrainConfig)
+        depends = {option: value for option, value in options.items() if option not in without_effect}
+        run = context.run_dir / config.method / f"{name}-{digest_of(depends)[:8]}"
+        return cls(task, dataclasses.replace(config, out=str(run)), depends)
 
+    @property
+    def run(self) -> Path:
+        return Path(self.config.out)
 
-def has_ended(run: Path) -> bool:
-    """Whether a training has taken all of its steps."""
-    return run.is_dir() and whole_end_of(run) is not None
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has taken all of its steps."""
+        return self.run.is_dir() and whole_end_of(self.run) is not None
+
+    def train(self, method: Method, batches: BatchSource, **about: Any) -> None:
+        """Train, or continue. ``about``: for the log's first record."""
+        train_task(self.config, self.depends, method, batches, **about)
+
+    def restore(self, method: Method) -> None:
+        """Give the method the weights after the last step."""
+        method.load_state_dict(load_checkpoint(last_checkpoint(self.run))["method"])

@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+import pickle
+import time
+from collections.abc import Sequence
 
+import numpy as np
+import torch
+import torch.nn.functional as F
 from rich.console import Console
+from torch import Tensor
 
 from backbones.base import Backbone
-from common.errors import UsageError, UserError
-from common.files import digest_of
-from eval.core.scoring import classification, multi_label
+from common.errors import UserError
+from common.files import archive_damage, atomic_file, digest_of
+from common.progress import track
+from common.statistics.average_precision import mean_average_precision
+from eval.core.context import EvalContext
+from eval.core.scoring import measure_classes, measure_label_scores
 from eval.features.extract import Kind
 from eval.features.votes import best_classes
 from rundir.paths import FEATURES
 from rundir.results import Measurement
 
-if TYPE_CHECKING:
-    from eval.core.context import EvalContext
-
-import math
-import pickle
-import time
-from collections.abc import Sequence
-from pathlib import Path
-
-import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
-from common.files import archive_damage, atomic_file
-from common.progress import track
-from common.statistics.average_precision import mean_average_precision
-
 MOMENTUM = 0.9
+#: Part of the labelled training images that the learning rate is chosen on.
+HELD_OUT = 0.1
 #: Seconds of work that an interruption may cost (an epoch, where that is longer).
 SAVE_EVERY = 60.0
 
@@ -92,9 +86,8 @@ class Heads:
         # The gradient of (binary) cross-entropy in the logits is probability minus target, so no graph is needed.
         if self.multi_label:
             targets_B1C = targets[:, None].float()
-            losses_BM = F.binary_cross_entropy_with_logits(
-                logits_BMC, targets_B1C.expand_as(logits_BMC), reduction="none"
-            ).mean(2)
+            targets_BMC = targets_B1C.expand_as(logits_BMC)
+            losses_BM = F.binary_cross_entropy_with_logits(logits_BMC, targets_BMC, reduction="none").mean(2)
             grad_BMC = (logits_BMC.sigmoid() - targets_B1C) / logits_BMC.shape[2]
         else:
             index_BM1 = targets[:, None, None].expand(-1, logits_BMC.shape[1], 1)
@@ -160,25 +153,27 @@ def train_heads(
         if epoch < start:  # drawn all the same, so that the next epoch's order is what it would have been
             continue
         # Copied whole: a copy of each step's rows would wait for the step before.
-        near, there = order.to(features.device).split(batch_size), order.to(device).split(batch_size)
-        for rows, same in zip(near, there, strict=True):
+        batches = zip(order.to(features.device).split(batch_size), order.to(device).split(batch_size), strict=True)
+        for feature_rows, target_rows in batches:
             factor = 0.5 * (1 + math.cos(math.pi * step / steps))
-            heads.step(features[rows].to(device, non_blocking=True), targets[same], factor)
+            heads.step(features[feature_rows].to(device, non_blocking=True), targets[target_rows], factor)
             step += 1
         if checkpoint:
             checkpoint.save(heads, epoch + 1, last=epoch + 1 == epochs)
 
 
 class HeadsCheckpoint:
-    """Heads after an epoch, in a file for a continuation of the same training.
+    """Heads after an epoch, in a file under the run's ``features/`` from which the same training continues.
 
     Args:
-        path: of the file.
-        digest: of everything that the training depends on; what was kept with another one is not continued.
+        name: of the training.
+        options: what it depends on beside the context, JSON-able; heads kept with others are not continued.
     """
 
-    def __init__(self, path: Path, digest: str):
-        self.path, self.digest = path, digest
+    def __init__(self, context: EvalContext, name: str, options: list):
+        self.path = context.run_dir / FEATURES / f"{name}-{context.train.name}.pt"
+        about = [context.weights_hash, context.train.fingerprint, context.image_size, context.precision, context.seed]
+        self.digest = digest_of([about, *options])
         self._saved = time.monotonic()
 
     def load(self, heads: Heads) -> int:
@@ -252,19 +247,10 @@ def held_out(targets: Tensor, part: float, seed: int) -> np.ndarray:
 
 def scaler(features: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each feature, ``[D]`` (1 where it is constant), in bounded memory."""
-    total = torch.zeros(features.shape[1], dtype=torch.float64)
-    for part in features.split(65536):
-        total += part.double().sum(0)
-    mean = total / len(features)
-    total.zero_()
-    for part in features.split(65536):
-        total += (part.double() - mean).square().sum(0)
-    std = (total / len(features)).sqrt()
+    parts = features.split(65536)
+    mean = sum(part.double().sum(0) for part in parts) / len(features)
+    std = (sum((part.double() - mean).square().sum(0) for part in parts) / len(features)).sqrt()
     return mean.float(), torch.where(std > 1e-6 * (1 + mean.abs()), std, 1.0).float()
-
-
-#: Part of the labelled training images that the learning rate is chosen on.
-HELD_OUT = 0.1
 
 
 def probe_features(backbone: Backbone) -> Kind:
@@ -276,10 +262,31 @@ def probe_features(backbone: Backbone) -> Kind:
 
 
 def targets_of(context: EvalContext, rows: np.ndarray) -> Tensor:
-    """Of training images: int64 ``[n]``, or multi-hot float32 ``[n, C]``."""
+    """Labels of training images: int64 ``[n]``, or multi-hot float32 ``[n, C]``."""
     if context.train.label_sets is None:
         return torch.from_numpy(context.train.labels[rows])
     return torch.from_numpy(context.train.label_sets[rows]).float()
+
+
+def heads_for(
+    context: EvalContext, width: int, rates: Sequence[float], batch_size: int, weight_decay: float = 0.0
+) -> Heads:
+    """Heads for the context's classes. ``rates`` are for 256 images."""
+    return Heads(
+        width,
+        context.train.num_classes,
+        [rate * batch_size / 256 for rate in rates],
+        context.device,
+        weight_decay=weight_decay,
+        multi_label=context.train.label_sets is not None,
+        seed=context.seed,
+    )
+
+
+def different_rates(rates: Sequence[float]) -> None:
+    """The form of an option that lists learning rates (``common.options``)."""
+    if len(set(rates)) != len(rates):
+        raise ValueError("give different learning rates")
 
 
 def split_held_out(evaluation: str, targets: Tensor, seed: int) -> Tensor:
@@ -292,15 +299,20 @@ def split_held_out(evaluation: str, targets: Tensor, seed: int) -> Tensor:
 
 
 def best_head(
-    evaluation: str, heads: Heads, features: Tensor, targets: Tensor, rates: list[float]
+    evaluation: str, heads: Heads, features: Tensor, targets: Tensor, rates: Sequence[float]
 ) -> tuple[int, float]:
-    """Which of the first heads, one for each of the rising ``rates``, is best on these features (the first of equals), and its
-    quality. Says so where rates beyond those tried may be better still."""
+    """``best_rate`` of the first heads, one for each of the rising ``rates``, on these features."""
     qualities = [quality(head_scores(heads, features, head), targets) for head in range(len(rates))]
+    return best_rate(evaluation, qualities, rates)
+
+
+def best_rate(evaluation: str, qualities: Sequence[float], rates: Sequence[float]) -> tuple[int, float]:
+    """The place of the best of the rising ``rates`` (the first of equals) and its quality. Warns where rates beyond those tried may
+    be better still. Raises UserError where all diverged."""
     best = int(np.argmax(qualities))
     if qualities[best] < 0:
-        raise UserError(f"{evaluation}: the probe diverged at every learning rate; give smaller --{evaluation}_lrs")
-    others = qualities[:best] + qualities[best + 1 :]
+        raise UserError(f"{evaluation}: training diverged at every learning rate; give smaller --{evaluation}_lrs")
+    others = [*qualities[:best], *qualities[best + 1 :]]
     if best in (0, len(rates) - 1) and others and qualities[best] > max(others):
         side, further = ("smallest", "smaller") if best == 0 else ("largest", "larger")
         Console(stderr=True).print(
@@ -312,27 +324,12 @@ def best_head(
     return best, qualities[best]
 
 
-def check_options(evaluation: str, rates: list[float], epochs: int, batch_size: int) -> None:
-    if not rates or len(set(rates)) != len(rates) or not all(0 < rate < math.inf for rate in rates):
-        raise UsageError(f"--{evaluation}_lrs {' '.join(map(str, rates))}: give different learning rates above 0")
-    for option, value in (("epochs", epochs), ("batch_size", batch_size)):
-        if value < 1:
-            raise UsageError(f"--{evaluation}_{option} {value}: give at least 1")
-
-
-def checkpoint_of(context: EvalContext, name: str, options: list) -> HeadsCheckpoint:
-    """Where heads are kept while they are trained: under the run's ``features/``. ``options``: what the training depends on beside
-    the context, JSON-able."""
-    about = [context.weights_hash, context.train.fingerprint, context.image_size, context.precision, context.seed]
-    return HeadsCheckpoint(context.run_dir / FEATURES / f"{name}-{context.train.name}.pt", digest_of([about, *options]))
-
-
-def measure_scores(
-    context: EvalContext, evaluation: str, scores: Tensor, protocol: dict, suffix: str = ""
+def measure_logits(
+    context: EvalContext, evaluation: str, logits: Tensor, protocol: dict, suffix: str = ""
 ) -> list[Measurement]:
     """Measurements from logits ``[n, C]`` of the labelled test images; ``suffix`` tells the predictions file from others."""
-    if not scores.isfinite().all():
-        raise UserError(f"{evaluation}: the probe diverged; give smaller --{evaluation}_lrs")
+    if not logits.isfinite().all():
+        raise UserError(f"{evaluation}: training diverged; give smaller --{evaluation}_lrs")
     if context.train.label_sets is not None:
-        return multi_label(context, evaluation, scores.numpy(), protocol, suffix)
-    return classification(context, evaluation, best_classes(scores).numpy(), protocol, suffix)
+        return measure_label_scores(context, evaluation, logits.numpy(), protocol, suffix)
+    return measure_classes(context, evaluation, best_classes(logits).numpy(), protocol, suffix)

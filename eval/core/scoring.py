@@ -1,21 +1,95 @@
-"""From predictions to measurements: values, intervals and per-sample outcomes, alike for every evaluation that classifies."""
+"""From outcomes to measurements: values, intervals and predictions files, alike for every evaluation."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from common.errors import UserError
 from common.statistics.average_precision import mean_average_precision
 from common.statistics.bootstrap import bootstrap, mean_interval
+from eval.core.context import EvalContext
 from rundir.results import Measurement, save_predictions
 
-if TYPE_CHECKING:
-    from eval.core.context import EvalContext
+#: A value with the ends of its interval, in percent.
+Estimate = tuple[float, float, float]
 
 
-def classification(
+def measure(
+    context: EvalContext,
+    evaluation: str,
+    estimates: Mapping[str, Estimate],
+    n: int,
+    protocol: dict[str, Any],
+    predictions: str | None = None,
+    samples: str = "test images",
+    data: dict[str, Any] | None = None,
+) -> list[Measurement]:
+    """A measurement for each metric.
+
+    Args:
+        n: number of samples.
+        protocol: everything that fixes the numbers.
+        predictions: file with the samples' outcomes.
+        samples: what was resampled for the intervals.
+        data: default: the context's.
+    """
+    return [
+        Measurement(
+            evaluation=evaluation,
+            metric=metric,
+            value=value,
+            low=low,
+            high=high,
+            n=n,
+            protocol=protocol,
+            data=data or context.data(),
+            predictions=predictions,
+            interval=f"95% percentile bootstrap over {samples}",
+        )
+        for metric, (value, low, high) in estimates.items()
+    ]
+
+
+def save_outcomes(
+    context: EvalContext, evaluation: str, names: Sequence[str], suffix: str = "", **outcomes: np.ndarray
+) -> str:
+    """Write the predictions file of an evaluation. ``suffix`` tells it from the evaluation's others ("k20")."""
+    file = "-".join(part for part in (evaluation, context.test.name, suffix) if part)
+    return save_predictions(context.run_dir, file, names, **outcomes)
+
+
+def measure_means(
+    context: EvalContext,
+    evaluation: str,
+    names: Sequence[str],
+    outcomes: dict[str, np.ndarray],
+    protocol: dict[str, Any],
+    suffix: str = "",
+    samples: str = "test images",
+    interval: Callable[[np.ndarray], tuple[float, float]] = mean_interval,
+    **saved: np.ndarray,
+) -> list[Measurement]:
+    """A measurement for each metric that is a mean over samples, in percent; their outcomes are saved.
+
+    Args:
+        names: of the samples.
+        outcomes: by metric, each sample's outcome in [0, 1], ``[n]``.
+        protocol, suffix, samples: as ``measure`` and ``save_outcomes`` have them.
+        interval: ends of the interval of the mean of ``[n]``.
+        saved: further arrays for the predictions file, ``[n, …]``.
+    """
+    file = save_outcomes(context, evaluation, names, suffix, **saved, **outcomes)
+    estimates = {
+        metric: (100 * float(values.mean()), *(100 * bound for bound in interval(values)))
+        for metric, values in outcomes.items()
+    }
+    return measure(context, evaluation, estimates, len(names), protocol, file, samples)
+
+
+def measure_classes(
     context: EvalContext,
     evaluation: str,
     guesses: np.ndarray,
@@ -28,62 +102,19 @@ def classification(
     Args:
         guesses: classes, best first, int ``[n, min(5, classes)]``, for ``context.labelled("test")``.
         protocol: what fixes the numbers beside what the context fixes.
-        suffix: tells this predictions file from others of the evaluation ("k20").
         top5: False where five guesses make no sense.
     """
     rows = context.labelled("test")
-    truth = context.test.labels[rows]
-    hits = guesses == truth[:, None]
+    hits = guesses == context.test.labels[rows][:, None]
     outcomes = {"top1": hits[:, 0]}
     if top5 and context.train.num_classes > 5:
         outcomes["top5"] = hits.any(axis=1)
-    file = save_predictions(
-        context.run_dir,
-        _file_name(context, evaluation, suffix),
-        _names(context, rows),
-        predicted=guesses[:, 0],
-        **outcomes,
-    )
-    return means(context, evaluation, outcomes, {**protocol, **context.protocol()}, file)
+    names = [context.test.names[row] for row in rows]
+    protocol = {**protocol, **context.protocol()}
+    return measure_means(context, evaluation, names, outcomes, protocol, suffix, predicted=guesses[:, 0])
 
 
-def means(
-    context: EvalContext,
-    evaluation: str,
-    outcomes: dict[str, np.ndarray],
-    protocol: dict[str, Any],
-    file: str,
-    samples: str = "test images",
-) -> list[Measurement]:
-    """A measurement for each metric that is a mean over samples, in percent.
-
-    Args:
-        outcomes: by metric, each sample's outcome in [0, 1], ``[n]``.
-        protocol: everything that fixes the numbers.
-        file: where the outcomes have been saved.
-        samples: what was resampled for the interval.
-    """
-    measurements = []
-    for metric, values in outcomes.items():
-        low, high = mean_interval(values)
-        measurements.append(
-            Measurement(
-                evaluation=evaluation,
-                metric=metric,
-                value=100 * float(values.mean()),
-                low=100 * low,
-                high=100 * high,
-                n=len(values),
-                protocol=protocol,
-                data=context.data(),
-                predictions=file,
-                interval=f"95% percentile bootstrap over {samples}",
-            )
-        )
-    return measurements
-
-
-def multi_label(
+def measure_label_scores(
     context: EvalContext, evaluation: str, scores: np.ndarray, protocol: dict[str, Any], suffix: str = ""
 ) -> list[Measurement]:
     """Mean average precision in percent, over the classes that occur in the test split, where images have several labels.
@@ -96,33 +127,13 @@ def multi_label(
     scores = scores.astype(np.float32)
     if not np.isfinite(scores).all():
         raise UserError(f"{evaluation}: scores are not finite; the features or the probe have diverged")
-    statistic = mean_average_precision(scores, truth)
-    low, high = bootstrap(statistic, len(rows), resamples=1000)
-    file = save_predictions(
-        context.run_dir,
-        _file_name(context, evaluation, suffix),
-        _names(context, rows),
-        scores=scores,
-        label_sets=truth,
-    )
-    return [
-        Measurement(
-            evaluation=evaluation,
-            metric="map",
-            value=100 * float(statistic(np.ones((1, len(rows))))[0]),
-            low=100 * low,
-            high=100 * high,
-            n=len(rows),
-            protocol={**protocol, **context.protocol()},
-            data=context.data(),
-            predictions=file,
-        )
-    ]
+    estimates = {"map": resampled(mean_average_precision(scores, truth), len(rows))}
+    names = [context.test.names[row] for row in rows]
+    file = save_outcomes(context, evaluation, names, suffix, scores=scores, label_sets=truth)
+    return measure(context, evaluation, estimates, len(rows), {**protocol, **context.protocol()}, file)
 
 
-def _file_name(context: EvalContext, evaluation: str, suffix: str) -> str:
-    return "-".join(part for part in (evaluation, context.test.name, suffix) if part)
-
-
-def _names(context: EvalContext, rows: np.ndarray) -> list[str]:
-    return [context.test.names[row] for row in rows]
+def resampled(statistic: Callable[[np.ndarray], np.ndarray], n: int) -> Estimate:
+    """The estimate of a statistic in [0, 1] of n samples (``weights [r, n] -> [r]``) from 1,000 resamples."""
+    low, high = bootstrap(statistic, n, resamples=1000)
+    return 100 * float(statistic(np.ones((1, n)))[0]), 100 * low, 100 * high

@@ -65,7 +65,7 @@ def test_nothing_is_trained_or_measured_twice(make_context, monkeypatch):
     monkeypatch.setattr(Segmentation, "run", lambda *arguments: pytest.fail("measured again"))
     assert measure(context) == first
     monkeypatch.undo()
-    monkeypatch.setattr("eval.segmentation.train_task", lambda *arguments, **about: pytest.fail("trained again"))
+    monkeypatch.setattr("eval.core.nested.train_task", lambda *arguments, **about: pytest.fail("trained again"))
     assert measure(context, again=True) == first
     assert not list((context.run_dir / "features").glob("*map*"))
 
@@ -133,8 +133,8 @@ def test_a_head_s_run_says_how_it_was_trained(make_context):
         ({"loss": ["dise"]}, "did you mean dice"),
         ({"loss": []}, "no loss is given"),
         ({"optimizer": "adam"}, "did you mean adamw"),
-        ({"scale": [2.0, 0.5]}, "no range"),
-        ({"test_scales": [0.0]}, "above 0"),
+        ({"scale": [2.0, 0.5]}, "two ends of a range"),
+        ({"test_scales": [0.0]}, "more than 0"),
         ({"crop_size": 200_000}, "--crop_size 200000: give 8 to 4096 pixels"),
         ({"crop_size": 30}, "30×30 pixels do not divide into patches of 4"),
         ({"batch_size": 16}, r"fewer than one batch; give --batch_size \d+ or less \(.*--segmentation_batch_size\)"),
