@@ -16,8 +16,8 @@ from torch import Tensor
 
 from common.errors import UsageError
 from common.files import digest_of
-from data.label_subset import labelled_parts
 from common.options import one_of, option
+from data.label_subset import labelled_parts
 from data.store.store import ImageStore
 from data.views.central import eval_images
 from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig

@@ -6,8 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.label_subset import labelled_parts
 from common.options import option
+from data.label_subset import labelled_parts
 from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
 from eval.core.context import EvalContext
 from eval.core.knn import measure_knn

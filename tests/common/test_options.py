@@ -9,7 +9,7 @@ import pytest
 import common.options
 from common.cli import make_parser, parse
 from common.errors import UsageError
-from common.options import check, option, options_of_training, options_without_effect
+from common.options import check, one_of, option, options_of_training, options_without_effect
 from training.config import TrainConfig
 
 
@@ -54,6 +54,7 @@ def test_docstrings():
         ({"parts": [0.1, 0]}, "--a_parts 0.1 0: give more than 0 and at most 1"),
         ({"size": 7}, "--a_size 7: give 8 to 64 pixels"),
         ({"name": "abcd"}, "--a_name abcd: give at most 3 letters"),
+        ({"parts": []}, "--a_parts: give one value or several: more than 0 and at most 1"),
         ({"nested": Nested(share=1.0)}, "--share 1.0: give 0 or more and less than 1"),
     ],
 )
@@ -65,7 +66,6 @@ def test_check(options, message):
 
 def test_valid_values_pass():
     check(Config(lr=0, parts=[1.0], size=64, name="", nested=Nested(share=0)))
-    check(Config(parts=[]))
 
 
 def test_lists_are_not_shared():
@@ -97,3 +97,13 @@ def test_options_that_a_continued_run_may_change():
         *("out", "visualize", "data_root", "stream", "device", "strategy", "compile", "evals"),
         *("tensorboard", "wandb", "log_every", "checkpoint_every", "keep_checkpoints"),
     }
+
+
+def test_one_of_several_names():
+    form = one_of("colour", lambda: ["red", "green"])
+    form("red")
+    form(["red", "green"])
+    with pytest.raises(UsageError, match="unknown colour 'gren'; did you mean green"):
+        form(["red", "gren"])
+    with pytest.raises(ValueError, match="give at least one colour"):
+        form([])

@@ -248,9 +248,9 @@ def test_wrong_data_is_named(davis, tmp_path, change, message):
 
 def test_wrong_options_and_data_sets(davis, tmp_path, context):
     with pytest.raises(UsageError, match="davis_topk 0: give at least 1"):
-        DavisPropagation(DavisConfig(topk=0))
+        run_evaluations(["davis"], {"davis": DavisConfig(topk=0)}, context)
     with pytest.raises(UsageError, match="davis_temperature"):
-        DavisPropagation(DavisConfig(temperature=0))
+        run_evaluations(["davis"], {"davis": DavisConfig(temperature=0)}, context)
     with pytest.raises(UserError, match=r"--davis_size 30 is no multiple of the 4 pixels"):
         DavisPropagation(DavisConfig(size=30)).run(context)
     command = EvaluateCommand(backbone="vit_nano", data="davis", data_root=str(davis), out=str(tmp_path / "out"))

@@ -160,6 +160,6 @@ def test_wrong_options(make_test_context):
         ({"backbone_lr_scale": -1}, "--finetune_backbone_lr_scale -1: give 0 or more"),
     ):
         with pytest.raises(UsageError, match=message):
-            FinetuneConfig(**options)
+            run_evaluations(["finetune"], {"finetune": FinetuneConfig(**options)}, make_test_context())
     with pytest.raises(UserError, match="--finetune_batch_size 256: imagefolder has 108 labelled images to train on"):
         run_evaluations(["finetune"], {"finetune": FinetuneConfig()}, make_test_context())

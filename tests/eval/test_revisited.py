@@ -229,4 +229,4 @@ def test_a_box_outside_and_damaged_images(tmp_path):
     with pytest.raises(UserError, match=r"image_2\.jpg: the image cannot be used"):
         evaluation.run(context)
     with pytest.raises(UsageError, match="--revisited_size 0"):
-        RevisitedRetrieval(RevisitedConfig(size=0))
+        run_evaluations(["revisited"], {"revisited": RevisitedConfig(size=0)}, context)

@@ -218,12 +218,13 @@ def test_the_blocks_that_the_authors_classifier_sees(make_test_context):
     [
         ("linear_authors", LinearAuthorsConfig(blocks=0), "--linear_authors_blocks 0: give at least 1"),
         ("linear", LinearConfig(lrs=[]), "--linear_lrs"),
-        ("linear", LinearConfig(lrs=[0.1, -1.0]), "above 0"),
-        ("linear", LinearConfig(lrs=[0.1, float("nan")]), "above 0"),
+        ("linear", LinearConfig(lrs=[0.1, -1.0]), "more than 0"),
+        ("linear", LinearConfig(lrs=[0.1, float("nan")]), "a finite number"),
+        ("linear", LinearConfig(lrs=[0.1, 0.1]), "give different learning rates"),
         ("linear", LinearConfig(epochs=0), "--linear_epochs 0"),
         ("linear_authors", LinearAuthorsConfig(batch_size=0), "--linear_authors_batch_size 0"),
         ("knn", KNNConfig(ks=[0]), "at least 1"),
-        ("knn", KNNConfig(temperature=-1), "above 0"),
+        ("knn", KNNConfig(temperature=-1), "more than 0"),
     ],
 )
 def test_wrong_options_are_refused_before_any_work(make_test_context, name, config, message):
@@ -247,7 +248,9 @@ def test_unknown_evaluation(make_test_context):
         run_evaluations(["knnn"], {}, make_test_context())
 
 
-def test_an_evaluation_from_elsewhere(make_test_context):
+def test_an_evaluation_from_elsewhere(make_test_context, monkeypatch):
+    monkeypatch.setattr(EVALUATIONS, "_items", dict(EVALUATIONS._items))  # forgotten again after the test
+
     @EVALUATIONS.register("count")
     class Count(Evaluation):
         @dataclass(kw_only=True)

@@ -135,7 +135,7 @@ def test_a_head_s_run_says_how_it_was_trained(make_context):
         ({"optimizer": "adam"}, "did you mean adamw"),
         ({"scale": [2.0, 0.5]}, "two ends of a range"),
         ({"test_scales": [0.0]}, "more than 0"),
-        ({"crop_size": 200_000}, "--crop_size 200000: give 8 to 4096 pixels"),
+        ({"crop_size": 200_000}, "--segmentation_crop_size 200000: give 8 to 4096 pixels"),
         ({"crop_size": 30}, "30×30 pixels do not divide into patches of 4"),
         ({"batch_size": 16}, r"fewer than one batch; give --batch_size \d+ or less \(.*--segmentation_batch_size\)"),
         ({"layer_decay": 0.0}, "layer_decay"),
