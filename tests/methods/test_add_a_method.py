@@ -24,7 +24,8 @@ def simsiam(code, tmp_path_factory):
     path = tmp_path_factory.mktemp("plugin") / "simsiam.py"
     path.write_text(code, encoding="utf-8")
     load_plugin(str(path))
-    return METHODS.get("simsiam")
+    yield METHODS.get("simsiam")
+    del METHODS._items["simsiam"]
 
 
 def test_is_short(code):
