@@ -1,10 +1,9 @@
-"""The process group, in the few forms the methods and the trainer need. Every function also works in one process, where
-it is the identity, so that no caller has to ask. N ranks on different shards then equal one process on the joined batch.
+"""The process group, in the few forms that methods and the trainer need. In one process every function is the identity, so callers
+need not ask. N ranks on different shards equal one process on the joined batch.
 
-Convention for gradients: the trainer averages parameter gradients over ranks (as DDP does). A loss that is a mean over the
-rank's own samples therefore needs nothing more. A loss of global statistics is computed alike on every rank from
-``all_reduce_sum`` or ``all_gather_rows`` (both differentiable), and each rank's backward then carries the whole loss: its
-averaged gradient equals the one-process gradient.
+The trainer averages parameter gradients over ranks, as DDP does. So a loss that is a mean over the rank's own samples needs
+nothing more. A loss of global statistics is computed alike on every rank from ``all_reduce_sum`` or ``all_gather_rows`` (both
+differentiable), and each rank's backward pass carries the whole loss: its averaged gradient equals the one-process gradient.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,7 +33,7 @@ def is_main() -> bool:
 
 @contextmanager
 def main_first() -> Iterator[None]:
-    """The first process goes through the block before the others do: it fills a cache that they then read."""
+    """The first process goes through the block before the others: it fills a cache that they then read."""
     if is_distributed() and not is_main():
         dist.barrier()
     yield
@@ -70,10 +69,8 @@ class _AllGatherRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:
-        grad = grad.contiguous().clone()
-        dist.all_reduce(grad)
         start = dist.get_rank() * ctx.rows
-        return grad[start : start + ctx.rows]
+        return _AllReduceSum.backward(ctx, grad)[start : start + ctx.rows]
 
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:
@@ -92,22 +89,20 @@ def all_gather_rows(tensor: Tensor) -> Tensor:
 
 
 def is_shared_out(tensor: Any) -> bool:
-    """True if each process holds a part of it (``training.machine.sharding``): it is a DTensor, whose module takes long to
-    import."""
+    """True for a DTensor: each process holds a part (``training.machine.sharding``). Its class would take long to import."""
     return hasattr(tensor, "full_tensor")
 
 
 @torch.no_grad()
 def own_parts(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """What this process holds of each tensor: its part of one that is shared out, else the tensor itself. Changes in place
-    change the tensor."""
+    """This process's part of each shared-out tensor, and other tensors themselves. Changing a part in place changes the tensor."""
     return [tensor.to_local() if is_shared_out(tensor) else tensor for tensor in tensors]
 
 
 @torch.no_grad()
 def whole(state: Any) -> Any:
-    """A state dict with every shared-out tensor gathered, on the CPU; without such tensors, itself. All processes call it
-    together, and each gets all of it."""
+    """A state dict with every shared-out tensor gathered on the CPU; itself, if it has none. All processes call it together, and each
+    gets all of it."""
     if isinstance(state, dict):
         gathered = {name: whole(value) for name, value in state.items()}
         return state if all(gathered[name] is value for name, value in state.items()) else gathered
@@ -116,7 +111,7 @@ def whole(state: Any) -> Any:
 
 @torch.no_grad()
 def norms(tensors: Sequence[Tensor]) -> Tensor:
-    """The 2-norm of each tensor ``[n]``; of shared-out ones, which all of them are or none, the whole tensor's. Asks nothing
-    back from the device."""
-    found = torch.stack(torch._foreach_norm(own_parts(tensors)))
-    return all_reduce_sum(found.square()).sqrt() if is_shared_out(tensors[0]) else found
+    """The 2-norm of each tensor ``[n]``, over all processes' parts if the tensors are shared out (all of them or none). Does not wait
+    for the device."""
+    own = torch.stack(torch._foreach_norm(own_parts(tensors)))
+    return all_reduce_sum(own.square()).sqrt() if is_shared_out(tensors[0]) else own

@@ -16,31 +16,31 @@ from common.errors import UserError
 
 @contextmanager
 def owned_lock(path: Path, waiting: Callable[[str], None], poll: float = 0.2) -> Iterator[None]:
-    """Hold the lock file ``path``; while another process holds it, wait, or give up if ``waiting`` raises.
+    """Hold the lock file ``path``, which names this process. While another process holds it, wait, or give up if ``waiting`` raises.
 
-    It is the operating system's lock on the open file, so it ends with its process, however that ends: what a killed process
-    leaves behind is an unlocked file, which the next one takes over. The file names the owner for people and messages.
+    It is the operating system's lock on the open file, so it ends with its process, however that ends: a killed process
+    leaves an unlocked file, which the next one takes over.
 
     Args:
-        path: the lock file; it stays there, empty, when the lock is given back.
-        waiting: called once, with the owner ("process 12 on host, since 2026-01-31 12:00 UTC"), before waiting; what it
-            raises is raised.
+        path: the lock file; it stays, empty, when the lock is given back.
+        waiting: called once before waiting, with the owner ("process 12 on host, since 2026-01-31 12:00 UTC"); its errors are
+            passed on.
         poll: seconds between attempts.
 
     Raises:
         UserError: the file system has no locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    told = False
+    is_waiting = False
     with open(path, "a+", encoding="utf-8") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if not told:
+                if not is_waiting:
                     waiting(_owner(path))
-                    told = True
+                    is_waiting = True
                 time.sleep(poll)
             except OSError as error:
                 raise UserError(
@@ -48,11 +48,11 @@ def owned_lock(path: Path, waiting: Callable[[str], None], poll: float = 0.2) ->
                 ) from error
         file.truncate(0)
         since = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-        process = os.getpid()
-        about = {"pid": process, "host": socket.gethostname(), "since": since, "process_began": process_began(process)}
-        owner = json.dumps(about)
+        pid = os.getpid()
+        owner = {"pid": pid, "host": socket.gethostname(), "since": since, "process_began": process_began(pid)}
         try:
-            os.write(file.fileno(), owner.encode())  # at once: closing the file would write again what did not fit
+            # Not buffered: closing the file would write again what did not fit.
+            os.write(file.fileno(), json.dumps(owner).encode())
         except OSError as error:
             error.filename = str(path)
             raise
@@ -63,28 +63,27 @@ def owned_lock(path: Path, waiting: Callable[[str], None], poll: float = 0.2) ->
 
 
 def owner_lives(owner: Mapping[str, Any]) -> bool:
-    """Whether the process of this machine that a lock file names goes on. Nothing is locked for it: that could turn away a process
-    that comes for the lock at this moment. Where the system does not tell when processes began, one of the same number counts."""
+    """Whether the process of this machine that a lock file names still runs. Does not lock: that could turn away a process that
+    wants the lock at this moment. Where the system does not say when processes began, any process of that number counts."""
     try:
         os.kill(owner["pid"], 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # somebody else's
+    except PermissionError:  # another user's
         pass
     began = process_began(owner["pid"])
     return began is None or owner.get("process_began") in (None, began)
 
 
 def process_began(process: int) -> str | None:
-    """When a process began, in words that no other process of its number shares, also after the machine has started anew: the
-    boot's name and the clock ticks since. "ended" of a killed one that its parent has not asked after; None where the system does
-    not tell (it is no Linux, or hides the process)."""
+    """When a process began, as the boot's name and the clock ticks since: no other process of its number has the same, not even after
+    a restart. "ended" for a killed process that its parent has not asked after; None where the system does not say."""
     try:
         stat = Path(f"/proc/{process}/stat").read_bytes()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return None
-    state, *fields = stat.rpartition(b")")[2].split()  # before it stands the program's name, which may hold anything
+    state, *fields = stat.rpartition(b")")[2].split()  # after the program's name, which may hold anything
     return "ended" if state in (b"Z", b"X") else f"{boot} {int(fields[18])}"
 
 

@@ -11,16 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-#: Rows that per-step diagnostics look at, at most.
+#: Most rows that per-step diagnostics look at.
 ROWS = 256
 #: Step records in a row that have to agree before a warning is given.
 PATIENCE = 5
-#: A loss within this part of ln(out_dim) is that of outputs which say the same of every image.
+#: A loss that differs from ln(out_dim) by less than this part of it is that of outputs equal for every image.
 FLAT = 0.005
-#: Effective rank of the batch's projections, as a part of what it can be at most, below which they are said to collapse.
+#: Projections collapse where their effective rank is below this part of its maximum.
 COLLAPSED_RANK = 0.05
-#: Nats that a teacher's outputs tell of which image they are of, below which they are said to collapse. (Seen in tiny runs: 0.2
-#: to 1 with centring, below 0.001 within tens of steps without it.)
+#: A teacher's outputs collapse where they tell fewer nats of which image they are of. (Seen in tiny runs: 0.2 to 1 with centring,
+#: below 0.001 within tens of steps without it.)
 COLLAPSED_INFORMATION = 0.01
 
 
@@ -71,11 +71,11 @@ def cross_correlation(first_ND: Tensor, second_ND: Tensor) -> Tensor:
 
 
 def summarize_correlation(matrix_DD: Tensor, side: int = 256) -> tuple[np.ndarray, float, float]:
-    """A picture-sized part of a cross-correlation matrix, and what it says in two numbers.
+    """A picture-sized part of a cross-correlation matrix, and two numbers for the whole of it.
 
     Returns:
-        entries of evenly spaced features, at most ``side`` × ``side`` (the true entries: pooled ones would drown the
-        diagonal in the rest); mean of the diagonal; root mean square of the rest (0 where there is none).
+        the entries of evenly spaced features, at most ``side`` × ``side`` (pooled entries would drown the diagonal in the
+        rest); mean of the diagonal; root mean square of the rest (0 where there is none).
     """
     size = len(matrix_DD)
     kept = np.unique(np.linspace(0, size - 1, min(size, side)).round().astype(np.int64))
@@ -86,14 +86,14 @@ def summarize_correlation(matrix_DD: Tensor, side: int = 256) -> tuple[np.ndarra
 
 
 class CollapseWatch:
-    """Looks at the step records of a run as they are logged, and says once what is wrong.
+    """Looks at the step records of a run as they are logged, and warns once of each sign of collapse.
 
-    It reads ``loss``; ``effective_rank`` of the batch's projections and ``rank_limit``, what it can be at most; and, of methods
-    that log it, ``teacher_information``.
+    It reads ``loss``; ``effective_rank`` of the batch's projections and ``rank_limit``, its maximum; and of methods that log it
+    ``teacher_information``.
 
     Args:
-        out_dim: number of outputs whose uniform distribution the loss would be ln(out_dim) of; None: the method has no such.
-        warmup_steps: of the learning rate; before its end a flat loss is no sign.
+        out_dim: a loss of ln(out_dim) is that of uniform outputs; None where the method has no such outputs.
+        warmup_steps: of the learning rate; a flat loss before its end is no sign.
     """
 
     HELP = {
@@ -105,14 +105,14 @@ class CollapseWatch:
     def __init__(self, out_dim: int | None, warmup_steps: int):
         self._flat = None if out_dim is None else math.log(out_dim)
         self._warmup_steps = warmup_steps
-        self._in_a_row = {"flat": 0, "rank": 0, "information": 0}
-        self._told: set[str] = set()
+        self._in_a_row: dict[str, int] = {}  # step records with each sign, up to the newest
+        self._warned: set[str] = set()
 
     def replay(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Take in the log of the steps before a resumed run's first."""
         for record in records:
             if record.get("kind") == "warning":
-                self._told.add(record.get("name", ""))
+                self._warned.add(record.get("name", ""))
             elif record.get("kind") == "step":
                 self.look(record)
 
@@ -121,30 +121,19 @@ class CollapseWatch:
         loss, rank, limit = record["loss"], record.get("effective_rank"), record.get("rank_limit")
         information = record.get("teacher_information")
         warm = record["step"] > self._warmup_steps
-        signs = {
-            "flat": warm and self._flat is not None and abs(loss - self._flat) < FLAT * self._flat,
-            "rank": rank is not None and rank < max(COLLAPSED_RANK * limit, 1.5),
-            "information": information is not None and information < COLLAPSED_INFORMATION,
-        }
-        self._in_a_row = {sign: self._in_a_row[sign] + 1 if seen else 0 for sign, seen in signs.items()}
-        found = []
-        if self._in_a_row["flat"] >= PATIENCE:
-            found.append(
-                ("flat_loss", f"the loss stays at ln(out_dim) = {self._flat:.2f}: every image gets the same outputs")
-            )
-        if self._in_a_row["rank"] >= PATIENCE:
-            found.append(("collapse", f"features collapse: their effective rank is {rank:.1f} of at most {limit}"))
-        if self._in_a_row["information"] >= PATIENCE:
-            found.append(
-                (
-                    "collapse",
-                    f"the outputs collapse: they tell {max(information, 0):.3f} nats of which image they are of",
-                )
-            )
-        new = [
-            (name, f"{message}. What usually helps: {self.HELP[name]}")
-            for name, message in found
-            if name not in self._told
-        ]
-        self._told.update(name for name, _ in new)
-        return list(dict(reversed(new)).items())  # one of a kind, the first
+        signs = {}
+        if warm and self._flat is not None and abs(loss - self._flat) < FLAT * self._flat:
+            signs["flat_loss"] = f"the loss stays at ln(out_dim) = {self._flat:.2f}: every image gets the same outputs"
+        if rank is not None and rank < max(COLLAPSED_RANK * limit, 1.5):
+            signs["rank"] = f"features collapse: their effective rank is {rank:.1f} of at most {limit}"
+        if information is not None and information < COLLAPSED_INFORMATION:
+            nats = f"{max(information, 0):.3f} nats"
+            signs["information"] = f"the outputs collapse: they tell {nats} of which image they are of"
+        self._in_a_row = {sign: self._in_a_row.get(sign, 0) + 1 for sign in signs}
+        warnings = []
+        for sign, message in signs.items():
+            name = "flat_loss" if sign == "flat_loss" else "collapse"
+            if self._in_a_row[sign] >= PATIENCE and name not in self._warned:
+                self._warned.add(name)
+                warnings.append((name, f"{message}. What usually helps: {self.HELP[name]}"))
+        return warnings

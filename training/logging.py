@@ -1,4 +1,5 @@
-"""What a run reports while it trains: its log always, a progress bar on a terminal, TensorBoard and Weights & Biases by option."""
+"""What a run reports while it trains: its log always, a progress bar on a terminal, TensorBoard and Weights & Biases by
+option."""
 
 from __future__ import annotations
 

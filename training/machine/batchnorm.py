@@ -1,7 +1,5 @@
-"""BatchNorm over the global batch: N processes then compute what one would on the joined batch.
-
-torch's SyncBatchNorm does so on CUDA; it refuses CPU tensors, for which there is a module here.
-"""
+"""BatchNorm over the global batch: N processes then compute what one would on the joined batch. CUDA has torch's SyncBatchNorm,
+which refuses CPU tensors; the module here takes them."""
 
 from __future__ import annotations
 
@@ -14,8 +12,8 @@ from common.errors import UserError
 
 
 class GlobalBatchNorm(_BatchNorm):
-    """BatchNorm whose training statistics are those of all processes' rows, on any device. Every process gives the same
-    number of rows. Differentiable through the statistics. State dict as BatchNorm's."""
+    """BatchNorm with training statistics over the rows of all processes, which have equally many; differentiable through them.
+    Its state dict is BatchNorm's."""
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
@@ -59,16 +57,14 @@ class _GlobalBatchNormAct(GlobalBatchNorm):
 
 
 def use_global_batchnorm(module: nn.Module, device: torch.device) -> nn.Module:
-    """Replace every BatchNorm in ``module`` by one over the global batch, keeping parameters, buffers and their names.
-
-    Raises:
-        UserError: a kind of BatchNorm that this does not know how to replace.
-    """
+    """Make every BatchNorm in ``module`` one over the global batch, keeping parameters, buffers and their names. Raises
+    UserError for an unknown kind of BatchNorm."""
     from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 
-    known = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, GlobalBatchNorm, BatchNormAct2d)
+    exact = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+    with_subclasses = (nn.SyncBatchNorm, GlobalBatchNorm, BatchNormAct2d)
     for name, child in module.named_modules():
-        if isinstance(child, _BatchNorm) and type(child) not in known and not isinstance(child, known[3:]):
+        if isinstance(child, _BatchNorm) and type(child) not in exact and not isinstance(child, with_subclasses):
             raise UserError(
                 f"{name} is a {type(child).__name__}, whose statistics cannot be shared; train it in one process"
             )

@@ -1,5 +1,5 @@
-"""Backbones' blocks as compiled programs (``torch.compile``): what lies between matrix products becomes a few kernels that pass
-over memory once. Blocks and not whole networks: those of one shape share a program, and compiling takes a minute, not many."""
+"""Blocks of backbones as compiled programs (``torch.compile``): the operations between matrix products become a few kernels that
+pass over memory once. Blocks and not whole networks: equal blocks share a program, so compiling takes a minute, not many."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from training.machine.sharding import blocks_of, networks_of
 
 
 def compile_blocks(method: nn.Module, device: torch.device) -> None:
-    """Let every backbone's blocks be compiled when they are first called, for each size of input. State dicts stay as they are.
+    """Compile every backbone's blocks when they are first called, for each size of input. State dicts stay as they are.
 
     Raises:
-        UsageError: what compiles is not there.
+        UsageError: no compiler for this device.
     """
     compiler = os.environ.get("CXX", "g++")
     if device.type == "cpu" and shutil.which(compiler) is None:
@@ -27,8 +27,8 @@ def compile_blocks(method: nn.Module, device: torch.device) -> None:
         )
     if device.type == "cuda" and not has_triton():
         raise UsageError("--compile needs triton on a CUDA device; install it, or leave --compile out")
-    # A program for each shape of block, size of crop, and with or without gradients; torch's own limit is 8.
+    # One program for each shape of block and size of crop, with and without gradients; torch's own limit is 8.
     torch._dynamo.config.recompile_limit = 256
     for network in networks_of(method):
-        for block in blocks_of(network):  # none of heads
+        for block in blocks_of(network):
             block.compile(dynamic=False)

@@ -16,14 +16,16 @@ from common.distributed import is_distributed, rank, world_size
 from common.errors import UsageError, UserError
 
 Precision = Literal["fp32", "bf16", "fp16"]
+#: Words of the errors that torch raises when another process has ended.
+LOST_CONNECTION = ("Connection closed by peer", "Connection reset", "Broken pipe", "ncclRemoteError")
 
 
 @contextmanager
 def process_group(device: str) -> Iterator[None]:
-    """Join the processes of ``torchrun`` for the time of the block, if it started this one: NCCL for CUDA tensors, gloo for
-    CPU tensors. A process that is alone, or whose group exists already, needs nothing.
+    """Join the processes of ``torchrun`` within this context: NCCL for CUDA tensors, gloo for CPU tensors. Has no effect on a
+    single process, or where the group exists already.
 
-    Raises UserError in place of what a process that has ended makes of the messages of the others.
+    Raises UserError in place of the errors that the others get when a process has ended.
     """
     began = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
     cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
@@ -34,32 +36,26 @@ def process_group(device: str) -> Iterator[None]:
         yield
     except Exception as error:
         failed = True
-        if isinstance(error, (dist.DistError, RuntimeError)) and is_distributed() and _lost_connection(str(error)):
+        is_lost = any(words in str(error) for words in LOST_CONNECTION)
+        if isinstance(error, (dist.DistError, RuntimeError)) and is_distributed() and is_lost:
             raise UserError(
                 f"process {rank()} of {world_size()}: another process of this command has ended ({str(error).splitlines()[0]}); "
                 "its own message says why, and the same command continues from the last checkpoint"
             ) from error
         raise
     finally:
-        # NCCL's end waits for what others were still to send, which they may never do now.
+        # Ending NCCL waits for messages of the others, which they may never send now.
         if began and not (failed and cuda):
             dist.destroy_process_group()
 
 
-def _lost_connection(message: str) -> bool:
-    return any(
-        words in message
-        for words in ("Connection closed by peer", "Connection reset", "Broken pipe", "ncclRemoteError")
-    )
-
-
 def pick_device(name: str) -> torch.device:
-    """The device that ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps`` stands for. ``auto`` takes CUDA, then mps, then the
-    CPU. Of several processes on a machine each takes the CUDA device of its local rank. Where CUDA computes in float32 it does
-    so in full, convolutions too. The process keeps its memory from then on (``keep_memory``).
+    """The device that ``auto`` (CUDA, else mps, else the CPU), ``cpu``, ``cuda``, ``cuda:N`` or ``mps`` stands for. Several
+    processes on a machine take the CUDA devices of their local ranks. CUDA then computes float32 in full precision,
+    convolutions too, and the process keeps its memory (``keep_memory``).
 
     Raises:
-        UsageError: unknown or not there.
+        UsageError: this machine has no such device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -88,9 +84,9 @@ def pick_device(name: str) -> torch.device:
 
 
 def keep_memory(keep: bool) -> None:
-    """Tell the C library (glibc; others are left alone) to keep memory that is freed for what is asked for next. By itself it
-    returns large blocks to the system, and every step gets the same ones back page by page: a quarter of a training step
-    (docs/performance.md). False: about as a process that was told nothing does after its first large blocks."""
+    """Tell glibc to keep freed memory for the next allocation. By default it returns large blocks to the system, and every step
+    gets the same ones back page by page, which takes a quarter of a training step (docs/performance.md). False: about the
+    default."""
     if not sys.platform.startswith("linux"):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
@@ -101,13 +97,13 @@ def keep_memory(keep: bool) -> None:
 
 
 def pick_precision(name: str, device: torch.device) -> Precision:
-    """The precision that ``auto`` stands for on a device, by what its hardware says it can do, so that the same machine
-    always computes alike: bf16 on CUDA devices of capability 8.0 and above and on CPUs with bf16 products (AVX-512 BF16, AMX),
-    fp16 on older CUDA devices with tensor cores (7.0), and fp32 elsewhere. (Measured on a CPU with AVX-512 BF16: a training
-    step of vit_nano takes 0.4 and of resnet18_cifar 0.5 of its time in fp32.)
+    """The precision that ``auto`` stands for on a device. It follows from the hardware alone, so that a machine always computes
+    alike: bf16 on CUDA devices of capability 8.0 and above and on CPUs with bf16 products (AVX-512 BF16, AMX), fp16 on older
+    CUDA devices with tensor cores (7.0), and fp32 elsewhere. (On a CPU with AVX-512 BF16, a training step of vit_nano takes 0.4
+    of its time in fp32, one of resnet18_cifar 0.5.)
 
     Raises:
-        UsageError: fp16 on anything but CUDA, where no gradient scaling exists.
+        UsageError: fp16 without CUDA, where no gradient scaling exists.
     """
     if name == "fp16" and device.type != "cuda":
         raise UsageError(f"--precision fp16 needs a CUDA device, and this run is on {device.type}; give bf16 or fp32")
@@ -122,14 +118,14 @@ def pick_precision(name: str, device: torch.device) -> Precision:
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager:
-    """The context in which forward passes run. Weights and losses stay float32."""
+    """The context of forward passes. Weights and losses stay float32."""
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was asked: before reading the clock."""
+    """Wait until the device has finished its work, before reading the clock."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -137,23 +133,13 @@ def synchronize(device: torch.device) -> None:
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """Most memory held so far, in GiB: allocated on a CUDA device; the process's resident memory on a CPU (and, of mps, what
-    is allocated now, since no peak is kept)."""
+    """Most memory held so far, in GiB: allocated on a CUDA device, resident on a CPU; on mps, which keeps no peak, what is
+    allocated now."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     if device.type == "mps":
         return torch.mps.driver_allocated_memory() / 2**30
     import resource
-    import sys
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**30 if sys.platform == "darwin" else 2**20)  # macOS counts bytes, Linux kibibytes
-
-
-def device_name(device: torch.device) -> str:
-    """What a reader of a report calls it."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    if device.type == "mps":
-        return "Apple GPU (mps)"
-    return "CPU"

@@ -15,7 +15,6 @@ import torch
 
 from common.distributed import world_size
 from common.environment import ROOT
-from training.machine.devices import device_name
 
 PACKAGES = (
     "torch",
@@ -31,13 +30,8 @@ PACKAGES = (
 
 
 def describe_environment(device: torch.device, precision: str) -> dict[str, Any]:
-    """A JSON-able description of this process's surroundings.
-
-    Returns:
-        ``command`` (words), ``started`` (UTC, ISO 8601), ``commit`` (None outside a git checkout) and ``modified`` (files
-        differ from it), ``python``, ``packages`` (versions), ``platform``, ``cpu``, ``cores`` (that may be used),
-        ``threads`` (of torch), ``device``, ``precision``, ``processes``, ``cuda`` (version or None).
-    """
+    """A JSON-able description of this process's surroundings. ``commit`` and ``modified`` (tracked files differ from it) are None
+    outside a git checkout, ``cuda`` without a CUDA device; ``threads`` are torch's."""
     commit = _git("rev-parse", "HEAD")
     return {
         "command": ["python", *sys.argv],
@@ -50,7 +44,7 @@ def describe_environment(device: torch.device, precision: str) -> dict[str, Any]
         "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "device": device_name(device),
+        "device": _device_name(device),
         "precision": precision,
         "processes": world_size(),
         "cuda": torch.version.cuda if device.type == "cuda" else None,
@@ -74,9 +68,14 @@ def _git(*words: str) -> str | None:
 
 def _cpu_name() -> str:
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        pass
-    return platform.processor() or platform.machine()
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return "Apple GPU (mps)" if device.type == "mps" else "CPU"

@@ -1,5 +1,4 @@
-"""What ends a training from outside, in words: no memory left. (``training.machine.devices`` tells of a process of it that
-died.)"""
+"""Out of memory: what took it, and what would fit, in one sentence."""
 
 from __future__ import annotations
 
@@ -24,31 +23,25 @@ USABLE = 0.8
 def explained(
     config: TrainConfig, method: nn.Module, device: torch.device, memory_gib: Callable[[], Mapping[str, float | None]]
 ) -> Iterator[None]:
-    """While training: errors of memory become sentences. The last checkpoint stays as it is.
+    """While training: an out-of-memory error becomes a UserError that names the largest tensors and a batch size that would fit.
 
     Args:
-        config: resolved options.
-        method: whose largest tensors are named.
-        device: whose memory counts.
         memory_gib: gives an estimate by part, as ``training.plan.cost_of`` has it; empty where there is none.
-
-    Raises:
-        UserError: in place of an out-of-memory error, naming the largest things and a batch size that would fit.
     """
     try:
         yield
     except Exception as error:
-        if is_out_of_memory(error):
-            estimate: Mapping[str, float | None] = {}
-            with suppress(Exception):  # counting takes memory, too
-                estimate = memory_gib()
-            raise UserError(_out_of_memory(config, method, device, estimate)) from error
-        raise
+        if not is_out_of_memory(error):
+            raise
+        estimate: Mapping[str, float | None] = {}
+        with suppress(Exception):  # counting takes memory, too
+            estimate = memory_gib()
+        raise UserError(_out_of_memory(config, method, device, estimate)) from error
 
 
 def fitting(config: TrainConfig, device: torch.device, memory_gib: Mapping[str, float | None]) -> int:
-    """Images of one process's forward pass that would fit into its device's memory by the estimate (which is of one process),
-    and fewer than now; 0: not even one."""
+    """Images in a forward pass of one process that would fit into its device's memory by the estimate, and fewer than now; 0:
+    not even one. The estimate is for one process."""
     together = config.batch_size // config.accumulate
     fewer = together // world_size() // 2
     activations = memory_gib.get("activations")
@@ -60,13 +53,14 @@ def fitting(config: TrainConfig, device: torch.device, memory_gib: Mapping[str, 
 
 
 def memory_of(device: torch.device) -> int:
-    """Bytes that this process could have on a device: of a CPU what is free, within the process's and its container's
+    """Bytes that this process can have on a device; on a CPU those that are free, within the process's and its container's
     limits."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
-    own = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if _linux() else 0
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    if _linux():
+    page = os.sysconf("SC_PAGE_SIZE")
+    limits = [page * os.sysconf("SC_PHYS_PAGES")]
+    if Path("/proc/meminfo").is_file():
+        own = int(Path("/proc/self/statm").read_text().split()[1]) * page
         fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
         limits.append(int(fields["MemAvailable"].split()[0]) * 1024 + own)
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
@@ -79,15 +73,11 @@ def memory_of(device: torch.device) -> int:
 
 
 def _cgroups() -> list[Path]:
-    """Files of the limits of this process's control group (a SLURM job's, a container's) and of those around it."""
+    """Files with the limits of this process's control group (a SLURM job's, a container's) and of the groups around it."""
     own = Path("/proc/self/cgroup")
     lines = own.read_text().splitlines() if own.is_file() else []
     groups = [Path("/sys/fs/cgroup") / line.split(":", 2)[2].lstrip("/") for line in lines if line.startswith("0:")]
     return [place / "memory.max" for group in groups for place in (group, *group.parents)]
-
-
-def _linux() -> bool:
-    return Path("/proc/meminfo").is_file()
 
 
 def _out_of_memory(
@@ -100,11 +90,10 @@ def _out_of_memory(
     estimate = f" the estimate: {largest};" if largest else ""
     count, share = fitting(config, device, memory_gib), config.batch_size // world_size()
     if count >= 1:
-        parts_needed = next(
-            n for n in range(config.accumulate + 1, share + 1) if share % n == 0 and share // n <= count
-        )
+        splits = range(config.accumulate + 1, share + 1)
+        accumulate = next(n for n in splits if share % n == 0 and share // n <= count)
         fits = count * config.accumulate * world_size()
-        advice = f"--batch_size {fits} would fit, or --accumulate {parts_needed} for the same batch in parts"
+        advice = f"--batch_size {fits} would fit, or --accumulate {accumulate} for the same batch in parts"
     else:
         advice = "not even one image would fit: give a smaller backbone or --image_size, or --precision bf16"
     return (

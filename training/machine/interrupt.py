@@ -13,9 +13,9 @@ from common.distributed import is_distributed
 
 
 class Interruption:
-    """While this is entered, SIGINT, SIGTERM and SIGUSR1 (which a cluster can be asked to send ahead of its time limit) are
-    remembered instead of killing the process. A second SIGINT raises KeyboardInterrupt at once. One that came when the loop did not
-    look any more does what it would have done when this is left, since what follows may take longer than the sender waits."""
+    """Within this context, SIGINT, SIGTERM and SIGUSR1 (which a cluster can send ahead of its time limit) are remembered
+    instead of killing the process. A second SIGINT raises KeyboardInterrupt at once. A signal that the loop has not seen takes
+    its usual effect at the end of the context, since what follows may take longer than the sender waits."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -39,11 +39,11 @@ class Interruption:
         self.signal = number
 
     def agree(self, failed: bool) -> tuple[int, bool]:
-        """What the processes say together after a step: the signal that any of them got (0: none), and whether any has
-        failed. Costs a message of two numbers between CPUs where there are several processes."""
+        """After a step: the signal that any process got (0: none), and whether any has failed. Several processes exchange two
+        numbers between their CPUs."""
         mine = (self.signal or 0, int(failed))
         if not is_distributed():
             return mine[0], failed
-        said = torch.tensor(mine)
-        dist.all_reduce(said, dist.ReduceOp.MAX)
-        return int(said[0]), bool(said[1])
+        highest = torch.tensor(mine)
+        dist.all_reduce(highest, dist.ReduceOp.MAX)
+        return int(highest[0]), bool(highest[1])

@@ -1,8 +1,8 @@
 """Networks that are too large for one device: each process keeps a part of every weight, gradient and moment of the optimiser
-(FSDP2, Zhao et al. 2023, arXiv 2304.11277), and backbones' activations are computed anew in the backward pass (Chen et al. 2016,
+(FSDP2, Zhao et al. 2023, arXiv 2304.11277), and computes backbones' activations again in the backward pass (Chen et al. 2016,
 arXiv 1604.06174). The numbers are DDP's.
 
-A method needs nothing for it, as long as it computes with its networks by calling them, and holds no parameters beside them.
+A method needs no change for it if it uses its networks by calling them, and has no parameters outside of them.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from common.errors import UsageError
 
 
 def recompute_activations(method: nn.Module) -> None:
-    """Let the blocks of every backbone keep only their inputs for the backward pass. Blocks with BatchNorm are left as they are:
+    """Let the blocks of every backbone keep only their inputs for the backward pass. Blocks with BatchNorm stay as they are:
     computed twice, they would count a batch twice in their running statistics."""
     for backbone in networks_of(method):
         for block in blocks_of(backbone):
-            if isinstance(backbone, Backbone) and not any(isinstance(m, _BatchNorm) for m in block.modules()):
+            if not any(isinstance(m, _BatchNorm) for m in block.modules()):
                 block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
 def shard(method: nn.Module, device: torch.device) -> None:
-    """Share a method's parameters out over the processes, in place: they become DTensors. Names stay as they are.
+    """Share a method's parameters out over the processes, in place: they become DTensors of the same names.
 
     Raises:
         UsageError: a parameter that belongs to none of the method's networks.
@@ -49,9 +49,9 @@ def shard(method: nn.Module, device: torch.device) -> None:
     mesh = init_device_mesh(device.type, (world_size(),))
     for network in networks:
         for parameter in network.parameters():
-            parameter.data = parameter.data.contiguous()  # of ResNets, channels are innermost, which FSDP refuses
-        # Each network is gathered by itself, since methods call them one by one. Resharding after the forward pass is said, so
-        # that weights lie in parts whenever they change: a teacher has no backward pass.
+            parameter.data = parameter.data.contiguous()  # FSDP refuses ResNets' channels-last weights
+        # Each network is gathered by itself, since methods call them one by one. It is resharded after the forward pass, so that
+        # weights are in parts whenever they change: a teacher has no backward pass.
         for module in (*blocks_of(network), network):
             fully_shard(module, mesh=mesh, reshard_after_forward=True)
             if device.type == "cpu":  # gloo has no mean
@@ -69,29 +69,29 @@ def networks_of(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def blocks_of(network: nn.Module) -> list[nn.Module]:
-    """Modules with parameters that stand in a sequence: a ViT's blocks, a ResNet's; of nested sequences those of the outermost. A
-    network that is a sequence itself, as heads are, counts as one block: none are named."""
+    """A backbone's modules with parameters that stand in a sequence: a ViT's blocks, a ResNet's; in nested sequences those of the
+    outermost. A head is one block as a whole, so it has none here."""
     if not isinstance(network, Backbone):
         return []
-    found: list[nn.Module] = []
+    blocks: list[nn.Module] = []
     pending = list(network.children())
     while pending:
         module = pending.pop(0)
         if isinstance(module, (nn.ModuleList, nn.Sequential)):
-            found += [child for child in module if any(True for _ in child.parameters())]
+            blocks += [child for child in module if any(True for _ in child.parameters())]
         else:
             pending += module.children()
-    return found
+    return blocks
 
 
 def weights_in_parts(method: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A whole state dict of a method, each tensor shared out as the method's is."""
+    """A method's whole state dict, with each tensor shared out as the method's."""
     own = method.state_dict()
     return {name: _in_parts(value, own.get(name)) for name, value in weights.items()}
 
 
 def moments_in_parts(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
-    """A whole state dict of an optimiser, each tensor shared out as its parameter is. (torch numbers the parameters through all
+    """An optimiser's whole state dict, with each tensor shared out as its parameter. (torch numbers parameters through all
     groups.)"""
     parameters = dict(enumerate(p for group in optimizer.param_groups for p in group["params"]))
     moments = {
@@ -102,7 +102,7 @@ def moments_in_parts(optimizer: torch.optim.Optimizer, state: Mapping[str, Any])
 
 
 def _in_parts(value: Any, like: Tensor | None) -> Any:
-    """This process's part. What has another shape (a count of steps), or is not shared out, stays whole."""
+    """This process's part of a tensor; a value of another shape than ``like`` (a count of steps) stays whole."""
     if not isinstance(like, DTensor) or not isinstance(value, Tensor) or value.shape != like.shape:
         return value
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
