@@ -1,5 +1,5 @@
-"""The process group, in the few forms that methods and the trainer need. In one process every function is the identity, so callers
-need not ask. N ranks on different shards equal one process on the joined batch.
+"""The process group, in the few forms that methods and the trainer need. In one process every function is the identity, so
+callers need not ask. N ranks on different shards equal one process on the joined batch.
 
 The trainer averages parameter gradients over ranks, as DDP does. So a loss that is a mean over the rank's own samples needs
 nothing more. A loss of global statistics is computed alike on every rank from ``all_reduce_sum`` or ``all_gather_rows`` (both
@@ -95,14 +95,15 @@ def is_shared_out(tensor: Any) -> bool:
 
 @torch.no_grad()
 def own_parts(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """This process's part of each shared-out tensor, and other tensors themselves. Changing a part in place changes the tensor."""
+    """This process's part of each shared-out tensor, and other tensors themselves. Changing a part in place changes the
+    tensor."""
     return [tensor.to_local() if is_shared_out(tensor) else tensor for tensor in tensors]
 
 
 @torch.no_grad()
 def whole(state: Any) -> Any:
-    """A state dict with every shared-out tensor gathered on the CPU; itself, if it has none. All processes call it together, and each
-    gets all of it."""
+    """A state dict with every shared-out tensor gathered on the CPU; itself, if it has none. All processes call it together,
+    and each gets all of it."""
     if isinstance(state, dict):
         gathered = {name: whole(value) for name, value in state.items()}
         return state if all(gathered[name] is value for name, value in state.items()) else gathered
@@ -111,7 +112,7 @@ def whole(state: Any) -> Any:
 
 @torch.no_grad()
 def norms(tensors: Sequence[Tensor]) -> Tensor:
-    """The 2-norm of each tensor ``[n]``, over all processes' parts if the tensors are shared out (all of them or none). Does not wait
-    for the device."""
+    """The 2-norm of each tensor ``[n]``, over all processes' parts if the tensors are shared out (all of them or none). Does
+    not wait for the device."""
     own = torch.stack(torch._foreach_norm(own_parts(tensors)))
     return all_reduce_sum(own.square()).sqrt() if is_shared_out(tensors[0]) else own

@@ -29,8 +29,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     return UsageError(f"unknown {kind} {name!r}; {hint}(known: {', '.join(known)})")
 
 
-#: Of torch's RuntimeErrors where memory is refused by the CPU's allocator, or on a GPU by what does not ask torch's: contexts,
-#: cuBLAS, cuDNN.
+#: Words of RuntimeErrors that mean out of memory: those of the CPU's allocator, and on a GPU those of contexts, cuBLAS and cuDNN,
+#: which do not ask torch's allocator.
 _NO_MEMORY = (
     "DefaultCPUAllocator",
     "CUDA error: out of memory",
@@ -40,10 +40,15 @@ _NO_MEMORY = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True for what Python, torch on a CPU and torch on another device raise where there is no memory left."""
+    """True for the errors of Python and of torch, on any device, that mean that no memory is left."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its kind where it has none."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def explain(error: BaseException) -> UserError | None:
@@ -54,9 +59,7 @@ def explain(error: BaseException) -> UserError | None:
     'runs/a/log.jsonl: no space left on device; free some, and the same command continues: what was written before is intact'
     """
     if is_out_of_memory(error):
-        return UserError(
-            f"out of memory ({str(error).splitlines()[0] if str(error) else type(error).__name__}); give smaller batches or images"
-        )
+        return UserError(f"out of memory ({first_line(error)}); give smaller batches or images")
     if not isinstance(error, OSError) or error.errno is None:
         return None
     where = f"{error.filename}: " if error.filename is not None else ""

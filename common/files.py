@@ -17,14 +17,16 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import yaml
 
+from common.errors import first_line
+
 if TYPE_CHECKING:
     import numpy as np
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file beside ``path`` for writing bytes; it takes ``path``'s place when the block ends without an
-    error, after its bytes have reached the disk. A killed process leaves the old file as it was."""
+    """Open a temporary file for writing bytes. When the block ends without an error, its bytes are on the disk and it takes
+    ``path``'s place; a killed process leaves the old file as it was."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
@@ -38,21 +40,21 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         Path(name).replace(path)
     except BaseException as error:
         Path(name).unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno is not None and error.filename is None:  # of a write
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:  # from writing
             error.filename = str(path)
         raise
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Delete what killed processes left of half-written files in a folder and below; nobody else may be writing there."""
+    """Delete half-written files of killed processes in a folder and below. No other process may be writing there."""
     for leftover in folder.rglob(".*.tmp"):
         leftover.unlink(missing_ok=True)
 
 
 def name_also(path: Path, other: Path) -> None:
-    """Make ``other`` a further name of the file ``path`` (a copy, where the file system has no links), replacing what it named."""
+    """Make ``other`` another name of the file ``path`` (a copy where the file system has no links), replacing what it named."""
     if other.exists() and other.samefile(path):
-        return  # and POSIX renames nothing onto another name of itself
+        return  # POSIX renames nothing onto another name of itself
     with atomic_file(other) as file:
         Path(file.name).unlink()
         try:
@@ -62,25 +64,26 @@ def name_also(path: Path, other: Path) -> None:
 
 
 def archive_damage(path: Path) -> str | None:
-    """What is wrong with the bytes of a zip archive, which is what ``torch.save`` and ``np.savez`` write; None: nothing.
+    """What is wrong with the bytes of a zip archive, the format of ``torch.save`` and ``np.savez``; None: nothing.
 
-    Such a file has a CRC-32 of each of its parts. ``torch.load`` does not look at them: of 300 files with one bit flipped it read
+    Such a file has a CRC-32 of each of its parts. ``torch.load`` does not check them: of 300 files with one bit flipped it read
     288 as other numbers. Raises OSError where the file cannot be read at all."""
     try:
         with zipfile.ZipFile(path) as archive:
             part = archive.testzip()
-    except Exception as error:  # whatever damaged bytes do to the reader
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: of a damaged offset
+    except Exception as error:  # damaged bytes can raise anything
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: a damaged offset
             raise
         return str(error) or type(error).__name__
     return None if part is None else f"{part} has another checksum than when it was written"
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a ``.npz`` file, each as it was written.
+    """The arrays of a ``.npz`` file.
 
-    Raises ValueError, with one line, where the file is damaged or holds something else; OSError where it cannot be read at all."""
-    import numpy as np  # not for those that only ask for options
+    Raises ValueError, with one line, where the file is damaged or holds something else; OSError where it cannot be read at
+    all."""
+    import numpy as np  # slow, and reading options does not need it
 
     if reason := archive_damage(path):
         raise ValueError(" ".join(reason.split()))
@@ -89,24 +92,40 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             return dict(arrays)
     except OSError:
         raise
-    except Exception as error:  # of a file with checksums that somebody else has made
-        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
+    except Exception as error:  # no arrays, although the checksums are right
+        raise ValueError(first_line(error)) from error
+
+
+def write_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """Write a compressed ``.npz`` file in one piece."""
+    import numpy as np
+
+    with atomic_file(path) as file:
+        np.savez_compressed(file, **arrays)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` (UTF-8) to ``path`` in one piece."""
+    """Write ``text`` (UTF-8) in one piece."""
     with atomic_file(path) as file:
         file.write(text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as JSON to ``path`` in one piece. NaN is refused: it is not JSON, and never a result."""
+    """Write ``value`` as JSON in one piece. Raises ValueError for NaN: it is no JSON, and never a result."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
+def read_json(path: Path) -> Any:
+    """The value in a JSON file. Raises OSError, or ValueError with one line where it is no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"cannot be read as JSON ({first_line(error)})") from error
+
+
 def append_json_line(path: Path, record: dict[str, Any]) -> None:
-    """Add one record to a JSON-lines log. A line is one write, so a killed process can at most lose its last line; where the disk
-    takes only a part of it, the log stays as it was, and OSError is raised."""
+    """Add one record to a JSON-lines log, in one write: a killed process can at most lose its last line. Where the disk takes
+    only a part of the line, the log stays as it was, and OSError is raised."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab", buffering=0) as file:
         end, line = file.seek(0, os.SEEK_END), (json.dumps(record) + "\n").encode()
@@ -117,14 +136,6 @@ def append_json_line(path: Path, record: dict[str, Any]) -> None:
             file.truncate(end)
             error.filename = str(path)
             raise
-
-
-def read_json(path: Path) -> Any:
-    """What a JSON file holds. Raises OSError, or ValueError with one line where it is no JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"cannot be read as JSON ({str(error).splitlines()[0]})") from error
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
@@ -143,8 +154,8 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def parse_json_lines(text: str, skip: Collection[int] = ()) -> Iterator[tuple[int, dict[str, Any] | ValueError]]:
-    """Numbers and records of a JSON-lines log's lines, with an error in place of a damaged record. Lines numbered in ``skip``,
-    empty ones and a last line cut short by a kill are left out."""
+    """The lines of a JSON-lines log as (number, record), with an error in place of a damaged record. Lines numbered in
+    ``skip``, empty lines and a last line cut short by a kill are left out."""
     lines = text.split("\n")
     for number, line in enumerate(lines, 1):
         if number in skip or not line.strip():
@@ -160,26 +171,27 @@ def parse_json_lines(text: str, skip: Collection[int] = ()) -> Iterator[tuple[in
         yield number, record
 
 
-#: libyaml's loader, ten times as fast; what is nested deeply enough overflows its stack and kills the process.
+#: libyaml's loader, ten times as fast. Deep nesting overflows its stack and kills the process.
 _FAST_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-#: Values in a YAML text, each counted as often as aliases repeat it: more stand in no configuration.
+#: No configuration has more values, those that aliases repeat included.
 MAX_YAML_VALUES = 100_000
-#: Characters of a YAML file, for the same reason.
+#: No configuration has more characters.
 MAX_YAML_LENGTH = 2**24
 
 
 def parse_yaml(text: str) -> Any:
-    """What YAML text says, built of plain values only: a tag that names a Python object is refused, so nothing of the text is run.
+    """The value of YAML text, built of plain values only: a tag that names a Python object is refused, so nothing in the text
+    is run.
 
-    Raises ValueError, with one line, for whatever else than YAML it is, and for text whose aliases stand for so many values that
-    they were made to fill the memory (merge keys, which do that while they are read, are refused altogether)."""
+    Raises ValueError, with one line, for text that is no YAML, that has merge keys, or whose aliases stand for so many values
+    that they would fill the memory (which merge keys do while they are read)."""
     if re.search(r"<<[\"']?\s*:", text):
         raise ValueError("it holds a merge key, <<; write the values out")
     try:
         value = yaml.load(text, Loader=_FAST_YAML if sum(map(text.count, "[{-?:")) < 2000 else yaml.SafeLoader)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    except Exception as error:  # a tag on a value that it does not fit raises whatever its constructor does
+    except Exception as error:  # a tag on a value that it does not fit can raise anything
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
     count, pending = 0, [value]
     while pending:
@@ -192,15 +204,15 @@ def parse_yaml(text: str) -> Any:
 
 
 def read_yaml(path: Path) -> Any:
-    """``parse_yaml`` of a file (UTF-8). Raises OSError, too."""
+    """``parse_yaml`` of a UTF-8 file. Also raises OSError."""
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read(MAX_YAML_LENGTH + 1)
-        if len(text) > MAX_YAML_LENGTH:
-            raise ValueError(f"more than {MAX_YAML_LENGTH:,} characters")
-        return parse_yaml(text)
     except UnicodeDecodeError as error:
         raise ValueError(f"no UTF-8 text ({error.reason} at byte {error.start})") from error
+    if len(text) > MAX_YAML_LENGTH:
+        raise ValueError(f"more than {MAX_YAML_LENGTH:,} characters")
+    return parse_yaml(text)
 
 
 def digest_of(value: Any) -> str:

@@ -16,7 +16,8 @@ from common.errors import UserError
 
 @contextmanager
 def owned_lock(path: Path, waiting: Callable[[str], None], poll: float = 0.2) -> Iterator[None]:
-    """Hold the lock file ``path``, which names this process. While another process holds it, wait, or give up if ``waiting`` raises.
+    """Hold the lock file ``path``, which names this process. While another process holds it, wait, or give up if ``waiting``
+    raises.
 
     It is the operating system's lock on the open file, so it ends with its process, however that ends: a killed process
     leaves an unlocked file, which the next one takes over.
@@ -76,8 +77,8 @@ def owner_lives(owner: Mapping[str, Any]) -> bool:
 
 
 def process_began(process: int) -> str | None:
-    """When a process began, as the boot's name and the clock ticks since: no other process of its number has the same, not even after
-    a restart. "ended" for a killed process that its parent has not asked after; None where the system does not say."""
+    """When a process began, as the boot's name and the clock ticks since: no other process of its number has the same, not even
+    after a restart. "ended" for a killed process that its parent has not asked after; None where the system does not say."""
     try:
         stat = Path(f"/proc/{process}/stat").read_bytes()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

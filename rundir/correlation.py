@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import UserError
-from common.files import atomic_file, read_arrays
+from common.files import read_arrays, write_arrays
 from rundir.paths import correlation_file
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ class Correlations:
 
 
 def save_correlation(run: Path, epoch: int, matrix: np.ndarray, on_diagonal: float, off_diagonal: float) -> None:
-    """Add an epoch to the file, which keeps the matrices as float16 and the newest as ``cross_correlation [d, d]``. This epoch and
-    later ones, which an interrupted run has left, are replaced. Raises UserError where the file is damaged."""
+    """Add an epoch to the file, which keeps the matrices as float16 and the newest as ``cross_correlation [d, d]``. This epoch
+    and later ones, which an interrupted run has left, are replaced. Raises UserError where the file is damaged."""
     import numpy as np
 
     file = correlation_file(run)
@@ -52,8 +52,7 @@ def save_correlation(run: Path, epoch: int, matrix: np.ndarray, on_diagonal: flo
             raise UserError(
                 f"{file}: damaged ({error}); delete it, and the same command continues without it"
             ) from error
-    with atomic_file(file) as temporary:
-        np.savez_compressed(temporary, cross_correlation=matrix, **arrays)
+    write_arrays(file, cross_correlation=matrix, **arrays)
 
 
 def read_correlations(run: Path) -> Correlations:

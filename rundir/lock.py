@@ -13,8 +13,8 @@ from rundir.paths import LOCK
 
 
 def run_lock(run: Path) -> AbstractContextManager[None]:
-    """Hold a run directory, which one process at a time writes into. A second process does not wait: it would repeat what the first
-    one did, or find it changed.
+    """Hold a run directory, which one process at a time writes into. A second process does not wait: it would repeat what the
+    first one did, or find it changed.
 
     Raises:
         UserError: another process holds the directory; the message names it.

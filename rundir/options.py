@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from common.errors import UserError
+from common.errors import UserError, first_line
 from common.files import read_yaml, write_text
 from rundir.paths import CONFIG
 
@@ -59,7 +59,7 @@ def load_options(file: Path) -> dict[str, Any]:
     try:
         options = read_yaml(file)
     except ValueError as error:
-        raise ValueError(f"cannot be read ({str(error).splitlines()[0]})") from error
+        raise ValueError(f"cannot be read ({first_line(error)})") from error
     if not isinstance(options, dict) or not all(isinstance(name, str) for name in options):
         raise ValueError("holds no mapping of options to values")
     return options

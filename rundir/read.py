@@ -1,5 +1,5 @@
-"""Run directories as reports see them. A damaged, half-written or foreign file becomes a problem in a list, never an exception and
-never a number."""
+"""Run directories as reports see them. A damaged, half-written or foreign file becomes a problem in a list, never an exception
+and never a number."""
 
 from __future__ import annotations
 
@@ -174,8 +174,8 @@ def _reason(error: OSError | ValueError) -> str:
 
 
 def _read_log(run: Run, problem: Callable[[str, str], None]) -> None:
-    """Fill in the run's log records. Of many step records only some are parsed: the page has no room for more, and a thousand long
-    logs would take minutes."""
+    """Fill in the run's log records. Of many step records only some are parsed: the page has no room for more, and a thousand
+    long logs would take minutes."""
     try:
         text = (run.path / LOG).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import UserError
-from common.files import atomic_file, read_json, write_text
+from common.files import read_json, write_arrays, write_text
 from rundir.paths import PREDICTIONS, predictions_file
 
 
@@ -158,8 +158,7 @@ def save_predictions(run: Path, name: str, test_names: Sequence[str], **outcomes
     if set(lengths.values()) != {len(test_names)}:
         raise ValueError(f"outcomes of {lengths} for {len(test_names)} samples")
     path = predictions_file(run, name)
-    with atomic_file(path) as file:
-        np.savez_compressed(file, names_hash=np.array(names_hash(test_names)), **outcomes)
+    write_arrays(path, names_hash=np.array(names_hash(test_names)), **outcomes)
     return path.relative_to(run).as_posix()
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from common.distributed import all_reduce_sum, is_main, is_shared_out, own_parts, whole
-from common.errors import UserError, is_out_of_memory
+from common.errors import UserError, first_line, is_out_of_memory
 from common.files import archive_damage, atomic_file, name_also
 from methods.core.base import Method
 from rundir.paths import best_checkpoint, damaged_checkpoint, earlier_checkpoints, last_checkpoint, step_checkpoint
@@ -103,7 +103,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
     if reason is not None:
         raise DamagedCheckpoint(
             f"{path}: cannot be read as a checkpoint ({reason}); give the run's training command again, which goes on from the "

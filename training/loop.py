@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from common.distributed import all_reduce_mean, is_distributed, is_main, main_first, rank
-from common.errors import UserError
+from common.errors import UserError, first_line
 from common.files import name_also
 from methods.core.base import METHODS, Progress, StepOutput, facts_of, steps_of
 from rundir.correlation import save_correlation
@@ -182,9 +182,7 @@ class Session:
             if not 0 <= step <= self.total:
                 raise ValueError(f"it is from after step {step} of {self.total}")
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{self.checkpoint}: not of this run ({str(error).splitlines()[0]}); give another --out"
-            ) from error
+            raise UserError(f"{self.checkpoint}: not of this run ({first_line(error)}); give another --out") from error
         records = self.log.rewind(step)
         self.watch.replay(records)
         first_step_of = {record["top1"]: record["step"] for record in reversed(records) if record.get("kind") == "knn"}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from common.files import atomic_file
+from common.files import write_arrays
 from common.statistics.confusion import class_scores
 from data.store.store import ImageStore
 from data.views.dense import VOID, fitted_size
@@ -73,8 +73,7 @@ class Examples:
             order = [place[image] for _, image in sorted((iou, image) for image, (iou, _) in kept.items())]
             arrays[f"worst_{head}"] = np.array(order[:COUNT], np.int64)
             arrays[f"best_{head}"] = np.array(order[::-1][:COUNT], np.int64)
-        with atomic_file(path) as file:
-            np.savez_compressed(file, **arrays)
+        write_arrays(path, **arrays)
 
 
 def _varied(store: ImageStore) -> list[int]:

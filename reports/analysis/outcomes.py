@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.errors import first_line
 from common.files import read_arrays
 from common.statistics.average_precision import mean_average_precision
 from common.statistics.confusion import scores as confusion_scores
@@ -102,7 +103,7 @@ def _read(file: Path, metric: str) -> Outcomes:
     except FileNotFoundError:
         raise NoOutcomes(f"{file.name} is missing") from None
     except (OSError, ValueError, KeyError) as error:
-        raise NoOutcomes(f"{file.name} cannot be read ({str(error).splitlines()[0][:100]})") from error
+        raise NoOutcomes(f"{file.name} cannot be read ({first_line(error)[:100]})") from error
 
 
 def _names(arrays, file: Path) -> str:

@@ -12,7 +12,7 @@ from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from common.errors import unknown_name
+from common.errors import first_line, unknown_name
 from reports.analysis.comparison import Comparison
 from reports.analysis.rows import Row
 from reports.visual.core.style import COLOURS, DASHES, FAINT, INK, MARKERS, RULE, Picture, figure_of, picture, style
@@ -449,6 +449,6 @@ def _matrices(run: Run, problems: list[Problem]) -> tuple[np.ndarray, np.ndarray
         return None
     except (OSError, ValueError) as error:
         file = correlation_file(run.path)
-        problems.append(Problem(str(file), f"cannot be read ({str(error).splitlines()[0]}); not drawn"))
+        problems.append(Problem(str(file), f"cannot be read ({first_line(error)}); not drawn"))
         return None
     return kept.epochs, kept.matrices

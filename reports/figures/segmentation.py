@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import Patch
 
+from common.errors import first_line
 from common.files import read_arrays
 from common.images import voc_palette
 from common.statistics.confusion import class_scores
@@ -134,7 +135,7 @@ def _arrays(file: Path, problems: list[Problem]) -> dict[str, np.ndarray] | None
     try:
         return read_arrays(file)
     except (OSError, ValueError) as error:
-        problem = Problem(str(file), f"cannot be read ({str(error).splitlines()[0][:100]}); its pictures are missing")
+        problem = Problem(str(file), f"cannot be read ({first_line(error)[:100]}); its pictures are missing")
         if problem not in problems:
             problems.append(problem)
         return None

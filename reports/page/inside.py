@@ -10,6 +10,7 @@ from pathlib import Path
 from markupsafe import Markup
 from PIL import Image
 
+from common.errors import first_line
 from reports.analysis.rows import Row
 from reports.visual.core.base import for_reports
 from reports.visual.core.style import Picture
@@ -65,7 +66,7 @@ def _read(file: Path, name: str, title: str, caption: str, problems: list[Proble
             pdf = io.BytesIO()
             image.convert("RGB").save(pdf, "PDF", resolution=200.0, creationDate=None, modDate=None)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        problems.append(Problem(str(file), f"no readable PNG ({str(error).splitlines()[0][:100]}); not shown"))
+        problems.append(Problem(str(file), f"no readable PNG ({first_line(error)[:100]}); not shown"))
         return None
     element = Markup('<img alt="{}" src="data:image/png;base64,{}" width="{}" style="--wide:{}px">').format(
         title, base64.b64encode(content).decode(), width, width

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from common.errors import first_line
 from reports.analysis.tables import Entry, Heading, Table, number, text
 from reports.page.provenance import commit, given_command, hardware
 from rundir.read import Problem
@@ -23,7 +24,7 @@ def speed_tables(files: Sequence[Path], problems: list[Problem]) -> list[Table]:
             if not isinstance(about, dict) or not isinstance(measurements, list):
                 raise TypeError
         except (OSError, ValueError, RecursionError) as error:
-            problems.append(Problem(str(file), f"cannot be read as JSON ({str(error).splitlines()[0]}); left out"))
+            problems.append(Problem(str(file), f"cannot be read as JSON ({first_line(error)}); left out"))
             continue
         except (KeyError, TypeError):
             problems.append(Problem(str(file), "no file of figures as python -m benchmarks.run writes it; left out"))

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from common.distributed import is_distributed, rank, world_size
-from common.errors import UsageError, UserError
+from common.errors import UsageError, UserError, first_line
 
 Precision = Literal["fp32", "bf16", "fp16"]
 #: Words of the errors that torch raises when another process has ended.
@@ -39,7 +39,7 @@ def process_group(device: str) -> Iterator[None]:
         is_lost = any(words in str(error) for words in LOST_CONNECTION)
         if isinstance(error, (dist.DistError, RuntimeError)) and is_distributed() and is_lost:
             raise UserError(
-                f"process {rank()} of {world_size()}: another process of this command has ended ({str(error).splitlines()[0]}); "
+                f"process {rank()} of {world_size()}: another process of this command has ended ({first_line(error)}); "
                 "its own message says why, and the same command continues from the last checkpoint"
             ) from error
         raise

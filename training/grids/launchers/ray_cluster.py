@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from common.environment import ROOT
-from common.errors import UserError
+from common.errors import UserError, first_line
 from rundir.paths import stop_file
 from training.grids.launchers.cells import CellState, Show, end_with_parent, words_of_cell
 from training.grids.options import CompareCommand
@@ -45,7 +45,7 @@ def launch(states: Sequence[CellState], command: CompareCommand, plugins: Sequen
     try:
         ray.init(address=address, log_to_driver=False, logging_level="error")
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise no_cluster(address, str(error).splitlines()[0]) from error
+        raise no_cluster(address, first_line(error)) from error
     gpus, cpus = options.gpus or 0, options.cpus or 1
     task = ray.remote(
         num_cpus=cpus * max(gpus, 1), num_gpus=gpus, max_retries=RETRIES, retry_exceptions=[ChildProcessError]
