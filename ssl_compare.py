@@ -305,7 +305,7 @@ def train(**options: Any) -> Path:
     Raises ``common.errors.UserError``, with the command line's sentence, for wrong options or data.
     """
     from commands.train import read_options
-    from training.trainer import train as run_training
+    from commands.train import train as run_training
 
     asked = read_options(_words(options))
     return run_training(asked.train, asked.method, asked.evaluations)

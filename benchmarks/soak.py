@@ -87,7 +87,7 @@ class Workload:
 def import_toolkit() -> None:
     """Everything that the commands import, before they are forked off; on one thread, since others do not outlive a fork."""
     sys.path.insert(0, str(ROOT))
-    for module in ("training.trainer", "commands.compare", "commands.evaluate", "commands.segment", "commands.data"):
+    for module in ("training.trainer", "eval.core.online", "commands.compare", "commands.segment", "commands.data"):
         importlib.import_module(module)
     torch.set_num_threads(1)
 

@@ -63,7 +63,7 @@ def compare(command: CompareCommand, further: Mapping[str, Any]) -> int:
         console.print(left_out, markup=False, highlight=False, soft_wrap=True)
     if command.dry_run:
         jobs = (command.jobs or 1) if command.launch.launcher == "local" else None
-        print_plan(grid.title, cells, out, jobs, console, again)
+        print_plan(grid.title, cells, asked, out, jobs, console, again)
         return 0
     states = run_cells(cells, command, plugins, console, again)
     if going := [state for state in states if state.status not in ENDED]:
@@ -112,7 +112,13 @@ def to_evaluate_again(asked: Mapping[str, TrainOptions], out: Path) -> set[str]:
 
 
 def print_plan(
-    title: str, cells: Sequence[Cell], out: Path, jobs: int | None, console: Console, again: Collection[str] = ()
+    title: str,
+    cells: Sequence[Cell],
+    asked: Mapping[str, TrainOptions],
+    out: Path,
+    jobs: int | None,
+    console: Console,
+    again: Collection[str] = (),
 ) -> None:
     """What a grid would run: each cell's options and estimated minutes of training, and those of all that is left. ``jobs`` at a
     time share this machine; None: they run elsewhere. ``again``: cells whose evaluations are to be made again."""
@@ -129,7 +135,7 @@ def print_plan(
         done = is_done(run_of(out, cell.name), cell.options.get("evals") or []) and cell.name not in again
         minutes, why = None, ""
         try:
-            minutes = estimate.minutes(cell.options)
+            minutes = estimate.minutes(asked[cell.name].train, asked[cell.name].method)
         except UserError as error:  # such as data that are not on this machine; the rest of the plan stands
             why = f"\n({error})"
         left, unknown = left + (0.0 if done else minutes or 0.0), unknown + (not done and minutes is None)

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
+import yaml
 from rich.console import Console
 
+from commands.visualize import draw_for_run
 from common.cli import PluginOption, load_plugins, make_parser, parse, read_config, value_of, words_of
+from common.distributed import is_main
 from eval.core.base import EVALUATIONS, EvaluationConfig, check_data
 from methods.core.base import METHODS, MethodConfig
 from reports.visual.core.base import check_for_reports
+from rundir.lock import run_lock
 from training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from training.plan import Plan
 
 
 @dataclass(kw_only=True)
@@ -40,13 +49,61 @@ class TrainOptions:
 
 def main(words: Sequence[str]) -> int:
     options = read_options(words)
-    from training.trainer import plan, print_plan, train
-
     if options.command.dry_run:
-        print_plan(plan(options.train, options.method))
+        from training.plan import make_plan
+
+        print_plan(make_plan(options.train, options.method, find_weights=False))
     else:
         train(options.train, options.method, options.evaluations, resume=options.command.resume == "auto")
     return 0
+
+
+def train(
+    config: TrainConfig,
+    method_config: MethodConfig,
+    evaluations: Mapping[str, EvaluationConfig] | None = None,
+    resume: bool = True,
+) -> Path:
+    """Pre-train a backbone, or continue where its run directory stops; then evaluate it and draw its pictures.
+
+    Args:
+        config: options; see ``training.config``.
+        method_config: the method's own.
+        evaluations: by name, what to measure afterwards, with its options.
+        resume: continue what the run directory holds; if not, it has to be free.
+
+    Returns:
+        the run directory.
+
+    Raises:
+        UsageError, UserError: options or data are wrong; the directory holds another run, or another process writes into it; the
+            loss is no longer finite; memory does not suffice, or another process of the training has died.
+        SystemExit: stopped by SIGINT, SIGTERM or SIGUSR1, after a checkpoint; the status is 128 + the signal's number.
+    """
+    # Imported here, since a grid only reads the options of its cells.
+    from eval.core.context import make_context
+    from eval.core.online import Monitor
+    from eval.core.options import WeightsOptions
+    from eval.core.run import run_evaluations
+    from training import trainer
+    from training.machine.devices import process_group
+    from training.plan import make_plan
+
+    with ExitStack() as held:
+        with process_group(config.device):
+            plan = make_plan(config, method_config, evaluations)
+            config, run, main_process = plan.config, plan.directory, is_main()
+            if main_process:
+                held.enter_context(run_lock(run))
+            trainer.train(plan, Monitor, resume)
+        if main_process and plan.evaluations:
+            options = WeightsOptions(
+                weights=str(run), device=config.device, precision=config.precision, seed=config.seed
+            )
+            run_evaluations(list(plan.evaluations), plan.evaluations, make_context(options))
+    if main_process and config.visualize:
+        draw_for_run(run, config.visualize)
+    return run
 
 
 def read_options(words: Sequence[str]) -> TrainOptions:
@@ -95,3 +152,33 @@ def _fitting(options: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
             soft_wrap=True,
         )
     return {name: value for name, value in options.items() if name not in gone}
+
+
+def print_plan(plan: Plan) -> None:
+    """Print a plan: its options as YAML, and a line for every number that needs a unit."""
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(yaml.safe_dump({"options": plan.options}, sort_keys=False, allow_unicode=True), markup=False)
+    (images, held_out), costs, config = plan.images, plan.costs, plan.config
+    memory = {name: value for name, value in costs["memory_gib"].items() if value is not None}
+    lines = {
+        "training images": f"{len(images):,} ({len(held_out):,} more held out for the online k-NN)",
+        "left out each epoch": f"{plan.left_out:,} images, others each time (the last, partial batch)",
+        "steps": f"{plan.steps_per_epoch:,} an epoch, {plan.total_steps:,} in all",
+        "images seen": f"{plan.images_seen:,}",
+        "device": f"{plan.device}, {config.precision}",
+        "parameters": f"{costs['parameters']:,} of the backbone, {costs['trained_parameters']:,} trained",
+        "FLOPs an image": f"{_si(costs['flops'])} of the backbone at {config.image_size} pixels",
+        "FLOPs an image, training": f"{_si(costs['training_flops'])} forward and backward of all views",
+        "memory, estimated": ", ".join(f"{name.replace('_', ' ')} {value:.2f} GiB" for name, value in memory.items()),
+    }
+    if costs["training_flops"] is None:
+        del lines["FLOPs an image, training"]
+    for name, line in lines.items():
+        console.print(f"{name}: {line}", markup=False)
+
+
+def _si(value: float | None) -> str:
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
+        if value and value >= size:
+            return f"{value / size:.2f} {unit}FLOP"
+    return f"{value} FLOP"

@@ -204,9 +204,9 @@ def test_any_words_end_with_a_status(tmp_path_factory, words):
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(tmp_path_factory.getbasetemp())
-            patch.setattr("training.trainer.train", lambda *a, **k: None)
-            patch.setattr("training.trainer.plan", lambda *a, **k: None)
-            patch.setattr("training.trainer.print_plan", lambda plan: None)
+            patch.setattr("commands.train.train", lambda *a, **k: None)
+            patch.setattr("training.plan.make_plan", lambda *a, **k: None)
+            patch.setattr("commands.train.print_plan", lambda plan: None)
             patch.setattr("commands.evaluate.evaluate_weights", lambda *a, **k: None)
             patch.setattr("commands.compare.compare", lambda *a, **k: 0)
             status = command_line.main(words)

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 #: Where a command's work begins; and what it returns there.
 WORK = {
-    "training.trainer.train": None,
+    "commands.train.train": None,
     "commands.evaluate.evaluate_weights": [],
     "commands.segment.segment_weights": [],
     "commands.data.describe": None,

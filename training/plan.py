@@ -1,141 +1,170 @@
-"""What a run would do and cost, without doing it."""
+"""The plan of a run: what is decided before it trains, and what it will cost. It is made once and handed down."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
-from contextlib import suppress
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from rich.console import Console
-from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from backbones import build_backbone
-from backbones.base import Backbone
-from backbones.vit import as_on_accelerator
+from backbones.formats.source import Source
 from common.errors import UserError
 from data.datasets import open_dataset
 from data.store.store import ImageStore
 from data.views.spec import View
-from methods.core.base import METHODS, Method, MethodConfig, Progress, ViewBatch
-from rundir.log import fingerprint_of
-from training.batches import MODEL, hold_out, seed_of, short_side_for
+from methods.core.base import METHODS, Method, MethodConfig, steps_of
+from rundir.options import written_options
+from training.batches import MODEL, Batches, hold_out, seed_of, short_side_for
+from training.budget import minutes_of_a_step, parse_budget
 from training.config import TrainConfig
-from training.machine.devices import autocast, pick_device
+from training.costs import cost_of
+from training.initial import with_initial_weights
+from training.machine.devices import pick_device
+from training.resolve import options_of, resolve
+from training.step import Stepper
 
-#: Copies of each trained parameter that an optimiser keeps.
-OPTIMIZER_STATE = {"adamw": 2, "sgd": 1, "lars": 1}
+
+@dataclass
+class Plan:
+    """A run before it begins. The images are opened, and the costs counted, when they are first asked for.
+
+    Attributes:
+        config: resolved options.
+        method_config: the method's own.
+        evaluations: options of what is measured after training, by the evaluations' names.
+        initial: weights to start from; None: fresh ones, or those of the run directory's checkpoint.
+    """
+
+    config: TrainConfig
+    method_config: MethodConfig
+    evaluations: Mapping[str, Any] = field(default_factory=dict)
+    initial: Source | None = None
+
+    @property
+    def directory(self) -> Path:
+        """The run directory."""
+        return Path(self.config.out)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """All options of the run, as its ``config.yaml`` keeps them."""
+        return options_of(self.config, self.method_config, self.evaluations)
+
+    @property
+    def method(self) -> type[Method]:
+        return METHODS.get(self.config.method)
+
+    @property
+    def device(self) -> torch.device:
+        return pick_device(self.config.device)
+
+    @cached_property
+    def views(self) -> list[View]:
+        """The views of each image that the method sees in a step."""
+        return list(self.method.views(self.method_config, self.config.image_size))
+
+    @cached_property
+    def images(self) -> tuple[ImageStore, ImageStore]:
+        """The images to train on, and those held out for the online k-NN. Of several processes the first decodes them."""
+        config = self.config
+        root = None if config.data_root is None else Path(config.data_root)
+        store = open_dataset(config.data, "train", root, short_side_for(config.image_size), stream=config.stream)
+        if self.method.uses_labels:
+            labelled = (store.labels >= 0).any() if store.label_sets is None else store.label_sets.any()
+            if not labelled:
+                raise UserError(
+                    f"--method {config.method} needs labels, and no training image of {config.data} has one"
+                )
+        trained, held_out = hold_out(len(store), config.knn_every)
+        return store.subset(trained), store.subset(held_out)
+
+    @cached_property
+    def costs(self) -> dict[str, Any]:
+        """What training costs; see ``training.costs.cost_of``. Counting takes seconds."""
+        store = self.images[0]
+        labels = None if store.label_sets is None else store.num_classes
+        return cost_of(self.build_method, self.views, self.config, labels)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.images[0]) // self.config.batch_size if self.method.trains else 0
+
+    @property
+    def total_steps(self) -> int:
+        return steps_of(self.config.epochs, self.steps_per_epoch) if self.steps_per_epoch else 0
+
+    @property
+    def images_seen(self) -> int:
+        return self.total_steps * self.config.batch_size
+
+    @property
+    def left_out(self) -> int:
+        """Images that each epoch leaves out, others each time: they would be a smaller batch."""
+        return len(self.images[0]) % self.config.batch_size if self.steps_per_epoch else 0
+
+    def build_method(self) -> Method:
+        return build_method(self.config, self.method_config, self.images[0].num_classes)
+
+    def batches(self) -> Batches:
+        return Batches(self.images[0], self.views, self.config, self.device)
 
 
-def cost_of(
-    build: Callable[[], Method], views: list[View], config: TrainConfig, num_labels: int | None
-) -> dict[str, Any]:
-    """Count what training costs, on tensors without contents, so that nothing is computed.
+def make_plan(
+    config: TrainConfig,
+    method_config: MethodConfig,
+    evaluations: Mapping[str, Any] | None = None,
+    find_weights: bool = True,
+) -> Plan:
+    """Decide what a run will do: fill in defaults, turn its budget into epochs, find its initial weights. Trains nothing and
+    writes no run directory.
 
     Args:
-        build: makes the method.
-        views: of the method.
-        config: resolved options.
-        num_labels: columns of multi-hot labels; None where an image has one label.
+        config: options as given.
+        method_config: the method's own.
+        evaluations: options of what is measured after training, by the evaluations' names.
+        find_weights: look for ``config.init``, which may be downloaded, and write down which weights they are.
 
-    Returns:
-        ``patch_size`` (None of a network without patches), ``uses_labels`` (whether the loss reads them), ``parameters`` (of
-        the evaluated backbone), ``trained_parameters``, ``flops`` (of one forward pass of the backbone for
-        one image), ``training_flops`` (forward and backward passes of all views of one image), and ``memory_gib``, an
-        estimate: weights, gradients and optimiser state, and the tensors that autograd keeps for the backward pass of
-        ``batch_size / accumulate`` images. None where the method's forward pass depends on values. A multiply-add counts as
-        two operations.
+    Raises:
+        UsageError: not a budget, an option out of its range, or options that contradict each other.
+        UserError: initial weights are missing, or operations that a budget limits cannot be counted.
     """
-    accelerator = pick_device(config.device).type != "cpu"
-    with torch.device("meta"):
-        method = build()
-    backbone = method.backbone
-    parameters, flops = count(backbone, config.image_size)
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        method.to_empty(device="cpu")
-        if accelerator:
-            as_on_accelerator(method)
-        trained = [p for p in method.parameters() if p.requires_grad]
-        weights = sum(t.nbytes for t in (*method.parameters(), *method.buffers()))
-        state = (1 + OPTIMIZER_STATE[config.optimizer]) * sum(p.nbytes for p in trained)
-        training_flops = activations = None
-        if method.trains:
-            # A method that looks at values finds none: these two costs are then not known.
-            with suppress(RuntimeError, NotImplementedError):
-                training_flops, activations = _training_pass(method, views, config, num_labels)
-    return {
-        "patch_size": backbone.stride if backbone.has_tokens else None,
-        "uses_labels": method.uses_labels,
-        "parameters": parameters,
-        "trained_parameters": sum(p.numel() for p in trained),
-        "flops": flops,
-        "training_flops": training_flops,
-        "memory_gib": {
-            "weights": weights / 2**30,
-            "gradients_and_optimizer": state / 2**30,
-            "activations": None if activations is None else activations / 2**30,
-        },
-    }
+    plan = Plan(config, method_config, evaluations or {})
+    if config.budget is not None and plan.method.trains:
+        plan.config = resolve(
+            dataclasses.replace(config, warmup_epochs=0.0)
+        )  # the end of the schedules is not known yet
+        config = dataclasses.replace(config, epochs=_epochs_within_budget(plan))
+    plan.config = resolve(config)
+    if find_weights:
+        plan.config, plan.initial = with_initial_weights(plan.config)
+    return plan
 
 
-def _training_pass(method: Method, views: list[View], config: TrainConfig, num_labels: int | None) -> tuple[int, int]:
-    """Operations of a forward and backward pass, per image, and bytes kept between the two."""
-    rows = config.batch_size // config.accumulate
-    labels = torch.zeros(rows, dtype=torch.int64) if num_labels is None else torch.zeros(rows, num_labels)
-    batch = ViewBatch([torch.empty(rows, 3, view.size, view.size) for view in views], labels)
-    own = {p.untyped_storage()._cdata for p in method.parameters()}
-    kept: dict[int, Tensor] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()._cdata
-        if storage not in own:
-            kept[storage] = tensor
-        return tensor
-
-    method.before_step(Progress(0, 1, config.epochs))
-    # What counts is the size of the numbers, so bf16 stands for fp16, too.
-    precision = "fp32" if config.precision == "fp32" else "bf16"
-    saved = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with FlopCounterMode(display=False) as counter:
-        with saved, autocast(torch.device("cpu"), precision):
-            loss = method(batch).loss
-        activations = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-        loss.backward()
-    return round(counter.get_total_flops() / rows), activations
-
-
-def print_plan(plan: dict[str, Any]) -> None:
-    """Print what ``trainer.plan`` returns, as YAML with a line for every number that needs a unit."""
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(yaml.safe_dump({"options": plan["options"]}, sort_keys=False, allow_unicode=True), markup=False)
-    memory = {name: value for name, value in plan["memory_gib"].items() if value is not None}
-    lines = {
-        "training images": f"{plan['images']:,} ({plan['held_out']:,} more held out for the online k-NN)",
-        "left out each epoch": f"{plan['left_out']:,} images, others each time (the last, partial batch)",
-        "steps": f"{plan['steps_per_epoch']:,} an epoch, {plan['total_steps']:,} in all",
-        "images seen": f"{plan['images_seen']:,}",
-        "device": f"{plan['device']}, {plan['options']['precision']}",
-        "parameters": f"{plan['parameters']:,} of the backbone, {plan['trained_parameters']:,} trained",
-        "FLOPs an image": f"{_si(plan['flops'])} of the backbone at {plan['options']['image_size']} pixels",
-        "FLOPs an image, training": f"{_si(plan['training_flops'])} forward and backward of all views",
-        "memory, estimated": ", ".join(f"{name.replace('_', ' ')} {value:.2f} GiB" for name, value in memory.items()),
-    }
-    if plan["training_flops"] is None:
-        del lines["FLOPs an image, training"]
-    for name, line in lines.items():
-        console.print(f"{name}: {line}", markup=False)
-
-
-def _si(value: float | None) -> str:
-    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
-        if value and value >= size:
-            return f"{value / size:.2f} {unit}FLOP"
-    return f"{value} FLOP"
+def _epochs_within_budget(plan: Plan) -> float:
+    """The epochs that a budget is enough for. A run directory that has begun keeps its own."""
+    config = plan.config
+    kind, amount = parse_budget(config.budget)
+    begun = written_options(plan.directory)
+    if begun.get("budget") == config.budget and isinstance(begun.get("epochs"), (int, float)):
+        return float(begun["epochs"])
+    if kind == "epochs":
+        return amount
+    batches = plan.batches()
+    if kind == "images":
+        cost_of_a_step = config.batch_size
+    elif kind == "flops":
+        flops = plan.costs["training_flops"]
+        if flops is None:
+            raise UserError(f"--budget {config.budget}: operations of {config.method} cannot be counted; give images=…")
+        cost_of_a_step = flops * config.batch_size
+    else:
+        cost_of_a_step = minutes_of_a_step(Stepper(plan.build_method(), config, plan.device), batches)
+    return amount / cost_of_a_step / batches.steps_per_epoch
 
 
 def build_method(config: TrainConfig, method_config: MethodConfig, num_classes: int) -> Method:
@@ -146,53 +175,3 @@ def build_method(config: TrainConfig, method_config: MethodConfig, num_classes: 
         return build_backbone(config.backbone, config.image_size, **hints)
 
     return METHODS.get(config.method)(method_config, make_backbone, num_classes)
-
-
-def images_of(config: TrainConfig) -> tuple[ImageStore, ImageStore]:
-    """The images to train on, and those held out for the online k-NN. Of several processes the first decodes them."""
-    root = None if config.data_root is None else Path(config.data_root)
-    store = open_dataset(config.data, "train", root, short_side_for(config.image_size), stream=config.stream)
-    if METHODS.get(config.method).uses_labels:
-        labelled = (store.labels >= 0).any() if store.label_sets is None else store.label_sets.any()
-        if not labelled:
-            raise UserError(f"--method {config.method} needs labels, and no training image of {config.data} has one")
-    trained, held_out = hold_out(len(store), config.knn_every)
-    return store.subset(trained), store.subset(held_out)
-
-
-def require_same_images(run: Path, config: TrainConfig) -> None:
-    """See that a run that has begun goes on, or is evaluated, on the images that it began with: they may have moved, and
-    ``data_root`` may then differ. Raises UserError where its log says that they were others."""
-    begun = fingerprint_of(run)
-    if begun is None:
-        return
-    now = images_of(config)[0].fingerprint
-    if begun != now:
-        where = f" in {config.data_root}" if config.data_root else ""
-        raise UserError(
-            f"{run} was begun on other images than those of {config.data}{where} (fingerprint {begun}, now {now}); "
-            "give the folder of those, or another --out"
-        )
-
-
-def costs_of(config: TrainConfig, method_config: MethodConfig, store: ImageStore) -> dict[str, Any]:
-    """What training on ``store`` costs: see ``training.plan.cost_of``."""
-    views = list(METHODS.get(config.method).views(method_config, config.image_size))
-    labels = None if store.label_sets is None else store.num_classes
-    return cost_of(lambda: build_method(config, method_config, store.num_classes), views, config, labels)
-
-
-def count(backbone: Backbone, image_size: int) -> tuple[int, int]:
-    """Parameters, and floating-point operations of one forward pass of one square image of ``image_size`` pixels.
-
-    A multiply-add counts as two operations (halve them for the "GMACs" that many papers call FLOPs). Convolutions and matrix
-    products are counted, attention's included; norms and activations are not. Nothing is computed: a copy without storage
-    passes the image on. Of transformers all tokens are computed, as in published counts, although pooled features need only the
-    CLS token of the last block.
-    """
-    parameters = sum(parameter.numel() for parameter in backbone.parameters())
-    shadow = copy.deepcopy(backbone).to("meta").eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        compute = shadow.tokens if shadow.has_tokens else shadow
-        compute(torch.empty(1, 3, image_size, image_size, device="meta"))
-    return parameters, counter.get_total_flops()

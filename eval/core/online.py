@@ -17,10 +17,8 @@ from common.distributed import all_gather_rows, rank, world_size
 from data.store.store import ImageStore
 from data.views.central import eval_images
 from data.views.maker import ViewMaker
-from data.views.spec import View
 from eval.features.votes import knn_classify
 from methods.core.base import Method, ViewBatch
-from training.config import TrainConfig
 from training.diagnostics import (
     alignment,
     cross_correlation,
@@ -30,6 +28,7 @@ from training.diagnostics import (
     uniformity,
 )
 from training.machine.devices import autocast
+from training.plan import Plan
 
 #: Training images that the online k-NN searches, at most, and its neighbours (the reference's best k) and temperature.
 BANK = 20_000
@@ -45,28 +44,17 @@ class Monitor:
     """The online evaluation of one run. All processes call its methods together; each does its share.
 
     Args:
-        method: on the device.
-        views: of the method.
-        train, held_out: images trained on, images held out (perhaps none).
-        config: resolved options.
-        device: where to compute.
+        plan: of the run.
+        method: on its device.
     """
 
-    def __init__(
-        self,
-        method: Method,
-        views: list[View],
-        train: ImageStore,
-        held_out: ImageStore,
-        config: TrainConfig,
-        device: torch.device,
-    ):
-        self.method, self.config, self.device = method, config, device
-        self._train, self._held_out = train, held_out
+    def __init__(self, plan: Plan, method: Method):
+        self.method, self.config, self.device = method, plan.config, plan.device
+        self._views = plan.views
+        self._train, self._held_out = train, held_out = plan.images
         self._queries = np.flatnonzero(held_out.labels >= 0)
         labelled = np.flatnonzero(train.labels >= 0)
         self._bank = np.sort(np.random.default_rng(0).permutation(labelled)[:BANK])
-        self._views = list(views)
         self._probe_store = held_out if len(held_out) else train
         self._probe = np.sort(np.random.default_rng(0).permutation(len(self._probe_store))[:PROBE])
 

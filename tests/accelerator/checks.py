@@ -8,10 +8,12 @@ import math
 import pytest
 import torch
 
+import commands.train
+import eval.core.context
+import eval.core.online  # noqa: F401
 import reports.visual.core.network  # noqa: F401
 import run as command_line
-import training.budget
-import training.trainer
+import training.trainer  # noqa: F401
 from data.views.maker import ViewMaker
 from data.views.spec import dino_views
 from heads.segmentation.core.losses import LOSSES, make_loss
@@ -139,14 +141,14 @@ def images(small_runs, tmp_path_factory):
 def trained(small_runs, images, tmp_path_factory):
     """A run of the CPU."""
     run = tmp_path_factory.mktemp("runs") / "dino"
-    training.trainer.train(*small_runs.small_run(images, run, "dino", backbone="vit_nano", local_size=8, epochs=1))
+    commands.train.train(*small_runs.small_run(images, run, "dino", backbone="vit_nano", local_size=8, epochs=1))
     return run
 
 
 def test_a_run_there_is_as_one_here_and_continues_here(on_accelerator, small_runs, images, monkeypatch, tmp_path):
     def losses(out, **options):
         options |= {"backbone": "vit_nano", "log_every": 1}
-        training.trainer.train(*small_runs.small_run(images, tmp_path / out, "barlow_twins", **options))
+        commands.train.train(*small_runs.small_run(images, tmp_path / out, "barlow_twins", **options))
         records = [json.loads(line) for line in (tmp_path / out / "log.jsonl").read_text().splitlines()]
         assert {"step", "knn", "diagnostics", "end"} <= {record["kind"] for record in records}
         return [record["loss"] for record in records if record["kind"] == "step"]

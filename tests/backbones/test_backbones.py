@@ -11,7 +11,7 @@ from backbones import BACKBONES, build_backbone, names
 from backbones.base import Backbone
 from backbones.vit import Attention, VisionTransformer
 from common.errors import UsageError, UserError
-from training.plan import count
+from training.costs import count
 
 VITS = ["vit_nano", "vit_t16", "vit_s16", "vit_s8", "vit_b16", "vit_b8"]
 RESNETS = ["resnet18", "resnet18_cifar", "resnet50"]

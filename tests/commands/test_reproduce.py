@@ -260,7 +260,7 @@ def test_every_row_is_a_valid_command_in_a_directory_of_its_own(name, monkeypatc
         measuring = [task for task in tasks if task.part == column.part]
         assert not evaluation or all(evaluation in task.options["evals"] for task in measuring)
     monkeypatch.setattr("commands.evaluate.evaluate_weights", lambda *a: [])
-    monkeypatch.setattr("training.trainer.train", lambda *a, **k: None)
+    monkeypatch.setattr("commands.train.train", lambda *a, **k: None)
     from common.cli import words_of
 
     # One of each kind of command is parsed whole.

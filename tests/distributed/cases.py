@@ -134,22 +134,21 @@ def steps(name, accumulate=1, **further):
 def online_numbers(folder):
     """The online k-NN of an untrained network, and the features it has compared, of counts that neither two nor four divide."""
     from eval.core.online import Monitor
-    from training.plan import build_method, images_of
+    from training.plan import Plan
     from training.resolve import resolve
 
     config, method_config = small().small_run(folder, Path("unused"), "barlow_twins", backbone="small_cnn")
-    config = resolve(config)
-    train, held_out = images_of(config)
-    method = build_method(config, method_config, train.num_classes)
-    monitor = Monitor(method, list(method.views(method_config, config.image_size)), train, held_out, config, CPU)
+    plan = Plan(resolve(config), method_config)
+    method = plan.build_method()
+    monitor = Monitor(plan, method)
     method.eval()
-    features = [monitor._features(store, np.arange(len(store))) for store in (train, held_out)]
+    features = [monitor._features(store, np.arange(len(store))) for store in plan.images]
     return {"knn": monitor.knn(), "same": features}
 
 
 def whole_run(folder, out):
     """A training of every kind of part: k-NN, diagnostics, checkpoints. Returns its run directory."""
-    from training.trainer import train
+    from commands.train import train
 
     return train(
         *small().small_run(
@@ -168,7 +167,7 @@ def whole_run(folder, out):
 
 def sharded_run(folder, out, **further):
     """A training whose every optimiser, clipping and teacher sees parts of tensors. Returns its run directory."""
-    from training.trainer import train
+    from commands.train import train
 
     options = {"batch_size": 16, "epochs": 2, "warmup_epochs": 0, "drop_path": 0.0, "clip_grad": 0.05, "lr": 0.05}
     return train(*small().small_run(folder, out, "dino", **options, **further))

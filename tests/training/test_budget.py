@@ -5,9 +5,10 @@ import json
 import pytest
 import yaml
 
+from commands.train import train
 from common.errors import UsageError, UserError
-from training import budget
-from training.trainer import plan, train
+from training import budget, plan
+from training.plan import make_plan
 
 
 @pytest.mark.parametrize(
@@ -20,29 +21,31 @@ def test_what_is_no_budget_is_refused(text):
 
 def test_images_and_epochs(small, tmp_path):
     # 44 images less the held-out 4 are 5 batches of 8 an epoch.
-    assert plan(*small(tmp_path / "a", budget="images=96"))["total_steps"] == 12
-    assert plan(*small(tmp_path / "a", budget="epochs=1.5"))["total_steps"] == round(1.5 * 5)
-    assert plan(*small(tmp_path / "a", budget="images=1"))["total_steps"] == 1
+    assert make_plan(*small(tmp_path / "a", budget="images=96")).total_steps == 12
+    assert make_plan(*small(tmp_path / "a", budget="epochs=1.5")).total_steps == round(1.5 * 5)
+    assert make_plan(*small(tmp_path / "a", budget="images=1")).total_steps == 1
 
 
 def test_operations_are_those_of_all_views(small, tmp_path):
-    one = plan(*small(tmp_path / "a", "barlow_twins"))
-    given = plan(*small(tmp_path / "a", "barlow_twins", budget=f"flops={one['training_flops'] * 8 * 7}"))
-    assert given["total_steps"] == 7
+    one = make_plan(*small(tmp_path / "a", "barlow_twins"))
+    given = make_plan(*small(tmp_path / "a", "barlow_twins", budget=f"flops={one.costs['training_flops'] * 8 * 7}"))
+    assert given.total_steps == 7
 
 
 def test_equal_operations_are_more_steps_for_the_cheaper_method(small, tmp_path):
-    dino, barlow = (plan(*small(tmp_path / m, m, budget="flops=1e9"))["total_steps"] for m in ("dino", "barlow_twins"))
+    dino, barlow = (
+        make_plan(*small(tmp_path / m, m, budget="flops=1e9")).total_steps for m in ("dino", "barlow_twins")
+    )
     assert barlow > dino
 
 
 def test_minutes_are_measured_once_and_kept_by_a_run_that_continues(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(budget, "_cost_of_a_step", lambda kind, *rest: 1 / 60)
+    monkeypatch.setattr(plan, "minutes_of_a_step", lambda *rest: 1 / 60)
     run = train(*small(tmp_path / "run", budget="minutes=0.2"))
     assert yaml.safe_load((run / "config.yaml").read_text())["epochs"] == pytest.approx(12 / 5)
     end = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()][-1]
     assert end["kind"] == "end" and end["step"] == 12 and end["images_seen"] == 96
-    monkeypatch.setattr(budget, "_cost_of_a_step", lambda kind, *rest: 1 / 120)
+    monkeypatch.setattr(plan, "minutes_of_a_step", lambda *rest: 1 / 120)
     train(*small(tmp_path / "run", budget="minutes=0.2"))  # finished already: its own length, not another
     with pytest.raises(UserError, match="other options"):
         train(*small(tmp_path / "run", budget="minutes=0.4"))
@@ -50,8 +53,8 @@ def test_minutes_are_measured_once_and_kept_by_a_run_that_continues(small, tmp_p
 
 @pytest.mark.parametrize("epochs", [3, 1])
 def test_a_step_can_be_timed(small, tmp_path, epochs):
-    assert plan(*small(tmp_path / "run", budget="minutes=0.05", epochs=epochs))["total_steps"] >= 1
+    assert make_plan(*small(tmp_path / "run", budget="minutes=0.05", epochs=epochs)).total_steps >= 1
 
 
 def test_a_method_without_training_needs_none(small, tmp_path):
-    assert plan(*small(tmp_path / "run", "random", budget="images=96"))["total_steps"] == 0
+    assert make_plan(*small(tmp_path / "run", "random", budget="images=96")).total_steps == 0

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from commands.train import train
 from common.errors import UserError
 from common.files import archive_damage
 from common.lock import owned_lock
 from rundir.paths import best_checkpoint, earlier_checkpoints, last_checkpoint
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.loop import Session
-from training.trainer import train
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 import run as command_line
 from backbones.formats.source import Source
+from commands.train import train
 from common.errors import UserError
 from common.files import read_arrays, read_json_lines
 from rundir.paths import last_checkpoint
 from rundir.results import read_results
 from training.checkpoint import load_checkpoint
-from training.trainer import train
 
 quick = settings(
     max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -6,6 +6,8 @@ import pytest
 from rich.console import Console
 
 from commands.compare import print_plan
+from commands.train import read_options
+from common.cli import words_of
 from training.grids.estimate import TimeEstimate, in_words
 from training.grids.grid import Cell
 
@@ -25,24 +27,31 @@ def ended(directory, **end):
     return directory
 
 
+def minutes_of(estimate, options):
+    asked = read_options(words_of(options))
+    return estimate.minutes(asked.train, asked.method)
+
+
 def test_time_follows_from_the_speed_of_runs_that_ended(tmp_path):
     run = ended(tmp_path / "a", training_flops=2e9, images_per_second=10.0)
     estimate = TimeEstimate([(OPTIONS, run)])
-    minutes = estimate.minutes(OPTIONS)
-    assert estimate.minutes({**OPTIONS, "epochs": 4, "seed": 1}) == pytest.approx(2 * minutes)
+    minutes = minutes_of(estimate, OPTIONS)
+    assert minutes_of(estimate, {**OPTIONS, "epochs": 4, "seed": 1}) == pytest.approx(2 * minutes)
     faster = TimeEstimate([(OPTIONS, ended(tmp_path / "b", training_flops=2e9, images_per_second=40.0))])
-    assert faster.minutes(OPTIONS) == pytest.approx(minutes / 4)
+    assert minutes_of(faster, OPTIONS) == pytest.approx(minutes / 4)
     assert "runs that have ended" in estimate.source
 
 
 def test_an_untrained_backbone_takes_no_time():
-    assert TimeEstimate([]).minutes({"method": "random", "backbone": "vit_nano", "data": "demo"}) == 0
+    assert minutes_of(TimeEstimate([]), {"method": "random", "backbone": "vit_nano", "data": "demo"}) == 0
 
 
 def test_a_plan_without_data_still_lists_its_runs(tmp_path):
     missing = {**OPTIONS, "data": "imagefolder", "data_root": str(tmp_path / "nowhere")}
     console = Console(record=True, width=200)
-    print_plan("Plan", [Cell("one", OPTIONS), Cell("two", missing)], tmp_path, 1, console)
+    cells = [Cell("one", OPTIONS), Cell("two", missing)]
+    asked = {cell.name: read_options(words_of(cell.options)) for cell in cells}
+    print_plan("Plan", cells, asked, tmp_path, 1, console)
     text = console.export_text()
     assert "two" in text and "nowhere" in text and "1 runs of unknown length" in text and "unknown" in text
 

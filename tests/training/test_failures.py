@@ -13,13 +13,13 @@ import pytest
 import torch
 
 import run as command_line
+from commands.train import train
 from common.errors import UserError, explain
 from common.files import append_json_line, read_json_lines
 from rundir.paths import last_checkpoint
 from training.checkpoint import load_checkpoint
 from training.machine.devices import process_group
 from training.machine.failures import explained, fitting
-from training.trainer import train
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -44,7 +44,7 @@ def remount(disk: Path, options: str) -> None:
 
 def train_by_words(config, method_config, capsys) -> tuple[int, str]:
     """As ``run.py train``: exit status, and what was printed as the error."""
-    original = sys.modules["training.trainer"].train
+    original = sys.modules["commands.train"].train
     assert original is train
     capsys.readouterr()
     status = command_line.main(["train", *words_of(config, method_config)])

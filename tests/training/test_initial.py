@@ -11,12 +11,12 @@ import yaml
 from backbones import build_backbone
 from backbones.formats.authors import dino_checkpoint
 from backbones.formats.source import Source
+from commands.train import train
 from common.errors import UsageError, UserError
 from common.files import read_json_lines
 from methods.core.base import METHODS
 from training.initial import advice, labels_of, start_from, with_initial_weights
 from training.resolve import resolve
-from training.trainer import train
 
 
 def make(small, out, method="dino", **options):

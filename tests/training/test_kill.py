@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from commands.train import train
 from common.errors import UserError
 from rundir.paths import last_checkpoint
 from training.checkpoint import load_checkpoint
-from training.trainer import train
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -23,7 +23,7 @@ import importlib.util, io, os, signal, sys
 from pathlib import Path
 import torch
 import training.checkpoint
-from training.trainer import train
+from commands.train import train
 
 torch.set_num_threads(1)
 spec = importlib.util.spec_from_file_location("small_runs", sys.argv[1])

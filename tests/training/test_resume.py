@@ -9,10 +9,10 @@ import signal
 import pytest
 import torch
 
+from commands.train import train
 from methods.core.base import METHODS
 from rundir.paths import last_checkpoint
 from training.checkpoint import load_checkpoint
-from training.trainer import train
 
 KINDS = list(itertools.product(("adamw", "sgd", "lars"), ("fp32", "bf16")))  # fp16 needs a CUDA device
 TRAINED = [name for name in METHODS.names() if METHODS.get(name).trains]

@@ -10,13 +10,12 @@ import pytest
 import torch
 import yaml
 
+from commands.train import train
 from common.errors import UsageError, UserError
 from eval.knn import KNNConfig
-from methods.core.base import METHODS
 from rundir.paths import last_checkpoint
 from training.checkpoint import backbone_prefix, load_checkpoint
-from training.plan import build_method
-from training.trainer import plan, train
+from training.plan import build_method, make_plan
 
 
 def records_of(run, kind=None):
@@ -248,15 +247,15 @@ def test_a_loss_that_is_not_finite_stops_the_run(small, tmp_path, monkeypatch):
 
 def test_a_plan_trains_nothing(small, tmp_path):
     config, method_config = small(tmp_path / "run", batch_size=16)
-    found = plan(config, method_config)
+    plan = make_plan(config, method_config)
     assert not (tmp_path / "run").exists()
-    assert (found["images"], found["held_out"], found["steps_per_epoch"], found["left_out"]) == (40, 4, 2, 8)
-    assert found["total_steps"] == 6 and found["images_seen"] == 96
+    assert ([len(images) for images in plan.images], plan.steps_per_epoch, plan.left_out) == ([40, 4], 2, 8)
+    assert plan.total_steps == 6 and plan.images_seen == 96
     method = build_method(config, method_config, 2)
-    assert found["parameters"] == sum(p.numel() for p in method.backbone.parameters())
-    assert found["trained_parameters"] == sum(p.numel() for p in method.parameters() if p.requires_grad)
-    assert found["training_flops"] > 3 * found["flops"]
-    assert all(value > 0 for value in found["memory_gib"].values())
+    assert plan.costs["parameters"] == sum(p.numel() for p in method.backbone.parameters())
+    assert plan.costs["trained_parameters"] == sum(p.numel() for p in method.parameters() if p.requires_grad)
+    assert plan.costs["training_flops"] > 3 * plan.costs["flops"]
+    assert all(value > 0 for value in plan.costs["memory_gib"].values())
 
 
 @pytest.mark.parametrize(
@@ -280,15 +279,11 @@ def test_wrong_options_give_a_sentence(options, message, small, tmp_path):
 
 def test_pairing_by_label_may_start_later(small, tmp_path):
     """Before, the run is the same as one without it; after, views come from other images."""
-    from training.batches import Batches
-    from training.plan import images_of
+    from training.plan import Plan
     from training.resolve import resolve
 
     config, method_config = small(tmp_path / "run", "dino", pairing="same_label", pairing_start=1.4)
-    config = resolve(config)
-    store = images_of(config)[0]
-    views = METHODS.get("dino").views(method_config, config.image_size)
-    batches = Batches(store, list(views), config, torch.device("cpu"))
+    batches = Plan(resolve(config), method_config).batches()
     first = round(1.4 * batches.steps_per_epoch)
     assert all((row == row[0]).all() for row in batches.gather(first - 1).sources.T.tolist() for row in [np.array(row)])
     assert (batches.gather(first).sources[0] != batches.gather(first).sources[1]).any()
@@ -300,7 +295,7 @@ def test_pairing_by_label_may_start_later(small, tmp_path):
 )
 def test_a_start_of_pairing_has_to_make_sense(options, message, small, tmp_path):
     with pytest.raises(UsageError, match=message):
-        plan(*small(tmp_path / "run", "dino", **options))
+        make_plan(*small(tmp_path / "run", "dino", **options))
 
 
 def test_a_run_goes_on_with_the_images_that_it_began_with(folder, small, tmp_path):

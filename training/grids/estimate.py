@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,11 +10,11 @@ from typing import Any
 
 import torch
 
-from commands.train import read_options
-from common.cli import words_of
+from methods.core.base import MethodConfig
 from rundir.log import end_of
+from training.config import TrainConfig
 from training.machine.devices import autocast, pick_device, synchronize
-from training.trainer import plan
+from training.plan import Plan, make_plan
 
 #: Share of a large matrix product's speed that training reaches. Of the backbones here, at their usual sizes, it lies between a
 #: tenth (small ones, with much besides products) and a half; runs that have ended tell better.
@@ -32,7 +33,7 @@ class TimeEstimate:
     def __init__(self, ended: list[tuple[Mapping[str, Any], Path]]):
         self._speeds: dict[tuple[str, str], list[float]] = {}
         self._products: dict[tuple[str, str], float] = {}
-        self._plans: dict[str, dict[str, Any]] = {}
+        self._plans: dict[str, Plan] = {}
         for options, directory in ended:
             end = end_of(directory) or {}
             if end.get("training_flops") and end.get("images_per_second"):
@@ -48,29 +49,29 @@ class TimeEstimate:
             f"from counted operations, at {SHARE:.0%} of the speed of a large matrix product here, within a factor of 3"
         )
 
-    def minutes(self, options: Mapping[str, Any]) -> float | None:
+    def minutes(self, config: TrainConfig, method_config: MethodConfig) -> float | None:
         """Minutes of one training; None where its operations cannot be counted. Raises UserError where it cannot be planned."""
-        key = repr(sorted((k, repr(v)) for k, v in options.items() if k not in ("seed", "out", "evals", "visualize")))
+        alike = dataclasses.replace(config, seed=0, out=None, evals=None, visualize=None)
+        key = repr((alike, method_config))
         if key not in self._plans:
-            read = read_options(words_of(options))
-            self._plans[key] = plan(read.train, read.method)
-        planned = self._plans[key]
-        if not planned["total_steps"]:
+            self._plans[key] = make_plan(alike, method_config, find_weights=False)
+        plan = self._plans[key]
+        if not plan.total_steps:
             return 0.0
-        if planned["training_flops"] is None:
+        if plan.costs["training_flops"] is None:
             return None
-        work = planned["training_flops"] * planned["images_seen"]
-        return work / self._speed(options, planned) / 60
+        return plan.costs["training_flops"] * plan.images_seen / self._speed(plan) / 60
 
-    def _speed(self, options: Mapping[str, Any], planned: Mapping[str, Any]) -> float:
-        known = self._speeds.get((options["method"], options["backbone"]))
-        known = known or [
-            speed for (_, b), speeds in self._speeds.items() for speed in speeds if b == options["backbone"]
-        ]
-        known = known or [speed for speeds in self._speeds.values() for speed in speeds]
-        if known:
-            return sum(known) / len(known)
-        where = planned["device"], planned["options"]["precision"]
+    def _speed(self, plan: Plan) -> float:
+        config = plan.config
+        speeds = (
+            self._speeds.get((config.method, config.backbone))
+            or [speed for (_, name), speeds in self._speeds.items() for speed in speeds if name == config.backbone]
+            or [speed for speeds in self._speeds.values() for speed in speeds]
+        )
+        if speeds:
+            return sum(speeds) / len(speeds)
+        where = str(plan.device), config.precision
         if where not in self._products:
             self._products[where] = product_speed(*where)
         return SHARE * self._products[where]

@@ -26,7 +26,7 @@ def explained(
     """While training: an out-of-memory error becomes a UserError that names the largest tensors and a batch size that would fit.
 
     Args:
-        memory_gib: gives an estimate by part, as ``training.plan.cost_of`` has it; empty where there is none.
+        memory_gib: gives an estimate by part, as ``training.costs.cost_of`` has it; empty where there is none.
     """
     try:
         yield

@@ -1,0 +1,116 @@
+"""What training a method costs: parameters, operations and memory, counted without computing anything."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from backbones.base import Backbone
+from backbones.vit import as_on_accelerator
+from data.views.spec import View
+from methods.core.base import Method, Progress, ViewBatch
+from training.config import TrainConfig
+from training.machine.devices import autocast, pick_device
+
+#: Copies of each trained parameter that an optimiser keeps.
+OPTIMIZER_STATE = {"adamw": 2, "sgd": 1, "lars": 1}
+
+
+def cost_of(
+    build: Callable[[], Method], views: list[View], config: TrainConfig, num_labels: int | None
+) -> dict[str, Any]:
+    """Count what training costs, on tensors without contents, so that nothing is computed.
+
+    Args:
+        build: makes the method.
+        views: of the method.
+        config: resolved options.
+        num_labels: columns of multi-hot labels; None where an image has one label.
+
+    Returns:
+        ``patch_size`` (None of a network without patches), ``uses_labels`` (whether the loss reads them), ``parameters`` (of
+        the evaluated backbone), ``trained_parameters``, ``flops`` (of one forward pass of the backbone for
+        one image), ``training_flops`` (forward and backward passes of all views of one image), and ``memory_gib``, an
+        estimate: weights, gradients and optimiser state, and the tensors that autograd keeps for the backward pass of
+        ``batch_size / accumulate`` images. None where the method's forward pass depends on values. A multiply-add counts as
+        two operations.
+    """
+    accelerator = pick_device(config.device).type != "cpu"
+    with torch.device("meta"):
+        method = build()
+    backbone = method.backbone
+    parameters, flops = count(backbone, config.image_size)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        method.to_empty(device="cpu")
+        if accelerator:
+            as_on_accelerator(method)
+        trained = [p for p in method.parameters() if p.requires_grad]
+        weights = sum(t.nbytes for t in (*method.parameters(), *method.buffers()))
+        state = (1 + OPTIMIZER_STATE[config.optimizer]) * sum(p.nbytes for p in trained)
+        training_flops = activations = None
+        if method.trains:
+            # A method that looks at values finds none: these two costs are then not known.
+            with suppress(RuntimeError, NotImplementedError):
+                training_flops, activations = _training_pass(method, views, config, num_labels)
+    return {
+        "patch_size": backbone.stride if backbone.has_tokens else None,
+        "uses_labels": method.uses_labels,
+        "parameters": parameters,
+        "trained_parameters": sum(p.numel() for p in trained),
+        "flops": flops,
+        "training_flops": training_flops,
+        "memory_gib": {
+            "weights": weights / 2**30,
+            "gradients_and_optimizer": state / 2**30,
+            "activations": None if activations is None else activations / 2**30,
+        },
+    }
+
+
+def _training_pass(method: Method, views: list[View], config: TrainConfig, num_labels: int | None) -> tuple[int, int]:
+    """Operations of a forward and backward pass, per image, and bytes kept between the two."""
+    rows = config.batch_size // config.accumulate
+    labels = torch.zeros(rows, dtype=torch.int64) if num_labels is None else torch.zeros(rows, num_labels)
+    batch = ViewBatch([torch.empty(rows, 3, view.size, view.size) for view in views], labels)
+    own = {p.untyped_storage()._cdata for p in method.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()._cdata
+        if storage not in own:
+            kept[storage] = tensor
+        return tensor
+
+    method.before_step(Progress(0, 1, config.epochs))
+    # What counts is the size of the numbers, so bf16 stands for fp16, too.
+    precision = "fp32" if config.precision == "fp32" else "bf16"
+    saved = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with FlopCounterMode(display=False) as counter:
+        with saved, autocast(torch.device("cpu"), precision):
+            loss = method(batch).loss
+        activations = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+        loss.backward()
+    return round(counter.get_total_flops() / rows), activations
+
+
+def count(backbone: Backbone, image_size: int) -> tuple[int, int]:
+    """Parameters, and floating-point operations of one forward pass of one square image of ``image_size`` pixels.
+
+    A multiply-add counts as two operations (halve them for the "GMACs" that many papers call FLOPs). Convolutions and matrix
+    products are counted, attention's included; norms and activations are not. Nothing is computed: a copy without storage
+    passes the image on. Of transformers all tokens are computed, as in published counts, although pooled features need only the
+    CLS token of the last block.
+    """
+    parameters = sum(parameter.numel() for parameter in backbone.parameters())
+    shadow = copy.deepcopy(backbone).to("meta").eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        compute = shadow.tokens if shadow.has_tokens else shadow
+        compute(torch.empty(1, 3, image_size, image_size, device="meta"))
+    return parameters, counter.get_total_flops()
