@@ -85,8 +85,6 @@ class BarlowTwins(Method):
     }
     warmup_endpoint = False
 
-    config: BarlowTwinsConfig
-
     def __init__(self, config: BarlowTwinsConfig, make_backbone: MakeBackbone, num_classes: int):
         super().__init__(config, make_backbone, num_classes)
         self.backbone = make_backbone(zero_init_residual=True)

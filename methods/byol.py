@@ -41,17 +41,8 @@ class BYOL(Method):
     citation = "Grill et al. 2020, arXiv 2006.07733"
     Config = BYOLConfig
     #: The paper's section 3.2: LARS, 0.2 × batch / 256, cosine to 0, 10 epochs of warm-up.
-    recipe = {
-        "optimizer": "lars",
-        "lr": 0.2,
-        "min_lr": 0.0,
-        "weight_decay": 1.5e-6,
-        "batch_size": 4096,
-        "epochs": 1000,
-    }
+    recipe = {"optimizer": "lars", "lr": 0.2, "min_lr": 0.0, "weight_decay": 1.5e-6, "batch_size": 4096, "epochs": 1000}
     warmup_endpoint = False
-
-    config: BYOLConfig
 
     def __init__(self, config: BYOLConfig, make_backbone: MakeBackbone, num_classes: int):
         super().__init__(config, make_backbone, num_classes)

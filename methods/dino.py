@@ -207,8 +207,6 @@ class DINO(Method):
     #: dino/main_dino.py. The trainer's other defaults are DINO's; its batch of 64 is per GPU, 1024 in the published runs.
     recipe = {"clip_grad": 3.0, "weight_decay_end": 0.4}
 
-    config: DINOConfig
-
     def __init__(self, config: DINOConfig, make_backbone: MakeBackbone, num_classes: int):
         super().__init__(config, make_backbone, num_classes)
         backbone = make_backbone(drop_path_rate=config.drop_path)

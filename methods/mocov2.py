@@ -71,8 +71,6 @@ class MoCoV2(Method):
         "epochs": 200,
     }
 
-    config: MoCoV2Config
-
     def __init__(self, config: MoCoV2Config, make_backbone: MakeBackbone, num_classes: int):
         super().__init__(config, make_backbone, num_classes)
         self.backbone = make_backbone()

@@ -53,16 +53,8 @@ class MoCoV3(Method):
     differs = ("the learning rate warms up for 10 epochs by default; published: 40 of 300",)
     Config = MoCoV3Config
     #: The paper's section 5 and appendix (AdamW, 1.5e-4 × batch / 256). It warms up for 40 of its 300 epochs.
-    recipe = {
-        "lr": 1.5e-4,
-        "min_lr": 0.0,
-        "weight_decay": 0.1,
-        "batch_size": 4096,
-        "epochs": 300,
-    }
+    recipe = {"lr": 1.5e-4, "min_lr": 0.0, "weight_decay": 0.1, "batch_size": 4096, "epochs": 300}
     warmup_endpoint = False
-
-    config: MoCoV3Config
 
     def __init__(self, config: MoCoV3Config, make_backbone: MakeBackbone, num_classes: int):
         super().__init__(config, make_backbone, num_classes)

@@ -51,17 +51,8 @@ class SimCLR(Method):
     citation = "Chen et al. 2020, arXiv 2002.05709"
     Config = SimCLRConfig
     #: The paper's section 2.2 and appendix B: LARS, 0.3 × batch / 256, cosine to 0, 10 epochs of warm-up.
-    recipe = {
-        "optimizer": "lars",
-        "lr": 0.3,
-        "min_lr": 0.0,
-        "weight_decay": 1e-6,
-        "batch_size": 4096,
-        "epochs": 1000,
-    }
+    recipe = {"optimizer": "lars", "lr": 0.3, "min_lr": 0.0, "weight_decay": 1e-6, "batch_size": 4096, "epochs": 1000}
     warmup_endpoint = False
-
-    config: SimCLRConfig
 
     def __init__(self, config: SimCLRConfig, make_backbone: MakeBackbone, num_classes: int):
         super().__init__(config, make_backbone, num_classes)

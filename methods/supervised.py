@@ -20,6 +20,7 @@ class SupervisedConfig(MethodConfig):
     """Options of supervised training."""
 
     scale: tuple[float, float] = (0.08, 1.0)
+    """area of a crop, as a part of the image's, drawn uniformly"""
     flip: float = 0.5
     """probability of a horizontal flip"""
     drop_path: float = option(0.1, at_least=0, below=1)
@@ -47,8 +48,6 @@ class Supervised(Method):
     uses_labels = True
     Config = SupervisedConfig
     recipe = {"lr": 2.5e-4, "min_lr": 1e-5, "weight_decay": 0.05}
-
-    config: SupervisedConfig
 
     def __init__(self, config: SupervisedConfig, make_backbone: MakeBackbone, num_classes: int):
         super().__init__(config, make_backbone, num_classes)

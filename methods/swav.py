@@ -59,16 +59,7 @@ class SwAV(Method):
     differs = ("no queue of earlier batches", "the learning rate warms up from 0 instead of 0.3")
     Config = SwAVConfig
     #: scripts/swav_800ep_pretrain.sh: LARS, 4.8 for 4096 images, 10 epochs of warm-up (from 0.3 there, from 0 here).
-    recipe = {
-        "optimizer": "lars",
-        "lr": 0.3,
-        "min_lr": 0.0048,
-        "weight_decay": 1e-6,
-        "batch_size": 4096,
-        "epochs": 800,
-    }
-
-    config: SwAVConfig
+    recipe = {"optimizer": "lars", "lr": 0.3, "min_lr": 0.0048, "weight_decay": 1e-6, "batch_size": 4096, "epochs": 800}
 
     def __init__(self, config: SwAVConfig, make_backbone: MakeBackbone, num_classes: int):
         super().__init__(config, make_backbone, num_classes)

@@ -57,8 +57,6 @@ class VICReg(Method):
     }
     warmup_endpoint = False
 
-    config: VICRegConfig
-
     def __init__(self, config: VICRegConfig, make_backbone: MakeBackbone, num_classes: int):
         super().__init__(config, make_backbone, num_classes)
         self.backbone = make_backbone(zero_init_residual=True)

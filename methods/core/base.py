@@ -43,11 +43,6 @@ class Progress:
         """The running epoch, from 0."""
         return self.step // self.steps_per_epoch
 
-    @property
-    def fraction(self) -> float:
-        """In [0, 1)."""
-        return self.step / self.total_steps
-
 
 def steps_of(epochs: float, steps_per_epoch: int) -> int:
     """Optimiser steps of a run: whole ones, and one at least."""
@@ -74,9 +69,9 @@ class StepOutput:
 
     Attributes:
         loss: scalar, to be minimised. See ``common.distributed`` for its meaning under several ranks.
-        metrics: scalars for the log, as detached tensors (no synchronisation here) or numbers.
-        projections: two detached ``[B, D]`` tensors of corresponding samples (own rank's), which the cross-correlation
-            pictures and the collapse diagnostics look at.
+        metrics: scalars for the log, as numbers or detached tensors.
+        projections: of two views of this rank's samples, detached, ``[B, D]`` each, for the pictures of cross-correlation and the
+            collapse diagnostics.
     """
 
     loss: Tensor
@@ -100,50 +95,37 @@ class MethodConfig:
 class Method(nn.Module):
     """Base of all methods: subclass it in ``methods/NAME.py`` and decorate it with ``@METHODS.register("NAME")``.
 
-    Facts for reports: plain values, which ``Registry.facts`` reads without importing the file, and ``environment.json`` of a
-    run keeps.
-        title: display name ("MoCo v2"); "": that of the file.
-        citation: authors, year and arXiv number.
-        differs: where its defaults differ from the paper or the authors' code, a sentence each.
-        reference: what its rows are in a sentence, if other rows are measured against them ("raw pixels").
-        needs_backbone: False: its rows are compared with those of every backbone.
-
-    Further class attributes:
-        trains: False for a method without any training (``random``): the trainer saves the initial weights at once.
-        uses_labels: True if the loss reads ``ViewBatch.labels``. (Pairing by label is an option of the run.)
-        Config: dataclass of the method's own options.
-        recipe: the published defaults of the trainer's options, by field name of ``training.config.TrainConfig`` (only
-            where they differ from its defaults), with their source in a comment.
-        warmup_endpoint: which step of the learning rate's warm-up reaches it: the last (DINO's reference), or the first
-            after it (Barlow Twins'). See ``common.schedules.cosine``.
-
-    A subclass's ``__init__`` takes the same arguments as this one and sets ``self.backbone``.
+    A subclass's ``__init__`` takes the same arguments as this one and sets ``self.backbone``. Reports read its facts, the first
+    class attributes, from the file without importing it: they are plain values.
     """
 
+    #: Display name ("MoCo v2"); "": that of the file.
     title: ClassVar[str] = ""
+    #: Authors, year and arXiv number.
     citation: ClassVar[str] = ""
+    #: Where its defaults differ from the paper or the authors' code.
     differs: ClassVar[tuple[str, ...]] = ()
+    #: What its rows are in a sentence, if other rows are measured against them ("raw pixels").
     reference: ClassVar[str] = ""
+    #: False: its rows are compared with those of every backbone.
     needs_backbone: ClassVar[bool] = True
+    #: False for a method without any training (``random``): the trainer saves the initial weights at once.
     trains: ClassVar[bool] = True
+    #: True if the loss reads ``ViewBatch.labels``. (Pairing by label is an option of the run.)
     uses_labels: ClassVar[bool] = False
+
+    #: Dataclass of the method's own options.
     Config: ClassVar[type[MethodConfig]] = MethodConfig
+    #: Published values of the trainer's options (``training.config.TrainConfig``) that differ from its defaults.
     recipe: ClassVar[dict[str, Any]] = {}
+    #: Which step of the warm-up reaches the learning rate: the last (DINO's reference), or the first after it (Barlow Twins').
     warmup_endpoint: ClassVar[bool] = True
 
     #: What gets evaluated after training (DINO's teacher, Barlow Twins' only network).
     backbone: Backbone
 
     def __init__(self, config: MethodConfig, make_backbone: MakeBackbone, num_classes: int):
-        """
-        Args:
-            config: an instance of ``Config``.
-            make_backbone: see ``MakeBackbone``.
-            num_classes: of the data set (0: no labels).
-
-        Raises:
-            UsageError: the method uses labels and the data set has none.
-        """
+        """``num_classes`` is that of the data set. Raises UsageError if the method uses labels and the data set has none (0)."""
         super().__init__()
         if self.uses_labels and num_classes < 1:
             name = self.title or type(self).__name__
@@ -168,11 +150,8 @@ class Method(nn.Module):
         """Called after the optimiser's step: update teachers. ``progress`` is that of ``before_step``."""
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Groups for the optimiser: ``params``, and which of them the decay schedule and LARS's adaptation reach.
-
-        The default is DINO's (``utils.get_params_groups``): biases and 1-d tensors have no weight decay.
-        A group may hold ``lr_scale`` (multiplies the schedule), ``weight_decay`` (fixed, not scheduled).
-        """
+        """Groups for the optimiser: ``params``, and maybe ``lr_scale`` (multiplies the schedule) and ``weight_decay`` (fixed, not
+        scheduled). The default is DINO's (``utils.get_params_groups``): biases and 1-d tensors have no weight decay."""
         decayed, plain = [], []
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
