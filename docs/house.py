@@ -19,7 +19,7 @@ PICTURE = ROOT / "docs" / "images" / "house.svg"
 FLOORS = (
     ("run", "ssl_compare"),
     ("commands",),
-    ("reports", "reports.page", "reports.figures", "reports.analysis", "reports.visual"),
+    ("reports", "reports.page", "reports.figures", "reports.analysis", "reports.visual", "reports.visual.core"),
     ("eval", "eval.core", "eval.dense", "eval.features"),
     ("training.grids", "training", "training.machine"),
     ("methods", "methods.core"),
