@@ -19,8 +19,8 @@ from benchmarks.timing import Measurement
 from benchmarks.training import our_stepper, plain_dino_step, random_views
 from benchmarks.views import photos
 from data.datasets import open_dataset
-from data.views.spec import dino_views
 from methods.core.base import Progress, ViewBatch
+from methods.dino import DINOConfig
 from training.batches import Batches, short_side_for
 from training.machine.devices import synchronize
 
@@ -30,7 +30,7 @@ def end_to_end(bench: Bench) -> list[Measurement]:
     set in a loader worker for each core. By the clock on the wall, since loader workers are processes of their own."""
     cuda = bench.device.type == "cuda"
     name, batch, steps = ("vit_s16", 64, 20) if cuda else ("vit_t16", bench.pick(8, 2), bench.pick(3, 1))
-    out_dim, wanted = bench.pick(65536, 1024), dino_views()
+    out_dim, wanted = bench.pick(65536, 1024), DINOConfig().views(224)
     with tempfile.TemporaryDirectory(prefix="bench-end-to-end-") as folder:
         root = Path(folder)
         for number, image in enumerate(photos(bench.pick(512, 8), 500)):

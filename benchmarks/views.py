@@ -15,7 +15,8 @@ from benchmarks.reference.augmentation import augmentation
 from benchmarks.timing import Limit, Measurement
 from data.store.store import ImageBatch
 from data.views.maker import ViewMaker
-from data.views.spec import View, dino_views
+from data.views.spec import View
+from methods.dino import DINOConfig
 
 
 def photos(count: int, size: int) -> list[Image.Image]:
@@ -39,8 +40,8 @@ def views(bench: Bench) -> list[Measurement]:
     try:
         batch = bench.pick(64, 4)
         return [
-            *_compare(bench, "2×224 + 8×96 from 256 pixels", dino_views(), 256, batch),
-            *_compare(bench, "2×32 + 8×16 from 48 pixels", dino_views(32, 16), 48, batch),
+            *_compare(bench, "2×224 + 8×96 from 256 pixels", DINOConfig().views(224), 256, batch),
+            *_compare(bench, "2×32 + 8×16 from 48 pixels", DINOConfig(local_size=16).views(32), 48, batch),
         ]
     finally:
         torch.set_num_threads(threads)

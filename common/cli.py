@@ -13,7 +13,7 @@ from simple_parsing import ArgumentParser, field
 
 from common.errors import UsageError, unknown_name
 from common.files import parse_yaml, read_yaml
-from common.options import check
+from common.options import check, facts_of
 from common.registry import load_plugin
 
 Options = TypeVar("Options")
@@ -48,7 +48,7 @@ def make_parser(command: str, description: str, epilog: str = "") -> argparse.Ar
         def add_arguments(self, *args: Any, **more: Any) -> Any:
             added = super().add_arguments(*args, **more)
             for argument in [argument for group in (added, *added.descendants) for argument in group.fields]:
-                if allowed := str(argument.field.metadata.get("range", "")):
+                if allowed := str(facts_of(argument.parent.dataclass, argument.field.name).get("range", "")):
                     argument.help = f"{argument.help} [{allowed}]"
             return added
 

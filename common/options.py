@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from typing import Any
 
@@ -103,6 +103,15 @@ def option(
     return field(default=default, metadata=facts, **argparse_options)
 
 
+def facts_of(config_class: type, name: str) -> Mapping[str, Any]:
+    """What an option declares. A subclass that gives it another default keeps the range and all else of its base."""
+    for kind in config_class.__mro__:
+        declared = vars(kind).get("__dataclass_fields__", {}).get(name)
+        if declared is not None and "range" in declared.metadata:
+            return declared.metadata
+    return {}
+
+
 def check(config: Any, prefix: str = "") -> None:
     """Check every option of a dataclass instance against its declaration. Numbers must be finite.
 
@@ -120,8 +129,9 @@ def check(config: Any, prefix: str = "") -> None:
         if dataclasses.is_dataclass(value):
             check(value)  # simple-parsing gives nested options no prefix
         option_name = prefix + declared.name
-        check_value(option_name, value, declared.metadata.get("range", Range()))
-        if form := declared.metadata.get("form"):
+        facts = facts_of(type(config), declared.name)
+        check_value(option_name, value, facts.get("range", Range()))
+        if form := facts.get("form"):
             try:
                 form(value)
             except ValueError as error:
@@ -158,9 +168,11 @@ def one_of(kind: str, names: Callable[[], Iterable[str]]) -> Callable[[str | Seq
 
 def options_without_effect(config_class: type) -> frozenset[str]:
     """Names of the options that do not change results."""
-    return frozenset(f.name for f in dataclasses.fields(config_class) if not f.metadata.get("changes_results", True))
+    names = [declared.name for declared in dataclasses.fields(config_class)]
+    return frozenset(name for name in names if not facts_of(config_class, name).get("changes_results", True))
 
 
 def options_of_training(config_class: type) -> frozenset[str]:
     """Names of the options that only training reads."""
-    return frozenset(f.name for f in dataclasses.fields(config_class) if f.metadata.get("only_training", False))
+    names = [declared.name for declared in dataclasses.fields(config_class)]
+    return frozenset(name for name in names if facts_of(config_class, name).get("only_training", False))

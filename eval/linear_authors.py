@@ -104,7 +104,7 @@ class LinearAuthors(Evaluation):
     ) -> None:
         """All epochs, from the first or from where an interruption left them."""
         config, device = self.config, context.device
-        maker = ViewMaker([View(name="crop", size=context.image_size, scale=(0.08, 1.0), flip=0.5)])
+        maker = ViewMaker([View(name="crop", size=context.image_size, scale=(0.08, 1.0))])
         half = len(heads.rates_M) // 2
         sees_held_out = (torch.arange(2 * half) >= half).to(device)
         options = [config.lrs, config.epochs, config.batch_size, len(rows), kind]

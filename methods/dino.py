@@ -35,7 +35,7 @@ SINKHORN_ITERATIONS = {"softmax": 1, "sinkhorn_knopp": 3}
 class DINOConfig(MultiCropConfig):
     """DINO's options. Defaults: dino/main_dino.py. The switches are those of the paper's table 7 and appendix."""
 
-    local_solarize_p: float = 0.0
+    local_solarize_p: float = option(0.0, at_least=0, at_most=1)
     """probability of solarisation, for small crops"""
 
     out_dim: int = option(65536, at_least=1)

@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.distributed import all_reduce_sum
-from common.errors import UsageError
 from common.options import option
-from data.views.spec import View
+from data.views.spec import PROBABILITY, View, crop_and_flip, rising
 from methods.core.base import METHODS, MakeBackbone, Method, MethodConfig, StepOutput, ViewBatch
 
 
@@ -19,18 +18,15 @@ from methods.core.base import METHODS, MakeBackbone, Method, MethodConfig, StepO
 class SupervisedConfig(MethodConfig):
     """Options of supervised training."""
 
-    scale: tuple[float, float] = (0.08, 1.0)
+    scale: tuple[float, float] = option((0.08, 1.0), above=0, at_most=1, form=rising)
     """area of a crop, as a part of the image's, drawn uniformly"""
-    flip: float = 0.5
+    flip: float = option(0.5, **PROBABILITY)
     """probability of a horizontal flip"""
     drop_path: float = option(0.1, at_least=0, below=1)
     """stochastic depth of the backbone (ViTs)"""
 
     def views(self, image_size: int) -> list[View]:
-        try:
-            return [View(name="crop", size=image_size, scale=self.scale, flip=self.flip)]
-        except ValueError as error:
-            raise UsageError(f"augmentation: {error}") from error
+        return [View(name="crop", size=image_size, scale=self.scale, augmentation=crop_and_flip(self.flip))]
 
 
 @METHODS.register("supervised")

@@ -24,7 +24,7 @@ from common.schedules import cosine
 from common.statistics.confusion import bootstrap_scores
 from data.store.store import ImageBatch
 from data.views.maker import ViewMaker
-from data.views.spec import View
+from data.views.spec import Augmentation, View
 from eval.core.probe import Heads
 from eval.features.votes import knn_classify
 from methods.barlow_twins import BarlowTwins, BarlowTwinsConfig
@@ -98,7 +98,12 @@ def test_barlow_twins_step_equals_the_plain_one():
 
 def test_whole_crop_equals_torchvisions():
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    view = View(name="whole", size=48, scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0)
+    view = View(
+        name="whole",
+        size=48,
+        scale=(1.0, 1.0),
+        augmentation=Augmentation(ratio=(1.0, 1.0), flip=0.0, jitter_p=0.0, grayscale_p=0.0),
+    )
     expected = augmentation(view)(Image.fromarray(pixels))
     maker = ViewMaker([view])
     batch = ImageBatch(torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous(), torch.tensor([[64, 64]]))

@@ -13,21 +13,22 @@ from data.views.spec import View
 
 def augmentation(view: View) -> transforms.Compose:
     """The transforms that make ``view``."""
-    jitter = transforms.ColorJitter(view.brightness, view.contrast, view.saturation, view.hue)
+    shared = view.augmentation
+    jitter = transforms.ColorJitter(shared.brightness, shared.contrast, shared.saturation, shared.hue)
 
     def blur(image: Image.Image) -> Image.Image:
         if random.random() >= view.blur_p:
             return image
-        return image.filter(ImageFilter.GaussianBlur(random.uniform(*view.blur_sigma)))
+        return image.filter(ImageFilter.GaussianBlur(random.uniform(*shared.blur_sigma)))
 
     return transforms.Compose(
         [
             transforms.RandomResizedCrop(
-                view.size, view.scale, view.ratio, interpolation=transforms.InterpolationMode.BICUBIC
+                view.size, view.scale, shared.ratio, interpolation=transforms.InterpolationMode.BICUBIC
             ),
-            transforms.RandomHorizontalFlip(view.flip),
-            transforms.RandomApply([jitter], view.jitter_p),
-            transforms.RandomGrayscale(view.grayscale_p),
+            transforms.RandomHorizontalFlip(shared.flip),
+            transforms.RandomApply([jitter], shared.jitter_p),
+            transforms.RandomGrayscale(shared.grayscale_p),
             blur,
             lambda image: ImageOps.solarize(image) if random.random() < view.solarize_p else image,
             transforms.ToTensor(),

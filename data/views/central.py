@@ -3,33 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from common.images import IMAGENET_MEAN, IMAGENET_STD
 from data.store.store import ImageBatch
-from data.views.tensors import bicubic_weights, down_first, to_device
-
-
-def _in_float32(function: Callable) -> Callable:
-    """Pixels are computed as written here also where the caller's forward pass is under autocast."""
-
-    @functools.wraps(function)
-    def wrapped(*args: Any, **keywords: Any) -> Any:
-        # Only there: to leave autocast in one thread empties the cache of casts that another one's forward pass is using.
-        if not (torch.is_autocast_enabled("cuda") or torch.is_autocast_enabled("cpu")):
-            return function(*args, **keywords)
-        with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
-            return function(*args, **keywords)
-
-    return wrapped
+from data.views.tensors import bicubic_weights, down_first, in_float32, normalise_levels, to_device
 
 
 @torch.no_grad()
-@_in_float32
+@in_float32
 def eval_images(
     images: ImageBatch,
     size: int,
@@ -37,8 +21,8 @@ def eval_images(
     mean: tuple[float, float, float] = IMAGENET_MEAN,
     std: tuple[float, float, float] = IMAGENET_STD,
 ) -> Tensor:
-    """Images as the evaluations see them: the short side resized (bicubic, antialiased), the centre cut out, normalised. Within 1
-    grey level of torchvision's ``Resize(256, interpolation=3)`` and ``CenterCrop(224)`` on PIL images (dino/eval_knn.py).
+    """The short side resized (bicubic, antialiased), the centre cut out, normalised: within 1 grey level of torchvision's
+    ``Resize(256, interpolation=3)`` and ``CenterCrop(224)`` on PIL images (dino/eval_knn.py).
 
     Args:
         size: side of the result in pixels.
@@ -64,19 +48,12 @@ def eval_images(
             out[at] = (y @ pixels).clamp_(0, 255) @ x.mT
         else:
             out[at] = y @ (pixels @ x.mT).clamp_(0, 255)
-    return normalize(out.round_().clamp_(0, 255), mean, std)
+    return normalise_levels(out.round_().clamp_(0, 255), mean, std)
 
 
-@functools.lru_cache(maxsize=256)  # data sets have few sizes, and many batches
+@functools.lru_cache(maxsize=256)  # data sets have few sizes and many batches
 def _centre_weights(old: int, new: int, size: int, device: torch.device) -> Tensor:
     """``[size, old]``: the central ``size`` pixels of ``old`` ones resized to ``new``."""
     first = round((new - size) / 2)
     weights = bicubic_weights(to_device([0], device), to_device([old], device), new, old)
     return weights[0, first : first + size].clone()
-
-
-def normalize(levels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """``(levels / 255 - mean) / std`` of each channel of ``[n, 3, H, W]``, in place."""
-    shift = 255 * to_device(mean, levels.device).view(3, 1, 1)
-    scale = 1 / (255 * to_device(std, levels.device).view(3, 1, 1))
-    return levels.sub_(shift).mul_(scale)

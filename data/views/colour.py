@@ -1,7 +1,7 @@
-"""Colour operations of the views, each equal to PIL's (which torchvision's transforms call) for the same parameters.
+"""Colour operations of the views on many images at once, each equal to PIL's (which torchvision calls) for the same parameters.
 
-Images are float32 ``[n, 3, H, W]``, red, green and blue levels of 0 to 255, and all go together, with parameters of each image.
-Values stay unrounded where PIL cuts them to whole levels, so one operation on whole levels is within 1 level of PIL's.
+Images are float32 ``[n, 3, H, W]``: red, green and blue levels of 0 to 255. Each image has its own parameters. PIL cuts levels to
+whole ones after each operation and these do not, so one operation on whole levels is within 1 level of PIL's.
 """
 
 from __future__ import annotations
@@ -11,13 +11,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from data.views.plan import BRIGHTNESS, SATURATION
 from data.views.tensors import to_device
 
-#: ITU-R 601-2 luma, as PIL's ``convert("L")`` has it.
+#: ITU-R 601-2 luma, as in PIL's ``convert("L")``.
 LUMA = (19595 / 65536, 38470 / 65536, 7471 / 65536)
-
-# The operations of a jitter, numbered as torchvision's ColorJitter does.
-BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 #: Hues in PIL's HSV mode: 255 make a turn, though they wrap at 256.
 TURN = 255
@@ -38,7 +36,7 @@ def blend(images: Tensor, kinds: Sequence[int], factors: Sequence[float]) -> Ten
 
     Args:
         kinds: BRIGHTNESS, CONTRAST or SATURATION for each image.
-        factors: from 0; 1 leaves an image as it is.
+        factors: 0 or more; 1 changes nothing.
     """
     kind, factor = _column(images, kinds), _column(images, factors)
     grey = luma(images)
@@ -50,8 +48,8 @@ def blend(images: Tensor, kinds: Sequence[int], factors: Sequence[float]) -> Ten
 def shift_hue(images: Tensor, shifts: Sequence[float]) -> Tensor:
     """Turn the hue of image i by ``shifts[i]`` of a full turn, -0.5 to 0.5.
 
-    Equal to the way through PIL's HSV mode (torchvision's adjust_hue on PIL images), where hue is cut to 255ths of a turn and the
-    shift, in 255ths, is added modulo 256.
+    Equal to a conversion to PIL's HSV mode and back (torchvision's adjust_hue on PIL images), which cuts hues to 255ths of a turn
+    and adds the shift, in 255ths, modulo 256.
     """
     red, green, blue = images.unbind(1)
     top, low = images.amax(dim=1), images.amin(dim=1)
@@ -62,12 +60,12 @@ def shift_hue(images: Tensor, shifts: Sequence[float]) -> Tensor:
     no_blue, no_red = blue == low, red == low
     ahead = torch.where(no_blue, green - red, torch.where(no_red, blue - green, red - blue))
     sector = torch.where(no_blue, 1.0, torch.where(no_red, 3.0, 5.0))
-    # By a tensor: a division by a host's number becomes a product with its reciprocal on CUDA, of other rounding.
+    # CUDA turns a division by a Python number into a product with its reciprocal, which rounds differently; by a tensor it divides.
     turn = (ahead / chroma.clamp(min=1e-6) + sector) / torch.full((), 6.0, device=images.device)
 
-    # Cut to 255ths. Whole 255ths are common (any pure colour), and there PIL's result hangs on the last bit of its float32
-    # quotient, which the steps above have as well; 256 · turn is exact, and so is the sign of its fraction less turn.
-    # Only beyond 5/6 of a turn has PIL a sum of other rounding, which never falls short of a whole 255th.
+    # Cut to 255ths. Whole 255ths are common (any pure colour), and there PIL's result depends on the last bit of its float32
+    # quotient. The steps above round to the same bit; 256 · turn is exact, and so is the sign of its fraction less turn. Beyond
+    # 5/6 of a turn PIL's sum rounds differently, but never falls short of a whole 255th: hence the relu.
     whole = (256 * turn).floor()
     rest = 256 * turn - whole - turn + 0.008 * (turn - 0.832).relu()
     whole += rest.floor() + _column(images, [int(shift * TURN) for shift in shifts])[:, 0]
@@ -75,8 +73,8 @@ def shift_hue(images: Tensor, shifts: Sequence[float]) -> Tensor:
 
     # PIL cuts the saturation, chroma / top, to 255ths too: by half of one on average.
     slope = (chroma - 0.5 / 255 * top).relu() / SIXTH
-    # A channel falls from top by chroma between 1/6 and 2/6 of a turn from its own hue: red's is 0 and 1, so that its distance is
-    # 1/2 - |hue - 1/2|, green's 2/6, blue's 4/6.
+    # A channel falls from top by chroma between 1/6 and 2/6 of a turn from its own hue. Green's hue is 2/6, blue's 4/6; red's is
+    # both 0 and 1, so its distance is 1/2 - |hue - 1/2|.
     distances = 3 * SIXTH - (hue - 3 * SIXTH).abs(), (hue - 2 * SIXTH).abs(), (hue - 4 * SIXTH).abs()
     fall = torch.stack(distances, dim=1).clamp_(SIXTH, 2 * SIXTH) - SIXTH
     return top[:, None] - slope[:, None] * fall
@@ -88,8 +86,8 @@ def to_grey(images: Tensor) -> Tensor:
 
 
 def solarize(images: Tensor, thresholds: Sequence[float]) -> Tensor:
-    """Every level of image i from ``thresholds[i]`` on inverted (PIL's ImageOps.solarize, whose default is 128)."""
-    # A level between threshold - 0.5 and threshold would have been rounded up, and so inverted, by then.
+    """Levels of image i from ``thresholds[i]`` on inverted (PIL's ImageOps.solarize, whose default is 128)."""
+    # PIL would have rounded a level between threshold - 0.5 and threshold up before this, and so have inverted it.
     return torch.where(images >= _column(images, thresholds) - 0.5, 255 - images, images)
 
 

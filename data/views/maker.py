@@ -1,9 +1,9 @@
-"""Views: the random crops of a batch, made together on the device that trains.
+"""Views: the random crops of a batch, made on the device that trains.
 
 The order of operations is the references' (dino/main_dino.py, ``DataAugmentationDINO``; barlowtwins/main.py, ``Transform``):
-crop and resize, flip, colour jitter, greyscale, blur, solarise, normalise. Each equals PIL's / torchvision's for the same
-parameters: the crop and colour operations within 1 grey level, the blur within 2. A CPU makes one crop after the other
-(``data.views.loops``), an accelerator many at once (``data.views.tensors``, ``data.views.colour``).
+crop and resize, flip, colour jitter, greyscale, blur, solarise, normalise. Each equals PIL's or torchvision's for the same
+parameters: the crop and colours within 1 grey level, the blur within 2. A CPU makes one crop after the other
+(``data.views.cpu``), an accelerator many at once (``data.views.tensors``, ``data.views.colour``).
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ from torch import Tensor
 from common.images import IMAGENET_MEAN, IMAGENET_STD
 from data.store.store import ImageBatch
 from data.views import colour
-from data.views.central import _in_float32, normalize
-from data.views.plan import RANDOMS, Crops, ViewParams, _plan
+from data.views.plan import HUE, RANDOMS, Crops, ViewParams, join, plan_crops
 from data.views.spec import View
-from data.views.tensors import crop, gaussian_blur, to_device
+from data.views.tensors import crop, gaussian_blur, in_float32, normalise_levels, to_device
 
-#: Pixels of the crops that an accelerator makes together: as many as memory is worth.
+#: Pixels of the crops that an accelerator makes together; more would take memory for no speed.
 CHUNK = 2**24
 
 
@@ -45,17 +44,17 @@ class ViewMaker:
         self.std = std
 
     def sample(self, batch: int, generator: torch.Generator) -> ViewParams:
-        """Random numbers for ``batch`` anchors. Draw them for the global batch with the same seed on every rank and take the
-        rank's ``[:, lo:hi]``: then the views do not depend on the number of ranks. ``generator``: of the CPU."""
+        """Random numbers for ``batch`` anchors, from a generator of the CPU. Views do not depend on the number of ranks if each
+        rank draws those of the global batch with the same seed and takes its own ``[:, lo:hi]``."""
         return torch.rand(len(self.views), batch, RANDOMS, generator=generator)
 
     @torch.no_grad()
-    @_in_float32
+    @in_float32
     def make(self, images: ImageBatch, sources: Tensor, params: ViewParams) -> list[Tensor]:
         """The views, a function of the arguments only.
 
         Args:
-            images: on any device; that is where the views are made.
+            images: on any device, which makes the views.
             sources: int64 ``[V, b]``: the image that each view of each anchor comes from, a row of ``images``.
             params: ``[V, b, RANDOMS]`` from ``sample``.
 
@@ -74,21 +73,19 @@ class ViewMaker:
         sources, params, sizes = sources.cpu(), params.cpu(), images.sizes
         if sources.numel() and not 0 <= int(sources.min()) <= int(sources.max()) < len(sizes):
             raise ValueError(f"sources from {sources.min()} to {sources.max()}; the batch has {len(sizes)} images")
+        make = self._one_by_one if images.pixels.device.type == "cpu" else self._together
         out: list[Tensor] = [torch.empty(0)] * V
         for size in dict.fromkeys(view.size for view in self.views):
             members = [v for v, view in enumerate(self.views) if view.size == size]
-            plans = [_plan(self.views[v], sources[v], sizes[sources[v]], params[v]) for v in members]
-            crops = Crops(
-                *(np.concatenate([getattr(plan, name) for plan in plans]) for name in Crops.__dataclass_fields__)
-            )
-            make = self._one_by_one if images.pixels.device.type == "cpu" else self._together
-            for v, view in zip(members, make(images.pixels, crops, size).unflatten(0, (len(members), b)), strict=True):
+            crops = join([plan_crops(self.views[v], sources[v], sizes[sources[v]], params[v]) for v in members])
+            made = make(images.pixels, crops, size).unflatten(0, (len(members), b))
+            for v, view in zip(members, made, strict=True):
                 out[v] = view
         return out
 
     def _one_by_one(self, pixels: Tensor, crops: Crops, size: int) -> Tensor:
         """The crops, ``[n, 3, size, size]``, on a CPU."""
-        from data.views.loops import make_crops  # its compiler takes a third of a second to import
+        from data.views.cpu.crops import make_crops  # importing numba takes a third of a second
 
         levels = pixels.contiguous().numpy()
         return torch.from_numpy(make_crops(levels, crops, size, self.mean, self.std, torch.get_num_threads()))
@@ -97,28 +94,28 @@ class ViewMaker:
         """The crops, ``[n, 3, size, size]``, on any device."""
         out = torch.empty((len(crops.rows), 3, size, size), device=pixels.device)
         for chunk in _chunks(crops, size, pixels):
-            part = Crops(**{name: values[chunk] for name, values in vars(crops).items()})
+            part = crops.part(chunk)
             x = crop(pixels, part.rows.tolist(), part.boxes.tolist(), part.flips.tolist(), size)
             for kinds in part.order.T:
-                factors = part.factors[np.arange(len(kinds)), kinds]  # of -1, no operation, any
-                _on(x, kinds == colour.HUE, colour.shift_hue, factors)
-                _on(x, (kinds >= 0) & (kinds != colour.HUE), colour.blend, kinds, factors)
-            _on(x, part.grey, colour.to_grey)
-            _on(x, part.sigmas > 0, gaussian_blur, part.sigmas)
-            _on(x, part.solarize < np.inf, colour.solarize, part.solarize)
-            out.index_copy_(0, to_device(chunk, out.device), normalize(x, self.mean, self.std))
+                factors = part.factors[np.arange(len(kinds)), kinds]  # any for -1, no operation
+                _apply(x, kinds == HUE, colour.shift_hue, factors)
+                _apply(x, (kinds >= 0) & (kinds != HUE), colour.blend, kinds, factors)
+            _apply(x, part.grey, colour.to_grey)
+            _apply(x, part.sigmas > 0, gaussian_blur, part.sigmas)
+            _apply(x, part.solarize < np.inf, colour.solarize, part.solarize)
+            out.index_copy_(0, to_device(chunk, out.device), normalise_levels(x, self.mean, self.std))
         return out
 
 
 def _chunks(crops: Crops, size: int, pixels: Tensor) -> list[np.ndarray]:
-    """Indices of crops to process together, those beside each other to which the same is done."""
+    """Indices of crops to process together, sorted so that crops with the same operations are beside each other."""
     count = max(1, CHUNK // max(size**2, pixels[0, 0].numel() // 4))
     ranking = np.lexsort((crops.sigmas > 0, *crops.order.T[::-1]))
     return [ranking[i : i + count] for i in range(0, len(ranking), count)]
 
 
-def _on(x: Tensor, chosen: np.ndarray, operation: Callable[..., Tensor], *parameters: np.ndarray) -> None:
-    """Replace some of the images by what an operation makes of them, with their parameters."""
+def _apply(x: Tensor, chosen: np.ndarray, operation: Callable[..., Tensor], *parameters: np.ndarray) -> None:
+    """Replace the chosen images by what an operation makes of them, with the parameters of each."""
     at = np.flatnonzero(chosen)
     if len(at):
         index = to_device(at, x.device)

@@ -1,10 +1,13 @@
-"""Crop, resize, flip and blur of many images at once, as PIL does them one by one. All of it is separable: along each axis a
-product with a matrix of each image's own, ``W_y · image · W_xᵀ``."""
+"""Crop, resize, flip and blur of many images at once, as PIL does them one by one.
+
+All are separable: along each axis a product with a matrix of each image's own, ``W_y · image · W_xᵀ``. Levels are 0 to 255.
+"""
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,13 +16,35 @@ from torch import Tensor
 Box = tuple[int, int, int, int]
 
 
-def down_first(height: int, width: int, new_height: int, new_width: int) -> bool:
-    """Whether Pillow (from 13; never before) resizes along y before x. Both round and cut to 0 to 255 in between."""
-    return height > new_height and height - new_height > 2 * (width - new_width)
+def in_float32(function: Callable) -> Callable:
+    """Decorator: compute pixels in float32 even if the caller runs under autocast."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **keywords: Any) -> Any:
+        # Only under autocast: leaving autocast in one thread empties the cache of casts that another thread's forward pass uses.
+        if not (torch.is_autocast_enabled("cuda") or torch.is_autocast_enabled("cpu")):
+            return function(*args, **keywords)
+        with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
+            return function(*args, **keywords)
+
+    return wrapped
+
+
+def to_device(values: Any, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """A list, an array or a CPU tensor as a tensor on the device, without a wait. (By default torch makes a copy to CUDA wait for
+    all work queued before it.)"""
+    return torch.as_tensor(values, dtype=dtype).to(device, non_blocking=True)
+
+
+def normalise_levels(levels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """``(levels / 255 - mean) / std`` of each channel of float32 ``[n, 3, H, W]``, in place."""
+    shift = 255 * to_device(mean, levels.device).view(3, 1, 1)
+    scale = 1 / (255 * to_device(std, levels.device).view(3, 1, 1))
+    return levels.sub_(shift).mul_(scale)
 
 
 def crop(pixels: Tensor, rows: Sequence[int], boxes: Sequence[Box], flips: Sequence[bool], size: int) -> Tensor:
-    """Crops of images, resized to a square with PIL's antialiased bicubic filter, some then flipped left to right: within 1 grey
+    """Crops resized to a square with PIL's antialiased bicubic filter, some of them flipped left to right. They are within 1 grey
     level of ``PIL.Image.resize(…, BICUBIC)`` of the crop.
 
     Args:
@@ -30,12 +55,12 @@ def crop(pixels: Tensor, rows: Sequence[int], boxes: Sequence[Box], flips: Seque
         size: side of the result in pixels.
 
     Returns:
-        float32 ``[n, 3, size, size]``, whole levels of 0 to 255.
+        float32 ``[n, 3, size, size]``, whole levels.
     """
     device = pixels.device
-    # Levels are exact in float16, and its weights err by less than 1/2000: 0.1 levels. CPUs have no fast product of it.
+    # Levels are exact in float16, and weights err by less than 1/2000: 0.1 levels. CPUs have no fast float16 product.
     dtype = torch.float16 if device.type == "cuda" else torch.float32
-    # Images of several sizes are padded to the largest, which no crop of these may reach.
+    # A batch is padded to its largest image; what no box reaches is left out of the products.
     pixels = pixels[:, :, : max(box[0] + box[2] for box in boxes), : max(box[1] + box[3] for box in boxes)]
     box = to_device(boxes, device).view(-1, 4)
     x = bicubic_weights(box[:, 1], box[:, 3], size, pixels.shape[3])
@@ -52,6 +77,11 @@ def crop(pixels: Tensor, rows: Sequence[int], boxes: Sequence[Box], flips: Seque
         else:
             out[at] = (y[at] @ (images[at] @ x[at].mT).clamp_(0, 255)).float()
     return out.round_().clamp_(0, 255)
+
+
+def down_first(height: int, width: int, new_height: int, new_width: int) -> bool:
+    """Whether Pillow resizes along y before x (only from version 13 on). In between it rounds and cuts to 0 to 255."""
+    return height > new_height and height - new_height > 2 * (width - new_width)
 
 
 def bicubic_weights(starts: Tensor, lengths: Tensor, size: int, total: int) -> Tensor:
@@ -77,15 +107,15 @@ def bicubic_weights(starts: Tensor, lengths: Tensor, size: int, total: int) -> T
 
 
 def gaussian_blur(images: Tensor, sigmas: Sequence[float]) -> Tensor:
-    """Image i blurred within 2 grey levels of PIL's ``ImageFilter.GaussianBlur(radius=sigmas[i])``, which is three box blurs along
-    x, then three along y, each rounded. float32 ``[n, C, size, size]``, levels of 0 to 255, to whole ones."""
+    """Image i blurred within 2 grey levels of PIL's ``ImageFilter.GaussianBlur(radius=sigmas[i])``: three box blurs along x, then
+    three along y, each rounded. float32 ``[n, C, size, size]``, to whole levels."""
     radii, size = [box_radius(sigma) for sigma in sigmas], images.shape[-1]
     weights = spread(to_device(small_blur_weights(radii, size), images.device), size)[:, None]
     return (weights @ (images.round() @ weights.mT).round_()).round_()
 
 
 def box_radius(sigma: float) -> float:
-    """Radius of the box blur that, done three times, has the variance sigma² (Pillow: BoxBlur.c, ``_gaussian_blur_radius``)."""
+    """Radius of the box blur that, applied thrice, has the variance sigma² (Pillow: BoxBlur.c, ``_gaussian_blur_radius``)."""
     variance = sigma * sigma / 3
     whole = math.floor((math.sqrt(12 * variance + 1) - 1) / 2)
     part = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1) ** 2))
@@ -93,17 +123,17 @@ def box_radius(sigma: float) -> float:
 
 
 def blur_reach(radii: Sequence[float]) -> int:
-    """Pixels to either side that enter a pixel by three box blurs of these radii."""
+    """How far away, in pixels, another pixel still enters one after three box blurs of these radii."""
     return 3 * (int(max(radii, default=0)) + 1)
 
 
 def blur_weights(radii: Sequence[float], size: int) -> Tensor:
-    """Matrices of three box blurs in a row, along an axis of ``size`` pixels whose border pixels continue outside
+    """Matrices of three box blurs in a row along an axis of ``size`` pixels, whose border pixels continue outside
     (Pillow: BoxBlur.c). float32 ``[n, size, size]``; rows sum to 1."""
     radius = torch.tensor(radii, dtype=torch.float64)[:, None]
     reach = blur_reach(radii) // 3
     offset = torch.arange(-reach, reach + 1)
-    # Of the pixel at the box's end only the part within the radius counts.
+    # The box's outermost pixels count only by the part within the radius.
     kernel = (radius + 1 - offset.abs()).clamp(0, 1) / (2 * radius + 1)
     source = (torch.arange(size)[:, None] + offset).clamp(0, size - 1)
     box = torch.zeros(len(radii), size, size)
@@ -112,22 +142,16 @@ def blur_weights(radii: Sequence[float], size: int) -> Tensor:
 
 
 def small_blur_weights(radii: Sequence[float], size: int) -> Tensor:
-    """The smallest blur matrices that ``spread`` makes those of ``size`` pixels of: float32 ``[n, small, small]``."""
+    """The smallest blur matrices from which ``spread`` makes those of ``size`` pixels: float32 ``[n, small, small]``."""
     return blur_weights(radii, min(size, 2 * blur_reach(radii) + 1))
 
 
 def spread(weights: Tensor, size: int) -> Tensor:
-    """Blur matrices ``[n, small, small]`` as those of a larger size, ``[n, size, size]``. A small one of twice the blur's reach and
-    one rows holds all of a large one's: those of its borders, and the one between, which all others are like."""
+    """Blur matrices ``[n, size, size]`` from small ones ``[n, small, small]``. With ``small = 2 · reach + 1`` a small matrix has
+    all rows of a large one: its border rows are the large one's, and its middle row, shifted, is each of the others."""
     small = weights.shape[1]
     at = torch.arange(size, device=weights.device)
     row = torch.where(at < small // 2, at, torch.where(at >= size - small // 2, at - size + small, small // 2))[:, None]
     column = at - at[:, None] + row
     inside = (column >= 0) & (column < small)
     return weights[:, row, column.clamp(0, small - 1)] * inside
-
-
-def to_device(values: Any, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """A list, an array or a tensor of the CPU as a tensor of the device, without a wait: by itself torch lets a copy to CUDA wait
-    for all that the device was asked for before."""
-    return torch.as_tensor(values, dtype=dtype).to(device, non_blocking=True)

@@ -14,38 +14,39 @@ from torch import Tensor
 from backbones.base import Backbone
 from common.distributed import all_gather_rows
 from common.options import option
-from data.views.spec import View, dino_views
-from methods.core.augmentation import AugmentationConfig, checked_views
+from data.views.spec import PROBABILITY, View, rising
+from methods.core.augmentation import AugmentationConfig
 
 
 @dataclass(kw_only=True)
 class MultiCropConfig(AugmentationConfig):
     """Options of a method with small crops beside the two full-size ones."""
 
-    local_crops: int = option(8, at_least=0)
+    local_crops: int = option(8, at_least=0, at_most=100)
     """small crops of each image; 0: no multi-crop (then DINO advises a global_scale of 0.14 1)"""
     local_size: int | None = option(None, at_least=1)
     """side of the small crops in pixels; default: 96 for images of 224, in proportion, to the nearest multiple of 16"""
-    local_scale: tuple[float, float] = (0.05, 0.4)
+    local_scale: tuple[float, float] = option((0.05, 0.4), above=0, at_most=1, form=rising)
     """area of a small crop, as a part of the image's, drawn uniformly"""
-    local_blur_p: float = 0.5
+    local_blur_p: float = option(0.5, **PROBABILITY)
     """probability of a Gaussian blur, for small crops"""
 
     #: Probability of solarisation, for small crops.
     local_solarize_p = 0.0
 
     def views(self, image_size: int) -> list[View]:
-        return checked_views(
-            dino_views,
-            self,
-            global_size=image_size,
-            local_size=self.local_size or max(16, round(image_size * 96 / 224 / 16) * 16),
-            local_crops=self.local_crops,
-            global_scale=self.global_scale,
-            local_scale=self.local_scale,
-            blur_p=(*self.blur_p, self.local_blur_p),
-            solarize_p=(*self.solarize_p, self.local_solarize_p),
-        )
+        small = [
+            View(
+                name=f"local{i + 1}",
+                size=self.local_size or max(16, round(image_size * 96 / 224 / 16) * 16),
+                scale=self.local_scale,
+                blur_p=self.local_blur_p,
+                solarize_p=self.local_solarize_p,
+                augmentation=self,
+            )
+            for i in range(self.local_crops)
+        ]
+        return self.full_size_views("global", image_size) + small
 
 
 def backbone_features(backbone: Backbone, views: Sequence[Tensor]) -> Tensor:

@@ -15,9 +15,9 @@ import reports.visual.core.network  # noqa: F401
 import run as command_line
 import training.trainer  # noqa: F401
 from data.views.maker import ViewMaker
-from data.views.spec import dino_views
 from heads.segmentation.core.losses import LOSSES, make_loss
 from methods.core.base import METHODS, Progress, ViewBatch
+from methods.dino import DINOConfig
 from training.plan import build_method
 from training.resolve import resolve
 from training.step import Stepper
@@ -101,7 +101,7 @@ def test_views_are_the_cpus_and_wait_for_nothing(accelerator):
     pixels = torch.randint(0, 256, (4, 3, 6, 6), generator=generator).float()
     pixels = torch.nn.functional.interpolate(pixels, (90, 120), mode="bicubic").clamp(0, 255).round().byte()
     images = ImageBatch(pixels, torch.tensor([[90, 120]] * 4))
-    maker = ViewMaker(dino_views(64, 32), mean=(0.0, 0.0, 0.0), std=(1 / 255,) * 3)
+    maker = ViewMaker(DINOConfig(local_size=32).views(64), mean=(0.0, 0.0, 0.0), std=(1 / 255,) * 3)
     params = maker.sample(8, generator)
     sources = torch.arange(8).remainder(4).expand(len(maker.views), 8)
     ours = images.to(accelerator.device)

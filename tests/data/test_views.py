@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -13,14 +14,21 @@ from torch import Tensor
 from torchvision import transforms
 
 from common.errors import UsageError
+from common.images import IMAGENET_MEAN, IMAGENET_STD
+from common.options import facts_of
 from data.store.store import ImageBatch
-from data.views import maker as views_module
 from data.views.central import eval_images
 from data.views.maker import ViewMaker
-from data.views.plan import FLIP, RANDOMS, crop_boxes
-from data.views.spec import View, barlow_twins_views, dino_views
+from data.views.plan import FLIP, RANDOMS, crop_boxes, plan_crops
+from data.views.spec import Augmentation, View
+from methods.barlow_twins import BarlowTwinsConfig
+from methods.dino import DINOConfig
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255,) * 3}
+
+
+def dino_views(size: int, local_size: int, local_crops: int = 8) -> list[View]:
+    return DINOConfig(local_size=local_size, local_crops=local_crops).views(size)
 
 
 def smooth(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
@@ -61,25 +69,25 @@ def images() -> ImageBatch:
 
 
 def test_views_have_their_sizes_and_are_normalised(images):
-    maker = ViewMaker(dino_views(32, 16, local_crops=3))
+    maker = ViewMaker(dino_views(32, 16, 3))
     views = maker.make(images, rows(maker, 6), maker.sample(6, generator()))
     assert [view.shape for view in views] == [(6, 3, 32, 32)] * 2 + [(6, 3, 16, 16)] * 3
     plain = ViewMaker(maker.views, **PLAIN).make(images, rows(maker, 6), maker.sample(6, generator()))
     for view, levels in zip(views, plain, strict=True):
         assert view.dtype == torch.float32 and levels.min() > -1e-3 and levels.max() < 255.001
-        expected = TF.normalize(levels / 255, views_module.IMAGENET_MEAN, views_module.IMAGENET_STD)
+        expected = TF.normalize(levels / 255, IMAGENET_MEAN, IMAGENET_STD)
         assert torch.allclose(view, expected, atol=1e-5)
 
 
 def test_a_view_is_the_operations_of_torchvision_in_the_references_order(images):
     """With the parameters that were drawn, PIL gives the same view but for the rounding of seven operations."""
-    view = View(name="v", size=24, jitter_p=0.8, grayscale_p=0.3, blur_p=0.6, solarize_p=0.4)
+    view = View(name="v", size=24, blur_p=0.6, solarize_p=0.4, augmentation=Augmentation(grayscale_p=0.3))
     maker = ViewMaker([view], **PLAIN)
     count = 200
     sources = torch.randint(0, len(IMAGES), (1, count), generator=generator(1))
     params = maker.sample(count, generator(2))
     ours = maker.make(images, sources, params)[0]
-    plan = views_module._plan(view, sources[0], images.sizes[sources[0]], params[0])
+    plan = plan_crops(view, sources[0], images.sizes[sources[0]], params[0])
     operations = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue)
     for i in range(count):
         height, width = images.sizes[plan.rows[i]].tolist()
@@ -99,13 +107,20 @@ def test_a_view_is_the_operations_of_torchvision_in_the_references_order(images)
 
 
 def test_drawn_options_have_their_probabilities_and_ranges():
-    view = View(
-        name="v", size=8, flip=0.3, jitter_p=0.7, brightness=0.3, contrast=1.5, saturation=0.2, hue=0.1,
-        grayscale_p=0.25, blur_p=0.4, blur_sigma=(0.5, 1.5), solarize_p=0.15,
-    )  # fmt: skip
+    augmentation = Augmentation(
+        flip=0.3,
+        jitter_p=0.7,
+        brightness=0.3,
+        contrast=1.5,
+        saturation=0.2,
+        hue=0.1,
+        grayscale_p=0.25,
+        blur_sigma=(0.5, 1.5),
+    )
+    view = View(name="v", size=8, blur_p=0.4, solarize_p=0.15, augmentation=augmentation)
     count = 20_000
     params = ViewMaker([view]).sample(count, generator())[0]
-    plan = views_module._plan(view, torch.zeros(count, dtype=torch.int64), torch.full((count, 2), 50), params)
+    plan = plan_crops(view, torch.zeros(count, dtype=torch.int64), torch.full((count, 2), 50), params)
     jittered = plan.order[:, 0] >= 0
     for drawn, probability in [
         (plan.flips, 0.3),
@@ -161,7 +176,7 @@ def test_where_no_box_fits_the_centre_is_taken_as_by_torchvision(height, width):
 
 
 def test_a_rank_makes_its_part_of_the_global_batch(images):
-    maker = ViewMaker(dino_views(32, 16, local_crops=2))
+    maker = ViewMaker(dino_views(32, 16, 2))
     sources = torch.randint(0, len(IMAGES), (4, 16), generator=generator(3))
     params = maker.sample(16, generator(4))
     whole = maker.make(images, sources, params)
@@ -172,7 +187,7 @@ def test_a_rank_makes_its_part_of_the_global_batch(images):
 
 
 def test_views_come_from_their_sources_and_are_a_function_of_their_arguments(images):
-    maker = ViewMaker(barlow_twins_views(24))
+    maker = ViewMaker(BarlowTwinsConfig().views(24))
     params = maker.sample(3, generator(5))
     sources = torch.tensor([[0, 4, 5], [5, 0, 0]])
     views = maker.make(images, sources, params)
@@ -188,14 +203,14 @@ def test_views_come_from_their_sources_and_are_a_function_of_their_arguments(ima
 def test_padding_has_no_part_in_a_view(size):
     rng = np.random.default_rng(7)
     contents = [smooth(rng, *shape) for shape in [*IMAGES, (130, 150)]]
-    maker = ViewMaker([View(name="v", size=size, jitter_p=0.5, blur_p=0.5)])
+    maker = ViewMaker([View(name="v", size=size, blur_p=0.5, augmentation=Augmentation(jitter_p=0.5, grayscale_p=0.0))])
     params = maker.sample(7, generator(8))
     black, white = (maker.make(batch(contents, fill), rows(maker, 7), params)[0] for fill in (0, 255))
     assert torch.equal(black, white)
 
 
 def test_flip_turns_the_view(images):
-    maker = ViewMaker([View(name="v", size=20, flip=0.5)])
+    maker = ViewMaker([View(name="v", size=20)])
     params = maker.sample(6, generator(9))
     params[..., FLIP] = 0.9
     plain = maker.make(images, rows(maker, 6), params)[0]
@@ -204,7 +219,7 @@ def test_flip_turns_the_view(images):
 
 
 def test_both_ways_make_the_same_views(images):
-    maker = ViewMaker(dino_views(64, 32, local_crops=4), **PLAIN)
+    maker = ViewMaker(dino_views(64, 32, 4), **PLAIN)
     params = maker.sample(6, generator(12))
     one_by_one = maker.make(images, rows(maker, 6), params)
     maker._one_by_one = maker._together
@@ -214,7 +229,7 @@ def test_both_ways_make_the_same_views(images):
 
 
 def test_threads_do_not_change_a_view(images):
-    maker = ViewMaker(dino_views(96, 32, local_crops=2))
+    maker = ViewMaker(dino_views(96, 32, 2))
     params = maker.sample(6, generator(10))
     threads = torch.get_num_threads()
     try:
@@ -225,24 +240,6 @@ def test_threads_do_not_change_a_view(images):
     finally:
         torch.set_num_threads(threads)
     assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(*found, strict=True))
-
-
-def test_constructors_hold_the_published_augmentations():
-    first, second, *local = dino_views()
-    assert (first.size, first.scale, first.blur_p, first.solarize_p) == (224, (0.4, 1.0), 1.0, 0.0)
-    assert (second.size, second.scale, second.blur_p, second.solarize_p) == (224, (0.4, 1.0), 0.1, 0.2)
-    assert {(v.size, v.scale, v.blur_p, v.solarize_p) for v in local} == {(96, (0.05, 0.4), 0.5, 0.0)} and len(
-        local
-    ) == 8
-    barlow = barlow_twins_views()
-    assert [(v.size, v.scale, v.blur_p, v.solarize_p) for v in barlow] == [
-        (224, (0.08, 1.0), 1.0, 0.0),
-        (224, (0.08, 1.0), 0.1, 0.2),
-    ]
-    for v in (first, second, *local, *barlow):
-        assert (v.flip, v.jitter_p, v.grayscale_p, v.blur_sigma) == (0.5, 0.8, 0.2, (0.1, 2.0))
-        assert (v.brightness, v.contrast, v.saturation, v.hue) == (0.4, 0.4, 0.2, 0.1)
-    assert {v.hue for v in dino_views(hue=0.0)} == {0.0}
 
 
 @pytest.mark.parametrize(
@@ -262,12 +259,18 @@ def test_constructors_hold_the_published_augmentations():
     ],
 )
 def test_options_out_of_range_are_refused_by_name(option, value):
-    with pytest.raises(UsageError, match=f"view local1: {option} is .*; give "):
-        View(**{"name": "local1", "size": 16, option: value})
+    own = option in {field.name for field in fields(View)}
+    given = {option: value} if own else {"augmentation": Augmentation(**{option: value})}
+    with pytest.raises(UsageError, match=f"view local1: --{option} .*: give "):
+        View(**{"name": "local1", "size": 16, **given})
+
+
+def test_every_option_of_an_augmentation_has_a_range():
+    assert all(facts_of(kind, field.name) for kind in (Augmentation, DINOConfig) for field in fields(Augmentation))
 
 
 def test_arguments_that_do_not_fit_are_refused(images):
-    maker = ViewMaker(barlow_twins_views(16))
+    maker = ViewMaker(BarlowTwinsConfig().views(16))
     params = maker.sample(6, generator())
     assert params.shape == (2, 6, RANDOMS)
     with pytest.raises(ValueError, match="do not fit together"):

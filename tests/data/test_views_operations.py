@@ -9,9 +9,8 @@ import torchvision.transforms.functional as TF
 from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor
 
-from data.views.colour import BRIGHTNESS, CONTRAST, HUE, SATURATION
 from data.views.maker import ViewMaker
-from data.views.plan import Crops
+from data.views.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Crops
 from data.views.tensors import bicubic_weights, blur_weights, box_radius, down_first, small_blur_weights, spread
 
 WAYS = ("_one_by_one", "_together")

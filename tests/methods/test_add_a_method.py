@@ -49,4 +49,4 @@ def test_learns(simsiam, make_method, train):
 
 def test_views(simsiam):
     first, second = simsiam.views(simsiam.Config(), 64)
-    assert first.blur_p == second.blur_p == 0.5 and first.saturation == 0.4 and first.scale == (0.2, 1.0)
+    assert first.blur_p == second.blur_p == 0.5 and first.augmentation.saturation == 0.4 and first.scale == (0.2, 1.0)

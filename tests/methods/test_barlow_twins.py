@@ -180,6 +180,10 @@ def test_views():
     first, second = BarlowTwins.views(BarlowTwinsConfig(), 224)
     assert first.size == second.size == 224 and first.scale == second.scale == (0.08, 1.0)
     assert (first.blur_p, second.blur_p) == (1.0, 0.1) and (first.solarize_p, second.solarize_p) == (0.0, 0.2)
+    shared = first.augmentation
+    assert second.augmentation is shared
+    assert (shared.flip, shared.jitter_p, shared.grayscale_p, shared.blur_sigma) == (0.5, 0.8, 0.2, (0.1, 2.0))
+    assert (shared.brightness, shared.contrast, shared.saturation, shared.hue) == (0.4, 0.4, 0.2, 0.1)
 
 
 def test_one_image_is_refused(make_method, make_batch):

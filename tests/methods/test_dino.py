@@ -222,14 +222,15 @@ def test_views():
     assert [view.scale for view in views] == [(0.4, 1.0)] * 2 + [(0.05, 0.4)] * 8
     assert [view.blur_p for view in views] == [1.0, 0.1] + [0.5] * 8
     assert [view.solarize_p for view in views] == [0.0, 0.2] + [0.0] * 8
-    first = views[0]
+    first = views[0].augmentation
+    assert all(view.augmentation is first for view in views)
     assert (first.flip, first.jitter_p, first.grayscale_p, first.blur_sigma) == (0.5, 0.8, 0.2, (0.1, 2.0))
     assert (first.brightness, first.contrast, first.saturation, first.hue) == (0.4, 0.4, 0.2, 0.1)
     assert len(DINO.views(DINOConfig(local_crops=0), 224)) == 2
     assert [DINO.views(DINOConfig(), size)[2].size for size in (32, 64)] == [16, 32]
     assert DINO.views(DINOConfig(local_size=24), 64)[2].size == 24
     changed = DINO.views(DINOConfig(hue=0.3, local_blur_p=0.25, solarize_p=(0.5, 0.0), local_scale=(0.1, 0.2)), 64)
-    assert [view.hue for view in changed] == [0.3] * 10
+    assert [view.augmentation.hue for view in changed] == [0.3] * 10
     assert changed[0].solarize_p == 0.5 and changed[2].blur_p == 0.25 and changed[2].scale == (0.1, 0.2)
 
 
@@ -247,7 +248,7 @@ def test_views_of_one_size_pass_the_backbone_together(make_method, make_batch):
     [
         ({"out_dim": 0}, "--out_dim 0: give at least 1"),
         ({"local_size": 0}, "--local_size 0: give at least 1"),
-        ({"local_crops": -1}, "--local_crops -1: give 0 or more"),
+        ({"local_crops": -1}, "--local_crops -1: give 0 to 100"),
         ({"teacher_temp": 0.0}, "--teacher_temp 0.0: give more than 0"),
         ({"momentum_teacher": 1.5}, "--momentum_teacher 1.5: give 0 to 1"),
         ({"drop_path": 1.0}, "--drop_path 1.0: give 0 or more and less than 1"),

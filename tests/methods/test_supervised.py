@@ -37,8 +37,8 @@ def test_a_batch_without_labels_teaches_nothing(make_method, make_batch, labels)
 
 def test_views():
     (view,) = Supervised.views(SupervisedConfig(), 64)
-    assert (view.size, view.scale, view.flip) == (64, (0.08, 1.0), 0.5)
-    assert not (view.jitter_p or view.grayscale_p or view.blur_p or view.solarize_p)
+    assert (view.size, view.scale, view.augmentation.flip) == (64, (0.08, 1.0), 0.5)
+    assert not (view.augmentation.jitter_p or view.augmentation.grayscale_p or view.blur_p or view.solarize_p)
 
 
 def test_data_without_labels(make_method):
