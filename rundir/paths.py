@@ -1,4 +1,4 @@
-"""Names of the files of a run directory, and of a folder that holds a grid of runs. They stand nowhere else."""
+"""Names of the files in a run directory, and in a folder that holds a grid of runs. No other module spells them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from common.errors import UserError
 
-# A run directory.
+# In a run directory.
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
 REPRODUCES = "reproduces.json"
@@ -20,10 +20,10 @@ FIGURES = "figures"
 TENSORBOARD = "tensorboard"
 WANDB_ID = "wandb-id.txt"
 
-# A folder of runs, as compare and reproduce make it; beside these files lie its report and what its launcher keeps.
+# In a folder of runs, as compare and reproduce make it.
 CELLS = "cells.json"
 REPORT = "report"
-#: What SLURM is given, and the numbers of its jobs.
+#: SLURM's files, and the numbers of its jobs.
 JOBS, JOB_NUMBERS = "jobs", "jobs.json"
 
 
@@ -32,12 +32,12 @@ def last_checkpoint(run: Path) -> Path:
 
 
 def best_checkpoint(run: Path) -> Path:
-    """The checkpoint with the best online k-NN; a run without one has no such file."""
+    """The checkpoint with the best online k-NN; absent where that was not measured."""
     return run / CHECKPOINTS / "best.pt"
 
 
 def step_checkpoint(run: Path, step: int) -> Path:
-    """A checkpoint that was the last one once."""
+    """A checkpoint that has been the last one."""
     return run / CHECKPOINTS / f"step-{step}.pt"
 
 
@@ -84,17 +84,15 @@ def examples_file(run: Path, data: str) -> Path:
 
 
 def pictures_of(run: Path, kind: str) -> list[Path]:
-    """What ``run.py visualize KIND`` has drawn of a run."""
+    """The pictures that ``run.py visualize KIND`` has drawn of a run."""
     return sorted((run / FIGURES).glob(f"{kind}-*.png"))
 
 
 def run_of(folder: Path, name: str) -> Path:
-    """The directory of one run of a grid."""
     return folder / "runs" / name
 
 
 def runs_with_results(folder: Path) -> list[Path]:
-    """Directories of a grid's runs that hold results."""
     return sorted(results.parent for results in folder.glob(f"runs/*/{RESULTS}") if any(results.glob("*.json")))
 
 

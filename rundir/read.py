@@ -21,12 +21,8 @@ STEP_RECORDS = 400
 
 @dataclass(frozen=True)
 class Problem:
-    """Something in a directory that the report could not use.
-
-    Attributes:
-        where: directory or file, as it was given.
-        what: what is wrong, and what it means for the report.
-    """
+    """Something that a report could not use: ``where`` is a directory or file as it was given, ``what`` says what is wrong and
+    what that means for the report."""
 
     where: str
     what: str
@@ -39,17 +35,17 @@ class Run:
     Attributes:
         path: the directory as it was given.
         config: the options of the training; for an evaluation of given weights, of that.
-        environment: commit, packages, hardware, command, as the run wrote them.
-        steps: records of optimiser steps, at most about ``STEP_RECORDS`` of them, in order.
+        environment: commit, packages, hardware and command, as the run wrote them.
+        steps: records of optimiser steps in order, about ``STEP_RECORDS`` of them at most.
         knn: records of the online k-NN.
         diagnostics: records (of any kind) that hold signs of collapse.
         warnings: texts of the run's own warnings.
-        end: the last record of a finished training; None for one that has not ended.
+        end: the last record of a finished training, else None.
         has_log: False for an evaluation of given weights, which trains nothing.
-        fingerprint: of the images that it was trained on; "" where the log does not say.
+        fingerprint: of the training images; "" where the log does not say.
         results: measurements in the order of the files' names.
         logged: number of step records in the log.
-        reproduces: which row of which published table this is (``rundir.provenance``), or None.
+        reproduces: the row of a published table that this is (``rundir.provenance``), or None.
     """
 
     path: Path
@@ -76,13 +72,12 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """False where a training was begun and has not ended."""
+        """False for a training that has begun and not ended."""
         return self.end is not None or not self.has_log
 
     @property
     def newest(self) -> str:
-        """When the run ended, or else began, as it says itself (ISO date; empty where it says nothing). Files' own times
-        do not survive copying."""
+        """When the run ended, or else began, as it wrote itself (ISO date, or empty). Files' times do not survive copying."""
         for source in (self.end or {}, self.environment):
             for key in ("finished", "time", "ended", "date", "started"):
                 if isinstance(source.get(key), str):
@@ -91,24 +86,17 @@ class Run:
 
 
 def read_runs(directories: Sequence[Path]) -> tuple[list[Run], list[Problem]]:
-    """Read run directories; a folder that is no run itself but holds some stands for them.
+    """Read run directories; a folder of runs stands for them. A directory given twice is read once.
 
     Returns:
-        runs in the order given (of a folder: by name), and everything that could not be used. A directory given twice is
-        read once.
+        runs in the order given (in a folder: by name), and everything that could not be used.
     """
-    runs: list[Run] = []
     problems: list[Problem] = []
-    seen: set[Path] = set()
+    distinct: dict[Path, Path] = {}
     for directory in _expand(directories):
-        resolved = directory.resolve()
-        if resolved in seen:
-            continue
-        seen.add(resolved)
-        run = _read_run(directory, problems)
-        if run is not None:
-            runs.append(run)
-    return runs, problems
+        distinct.setdefault(directory.resolve(), directory)
+    runs = [_read_run(directory, problems) for directory in distinct.values()]
+    return [run for run in runs if run is not None], problems
 
 
 def _is_run(directory: Path) -> bool:
@@ -120,10 +108,7 @@ def _expand(directories: Iterable[Path]) -> Iterable[Path]:
         inner = []
         if directory.is_dir() and not _is_run(directory):
             inner = sorted(path for path in directory.iterdir() if path.is_dir() and not path.name.startswith("."))
-        if any(_is_run(path) for path in inner):
-            yield from inner
-        else:
-            yield directory
+        yield from inner if any(map(_is_run, inner)) else [directory]
 
 
 def _read_run(directory: Path, problems: list[Problem]) -> Run | None:

@@ -7,7 +7,6 @@ names, in order) and per-sample outcomes: a metric that is a mean over images as
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import sys
@@ -65,9 +64,28 @@ class Measurement:
         return None if self.predictions is None else self.run / PREDICTIONS / Path(self.predictions).name
 
 
+#: Types of the fields in a results file. Older files lack some of those that are not ``REQUIRED``.
+TYPES = {
+    "evaluation": str,
+    "metric": str,
+    "value": float,
+    "low": float,
+    "high": float,
+    "n": int,
+    "protocol": dict,
+    "data": dict,
+    "predictions": str,
+    "interval": str,
+    "weights": str,
+    "request": str,
+    "facts": dict,
+}
+REQUIRED = ("evaluation", "metric", "value", "n")
+
+
 def write_results(path: Path, measurements: Sequence[Measurement]) -> None:
-    """Replace a results file, atomically. NaN is refused with ValueError: it is never a result."""
-    entries = [{name: value for name, value in dataclasses.asdict(m).items() if name != "run"} for m in measurements]
+    """Replace a results file, atomically. Raises ValueError for NaN, which is never a result."""
+    entries = [{name: getattr(m, name) for name in TYPES} for m in measurements]
     lines = [json.dumps(entry, allow_nan=False) for entry in entries]
     write_text(path, "[\n" + ",\n".join(lines) + "\n]\n")
 
@@ -76,14 +94,13 @@ def read_results(path: Path) -> list[Measurement]:
     """The measurements of a results file; none where there is no file. Raises UserError where anything in it is damaged."""
     if not path.exists():
         return []
-    names = {field.name for field in dataclasses.fields(Measurement)} - {"run"}
     try:
         entries = read_json(path)
         measurements = [parse_measurement(entry, path.parent.parent) for entry in entries]
         for m, entry in zip(measurements, entries, strict=True):
-            if (m.protocol, m.data) != (entry.get("protocol"), entry.get("data")) or "name" not in m.data:
+            if entry.get("protocol") is None or "name" not in m.data:
                 raise ValueError(f"the data or the protocol of {m.metric} is missing")
-            if unknown := entry.keys() - names:
+            if unknown := entry.keys() - TYPES:
                 raise ValueError(f"the unknown field {min(unknown)}")
         return measurements
     except (OSError, ValueError, TypeError) as error:
@@ -91,39 +108,24 @@ def read_results(path: Path) -> list[Measurement]:
 
 
 def parse_measurement(entry: Any, run: Path) -> Measurement:
-    """One entry of a results file in ``run``. Raises ValueError saying what is damaged; what no number needs may be missing."""
+    """One entry of a results file in ``run``. Raises ValueError saying what is damaged."""
     if not isinstance(entry, dict):
         raise ValueError("no mapping")
-    for name in ("evaluation", "metric", "value", "n"):
+    values: dict[str, Any] = {"low": None, "high": None, "protocol": {}, "data": {}, "interval": "", "run": run}
+    for name, kind in TYPES.items():
+        value = entry.get(name)
+        if name not in REQUIRED and value in (None, ""):
+            continue
         if name not in entry:
             raise ValueError(f"no {name!r}")
-    for name in ("evaluation", "metric"):
-        if not isinstance(entry[name], str) or not entry[name]:
-            raise ValueError(f"{name} is {entry[name]!r}")
-    for name in ("value", "low", "high", "n"):
-        number = entry.get(name)
-        optional = name in ("low", "high") and number is None
-        if not optional and not (type(number) in (int, float) and abs(number) <= sys.float_info.max):
-            raise ValueError(f"{name} is {number!r}, no finite number")
-    if entry["n"] < 1:
-        raise ValueError(f"n is {entry['n']!r}")
-    low, high = (None if entry.get(name) is None else float(entry[name]) for name in ("low", "high"))
-    return Measurement(
-        evaluation=entry["evaluation"],
-        metric=entry["metric"],
-        value=float(entry["value"]),
-        low=low,
-        high=high,
-        n=int(entry["n"]),
-        protocol=entry["protocol"] if isinstance(entry.get("protocol"), dict) else {},
-        data=entry["data"] if isinstance(entry.get("data"), dict) else {},
-        predictions=entry["predictions"] if isinstance(entry.get("predictions"), str) else None,
-        interval=str(entry.get("interval") or ""),
-        weights=str(entry.get("weights") or ""),
-        request=str(entry.get("request") or ""),
-        facts=entry["facts"] if isinstance(entry.get("facts"), dict) else {},
-        run=run,
-    )
+        if kind in (int, float):
+            if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
+                raise ValueError(f"{name} is {value!r}, no finite number")
+            value = kind(value)
+        if not isinstance(value, kind) or value == "" or (name == "n" and value < 1):
+            raise ValueError(f"{name} is {value!r}")
+        values[name] = value
+    return Measurement(**values)
 
 
 def is_outcome(key: str) -> bool:
