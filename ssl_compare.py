@@ -23,10 +23,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
     import torch
     from PIL import Image
 
     from backbones.base import Backbone
+    from training.machine.devices import Precision
 
     #: One image: a path, a Pillow image, or uint8 ``[H, W, 3]``.
     Photo = str | Path | Image.Image | np.ndarray
@@ -125,6 +127,7 @@ def load(
     key: str | None = None,
     image_size: int | None = None,
     device: str = "auto",
+    precision: str = "auto",
     seed: int = 0,
 ) -> Network:
     """A backbone with its weights.
@@ -136,11 +139,13 @@ def load(
         key: which network of a checkpoint ("student", "teacher"); default: what the run evaluates.
         image_size: side in pixels at which images are looked at; default: the run's, else 224.
         device: auto, cpu, cuda, cuda:N or mps.
+        precision: auto (bf16 where the device is fast at it, as in evaluations), fp32, bf16 or fp16.
         seed: of untrained weights.
 
     Raises ``common.errors.UserError``, with one sentence, where the weights cannot be used.
     """
     from reports.visual.core.network import DEFAULT_SIZE, load_network
+    from training.machine.devices import pick_precision
 
     network = load_network(None if weights is None else str(weights), backbone, key, image_size, device, seed)
     return Network(
@@ -149,6 +154,7 @@ def load(
         network.weights,
         image_size or network.image_size or DEFAULT_SIZE,
         network.device,
+        pick_precision(precision, network.device),
     )
 
 
@@ -160,15 +166,18 @@ class Network:
         name: what it was built by (``vit_s16``).
         weights: where its weights come from, in words.
         image_size: side in pixels of what ``preprocess`` makes.
-        device: where it computes.
+        device, precision: of its computing.
     """
 
-    def __init__(self, backbone: Backbone, name: str, weights: str, image_size: int, device: torch.device):
+    def __init__(
+        self, backbone: Backbone, name: str, weights: str, image_size: int, device: torch.device, precision: Precision
+    ):
         self.backbone = backbone
         self.name = name
         self.weights = weights
         self.image_size = image_size
         self.device = device
+        self.precision = precision
 
     def __repr__(self) -> str:
         return f"Network({self.name}, {self.weights}, {self.image_size} pixels, on {self.device})"
@@ -214,8 +223,10 @@ class Network:
         import numpy as np
         import torch
 
+        from training.machine.devices import autocast
+
         several = images if isinstance(images, (list, tuple)) else [images]
-        with torch.inference_mode():
+        with torch.inference_mode(), autocast(self.device, self.precision):
             parts = [
                 function(self.preprocess(several[start : start + batch_size])).float().cpu().numpy()
                 for start in range(0, max(len(several), 1), batch_size)

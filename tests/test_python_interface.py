@@ -56,9 +56,20 @@ def notebook_folder(tmp_path_factory):
     return folder
 
 
+#: As ``pip install -e .`` does it: this one module is found in the checkout, and no other.
+INSTALLED = f"""
+import importlib.util, sys
+class Installed:
+    def find_spec(name, path=None, target=None):
+        if name == "ssl_compare":
+            return importlib.util.spec_from_file_location(name, {str(ROOT / "ssl_compare.py")!r})
+sys.meta_path.append(Installed)
+"""
+
+
 def python(folder, code, text="", **environment):
     return subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path.append({str(ROOT)!r})\n{code}"],
+        [sys.executable, "-c", f"{INSTALLED}\n{code}"],
         cwd=folder,
         input=text,
         capture_output=True,
@@ -105,8 +116,8 @@ def test_images_that_are_none_are_refused(image):
         network.features(image)
 
 
-def test_the_command_is_run_py():
+def test_the_command_is_run_py(tmp_path):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert project["project"]["scripts"] == {"ssl-compare": "ssl_compare:main"}
     code = "import ssl_compare; sys.argv = ['ssl-compare', 'status', '--help']; ssl_compare.main()"
-    assert "how far each run" in python("/", code).stdout
+    assert "how far each run" in python(tmp_path, code).stdout
