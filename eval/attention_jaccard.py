@@ -20,7 +20,7 @@ from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
 from eval.core.context import EvalContext
 from eval.core.scoring import measure_means
 from eval.dense.attention_masks import keep_mass
-from eval.dense.task import original
+from eval.dense.batches import original
 from rundir.results import Measurement
 
 

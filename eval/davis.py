@@ -24,7 +24,7 @@ from common.options import option
 from common.progress import track
 from common.statistics.bootstrap import bootstrap
 from data.sets.davis import Davis, Video
-from data.store.decode import DamagedImage, decode_image
+from data.store.decode import require_pixels
 from data.views.dense import resize_mask
 from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
 from eval.core.context import EvalContext
@@ -175,10 +175,7 @@ class DavisPropagation(Evaluation):
         size = frame_size(shape, self.config.size, multiple)
 
         def read(file: Path) -> Tensor:
-            try:
-                pixels = decode_image(file).pixels
-            except DamagedImage as error:
-                raise UserError(f"{file}: the frame cannot be used: {error}") from error
+            pixels = require_pixels(file)
             if pixels.shape[:2] != tuple(shape):
                 (h, w), (mask_h, mask_w) = pixels.shape[:2], shape
                 raise UserError(

@@ -24,7 +24,7 @@ from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
 from eval.core.context import EvalContext
 from eval.core.nested import NestedTraining
 from eval.core.probe import HELD_OUT, best_rate, different_rates, measure_logits, quality, split_held_out, targets_of
-from eval.dense.task import scaled_groups
+from methods.core.layer_rates import scaled_groups
 from methods.supervised import Supervised, SupervisedConfig
 from rundir.results import Measurement
 from training.batches import MODEL, Batches, seed_of

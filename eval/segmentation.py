@@ -26,10 +26,11 @@ from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
 from eval.core.context import EvalContext
 from eval.core.nested import NestedTraining
 from eval.core.scoring import measure, save_outcomes
+from eval.dense.batches import SegmentationBatches, image_samples, map_samples
 from eval.dense.examples import Examples
 from eval.dense.maps import cached_maps, map_shapes
 from eval.dense.predict import View, predict
-from eval.dense.task import SegmentationBatches, SegmentationTask, TaskConfig, image_samples, map_samples
+from eval.dense.task import SegmentationTask, TaskConfig
 from eval.features.extract import FrozenBackbone
 from heads.segmentation.core.base import SEGMENTATION_HEADS
 from heads.segmentation.core.losses import make_loss

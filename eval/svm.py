@@ -154,7 +154,7 @@ class _Split:
     """
 
     def __init__(self, context: EvalContext, split: str):
-        store = context.train if split == "train" else context.test
+        store = context.store(split)
         context.labelled(split)  # raises where there is none
         ignored = difficult_only(store)
         self.marked = ignored is not None

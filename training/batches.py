@@ -82,20 +82,43 @@ class HostBatch:
     labels: Tensor
 
 
-class Batches:
-    """The batches of a method's training, with crops made on ``device``. Raises UserError if the images do not fill one
-    batch."""
+class WholeBatches:
+    """Which images are in which batch: each epoch has an order of its own, and leaves out images that do not fill a batch. Raises
+    UserError, which ends with ``hint``, if the images do not fill one."""
 
-    def __init__(self, store: ImageStore, views: list[View], config: TrainConfig, device: torch.device):
+    def __init__(self, store: ImageStore, config: TrainConfig, device: torch.device, hint: str = ""):
         if len(store) < config.batch_size:
             raise UserError(
-                f"{store.name} has {len(store)} images to train on, fewer than one batch; give --batch_size {len(store)} or less"
+                f"{store.name} has {len(store)} images to train on, fewer than one batch; give --batch_size {len(store)} or less{hint}"
             )
         self.store = store
         self.config = config
         self.device = device
         self.steps_per_epoch = len(store) // config.batch_size
         self.left_out = len(store) - self.steps_per_epoch * config.batch_size
+        self._order = (-1, np.empty(0, np.int64))  # an epoch, and its permutation of the images
+
+    def images_of(self, step: int) -> np.ndarray:
+        """Indices of the whole global batch, int64 ``[batch_size]``."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        order = self._order  # read and set in one piece, since several threads gather
+        if order[0] != epoch:
+            permutation = np.random.default_rng([ORDER, self.config.seed, epoch]).permutation(len(self.store))
+            order = self._order = epoch, permutation
+        size = self.config.batch_size
+        return order[1][place * size : (place + 1) * size]
+
+    def own_rows(self) -> slice:
+        """This rank's rows of a global batch."""
+        share = self.config.batch_size // world_size()
+        return slice(rank() * share, (rank() + 1) * share)
+
+
+class Batches(WholeBatches):
+    """The batches of a method's training, with crops made on ``device``."""
+
+    def __init__(self, store: ImageStore, views: list[View], config: TrainConfig, device: torch.device):
+        super().__init__(store, config, device)
         self._maker = ViewMaker(views)
         self._pairing = make_pairing(
             config.pairing,
@@ -113,26 +136,18 @@ class Batches:
             self._labels = torch.from_numpy(np.where(usable, store.labels, -1))
         else:
             self._labels = torch.from_numpy((store.label_sets & usable[:, None]).astype(np.float32))
-        self._order = (-1, np.empty(0, np.int64))  # an epoch, and its permutation of the images
 
     def gather(self, step: int) -> HostBatch:
         """Draw the whole global batch of ``step``, and read this rank's part."""
-        config, size = self.config, self.config.batch_size
-        epoch, place = divmod(step, self.steps_per_epoch)
-        order = self._order  # read and set in one piece, since several threads gather
-        if order[0] != epoch:
-            order = self._order = epoch, np.random.default_rng([ORDER, config.seed, epoch]).permutation(len(self.store))
-        anchors = order[1][place * size : (place + 1) * size]
+        seed, anchors, mine = self.config.seed, self.images_of(step), self.own_rows()
         pairing = self._pairing if step >= self._pairing_start else self._alone
-        sources = pairing.sources(anchors, np.random.default_rng([PAIRING, config.seed, step]))
-        params = self._maker.sample(size, torch.Generator().manual_seed(seed_of(CROPS, config.seed, step)))
-        share = size // world_size()
-        mine = slice(rank() * share, (rank() + 1) * share)
+        sources = pairing.sources(anchors, np.random.default_rng([PAIRING, seed, step]))
+        params = self._maker.sample(len(anchors), torch.Generator().manual_seed(seed_of(CROPS, seed, step)))
         images, rows = np.unique(sources[:, mine], return_inverse=True)
         batch = self.store.batch(images)
         if self.device.type == "cuda":
             batch = ImageBatch(batch.pixels.pin_memory(), batch.sizes)
-        rows = torch.from_numpy(rows.reshape(len(sources), share))
+        rows = torch.from_numpy(rows.reshape(len(sources), -1))
         return HostBatch(batch, rows, params[:, mine], self._labels[anchors[mine]])
 
     def make(self, host: HostBatch) -> ViewBatch:

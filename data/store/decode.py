@@ -109,6 +109,14 @@ def decode_image(path: Path, short_side: int | None = None) -> Decoded:
     return _decoded(image, short_side, note)
 
 
+def require_pixels(path: Path) -> np.ndarray:
+    """``decode_image`` of a file that cannot be left out: uint8 ``[H, W, 3]``. Raises UserError for one that is no usable image."""
+    try:
+        return decode_image(path).pixels
+    except DamagedImage as error:
+        raise UserError(f"{path}: no usable image: {error}") from error
+
+
 def kept_size(width: int, height: int, short_side: int | None) -> tuple[int, int]:
     """Width and height in pixels that ``decode_image`` gives an image of these. As torchvision's _compute_resized_output_size has
     it, the long side is rounded down."""

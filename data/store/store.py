@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.errors import UserError
+from data.store.decode import DamagedImage
 from data.store.listing import Listing
 
 #: What the store keeps of each image. Offsets are bytes in the memory-mapped file: an image lies there as [3, height, width],
@@ -160,8 +162,11 @@ class ImageStore:
         return np.ascontiguousarray(self._planes(index).transpose(1, 2, 0))
 
     def original_image(self, index: int) -> np.ndarray:
-        """uint8 ``[H, W, 3]`` at full resolution, read from the source. Raises DamagedImage if that has become unreadable."""
-        return self._listing.image(self._records[index]["row"], None).pixels
+        """uint8 ``[H, W, 3]`` at full resolution, read from the source. Raises UserError if that has become unreadable."""
+        try:
+            return self._listing.image(self._records[index]["row"], None).pixels
+        except DamagedImage as error:
+            raise UserError(f"{self.names[index]} of {self.name} cannot be read any more: {error}") from error
 
     def mask(self, index: int) -> np.ndarray | None:
         """uint8 ``[H, W]`` at the original resolution: 0 background, c + 1 class c, 255 void; None without masks."""

@@ -76,6 +76,9 @@ class EvalContext(FrozenBackbone):
         """Another backbone, looked through as the context's own."""
         return FrozenBackbone(backbone=backbone, device=self.device, precision=self.precision)
 
+    def store(self, split: str) -> ImageStore:
+        return self.train if split == "train" else self.test
+
     def features(self, split: str, kind: Kind = "pooled") -> Tensor:
         """Features of every image of ``"train"`` or ``"test"``, float32 ``[n, D]`` on the CPU, extracted once and cached."""
         self.prepare(split, [kind])
@@ -83,22 +86,20 @@ class EvalContext(FrozenBackbone):
 
     def prepare(self, split: str, kinds: Sequence[Kind]) -> None:
         """Make features of several kinds in one pass."""
-        missing = [kind for kind in dict.fromkeys(kinds) if (split, kind) not in self._features]
-        if not missing:
-            return
-        store = self.train if split == "train" else self.test
-        about = {
-            "weights": self.weights_hash,
-            "data": store.fingerprint,
-            "size": self.image_size,
-            "precision": self.precision,
-        }
-        caches = {
-            kind: self.cache(f"{store.name}-{store.split}-{kind}", len(store), {**about, "kind": kind})
-            for kind in missing
-        }
-        features = store_features(self, store, caches, self.image_size)
-        self._features |= {(split, kind): features[kind] for kind in missing}
+        store, caches = self.store(split), {}
+        for kind in kinds:
+            if (split, kind) not in self._features:
+                about = {
+                    "weights": self.weights_hash,
+                    "data": store.fingerprint,
+                    "size": self.image_size,
+                    "precision": self.precision,
+                    "kind": kind,
+                }
+                caches[kind] = self.cache(f"{store.name}-{store.split}-{kind}", len(store), about)
+        if caches:
+            features = store_features(self, store, caches, self.image_size)
+            self._features |= {(split, kind): tensor for kind, tensor in features.items()}
 
     def cache(self, name: str, rows: int, about: Any) -> ArrayCache:
         """A file under ``features/`` whose name holds a digest of everything that its ``rows`` rows depend on (JSON-able), so that
@@ -126,11 +127,10 @@ class EvalContext(FrozenBackbone):
 
     def labelled(self, split: str) -> np.ndarray:
         """Indices of the images that have a label, int64. Raises UserError where there are none."""
-        store = self.train if split == "train" else self.test
-        rows = _labelled(store)
+        rows = _labelled(self.store(split))
         if len(rows) == 0:
             raise UserError(
-                f"{store.name}: no image of the {split} split has a label, so nothing can be classified there"
+                f"{self.test.name}: no image of the {split} split has a label, so nothing can be classified there"
             )
         return rows
 
@@ -143,7 +143,7 @@ class EvalContext(FrozenBackbone):
         }
 
     def data(self) -> dict[str, Any]:
-        """What ``Measurement.data`` says."""
+        """``Measurement.data``: the name, sizes and fingerprints of what is measured on."""
         if isinstance(self.test, Benchmark):
             return {
                 "name": self.test.name,

@@ -1,4 +1,4 @@
-"""Looking at a run from outside while it trains: k-NN on held-out training images, and what the features look like.
+"""A look at a run while it trains: k-NN on held-out training images, and what the features look like.
 
 Nothing here changes the run: buffers are put back, and every training step seeds its own random numbers.
 """
@@ -78,27 +78,25 @@ class Monitor:
         share = -(-len(images) // world_size())
         padded = np.resize(images, share * world_size())  # repeats the first ones; cut off below
         mine = padded[rank() * share : (rank() + 1) * share]
-        parts = []
+        features = []
         for start in range(0, share, BATCH):
             batch = store.batch(mine[start : start + BATCH]).to(self.device)
-            pictures = eval_images(batch, self.config.image_size)
+            pixels = eval_images(batch, self.config.image_size)
             with autocast(self.device, self.config.precision):
-                parts.append(self.method.backbone(pictures).float())
-        return all_gather_rows(torch.cat(parts))[: len(images)]
+                features.append(self.method.backbone(pixels).float())
+        return all_gather_rows(torch.cat(features))[: len(images)]
 
     @torch.no_grad()
     def diagnose(self) -> tuple[dict[str, Any], np.ndarray | None]:
-        """What the features of a fixed few hundred images look like under two views of the method's own augmentation, both
-        of the same image.
+        """What features look like under two views, by the method's own augmentation, of each of a few hundred fixed images.
 
         Returns:
             ``effective_rank``, ``feature_std``, ``alignment``, ``uniformity`` of the evaluated backbone's pooled features;
-            ``on_diagonal`` and ``off_diagonal`` of the method's projections where it has such; and their cross-correlation,
+            ``on_diagonal`` and ``off_diagonal`` of the method's projections where it has any; and their cross-correlation,
             as ``diagnostics.summarize_correlation`` keeps it, or None.
         """
-        rows = self.config.batch_size // world_size() // self.config.accumulate
-        share = min(len(self._probe) // world_size(), PROBE // world_size())
-        rows = min(rows, share)
+        share = min(len(self._probe), PROBE) // world_size()
+        rows = min(self.config.batch_size // world_size() // self.config.accumulate, share)
         share -= share % rows if rows else 0
         if share * world_size() < 2 or not self._views:
             return {}, None
@@ -119,7 +117,7 @@ class Monitor:
             if output.projections is not None:
                 projections.append(torch.stack([z.float() for z in output.projections], 1))
         first, second = all_gather_rows(torch.cat(features)).unbind(1)
-        found: dict[str, Any] = {
+        record: dict[str, Any] = {
             "effective_rank": effective_rank(first),
             "feature_std": feature_std(first),
             "alignment": alignment(first, second),
@@ -127,10 +125,10 @@ class Monitor:
             "n": len(first),
         }
         if not projections:
-            return found, None
+            return record, None
         matrix = cross_correlation(*all_gather_rows(torch.cat(projections)).unbind(1))
-        picture, found["on_diagonal"], found["off_diagonal"] = summarize_correlation(matrix)
-        return found, picture
+        picture, record["on_diagonal"], record["off_diagonal"] = summarize_correlation(matrix)
+        return record, picture
 
     def _labels(self, part: slice) -> Tensor:
         store, images = self._probe_store, self._probe[part]
@@ -141,7 +139,7 @@ class Monitor:
 
 @contextmanager
 def _evaluating(module: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode for the time of the block; afterwards each submodule is in the mode it was in."""
+    """Evaluation mode within the block; each submodule's own mode after it."""
     modes = [(child, child.training) for child in module.modules()]
     module.eval()
     try:
@@ -153,7 +151,7 @@ def _evaluating(module: torch.nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _buffers_kept(module: torch.nn.Module) -> Iterator[None]:
-    """Centres and running statistics are afterwards what they were."""
+    """Put centres and running statistics back after the block."""
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
     try:
         yield

@@ -1,17 +1,21 @@
-"""Evaluations of frozen backbones. Importing this package imports no torch."""
+"""Running several evaluations of one context, and keeping what they measure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from rundir.paths import RESULTS
+from rich.console import Console
+from rich.table import Table
 
-if TYPE_CHECKING:
-    from eval.core.base import EvaluationConfig
-    from eval.core.context import EvalContext
-    from rundir.results import Measurement
+from common.files import digest_of
+from common.options import check
+from data.sets.core.benchmark import fingerprint_of
+from eval.core.base import EVALUATIONS, EvaluationConfig, check_data, facts_of
+from eval.core.context import EvalContext
+from rundir.paths import RESULTS, results_file
+from rundir.results import Measurement, read_results, write_results
 
 
 def run_evaluations(
@@ -25,23 +29,11 @@ def run_evaluations(
     Args:
         names: of evaluations; repeated names count once.
         configs: their options; an evaluation without an entry has its defaults.
-        context: what to evaluate.
         again: measure anew what has been measured with the same weights, data and options.
 
     Returns:
         all measurements, in the order of ``names``.
     """
-    from dataclasses import asdict, replace
-
-    from rich.console import Console
-
-    from common.files import digest_of
-    from common.options import check
-    from data.sets.core.benchmark import fingerprint_of
-    from eval.core.base import EVALUATIONS, check_data, facts_of
-    from rundir.paths import results_file
-    from rundir.results import read_results, write_results
-
     console = Console(stderr=True, soft_wrap=True)
     console.print(f"{context.backbone_name}: {context.weights}", markup=False, highlight=False)
     evaluations = {}
@@ -67,22 +59,23 @@ def run_evaluations(
     measured: dict[str, list[Measurement]] = {}
     others: dict[str, list[Measurement]] = {}
     for name in evaluations:
-        known = read_results(results_file(context.run_dir, name))
-        same = [m for m in known if m.request == requests[name]]
+        kept = read_results(results_file(context.run_dir, name))
+        same = [m for m in kept if m.request == requests[name]]
         whole = all(m.predictions is None or (context.run_dir / m.predictions).is_file() for m in same)
         measured[name] = same if whole and not again else []
-        others[name] = [m for m in known if m.weights == context.weights_hash and m.data["name"] != context.test.name]
+        others[name] = [m for m in kept if m.weights == context.weights_hash and m.data["name"] != context.test.name]
     due = [name for name in evaluations if not measured[name]]
-    # All kinds of features that are wanted come from one pass over the images.
+    # One pass over the images makes all the features that are wanted.
+    kinds = [kind for name in due for kind in evaluations[name].feature_kinds(context)]
     for split in ("train", "test"):
-        kinds = [kind for name in due for kind in evaluations[name].feature_kinds(context)]
         context.prepare(split, kinds)
     for name, evaluation in evaluations.items():
         if name in due:
             made = {"weights": context.weights_hash, "request": requests[name], "run": context.run_dir}
-            found = [replace(m, facts=facts_of(m.evaluation, m.metric), **made) for m in evaluation.run(context)]
-            write_results(results_file(context.run_dir, name), [*others[name], *found])
-            measured[name] = found
+            measured[name] = [
+                replace(m, facts=facts_of(m.evaluation, m.metric), **made) for m in evaluation.run(context)
+            ]
+            write_results(results_file(context.run_dir, name), [*others[name], *measured[name]])
         else:
             console.print(
                 f"{name} on {context.test.name}: measured before with the same weights, data and options; "
@@ -97,9 +90,6 @@ def run_evaluations(
 
 def print_measurements(measurements: Sequence[Measurement], run: Path) -> None:
     """Show measurements of one data set as a table on standard output."""
-    from rich.console import Console
-    from rich.table import Table
-
     table = Table(title=f"test images of {measurements[0].data['name']}", title_justify="left")
     for column in ("evaluation", "metric"):
         table.add_column(column)

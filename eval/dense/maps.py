@@ -14,7 +14,7 @@ from common.errors import UserError
 from common.files import digest_of
 from data.store.store import ImageStore
 from data.views.dense import fit_image
-from eval.dense.task import original
+from eval.dense.batches import original
 from eval.features.cache import ArrayCache
 from eval.features.extract import FrozenBackbone, cached_rows
 

@@ -15,7 +15,7 @@ from common.ahead import ahead
 from common.images import normalise
 from data.store.store import ImageStore
 from data.views.dense import fit_image, pad_image, resize_image
-from eval.dense.task import original
+from eval.dense.batches import original
 from eval.features.extract import FrozenBackbone
 from heads.segmentation.core.base import SegmentationHead
 from training.machine.devices import autocast

@@ -10,9 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from common.errors import UserError
 from common.images import normalise
-from data.store.decode import DamagedImage, decode_image
+from data.store.decode import require_pixels
 from eval.features.cache import ArrayCache
 from eval.features.extract import FrozenBackbone, cached_rows
 
@@ -38,11 +37,8 @@ def file_features(
     """
 
     def read(place: int) -> Tensor:
-        try:
-            image = Image.fromarray(decode_image(files[place]).pixels)
-        except DamagedImage as error:
-            raise UserError(f"{files[place]}: the image cannot be used: {error}") from error
-        return torch.tensor(np.asarray(prepare(image, place))).permute(2, 0, 1)
+        image = prepare(Image.fromarray(require_pixels(files[place])), place)
+        return torch.tensor(np.asarray(image)).permute(2, 0, 1)
 
     features = cached_rows(
         network,

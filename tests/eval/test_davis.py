@@ -218,7 +218,7 @@ def foreign(root):
         (lambda root: (root / "Annotations/480p/two/00000.png").unlink(), r"00000\.png: the mask is missing"),
         (
             lambda root: (root / "JPEGImages/480p/two/00003.jpg").write_bytes(b"x"),
-            r"00003\.jpg: the frame cannot be used",
+            r"00003\.jpg: no usable image",
         ),
         (damaged_mask, r"00002\.png: the mask cannot be read"),
         (other_size, r"00002\.png: the mask is 10×10 pixels and the video's first 34×70"),

@@ -226,7 +226,7 @@ def test_a_box_outside_and_damaged_images(tmp_path):
     with pytest.raises(UserError, match=r"query_0\.jpg: the box .* lies outside"):
         evaluation.run(context)
     (root / "roxford5k/jpg/image_2.jpg").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"image_2\.jpg: the image cannot be used"):
+    with pytest.raises(UserError, match=r"image_2\.jpg: no usable image"):
         evaluation.run(context)
     with pytest.raises(UsageError, match="--revisited_size 0"):
         run_evaluations(["revisited"], {"revisited": RevisitedConfig(size=0)}, context)

@@ -10,8 +10,9 @@ from backbones import build_backbone
 from common.errors import UserError
 from common.statistics.confusion import confusion_matrix, scores
 from data.views.dense import SegmentationAugmentation
+from eval.dense.batches import SegmentationBatches, image_samples, map_samples
 from eval.dense.maps import cached_maps
-from eval.dense.task import SegmentationBatches, SegmentationTask, TaskConfig, image_samples, map_samples
+from eval.dense.task import SegmentationTask, TaskConfig
 from eval.features.extract import FrozenBackbone
 from heads.segmentation.core.base import SEGMENTATION_HEADS
 from methods.core.base import ViewBatch

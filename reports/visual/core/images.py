@@ -15,7 +15,7 @@ from torch import Tensor
 from common.errors import UsageError, UserError
 from common.images import normalise
 from data.datasets import open_dataset
-from data.store.decode import DamagedImage, decode_image
+from data.store.decode import require_pixels
 from data.store.store import ImageStore
 from reports.visual.core.base import ImagesVisualization
 from reports.visual.core.network import DEFAULT_SIZE, Network
@@ -39,10 +39,7 @@ class InputImage:
 
 def read_image(path: Path) -> InputImage:
     """An image file. Raises UserError, with the reason, for one that cannot be used."""
-    try:
-        return InputImage(path.name, decode_image(path).pixels)
-    except DamagedImage as error:
-        raise UserError(f"{path}: no usable image: {error}") from error
+    return InputImage(path.name, require_pixels(path))
 
 
 def files_of(paths: Sequence[str]) -> list[Path]:
