@@ -17,7 +17,7 @@ PICTURE = ROOT / "docs" / "images" / "house.svg"
 
 #: The rooms from the top floor down. A file may import from its own room and from those below.
 FLOORS = (
-    ("run", "ssl_compare"),
+    ("ssl_compare", "run"),
     ("commands",),
     ("reports", "reports.page", "reports.figures", "reports.analysis", "reports.visual", "reports.visual.core"),
     ("eval", "eval.core", "eval.dense", "eval.features"),
@@ -27,7 +27,7 @@ FLOORS = (
     ("backbones.formats", "backbones"),
     ("data", "data.sets", "data.views", "data.store"),
     ("rundir",),
-    ("common", "common.statistics"),
+    ("common.statistics", "common"),
 )
 ROOMS = tuple(room for floor in FLOORS for room in floor)
 
@@ -95,7 +95,8 @@ def draw(root: Path = ROOT) -> str:
             folder = root / room.replace(".", "/")
             label, count = (f"{name}/", _files(sizes[room])) if folder.is_dir() else (f"{name}.py", "")
             parts += [
-                f'<rect x="{left:.0f}" y="{top + 8}" width="{each - 8:.0f}" height="{band - 26}" rx="4" fill="white" stroke="#7a8794"/>',
+                f'<rect x="{left:.0f}" y="{top + 8}" width="{each - 8:.0f}" height="{band - 26}" rx="4" '
+                'fill="white" stroke="#7a8794"/>',
                 f'<text x="{left + 8:.0f}" y="{top + 28}" font-size="13" font-weight="bold">{escape(label)}</text>',
                 f'<text x="{left + 8:.0f}" y="{top + 44}" font-size="11" fill="#4a5560">{count}</text>',
             ]
@@ -106,7 +107,8 @@ def draw(root: Path = ROOT) -> str:
             colour = "#31688e" if above < below else "#c0392b"
             parts.append(
                 f'<path d="M{width - 10} {y1:.0f} C{bow:.0f} {y1:.0f} {bow:.0f} {y2:.0f} {width - 10} {y2:.0f}" fill="none" '
-                f'stroke="{colour}" stroke-opacity="0.55" stroke-width="{0.6 + count**0.5 / 2:.1f}"><title>{count} imports</title></path>'
+                f'stroke="{colour}" stroke-opacity="0.55" stroke-width="{0.6 + count**0.5 / 2:.1f}">'
+                f"<title>{count} imports</title></path>"
             )
     note = "A line on the right stands for imports from the upper floor in the lower one, wider for more. None goes up."
     parts.append(f'<text x="12" y="{height - 10}" font-size="11" fill="#4a5560">{note}</text>')

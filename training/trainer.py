@@ -22,7 +22,7 @@ from training.diagnostics import CollapseWatch
 from training.initial import advice, start_from
 from training.loop import Monitor, Session
 from training.machine.devices import pick_device
-from training.machine.failures import explained
+from training.failures import explained
 from training.plan import Plan
 from training.resolve import require_same_run
 from training.step import Stepper

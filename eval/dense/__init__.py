@@ -1,0 +1,1 @@
+"""Predictions for each pixel: feature maps, the segmentation task and its scores, attention masks, propagation through videos."""

@@ -1,0 +1,1 @@
+"""Figures of the report. Pictures of single networks are in ``reports.visual``."""

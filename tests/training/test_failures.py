@@ -19,7 +19,7 @@ from common.files import append_json_line, read_json_lines
 from rundir.paths import last_checkpoint
 from training.checkpoint import load_checkpoint
 from training.machine.devices import process_group
-from training.machine.failures import explained, fitting
+from training.failures import explained, fitting
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -154,7 +154,7 @@ def test_no_memory_names_the_largest_things_and_a_batch_that_fits(error, small, 
     def step(self, batches, progress):
         raise error
 
-    monkeypatch.setattr("training.machine.failures.memory_of", lambda device: 1.3 * 2**20)
+    monkeypatch.setattr("training.failures.memory_of", lambda device: 1.3 * 2**20)
     monkeypatch.setattr("training.step.Stepper.step", step)
     status, said = train_by_words(*small(tmp_path / "run", knn_every=0), capsys)
     assert status == 1
@@ -171,7 +171,7 @@ def test_a_batch_that_fits(small, tmp_path):
     gib = {"weights": 1.0, "gradients_and_optimizer": 3.0, "activations": 32.0}  # of 32 images: 1 GiB each
     for memory, images in ((2**30 * 20, 12), (2**30 * 1000, 16), (2**30 * 5, 0)):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("training.machine.failures.memory_of", lambda device, memory=memory: memory)
+            patch.setattr("training.failures.memory_of", lambda device, memory=memory: memory)
             assert fitting(config, CPU, gib) == images
             assert fitting(config, CPU, {}) == 16
             with pytest.raises(UserError) as raised, explained(config, torch.nn.Linear(2, 2), CPU, lambda: gib):
@@ -181,7 +181,7 @@ def test_a_batch_that_fits(small, tmp_path):
             if memory == 2**30 * 5:
                 continue
             # Of four processes, each has a quarter of the images: 4 and 4 in place of 8 a forward pass.
-            patch.setattr("training.machine.failures.world_size", lambda: 4)
+            patch.setattr("training.failures.world_size", lambda: 4)
             assert fitting(config, CPU, gib) == 4
             with pytest.raises(UserError) as raised, explained(config, torch.nn.Linear(2, 2), CPU, lambda: gib):
                 raise MemoryError
