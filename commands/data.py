@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 from simple_parsing import field
 
-from common.cli import read_command
+from common.cli import PluginOption, read_command
 from common.images import VOID
 from data.datasets import fetch, open_dataset
 from data.store.store import ImageStore, shared_content
@@ -22,11 +22,11 @@ MOST_NAMES = 20
 
 
 @dataclass(kw_only=True)
-class DataCommand:
+class DataCommand(PluginOption):
     """Options of the command that builds, checks and describes a data set."""
 
     name: str = field(positional=True)
-    """demo, imagefolder, cifar10, imagenet, voc2007 or voc2012"""
+    """a data set: a file of data/sets/, or of a plug-in"""
     data_root: str | None = None
     """folder of the data set; demo needs none"""
     short_side: int | None = None

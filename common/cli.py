@@ -24,7 +24,7 @@ class PluginOption:
     """The option ``--plugin`` of a command; ``load_plugins`` obeys it."""
 
     plugin: list[list[str]] = field(default_factory=list, action="append", type=str)
-    """file or module that adds a method, backbone or evaluation; may be given several times"""
+    """file or module that adds a method, backbone, evaluation or data set; may be given several times"""
 
 
 class UnknownOption(UsageError):
