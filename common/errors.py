@@ -17,21 +17,21 @@ class UsageError(UserError):
     exit_status = 2
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
-    """The error for a name that is not known, naming the nearest known one.
+def unknown_name(kind: str, name: str, names: Iterable[str]) -> UsageError:
+    """The error for a name that is none of ``names``, with the nearest of them.
 
     >>> str(unknown_name("backbone", "vit_s9", ["vit_s8", "resnet50"]))
     "unknown backbone 'vit_s9'; did you mean vit_s8? (known: resnet50, vit_s8)"
     """
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    names = sorted(names)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}? " if near else ""
-    return UsageError(f"unknown {kind} {name!r}; {hint}(known: {', '.join(known)})")
+    return UsageError(f"unknown {kind} {name!r}; {hint}(known: {', '.join(names)})")
 
 
-#: Words of RuntimeErrors that mean out of memory: those of the CPU's allocator, and on a GPU those of contexts, cuBLAS and cuDNN,
-#: which do not ask torch's allocator.
-_NO_MEMORY = (
+#: RuntimeError messages that mean out of memory: of torch's CPU allocator, and of CUDA, cuBLAS and cuDNN, which allocate by
+#: themselves. (Torch's CUDA allocator raises OutOfMemoryError.)
+OUT_OF_MEMORY = (
     "DefaultCPUAllocator",
     "CUDA error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
@@ -40,20 +40,19 @@ _NO_MEMORY = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True for the errors of Python and of torch, on any device, that mean that no memory is left."""
+    """Whether Python or torch, on any device, ran out of memory."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in OUT_OF_MEMORY)
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or its kind where it has none."""
+    """The first line of an error's message, or the error's class if it has no message."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def explain(error: BaseException) -> UserError | None:
-    """What a user can do about an error of the machine: its disk, its memory. None for any other error, which is a fault of the
-    program.
+    """What a user can do about an error of the disk or the memory; None for any other error, which is a fault of the program.
 
     >>> str(explain(OSError(28, "No space left on device", "runs/a/log.jsonl")))
     'runs/a/log.jsonl: no space left on device; free some, and the same command continues: what was written before is intact'
@@ -62,11 +61,13 @@ def explain(error: BaseException) -> UserError | None:
         return UserError(f"out of memory ({first_line(error)}); give smaller batches or images")
     if not isinstance(error, OSError) or error.errno is None:
         return None
-    where = f"{error.filename}: " if error.filename is not None else ""
-    said = error.strerror[:1].lower() + error.strerror[1:]
+    file = f"{error.filename}: " if error.filename is not None else ""
+    problem = error.strerror[:1].lower() + error.strerror[1:]
     intact = "the same command continues: what was written before is intact"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(f"{where}{said}; free some, and {intact}")
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return UserError(f"{where}{said}; give a folder that may be written to, such as by --out")
-    return UserError(f"{where}{said}; once that is mended, {intact}")
+        advice = f"free some, and {intact}"
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        advice = "give a folder that may be written to, such as by --out"
+    else:
+        advice = f"once that is mended, {intact}"
+    return UserError(f"{file}{problem}; {advice}")

@@ -1,5 +1,5 @@
-"""A registry finds plug-ins by name. One file is one plug-in, and the file's stem is its name, so that the names are known
-without importing (and thereby loading torch for) any of them."""
+"""Registries find plug-ins by name. One file is one plug-in, and the file's stem is its name, so names need no import, which
+might load torch. Neither do facts: the plain class attributes of a plug-in."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import functools
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -62,8 +62,8 @@ class Registry(Generic[T]):
         return self._items[name]
 
     def facts(self, name: str) -> dict[str, Any]:
-        """What the plug-in called ``name`` declares of itself: its class attributes with plain values, such as ``title``. Those of
-        the package are read from their files, without importing any; {} for an unknown name."""
+        """The class attributes with plain values of the plug-in called ``name``, such as ``title``; {} for an unknown name. Files
+        of the package are read without importing them."""
         if name in self._modules:
             return dict(literals_of(ROOT / self._package.replace(".", "/") / f"{name}.py", name))
         classes = reversed(getattr(self._items.get(name), "__mro__", ()))
@@ -81,45 +81,40 @@ def plugins_of(package: str) -> Registry:
 
 @functools.cache
 def literals_of(file: Path, name: str) -> dict[str, Any]:
-    """Literal attributes of the class in ``file`` that is called ``name`` or registered under it, and of its bases."""
-    module = ast.parse(file.read_text(encoding="utf-8"))
-    classes = {node.name: node for node in module.body if isinstance(node, ast.ClassDef)}
-    for node in classes.values():
-        if node.name == name or any(
-            isinstance(one, ast.Call) and [ast.unparse(argument) for argument in one.args] == [repr(name)]
-            for one in node.decorator_list
-        ):
+    """Literal attributes of the class in ``file`` that is called ``name`` or registered under it, and of its bases in the
+    checkout; {} without such a class."""
+    module = ast.parse(file.read_text(encoding="utf-8")) if file.is_file() else ast.Module([], [])
+    for node in module.body:
+        if isinstance(node, ast.ClassDef) and (node.name == name or _is_registered(node, name)):
             break
     else:
         return {}
+    imported = {
+        alias.asname or alias.name: (ROOT / f"{statement.module.replace('.', '/')}.py", alias.name)
+        for statement in module.body
+        if isinstance(statement, ast.ImportFrom) and statement.module
+        for alias in statement.names
+    }
     facts: dict[str, Any] = {}
-    for base in reversed(node.bases):
-        facts |= _facts_of_base(file, module, ast.unparse(base), classes)
+    for base in map(ast.unparse, reversed(node.bases)):
+        facts |= literals_of(*imported.get(base, (file, base)))
     for statement in node.body:
         if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None:
             for target in statement.targets if isinstance(statement, ast.Assign) else [statement.target]:
                 try:
                     facts[ast.unparse(target)] = ast.literal_eval(statement.value)
-                except ValueError:  # known to Python only: it hides what a base says
+                except ValueError:  # not a literal: it still overrides what a base declares
                     facts.pop(ast.unparse(target), None)
     return facts
 
 
-def _facts_of_base(file: Path, module: ast.Module, name: str, classes: Container[str]) -> dict[str, Any]:
-    """The facts of a base class: of the same file, or imported from another of the checkout."""
-    if name in classes:
-        return literals_of(file, name)
-    for statement in module.body:
-        for alias in statement.names if isinstance(statement, ast.ImportFrom) else ():
-            other = ROOT / f"{statement.module.replace('.', '/')}.py"
-            if (alias.asname or alias.name) == name and other.is_file():
-                return literals_of(other, alias.name)
-    return {}
+def _is_registered(node: ast.ClassDef, name: str) -> bool:
+    return any(ast.unparse(decorator).endswith(f".register({name!r})") for decorator in node.decorator_list)
 
 
 def load_plugin(spec: str) -> None:
-    """Import a plug-in from outside the checkout: a path of a ``.py`` file or a dotted module name. What it registers is
-    known afterwards. Raises UsageError where there is no such file or module."""
+    """Import a plug-in from outside the checkout, which registers itself: the path of a ``.py`` file or a dotted module name.
+    Raises UsageError if there is no such file or module."""
     path = Path(spec)
     if path.suffix == ".py":
         if not path.is_file():
