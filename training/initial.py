@@ -1,5 +1,5 @@
-"""Weights that a training starts from (``--init``): a backbone's, or the whole state of an earlier training. Methods know
-nothing of it."""
+"""Weights that a training starts from (``--init``): a backbone's, or the whole state of an earlier training. Methods do not know
+of it."""
 
 from __future__ import annotations
 
@@ -19,22 +19,24 @@ from rundir.paths import has_checkpoint
 from training.checkpoint import is_finite
 from training.config import TrainConfig
 
-#: A learning rate above this part of the recipe's has undone trained weights, and a teacher faster than this, too:
+#: Training on with a learning rate above this part of the recipe's, or with a faster teacher than this, has undone trained weights:
 #: facebookresearch/dino issues 116, 207 and 284.
 GENTLE_LR = 0.2
-#: The authors' of a fresh start by optimiser, where a method's recipe is of another: DINO's ViTs and ResNet-50, Barlow Twins.
+#: The authors' learning rates by optimiser (DINO's ViTs and ResNet-50, Barlow Twins), for a method whose recipe has another optimiser.
 USUAL_LR = {"adamw": TrainConfig.lr, "sgd": 0.03, "lars": 0.2}
 GENTLE_MOMENTUM = 0.999
 
 
 def with_initial_weights(config: TrainConfig) -> tuple[TrainConfig, Source | None]:
-    """The weights of ``config.init``, and a copy of the options that says exactly which weights those are (``init_sha256``) and which labels they have seen
-    (``init_labels``); they are fetched where they are released ones. A run that goes on keeps what its ``config.yaml`` says, and
-    does not need the file any more.
+    """The weights that ``--init`` names, fetched if they are released ones.
+
+    Returns:
+        the options with what those weights are (``init_sha256``) and which labels they have seen (``init_labels``); and the
+        weights. A run that continues keeps what its ``config.yaml`` says and does not need the file: its weights are None.
 
     Raises:
         UsageError: options contradict each other.
-        UserError: there are no such weights, or they are not those that ``config.init_sha256`` names.
+        UserError: there are no such weights, or their digest is not ``config.init_sha256``.
     """
     if config.init is None:
         if config.init_sha256 or config.init_labels:
@@ -45,9 +47,9 @@ def with_initial_weights(config: TrainConfig) -> tuple[TrainConfig, Source | Non
             f"--init: {config.method} trains nothing; run.py evaluate --weights {config.init} measures them"
         )
     run = Path(config.out)
-    known = written_options(run)
-    if has_checkpoint(run) and known.get("init") == config.init and known.get("init_sha256"):
-        digest, labels = known["init_sha256"], known.get("init_labels")
+    written = written_options(run)
+    if has_checkpoint(run) and written.get("init") == config.init and written.get("init_sha256"):
+        digest, labels = written["init_sha256"], written.get("init_labels")
         return dataclasses.replace(
             config, init_sha256=config.init_sha256 or digest, init_labels=config.init_labels or labels
         ), None
@@ -62,7 +64,7 @@ def with_initial_weights(config: TrainConfig) -> tuple[TrainConfig, Source | Non
 
 
 def labels_of(source: Source) -> str:
-    """Which labels the training of weights used, as reports say it ("none", "10% (pairs)"); "?" where nothing says so."""
+    """Which labels the training of weights used, as reports show it ("none", "10% (pairs)"); "?" if unknown."""
     if source.release is not None:
         return source.release.labels
     options = source.content.get("config")
@@ -78,9 +80,9 @@ def labels_of(source: Source) -> str:
 def start_from(method: Method, source: Source, backbone_name: str) -> str:
     """Put initial weights into a method, in place.
 
-    A whole state (a run's checkpoint, or the authors' ``checkpoint.pth``) is taken if it has exactly the tensors of the method:
-    student, teacher, heads and centre then go on. Otherwise the backbone that the weights' training evaluates is put into each
-    of the method's backbones, and all else starts anew. The optimiser always does.
+    If the file is a whole state (a run's checkpoint, or the authors' ``checkpoint.pth``) with exactly the tensors of the method,
+    student, teacher, heads and centre go on. Otherwise each of the method's backbones gets the backbone that the weights' run
+    evaluates, and all else starts anew. The optimiser always starts anew.
 
     Args:
         method: freshly initialised.
@@ -105,7 +107,7 @@ def start_from(method: Method, source: Source, backbone_name: str) -> str:
 
 
 def advice(config: TrainConfig, method_config: MethodConfig) -> str | None:
-    """A warning where training on is known to degrade trained weights, with what avoids it; None where nothing is known."""
+    """A warning, with gentler options, if training on with these has degraded trained weights before; else None."""
     recipe = METHODS.get(config.method).recipe
     usual = USUAL_LR[config.optimizer]
     if config.optimizer == recipe.get("optimizer", TrainConfig.optimizer):
@@ -126,7 +128,7 @@ def advice(config: TrainConfig, method_config: MethodConfig) -> str | None:
 
 
 def _misfit(state: Mapping[str, torch.Tensor] | None, method: Method, same_backbone: bool) -> str | None:
-    """Why a state is not wholly a method's; None: it is."""
+    """Why a state does not fit a method; None if it does."""
     if state is None:
         return "the file holds no whole training"
     if not same_backbone:

@@ -19,10 +19,10 @@ from rundir.paths import has_checkpoint
 from training.batches import BatchSource
 from training.config import TrainConfig
 from training.diagnostics import CollapseWatch
+from training.failures import explained
 from training.initial import advice, start_from
 from training.loop import Monitor, Session
 from training.machine.devices import pick_device
-from training.failures import explained
 from training.plan import Plan
 from training.resolve import require_same_run
 from training.step import Stepper

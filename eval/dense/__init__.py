@@ -1,1 +1,2 @@
-"""Predictions for each pixel: feature maps, the segmentation task and its scores, attention masks, propagation through videos."""
+"""Predictions for each pixel: feature maps, the segmentation task and its scores, attention masks, propagation through
+videos."""

@@ -18,8 +18,8 @@ from common.errors import UserError, explain
 from common.files import append_json_line, read_json_lines
 from rundir.paths import last_checkpoint
 from training.checkpoint import load_checkpoint
-from training.machine.devices import process_group
 from training.failures import explained, fitting
+from training.machine.devices import process_group
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
