@@ -6,17 +6,16 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from common.errors import first_line, unknown_name
+from common.errors import UserError
 from reports.analysis.comparison import Comparison
 from reports.analysis.rows import Row
-from reports.visual.core.style import COLOURS, DASHES, FAINT, INK, MARKERS, RULE, Picture, figure_of, picture, style
-from rundir.correlation import read_correlations
+from reports.visual.collapse import DIAGNOSTICS, Curve, meaning_of, records_with, signs_of_collapse
+from reports.visual.core.style import COLOURS, DASHES, FAINT, MARKERS, RULE, Picture, figure_of, picture, style
+from reports.visual.cross_correlation import Evolution, film_strip, read_evolution
 from rundir.paths import correlation_file
 from rundir.read import Problem, Run
 
@@ -25,16 +24,6 @@ MOST_ROWS, MOST_MATRICES, MOST_PANELS = 24, 8, 9
 #: Names in the legend of a panel.
 MOST_NAMES = 6
 WIDTH = 8.4
-
-
-def palette(name: str) -> Colormap:
-    """Colours of cross-correlations from -1 to 1: ``diverging`` (ColorBrewer's blue, white at 0, red), or ``study`` as in
-    the study of Apavou and Zucker (cyan at 0, red at 1; below 0 it fades to white)."""
-    if name == "study":
-        return LinearSegmentedColormap.from_list("study", [(0, "#ffffff"), (0.5, "#00ffff"), (1, "#ff0000")])
-    if name != "diverging":
-        raise unknown_name("palette", name, ["diverging", "study"])
-    return mpl.colormaps["RdBu_r"]
 
 
 def short(name: str, most: int = 40) -> str:
@@ -260,54 +249,28 @@ def knn_curves(rows: Sequence[Row], look: Look) -> Picture | None:
         )
 
 
-#: Signs of collapse: key in the log, name, what it means.
-DIAGNOSTICS = {
-    "effective_rank": ("effective rank", "dimensions that features really use; near 1 they have collapsed"),
-    "feature_std": ("feature std", "1 where features are spread evenly over the sphere, 0 where all images look alike"),
-    "alignment": ("alignment", "distance of two views of an image; 0 at best"),
-    "uniformity": ("uniformity", "0 where all images look alike; lower is more even"),
-    "on_diagonal": ("cross-correlation, diagonal", "its mean; 1 where two views of an image agree"),
-    "off_diagonal": ("cross-correlation, rest", "its root mean square; 0 where features say different things"),
-    "teacher_entropy": ("teacher entropy", "0 where an image has one prototype, ln K where the teacher says nothing"),
-    "kl": ("KL, teacher to student", "near 0 with a constant entropy: nothing left to learn"),
-}
-
-
-def _sentence(words: str) -> str:
-    return words[0].upper() + words[1:]
-
-
-def collapse(rows: Sequence[Row], look: Look) -> Picture | None:
+def collapse_signs(rows: Sequence[Row], look: Look) -> Picture | None:
     """The diagnostics that runs have logged, a panel each; one line a row (its first seed)."""
     trained = [row for row in rows if any(run.diagnostics or run.steps for run in row.runs)]
-    series: dict[str, list[tuple[Row, np.ndarray, np.ndarray]]] = {}
-    for row in trained[:MOST_ROWS]:
-        run = row.runs[0]
-        for key in DIAGNOSTICS:
-            records = run.diagnostics if key in {k for record in run.diagnostics for k in record} else run.steps
-            x, y = _over_epochs(run, records, key)
+    backbones = list(dict.fromkeys(row.backbone for row in trained))
+    curves: dict[str, list[Curve]] = {}
+    for key in DIAGNOSTICS:
+        for row in trained[:MOST_ROWS]:
+            x, y = _over_epochs(row.runs[0], records_with(row.runs[0], key), key)
             if len(x) > 1:
-                series.setdefault(key, []).append((row, x, y))
-    if not series:
+                line = {"color": look.colour(row), "ls": DASHES[backbones.index(row.backbone) % len(DASHES)], "lw": 1.3}
+                curves.setdefault(key, []).append(Curve(row.label, x, y, line))
+    if not curves:
         return None
     with style():
-        figure, axes = figure_of(len(series), 3 if len(series) > 2 else 2, WIDTH, 2.35)
-        backbones = list(dict.fromkeys(row.backbone for row in trained))
-        for axis, (key, curves) in zip(axes, series.items(), strict=True):
-            for row, x, y in curves:
-                dash = DASHES[backbones.index(row.backbone) % len(DASHES)]
-                axis.plot(x, y, color=look.colour(row), ls=dash, lw=1.3)
-            axis.set_title(DIAGNOSTICS[key][0])
-            axis.set_xlabel("epoch")
-            axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        figure = signs_of_collapse(curves, 3 if len(curves) > 2 else 2, WIDTH, 2.35, "epoch")
         _legend(figure, trained[:MOST_ROWS], look, lines=True)
-        told = " ".join(f"{_sentence(DIAGNOSTICS[key][0])}: {DIAGNOSTICS[key][1]}." for key in series)
         return picture(
             figure,
             "collapse",
             "Signs of collapse during training",
-            f"{told} The first seed of each row." + _left_out(max(0, len(trained) - MOST_ROWS)),
-            f"Curves of {', '.join(DIAGNOSTICS[key][0] for key in series)} over epochs.",
+            f"{meaning_of(curves)} The first seed of each row." + _left_out(max(0, len(trained) - MOST_ROWS)),
+            f"Curves of {', '.join(DIAGNOSTICS[key][0] for key in curves)} over epochs.",
         )
 
 
@@ -374,81 +337,30 @@ def cost_and_accuracy(comparison: Comparison, look: Look, name: str) -> Picture 
         )
 
 
-def cross_correlation(rows: Sequence[Row], problems: list[Problem], colours: Colormap) -> Picture | None:
-    """The cross-correlation of two views' projections as it evolves: a line of matrices for each row (its first seed that
-    has them), and the mean of the diagonal beside the spread of the rest."""
-    strips: list[tuple[Row, np.ndarray, np.ndarray]] = []
-    left_out = 0
+def cross_correlation(rows: Sequence[Row], problems: list[Problem], palette: str) -> Picture | None:
+    """The cross-correlation of two views' projections over training: a line of matrices a row, of its first seed with any."""
+    evolutions: list[Evolution] = []
     for row in rows:
+        name = "\n".join(short(part, 24) for part in (row.method_name, row.backbone, row.variant) if part)
         for run in row.runs:
-            found = _matrices(run, problems)
-            if found is not None:
-                if len(strips) < MOST_MATRICES:
-                    strips.append((row, *found))
-                else:
-                    left_out += 1
+            file = correlation_file(run.path)
+            if not file.exists():
+                continue
+            try:
+                evolutions.append(read_evolution(run.path, name, row.label))
                 break
-    if not strips:
+            except UserError as error:
+                problems.append(Problem(str(file), f"not drawn: {str(error).removeprefix(f'{file}: ')}"))
+    if not evolutions:
         return None
-    frames = min(5, max(len(epochs) for _, epochs, _ in strips))
+    shown = evolutions[:MOST_MATRICES]
     with style():
-        side = min(1.3, (WIDTH - 1.6) / max(frames, 3))
-        figure, axes = figure_of(
-            len(strips) * frames, frames, 1.75 + frames * side, side + 0.24, subplot_kw={"box_aspect": 1}
-        )
-        image = None
-        same = len({tuple(epochs) for _, epochs, _ in strips}) == 1
-        for line, (row, epochs, matrices) in enumerate(strips):
-            shown = np.unique(np.linspace(0, len(epochs) - 1, frames).round().astype(int))
-            for frame in range(frames):
-                axis = axes[line * frames + frame]
-                axis.grid(visible=False)
-                axis.set_xticks([])
-                axis.set_yticks([])
-                if frame >= len(shown):
-                    axis.set_axis_off()
-                    continue
-                for spine in axis.spines.values():
-                    spine.set(visible=True, color=RULE)
-                image = axis.imshow(
-                    _pooled(matrices[shown[frame]]), cmap=colours, vmin=-1, vmax=1, interpolation="nearest"
-                )
-                if line == 0 or not same:
-                    title = f"epoch {epochs[shown[frame]]}"
-                    axis.set_title(title, fontsize=8, fontweight="normal", color=INK, pad=3)
-                if frame == 0:
-                    name = "\n".join(short(part, 24) for part in (row.method_name, row.backbone, row.variant) if part)
-                    axis.set_ylabel(name, rotation=0, ha="right", va="center", labelpad=6)
-        bar = figure.colorbar(image, ax=axes, shrink=min(0.9, 1.6 / len(strips)), pad=0.02, aspect=14)
-        bar.set_ticks([-1, 0, 1])
-        bar.outline.set_visible(False)
         return picture(
-            figure,
+            film_strip(shown, palette, frames=5, most=192),
             "cross-correlation",
             "Cross-correlation of two views’ projections",
             "Entry i, j: correlation of feature i of one view with feature j of the other, over images. Barlow Twins drives it to "
             "the identity; the other methods are shown for comparison. Evenly spaced features where there are many."
-            + _left_out(left_out),
-            f"Heatmaps of cross-correlation matrices over training for {', '.join(row.label for row, _, _ in strips)}.",
+            + _left_out(len(evolutions) - len(shown)),
+            f"Heatmaps of cross-correlation matrices over training for {', '.join(e.about for e in shown)}.",
         )
-
-
-def _pooled(matrix: np.ndarray, most: int = 192) -> np.ndarray:
-    """A matrix of at most ``most`` features a side (evenly spaced, so that the diagonal stays what it is)."""
-    if len(matrix) <= most:
-        return matrix
-    kept = np.linspace(0, len(matrix) - 1, most).round().astype(int)
-    return matrix[np.ix_(kept, kept)]
-
-
-def _matrices(run: Run, problems: list[Problem]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Epochs ``[E]`` and matrices ``[E, d, d]`` of ``figures/cross_correlation.npz``."""
-    try:
-        kept = read_correlations(run.path)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        file = correlation_file(run.path)
-        problems.append(Problem(str(file), f"cannot be read ({first_line(error)}); not drawn"))
-        return None
-    return kept.epochs, kept.matrices

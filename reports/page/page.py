@@ -25,6 +25,7 @@ from reports.page.provenance import commands, provenance
 from reports.page.speed import speed_tables
 from reports.visual.core.base import for_reports
 from reports.visual.core.style import Picture
+from reports.visual.cross_correlation import colour_map
 from rundir.read import Problem, read_runs
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -46,7 +47,7 @@ class Part:
 
 def write_report(paths: Sequence[Path], out: Path, title: str, generated: str | None, palette: str) -> Path:
     """See ``reports.build_report``."""
-    colours = figures.palette(palette)
+    colour_map(palette)  # raises for an unknown one
     directories = [path for path in paths if not path.is_file()]
     if not directories:
         raise UserError("report: no run directory was given; name at least one")
@@ -83,7 +84,7 @@ def write_report(paths: Sequence[Path], out: Path, title: str, generated: str | 
         part.pictures = [picture for picture in made if picture]
         parts.append(part)
     training = [p for p in (figures.training_curves(rows, look), figures.knn_curves(rows, look)) if p]
-    inside = [p for p in (figures.cross_correlation(rows, problems, colours), figures.collapse(rows, look)) if p]
+    inside = [p for p in (figures.cross_correlation(rows, problems, palette), figures.collapse_signs(rows, look)) if p]
     looked = pictures_of_runs(rows, problems)
     published = tables_of(found, problems)
     speed = speed_tables([path for path in paths if path.is_file()], problems)

@@ -85,7 +85,7 @@ class CrossCorrelation(Visualization):
         if max(len(e.epochs) for e in evolutions) > 1:
             title = f"Cross-correlation over training\n{_abouts(evolutions)}"
             with style():
-                strip = headed(film_strip(evolutions, self.palette), title, _kept_features(evolutions))
+                strip = headed(film_strip(evolutions, self.palette, room=0.75), title, _kept_features(evolutions))
             written += save_figure(strip, folder, "cross_correlation-strip")
             written += save_figure(curves(evolutions, title), folder, "cross_correlation-curves", vector=True)
             frames = list(animation(evolutions, self.palette))
@@ -203,7 +203,7 @@ def projections_of(run: Path, count: int, device: torch.device) -> tuple[torch.T
     return torch.cat(first), torch.cat(second), f"{config.backbone}, {run_title(run, state['config'])}"
 
 
-def palette(name: str) -> Colormap:
+def colour_map(name: str) -> Colormap:
     """Colours of cross-correlations from -1 to 1: ``diverging`` (ColorBrewer's blue, white at 0, red), or ``study`` as in
     the study of Apavou and Zucker (cyan at 0, red at 1; below 0 it fades to white)."""
     if name == "study":
@@ -296,7 +296,7 @@ def _distribution(axis: Any, diagonal: np.ndarray, rest: np.ndarray) -> None:
 
 
 def _show_matrix(axis: Any, matrix: np.ndarray, colours: str, title: str = "") -> Any:
-    return show(axis, matrix, title, cmap=palette(colours), vmin=-1, vmax=1, interpolation="antialiased")
+    return show(axis, matrix, title, cmap=colour_map(colours), vmin=-1, vmax=1, interpolation="antialiased")
 
 
 def _colour_bar(figure: Figure, image: Any, axes: Sequence[Any], ticks: Sequence[float] = (-1, 0, 1)) -> None:
@@ -305,18 +305,21 @@ def _colour_bar(figure: Figure, image: Any, axes: Sequence[Any], ticks: Sequence
     bar.outline.set_visible(False)
 
 
-def film_strip(evolutions: Sequence[Evolution], colours: str = "diverging", frames: int = 6, most: int = 256) -> Figure:
+def film_strip(
+    evolutions: Sequence[Evolution], colours: str = "diverging", frames: int = 6, most: int = 256, room: float = 0.0
+) -> Figure:
     """A line for each run, matrices at evenly spaced epochs from its first to its last; the figure has no title yet. Draw it within
     ``style()``.
 
     Args:
-        colours: a name of ``palette``.
+        colours: a name that ``colour_map`` takes.
         frames: matrices of a line, at most.
         most: features of a matrix, at most; of more, evenly spaced ones are drawn.
+        room: inches of height for a title and a caption.
     """
     columns = max(len(even(len(e.epochs), frames)) for e in evolutions)
     same_epochs = len({tuple(e.epochs) for e in evolutions}) == 1
-    figure, axes = figure_of(len(evolutions) * columns, columns, 1.75 + 1.3 * columns, 1.54)
+    figure, axes = figure_of(len(evolutions) * columns, columns, 1.75 + 1.3 * columns, 1.54 + room / len(evolutions))
     for line, evolution in enumerate(evolutions):
         lined = axes[line * columns : (line + 1) * columns]
         kept = even(evolution.matrices.shape[-1], most)
