@@ -14,16 +14,15 @@ SEGMENTATION_HEADS: Registry[type[SegmentationHead]] = Registry("head", "heads.s
 
 
 class SegmentationHead(nn.Module):
-    """Base of all heads. A subclass in ``heads/segmentation/NAME.py``, decorated with
-    ``@SEGMENTATION_HEADS.register("NAME")``, is one.
+    """Base of all heads: subclass it in ``heads/segmentation/NAME.py`` and decorate it with
+    ``@SEGMENTATION_HEADS.register("NAME")``.
 
-    ``forward`` takes the maps of ``blocks(depth)``, ``[B, channels_i, h_i, w_i]`` each, and gives logits
-    ``[B, num_classes, H, W]`` for ``size = (H, W)``, the input's.
-
-    Class attributes:
-        title: its name for readers ("SETR-naive"); "": that of the file, with spaces.
+    Args:
+        channels, strides: of the maps it will read: channels, and input pixels per cell.
+        num_classes: background included.
     """
 
+    #: Display name ("SETR-naive"); "": that of the file, with spaces.
     title: ClassVar[str] = ""
 
     @staticmethod
@@ -32,15 +31,12 @@ class SegmentationHead(nn.Module):
         return (depth - 1,)
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], num_classes: int):
-        """
-        Args:
-            channels, strides: of the maps it will read: channels, and input pixels per cell.
-            num_classes: background included.
-        """
         super().__init__()
         self.num_classes = num_classes
 
     def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        """Maps of ``blocks(depth)``, ``[B, channels_i, h_i, w_i]`` each, to logits ``[B, num_classes, H, W]`` with
+        ``size = (H, W)``, the input's."""
         raise NotImplementedError
 
 
