@@ -35,7 +35,7 @@ class BYOLConfig(AugmentationConfig):
 
 @METHODS.register("byol")
 class BYOL(Method):
-    """What gets evaluated is the online backbone, as in the paper. The loss is a mean over the rank's own images."""
+    """The online backbone is evaluated, as in the paper. The loss is a mean over the rank's own images."""
 
     title = "BYOL"
     citation = "Grill et al. 2020, arXiv 2006.07733"

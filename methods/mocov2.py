@@ -46,12 +46,11 @@ class MoCoV2Config(AugmentationConfig):
 
 @METHODS.register("mocov2")
 class MoCoV2(Method):
-    """What gets evaluated is the backbone of the queries. The queue holds the keys of all ranks, in rank order, and is the same
+    """The queries' backbone is evaluated. The queue holds the keys of all ranks, in rank order, and is the same
     on each.
 
-    The reference shuffles images between GPUs before they become keys, because there a query and its key would share the
-    BatchNorm statistics of one GPU's small part of the batch, which gives the pair away. Here BatchNorm's statistics are of the
-    whole batch on any number of ranks: there are no parts, so nothing to shuffle.
+    The reference shuffles images between GPUs before they become keys. Otherwise a query and its key would share the BatchNorm
+    statistics of one GPU's part of the batch, which gives the pair away. Here BatchNorm's statistics are of the whole batch.
     """
 
     title = "MoCo v2"
@@ -90,13 +89,13 @@ class MoCoV2(Method):
         return StepOutput(loss, projections=(queries_BD.detach(), keys_BD))
 
     def loss(self, queries_BD: Tensor, keys_BD: Tensor) -> Tensor:
-        """InfoNCE, mean over the rank's own images. Equal to, in plain loops over unit vectors::
+        """InfoNCE of unit vectors, mean over the rank's own images. In plain loops::
 
         scores = [q[i] @ k[i] / temperature] + [q[i] @ queue[j] / temperature for j in range(K)]
         loss[i] = logsumexp(scores) - scores[0]
         """
         positive_B1 = (queries_BD * keys_BD).sum(1, keepdim=True)
-        # Of a copy: the queue changes before the backward pass.
+        # A copy, since the queue changes before the backward pass.
         negatives_BK = queries_BD @ self.queue.clone().T
         logits = torch.cat([positive_B1, negatives_BK], dim=1) / self.config.temperature
         return F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.int64))

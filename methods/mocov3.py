@@ -45,8 +45,8 @@ class MoCoV3Config(AugmentationConfig):
 
 @METHODS.register("mocov3")
 class MoCoV3(Method):
-    """What gets evaluated is the backbone of the queries. Keys are gathered from all ranks and have no gradient, so the loss is
-    a mean over the rank's own images."""
+    """The queries' backbone is evaluated. Keys are gathered from all ranks and have no gradient, so the loss is a mean over the
+    rank's own images."""
 
     title = "MoCo v3"
     citation = "Chen et al. 2021, arXiv 2104.02057"
@@ -80,8 +80,8 @@ class MoCoV3(Method):
         return StepOutput(loss, projections=(z1.detach(), z2.detach()))
 
     def contrast(self, queries_BD: Tensor, keys_BD: Tensor) -> Tensor:
-        """InfoNCE against the keys of all ranks. Equal to, in plain loops, with s the cosine similarities of this rank's queries
-        with the N keys and ``own`` the key of the same image::
+        """InfoNCE against the keys of all ranks. In plain loops, with s the cosine similarities of this rank's queries with the N
+        keys and ``own`` the key of the same image::
 
             scores = [s[i, j] / temperature for j in range(N)]
             loss[i] = 2 * temperature * (logsumexp(scores) - scores[own])

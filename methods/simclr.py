@@ -43,9 +43,9 @@ class SimCLRConfig(AugmentationConfig):
 
 @METHODS.register("simclr")
 class SimCLR(Method):
-    """The loss is pytorch-metric-learning's ``SupConLoss``, with each image a class of its own: where a view has one positive
-    this is NT-Xent, in M² memory. (The library's ``NTXentLoss`` is the same number, but compares every positive pair with
-    every negative one, in M³.)"""
+    """The loss is pytorch-metric-learning's ``SupConLoss`` with each image a class of its own: with one positive a view this is
+    NT-Xent, in M² memory. (The library's ``NTXentLoss`` gives the same number in M³: it compares every positive pair with every
+    negative one.)"""
 
     title = "SimCLR"
     citation = "Chen et al. 2020, arXiv 2002.05709"
@@ -70,10 +70,9 @@ class SimCLR(Method):
         return StepOutput(loss, projections=(z1, z2))
 
     def contrast(self, z_ND: Tensor, labels: Tensor) -> Tensor:
-        """Mean over this rank's views of the loss against the views of all ranks. Equal to, in plain loops over i and j ≠ i
-        with s the cosine similarities::
+        """Mean over this rank's views of the loss against the views of all ranks. In plain loops, with s the cosine similarities::
 
-            own = [s[i, j] / temperature for j in positives(i)]
+            own = [s[i, j] / temperature for j in positives(i) if j != i]
             every = [s[i, j] / temperature for j in range(M) if j != i]
             loss[i] = logsumexp(every) - mean(own)
 
@@ -84,7 +83,7 @@ class SimCLR(Method):
         rows, count = len(z_ND), len(z_ND) // 2
         if rows * world_size() < 4:
             raise UserError("a contrast needs at least 2 images in a batch; raise --batch_size (or lower --accumulate)")
-        # Ranks follow each other in what is gathered: each has its first views, then its second.
+        # The gathered rows: rank after rank, each with its first views, then its second.
         every_M = torch.arange(rows * world_size(), device=z_ND.device)
         image_M = every_M // rows * count + every_M % count
         own = slice(rank() * rows, (rank() + 1) * rows)
@@ -94,10 +93,6 @@ class SimCLR(Method):
         return self.loss(z_ND, indices_tuple=pairs, ref_emb=all_gather_rows(z_ND))
 
     def positives(self, image_M: Tensor, labels: Tensor) -> Tensor:
-        """Which views belong together: bool ``[M, M]``, true for a view with itself.
-
-        Args:
-            image_M: number of each view's image.
-            labels: this rank's.
-        """
+        """Which views belong together, a view with itself, too: bool ``[M, M]``, from the number of each view's image and this
+        rank's labels."""
         return image_M[:, None] == image_M

@@ -21,16 +21,15 @@ class SupConConfig(SimCLRConfig):
 
 @METHODS.register("supcon")
 class SupCon(SimCLR):
-    """An image without a label has its own two views as positives only, as in SimCLR. Where images have several labels, those
-    that share at least one are positives. Either way all other views of the batch are negatives; a batch without any (all
-    images of one label) has nothing to contrast, and a loss of 0."""
+    """An image without a label has only its own two views as positives, as in SimCLR. Images with several labels are positives if
+    they share one. All other views of the batch are negatives; without any (all images of one label), the loss is 0."""
 
     title = "SupCon"
     citation = "Khosla et al. 2020, arXiv 2004.11362"
     differs = ("the paper names no learning rate; SimCLR's is used",)
     uses_labels = True
     Config = SupConConfig
-    #: The paper's section 4: LARS for ImageNet, batch 6144, 700 epochs. It names no learning rate: SimCLR's.
+    #: The paper's section 4: LARS for ImageNet, batch 6144, 700 epochs.
     recipe = {**SimCLR.recipe, "batch_size": 6144, "epochs": 700}
 
     def positives(self, image_M: Tensor, labels: Tensor) -> Tensor:

@@ -34,9 +34,9 @@ class Supervised(Method):
     """A linear classifier on the backbone, trained with it. One label an image: cross-entropy. Several: binary cross-entropy
     of each class. Images without a label are left out.
 
-    The views are the plain ones of ImageNet classification, crop and flip, and the rates DeiT's (Touvron et al. 2021, table 9:
-    AdamW, 5e-4 for 512 images, weight decay 0.05, stochastic depth 0.1), which DINO's paper takes its supervised ViTs from;
-    without its stronger augmentations, so that no recipe of a third kind is compared.
+    The views are those of plain ImageNet classification, crop and flip. The rates are those of DeiT (Touvron et al. 2021, table 9:
+    AdamW, 5e-4 for 512 images, weight decay 0.05, stochastic depth 0.1), from which DINO's paper has its supervised ViTs. DeiT's
+    stronger augmentations are left out: they would add a third kind of recipe to the comparison.
     """
 
     title = "Supervised"
@@ -55,8 +55,8 @@ class Supervised(Method):
     def forward(self, batch: ViewBatch) -> StepOutput:
         logits_BC = self.classifier(self.backbone(batch.views[0])).float()
         total, count = labelled_loss(logits_BC, batch.labels)
-        # Ranks hold different numbers of labelled images: the mean is over all of them together. A batch without any teaches
-        # nothing: its loss and its gradients are 0, and "labelled" says so in the log.
+        # Ranks hold different numbers of labelled images, so the mean is over all ranks. Without any labelled image the loss and
+        # its gradients are 0.
         total, count = all_reduce_sum(total), all_reduce_sum(count)
         return StepOutput(total / count.clamp(min=1), {"labelled": count})
 

@@ -50,9 +50,8 @@ class SwAVConfig(MultiCropConfig):
 
 @METHODS.register("swav")
 class SwAV(Method):
-    """Assignments share out the batch of all ranks together, which alone keeps outputs from being all the same. (The reference
-    can also share out the last batches, in a queue, for batches smaller than the number of prototypes: here give fewer
-    prototypes.)"""
+    """Assignments share out the batch of all ranks together, which alone prevents equal outputs for all images. (If a batch is
+    smaller than the number of prototypes, the reference adds earlier ones from a queue. Here, give fewer prototypes.)"""
 
     title = "SwAV"
     citation = "Caron et al. 2020, arXiv 2006.09882"
@@ -87,7 +86,7 @@ class SwAV(Method):
         return StepOutput(loss, projections=(z_VBD[0].detach(), z_VBD[1].detach()))
 
     def loss(self, scores_VBK: Tensor) -> Tensor:
-        """Mean over the rank's own images. Equal to, in plain loops, with ``q[t]`` the assignments of view t alone::
+        """Mean over the rank's own images. In plain loops, with ``q[t]`` the assignments of view t alone::
 
         pairs = [(t, v) for t in range(2) for v in range(V) if t != v]
         sum(-(q[t] * log_softmax(scores[v] / temperature)).sum(-1).mean() for t, v in pairs) / len(pairs)

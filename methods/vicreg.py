@@ -70,14 +70,13 @@ class VICReg(Method):
         return StepOutput(loss, metrics, (z1.detach(), z2.detach()))
 
     def loss(self, z1_BD: Tensor, z2_BD: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of the global batch, and its three terms. With C the covariance matrix of one crop's projections (divisor
-        B - 1)::
+        """Loss of the global batch, and its three terms. With C the covariance matrix of one crop's projections (divisor B - 1)::
 
             invariance = ((z1 - z2) ** 2).mean()
             variance = mean over the two crops of mean(max(0, 1 - sqrt(C[i, i] + 1e-4)) for i in range(D))
             covariance = sum over the two crops of sum(C[i, j] ** 2 for i != j) / D
 
-        (Half the sum for the variance and the whole sum for the covariance is what the reference does.)
+        (The reference, too, halves the sum for the variance but not for the covariance.)
         """
         if len(z1_BD) < 2:
             raise UserError("vicreg needs at least 2 images in a batch; raise --batch_size")
@@ -96,7 +95,7 @@ class VICReg(Method):
 
 
 def _off_diagonal_square(matrix_DD: Tensor) -> Tensor:
-    # All but the last entry, in rows of D + 1, have the diagonal as their first column.
+    # Without its last entry and in rows of D + 1, the matrix has its diagonal in the first column.
     size = len(matrix_DD)
     if size == 1:
         return matrix_DD.new_zeros(())

@@ -1,4 +1,4 @@
-"""Everything a training run can be told, in one place. Imports no torch, so that the command line can show it at once."""
+"""All options of a training run. Imports no torch, so that the command line can show them at once."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ class TrainConfig:
     data_root: str | None = option(None, changes_results=False)
     """folder of the data set; demo needs none"""
     stream: bool = option(False, changes_results=False)
-    """decode training images anew for each batch instead of keeping them decoded on the disk (so it is, anyway, where they do not
-    fit); the batches are the same"""
+    """decode training images anew for each batch instead of keeping them decoded on the disk (as is done without it where they do
+    not fit); the batches are the same"""
     out: str | None = option(None, changes_results=False)
     """run directory; default runs/METHOD-BACKBONE-DATA-SEED"""
 
     image_size: int | None = option(None, **IMAGE_SIZE)
     """side of full-size crops and of evaluation images, in pixels; default: the data set's own (224, demo and cifar10: 32)"""
     epochs: float = option(100, above=0, only_training=True)
-    """passes over the training images; may have a part of one"""
+    """passes over the training images; may be a fraction"""
     budget: str | None = option(None, only_training=True)
-    """instead of epochs: images=5e6, minutes=30 or flops=1e18 (or epochs=100), the same for every method it is given to"""
+    """instead of epochs: images=5e6, minutes=30 or flops=1e18 (or epochs=100), the same for each method"""
     batch_size: int = option(64, at_least=1, only_training=True)
     """images per optimiser step, over all devices and accumulation steps together"""
     accumulate: int = option(1, at_least=1, only_training=True)
-    """split each batch into this many forward passes; losses of batch statistics then see the parts"""
+    """split each batch into this many forward passes; losses that use batch statistics then see only the parts"""
 
     optimizer: Literal["adamw", "sgd", "lars"] = option("adamw", only_training=True)
     """AdamW, SGD or LARS"""
@@ -47,13 +47,13 @@ class TrainConfig:
     min_lr: float = option(1e-6, at_least=0, only_training=True)
     """learning rate at the end of its schedule, not multiplied by batch_size / 256"""
     min_lr_scale: float = option(0.0, at_least=0, only_training=True)
-    """learning rate at the end of its schedule as a part of that after the warm-up, added to min_lr"""
+    """added to min_lr: a part of the learning rate after the warm-up"""
     warmup_epochs: float | None = option(None, at_least=0, only_training=True)
     """linear warm-up of the learning rate; default: 10, or a tenth of the epochs if that is less"""
     weight_decay: float = option(0.04, at_least=0, only_training=True)
-    """at the start; biases and 1-d tensors have none"""
+    """at the start of training; biases and 1-d tensors have none"""
     weight_decay_end: float | None = option(None, at_least=0, only_training=True)
-    """at the end of its cosine; default: as at the start"""
+    """weight decay at the end of its cosine; default: as at the start"""
     momentum: float = option(0.9, at_least=0, below=1, only_training=True)
     """of SGD and LARS"""
     clip_grad: float = option(0.0, at_least=0, only_training=True)
@@ -74,16 +74,16 @@ class TrainConfig:
     """weights to start from: a run directory or checkpoint, the authors', timm's or torchvision's file, or released ones by name
     (dino:vit_s8, dino:vit_s8:full, …); a whole state where it fits, else the backbone alone"""
     init_sha256: str | None = None
-    """digest of that file; written down by the run, so that another one is refused"""
+    """digest of that file; the run keeps it, and refuses another file"""
     init_labels: str | None = None
-    """which labels those weights have seen (none, all, 10%%), for the report; default: as they say themselves"""
+    """which labels those weights have seen (none, all, 10%%), for the report; default: what their file says"""
     seed: int = option(0, at_least=0, below=2**63)
     """of weights, order, crops and pairing"""
     device: str = option("auto", changes_results=False)
     """auto, cpu, cuda, cuda:N or mps"""
     strategy: Literal["ddp", "fsdp"] = option("ddp", changes_results=False, only_training=True)
-    """of several processes (torchrun): each has all weights, or (fsdp) a part of each; fsdp also computes a ViT's activations anew
-    in the backward pass, which takes less memory and more time"""
+    """for several processes (torchrun): each holds all weights (ddp) or a part of each (fsdp); fsdp also recomputes a ViT's
+    activations in the backward pass, which takes less memory and more time"""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 where the device is fast at it, else fp32"""
 

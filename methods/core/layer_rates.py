@@ -13,9 +13,9 @@ from methods.core.base import Method
 
 
 def scaled_groups(method: Method, backbone_lr_scale: float, layer_decay: float) -> list[dict[str, Any]]:
-    """Parameter groups of a backbone and the heads on it. Biases and 1-d tensors have no weight decay. Heads have the whole learning
-    rate; layer l of a backbone of L layers has ``backbone_lr_scale · layer_decay ** (L - l)`` of it (arXiv 2106.08254, section 2.3
-    of its appendix)."""
+    """Parameter groups of a backbone and the heads on it. Biases and 1-d tensors have no weight decay. Heads have the whole
+    learning rate; layer l of a backbone of L layers has ``backbone_lr_scale · layer_decay ** (L - l)`` of it (arXiv 2106.08254,
+    section 2.3 of its appendix)."""
     scales = {name: 1.0 for name, _ in method.named_parameters()}
     if any(parameter.requires_grad for parameter in method.backbone.parameters()):
         layers = backbone_layers(method.backbone, layer_decay != 1)
