@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 from collections import Counter
 from pathlib import Path
-from xml.sax.saxutils import escape
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURE = ROOT / "docs" / "images" / "house.svg"
@@ -91,13 +90,14 @@ def draw(root: Path = ROOT) -> str:
         each = (width - 40) / len(floor)
         for place, room in enumerate(floor):
             left = 20 + each * place
-            name = room if "." not in room else room.partition(".")[2].replace(".", "/")
             folder = root / room.replace(".", "/")
-            label, count = (f"{name}/", _files(sizes[room])) if folder.is_dir() else (f"{name}.py", "")
+            path = folder.relative_to(root).as_posix()
+            label, count = (f"{path}/", _files(sizes[room])) if folder.is_dir() else (f"{path}.py", "")
+            size = min(13, (each - 20) / len(label) / 0.62)
             parts += [
                 f'<rect x="{left:.0f}" y="{top + 8}" width="{each - 8:.0f}" height="{band - 26}" rx="4" '
                 'fill="white" stroke="#7a8794"/>',
-                f'<text x="{left + 8:.0f}" y="{top + 28}" font-size="13" font-weight="bold">{escape(label)}</text>',
+                f'<text x="{left + 8:.0f}" y="{top + 28}" font-size="{size:.1f}" font-weight="bold">{label}</text>',
                 f'<text x="{left + 8:.0f}" y="{top + 44}" font-size="11" fill="#4a5560">{count}</text>',
             ]
     for (above, below), count in sorted(pairs.items()):
