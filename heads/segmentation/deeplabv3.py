@@ -22,6 +22,7 @@ class DeepLabV3(SegmentationHead):
     """
 
     title = "DeepLabV3"
+    order = 5
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], num_classes: int):
         super().__init__(channels, strides, num_classes)

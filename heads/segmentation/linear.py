@@ -17,6 +17,7 @@ class Linear(SegmentationHead):
     """
 
     title = "linear"
+    order = 0
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], num_classes: int):
         super().__init__(channels, strides, num_classes)

@@ -18,6 +18,7 @@ class LinearPixels(SegmentationHead):
     """
 
     title = "linear, pixels"
+    order = 1
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], num_classes: int):
         super().__init__(channels, strides, num_classes)

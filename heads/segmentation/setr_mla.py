@@ -26,6 +26,7 @@ class SETRMLA(SegmentationHead):
     """
 
     title = "SETR-MLA"
+    order = 4
 
     @staticmethod
     def blocks(depth: int) -> tuple[int, ...]:

@@ -19,6 +19,7 @@ class SETRNaive(SegmentationHead):
     """
 
     title = "SETR-naive"
+    order = 2
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], num_classes: int):
         super().__init__(channels, strides, num_classes)

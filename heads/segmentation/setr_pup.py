@@ -24,6 +24,7 @@ class SETRPUP(SegmentationHead):
     """
 
     title = "SETR-PUP"
+    order = 3
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], num_classes: int):
         super().__init__(channels, strides, num_classes)

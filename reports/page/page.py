@@ -6,7 +6,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jinja2
@@ -18,7 +18,9 @@ from reports.analysis.identity import without_duplicates
 from reports.analysis.reproduction import tables_of
 from reports.analysis.rows import rows_of
 from reports.analysis.tables import Heading, Table, text, to_csv, to_latex, to_markdown
-from reports.figures import figures, segmentation
+from reports.figures import segmentation, training
+from reports.figures.comparison import cost_and_accuracy, intervals
+from reports.figures.look import Look
 from reports.page import comparison_tables, row_tables, summary
 from reports.page.inside import pictures as pictures_of_runs
 from reports.page.provenance import commands, provenance
@@ -31,9 +33,15 @@ from rundir.read import Problem, read_runs
 TEMPLATES = Path(__file__).parent / "templates"
 #: Tables of at most this many rows are open when the page loads.
 OPEN_ROWS = 40
+#: Names of tables and figures, or the beginnings of their names, beside those of pictures of runs.
+OUR_NAMES = (
+    *("results", "differences", "measurements", "cost", "options", "protocols", "provenance", "problems"),
+    *("published", "speed", "intervals", "cost-and-accuracy", "segmentation", "class-iou", "confusion"),
+    *("training-loss", "knn-over-epochs", "cross-correlation", "collapse"),
+)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Part:
     """What is shown of one test set."""
 
@@ -42,20 +50,20 @@ class Part:
     results: Table
     tests: Table
     measurements: Table
-    pictures: list[Picture] = field(default_factory=list)
+    pictures: list[Picture]
 
 
 def write_report(paths: Sequence[Path], out: Path, title: str, generated: str | None, palette: str) -> Path:
     """See ``reports.build_report``."""
-    colour_map(palette)  # raises for an unknown one
+    colour_map(palette)  # refuses an unknown one before anything is read
     directories = [path for path in paths if not path.is_file()]
     if not directories:
         raise UserError("report: no run directory was given; name at least one")
-    found, problems = read_runs(directories)
-    if not found:
+    every_run, problems = read_runs(directories)
+    if not every_run:
         first = f"{problems[0].where}: {problems[0].what}" if problems else "nothing there"
         raise UserError(f"report: none of the {len(directories)} directories given is a readable run ({first})")
-    runs, notes = without_duplicates(found)
+    runs, notes = without_duplicates(every_run)
     problems += notes
     problems += [
         Problem(str(run.path), f"warning during training: {warning}") for run in runs for warning in run.warnings
@@ -65,28 +73,15 @@ def write_report(paths: Sequence[Path], out: Path, title: str, generated: str | 
     measured = [replace(row, runs=finished) for row in rows if (finished := [run for run in row.runs if run.finished])]
     comparisons = compare(measured)
 
-    look = figures.Look(rows)
-    parts = []
-    for number, comparison in enumerate(comparisons):
-        suffix = f"-{_slug(comparison.data)}-{number + 1}" if len(comparisons) > 1 else ""
-        part = Part(
-            comparison,
-            summary.findings(comparison),
-            comparison_tables.results(comparison, f"results{suffix}"),
-            comparison_tables.differences(comparison, f"differences{suffix}"),
-            comparison_tables.measurements(comparison, f"measurements{suffix}"),
-        )
-        made = (
-            figures.intervals(comparison, look, f"intervals{suffix}"),
-            figures.cost_and_accuracy(comparison, look, f"cost-and-accuracy{suffix}"),
-            *segmentation.pictures(comparison, suffix, problems),
-        )
-        part.pictures = [picture for picture in made if picture]
-        parts.append(part)
-    training = [p for p in (figures.training_curves(rows, look), figures.knn_curves(rows, look)) if p]
-    inside = [p for p in (figures.cross_correlation(rows, problems, palette), figures.collapse_signs(rows, look)) if p]
-    looked = pictures_of_runs(rows, problems)
-    published = tables_of(found, problems)
+    look = Look(rows)
+    parts = [
+        _part(part, f"-{_slug(part.data)}-{number}" if len(comparisons) > 1 else "", look, problems)
+        for number, part in enumerate(comparisons, 1)
+    ]
+    during = [training.training_curves(rows, look), training.knn_curves(rows, look)]
+    inside = [training.cross_correlation(rows, problems, palette), training.collapse(rows, look)]
+    inside += pictures_of_runs(rows, problems)
+    published = tables_of(every_run, problems)
     speed = speed_tables([path for path in paths if path.is_file()], problems)
     tables = {
         "cost": row_tables.costs(measured) if measured else None,
@@ -95,9 +90,7 @@ def write_report(paths: Sequence[Path], out: Path, title: str, generated: str | 
         "provenance": provenance(rows),
         "problems": _problems(problems),
     }
-    every = [table for part in parts for table in (part.results, part.tests, part.measurements)]
-    every += published + speed + [table for table in tables.values() if table]
-    pictures = [picture for part in parts for picture in part.pictures] + training + inside + looked
+    during, inside = ([picture for picture in made if picture] for made in (during, inside))
     page = _render(
         title=title,
         date=generated if generated is not None else max((run.newest for run in runs), default="")[:10],
@@ -106,18 +99,38 @@ def write_report(paths: Sequence[Path], out: Path, title: str, generated: str | 
         parts=parts,
         published=published,
         speed=speed,
-        training=training,
-        inside=inside + looked,
+        training=during,
+        inside=inside,
         tables=tables,
         commands=[(row, commands(row)) for row in rows],
         problems=problems,
     )
+    every_table = [table for part in parts for table in (part.results, part.tests, part.measurements)]
+    every_table += published + speed + [table for table in tables.values() if table]
     try:
-        _write_files(out, every, pictures)
+        _write_files(out, every_table, [picture for part in parts for picture in part.pictures] + during + inside)
         write_text(out / "index.html", page)
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written ({error.strerror}); give another folder") from error
     return out / "index.html"
+
+
+def _part(comparison: Comparison, suffix: str, look: Look, problems: list[Problem]) -> Part:
+    """``suffix``: of the names of its files."""
+    results = comparison_tables.results(comparison, f"results{suffix}")
+    made = (
+        intervals(comparison, look, f"intervals{suffix}"),
+        cost_and_accuracy(comparison, look, f"cost-and-accuracy{suffix}"),
+        *segmentation.pictures(comparison, suffix, problems),
+    )
+    return Part(
+        comparison,
+        summary.findings(comparison),
+        results,
+        comparison_tables.differences(comparison, f"differences{suffix}"),
+        comparison_tables.measurements(comparison, f"measurements{suffix}"),
+        [picture for picture in made if picture],
+    )
 
 
 def _slug(name: str) -> str:
@@ -156,12 +169,8 @@ def _write_files(out: Path, tables: Sequence[Table], pictures: Sequence[Picture]
 
 def _is_ours(stem: str) -> bool:
     """A name that reports give; other files in the folder are left alone."""
-    names = "results differences measurements cost options protocols provenance problems intervals cost-and-accuracy "
-    names += (
-        "published speed training-loss knn-over-epochs cross-correlation collapse segmentation class-iou confusion "
-    )
-    names += " ".join(kind.replace("_", "-") for kind in for_reports())
-    return any(stem == name or stem.startswith(f"{name}-") for name in names.split())
+    names = [*OUR_NAMES, *(kind.replace("_", "-") for kind in for_reports())]
+    return any(stem == name or stem.startswith(f"{name}-") for name in names)
 
 
 def _render(**values: object) -> str:

@@ -16,7 +16,8 @@ from reports import build_report
 from reports.analysis.comparison import compare
 from reports.analysis.rows import rows_of
 from reports.analysis.statistics import holm
-from reports.figures.figures import Look, intervals
+from reports.figures.comparison import intervals
+from reports.figures.look import Look
 from reports.page.comparison_tables import UNEQUAL, results, results_caption
 from rundir.read import read_runs
 from tests.reports.factory import NAMES_HASH, write_run

@@ -28,7 +28,7 @@ def test_evaluation_from_elsewhere(tmp_path):
 def test_damaged_facts_are_those_of_the_file(tmp_path):
     run = write_run(tmp_path / "a", images=40)
     _rewritten(run, "knn", {"facts": {"evaluation": ["k"], "variants": None, "headline": "yes", "other": 1}})
-    _rewritten(run, "linear", {"facts": "none"})
+    _rewritten(run, "linear", {"facts": None})
     (comparison,) = compare(rows_of(read_runs([run])[0]))
     assert [comparison.columns[c].name for c in comparison.headline] == ["k-NN top-1 (k 20)", "Linear top-1"]
 

@@ -24,6 +24,8 @@ class SegmentationHead(nn.Module):
 
     #: Display name ("SETR-naive"); "": that of the file, with spaces.
     title: ClassVar[str] = ""
+    #: Its place among the heads in figures, the simple ones first.
+    order: ClassVar[int] = 99
 
     @staticmethod
     def blocks(depth: int) -> tuple[int, ...]:

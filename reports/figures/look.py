@@ -1,0 +1,62 @@
+"""What all figures of a report share: the looks of its rows, its width, and the legend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from reports.analysis.rows import Row
+from reports.visual.core.style import COLOURS, DASHES, FAINT, MARKERS, short
+
+#: Inches.
+WIDTH = 8.4
+#: Rows drawn in one figure, and letters of a name beside a drawing, at most.
+MOST_ROWS, MOST_LETTERS = 24, 40
+
+
+class Look:
+    """One colour a method, one marker and dash a backbone, one dash a variant: the same in all figures of a report."""
+
+    def __init__(self, rows: Sequence[Row]):
+        self._methods = list(dict.fromkeys(row.method for row in rows if row.trained))
+        self._backbones = list(dict.fromkeys(row.backbone for row in rows))
+        self._variants: dict[tuple[str, str], list[str]] = {}
+        for row in rows:
+            self._variants.setdefault((row.method, row.backbone), []).append(row.variant)
+
+    def colour(self, row: Row) -> str:
+        if not row.trained:
+            return FAINT
+        return COLOURS[self._methods.index(row.method) % len(COLOURS)]
+
+    def marker(self, row: Row) -> str:
+        return MARKERS[self._backbones.index(row.backbone) % len(MARKERS)]
+
+    def dash(self, row: Row) -> object:
+        return DASHES[self._variants[row.method, row.backbone].index(row.variant) % len(DASHES)]
+
+    def backbone_dash(self, row: Row) -> object:
+        return DASHES[self._backbones.index(row.backbone) % len(DASHES)]
+
+    def legend(self, figure: Figure, rows: Sequence[Row], lines: bool | None) -> None:
+        """Below the axes, the colours of methods, and where there are several backbones their dashes (``lines``), their markers
+        (False) or nothing (None)."""
+        methods = {row.method: row for row in reversed(rows)}
+        handles = [
+            Line2D([], [], color=self.colour(row), lw=2.4, label=short(row.method_name, MOST_LETTERS))
+            for row in reversed(methods.values())
+        ]
+        backbones = {row.backbone: row for row in reversed(rows)}
+        if len(backbones) > 1 and lines is not None:
+            for row in reversed(backbones.values()):
+                more = {"ls": self.backbone_dash(row)} if lines else {"ls": "", "marker": self.marker(row), "ms": 5}
+                handles.append(Line2D([], [], color=FAINT, lw=1.3, label=short(row.backbone, MOST_LETTERS), **more))
+        columns = min(len(handles), 5)
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns, handlelength=2, columnspacing=1.4)
+
+
+def left_out(dropped: int) -> str:
+    """A sentence for captions; "" where nothing was left out."""
+    return f" {dropped} more rows are not drawn." if dropped else ""
