@@ -1,6 +1,6 @@
 """An option of a command: a dataclass field that declares its default, its range and what it affects, all in one place.
 
->>> @dataclasses.dataclass(kw_only=True)
+>>> @dataclass(kw_only=True)
 ... class Config:
 ...     lr: float = option(5e-4, at_least=0, only_training=True)
 ...     device: str = option("auto", changes_results=False)
@@ -21,86 +21,68 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from typing import Any
 
-from simple_parsing import field
-
 from common.errors import UsageError, unknown_name
-
-
-@dataclass(frozen=True)
-class Range:
-    """Bounds of a number; None: no bound.
-
-    >>> str(Range(above=0, at_most=1)), str(Range(at_least=8, at_most=4096))
-    ('more than 0 and at most 1', '8 to 4096')
-    """
-
-    at_least: float | None = None
-    above: float | None = None
-    at_most: float | None = None
-    below: float | None = None
-    unit: str = ""
-
-    def __contains__(self, value: float) -> bool:
-        return (
-            (self.at_least is None or value >= self.at_least)
-            and (self.above is None or value > self.above)
-            and (self.at_most is None or value <= self.at_most)
-            and (self.below is None or value < self.below)
-        )
-
-    def __str__(self) -> str:
-        bounds = []
-        if self.at_least is not None and self.at_most is not None:
-            bounds = [f"{self.at_least} to {self.at_most}"]
-        elif self.at_least is not None:
-            bounds = ["0 or more" if self.at_least == 0 else f"at least {self.at_least}"]
-        elif self.at_most is not None:
-            bounds = [f"at most {self.at_most}"]
-        if self.above is not None:
-            bounds.insert(0, f"more than {self.above}")
-        if self.below is not None:
-            bounds.append(f"less than {self.below}")
-        return f"{' and '.join(bounds)} {self.unit}".rstrip()
-
 
 #: Sides of images, as keyword arguments of ``option``. No disk has room for a store of larger ones.
 IMAGE_SIZE = {"at_least": 8, "at_most": 4096, "unit": "pixels"}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """Bounds of a number.
+
+    >>> str(Range(above=0, at_most=1)), str(Range(at_least=8, at_most=4096, unit="pixels"))
+    ('more than 0 and at most 1', '8 to 4096 pixels')
+    """
+
+    at_least: float = -math.inf
+    above: float = -math.inf
+    at_most: float = math.inf
+    below: float = math.inf
+    unit: str = ""
+
+    def __contains__(self, value: float) -> bool:
+        return self.at_least <= value <= self.at_most and self.above < value < self.below
+
+    def __str__(self) -> str:
+        if math.isfinite(self.at_least) and math.isfinite(self.at_most):
+            return f"{self.at_least} to {self.at_most} {self.unit}".rstrip()
+        bounds = {
+            "0 or more" if self.at_least == 0 else f"at least {self.at_least}": self.at_least,
+            f"more than {self.above}": self.above,
+            f"at most {self.at_most}": self.at_most,
+            f"less than {self.below}": self.below,
+        }
+        return f"{' and '.join(text for text, bound in bounds.items() if math.isfinite(bound))} {self.unit}".rstrip()
+
+
 def option(
     default: Any = MISSING,
     *,
-    at_least: float | None = None,
-    above: float | None = None,
-    at_most: float | None = None,
-    below: float | None = None,
-    unit: str = "",
     form: Callable[[Any], Any] | None = None,
     changes_results: bool = True,
     only_training: bool = False,
-    **argparse_options: Any,
+    **bounds: Any,
 ) -> Any:
     """Declare an option as a dataclass field.
 
     Args:
         default: its default; a list is copied for each instance. None means "decided elsewhere" and is always valid.
-        at_least, above, at_most, below: range of a number, or of each number in a list or tuple.
-        unit: of the range, for messages ("pixels").
         form: raises ValueError, whose message says what to give, for a value that is malformed.
         changes_results: False for an option that affects only speed, place or what is written beside the results. A run can
             continue with another value, and runs that differ only in it count as one.
         only_training: True for an option that only training reads: runs of an untrained method do not depend on it.
-        argparse_options: passed on to argparse's ``add_argument`` (``action``, ``type``).
+        bounds: of a number, or of each number in a list or tuple: fields of ``Range``.
     """
     facts = {
-        "range": Range(at_least, above, at_most, below, unit),
+        "range": Range(**bounds),
         "form": form,
         "changes_results": changes_results,
         "only_training": only_training,
     }
     if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=facts, **argparse_options)
-    return field(default=default, metadata=facts, **argparse_options)
+        return dataclasses.field(default_factory=lambda: list(default), metadata=facts)
+    return dataclasses.field(default=default, metadata=facts)
 
 
 def facts_of(config_class: type, name: str) -> Mapping[str, Any]:
@@ -128,14 +110,13 @@ def check(config: Any, prefix: str = "") -> None:
             continue
         if dataclasses.is_dataclass(value):
             check(value)  # simple-parsing gives nested options no prefix
-        option_name = prefix + declared.name
         facts = facts_of(type(config), declared.name)
-        check_value(option_name, value, facts.get("range", Range()))
+        check_value(prefix + declared.name, value, facts.get("range", Range()))
         if form := facts.get("form"):
             try:
                 form(value)
             except ValueError as error:
-                raise UsageError(f"--{option_name} {value}: {error}") from error
+                raise UsageError(f"--{prefix}{declared.name} {value}: {error}") from error
 
 
 def check_value(option_name: str, value: Any, allowed: Range) -> None:
@@ -145,11 +126,13 @@ def check_value(option_name: str, value: Any, allowed: Range) -> None:
     if not items and allowed != Range():
         raise UsageError(f"--{option_name}: give one value or several: {allowed}")
     for number in items:
-        if isinstance(number, bool) or not isinstance(number, (int, float)):
+        if isinstance(number, float) and not math.isfinite(number):
+            expected = "a finite number"
+        elif isinstance(number, (int, float)) and not isinstance(number, bool) and number not in allowed:
+            expected = allowed
+        else:
             continue
-        if not math.isfinite(number) or number not in allowed:
-            expected = allowed if math.isfinite(number) else "a finite number"
-            raise UsageError(f"--{option_name} {' '.join(map(str, items))}: give {expected}")
+        raise UsageError(f"--{option_name} {' '.join(map(str, items))}: give {expected}")
 
 
 def one_of(kind: str, names: Callable[[], Iterable[str]]) -> Callable[[str | Sequence[str]], None]:

@@ -65,6 +65,7 @@ def test_check(options, message):
 
 
 def test_valid_values_pass():
+    check(Config(lr=10**400))
     check(Config(lr=0, parts=[1.0], size=64, name="", nested=Nested(share=0)))
 
 
