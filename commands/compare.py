@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,8 @@ from rich.text import Text
 
 from commands.train import TrainOptions, read_options
 from commands.visualize import draw_for_run
-from common.cli import read_open_command, require_one_process, words_of
+from common.cli import load_plugins, read_open_command, require_one_process, words_of
 from common.errors import UsageError, UserError
-from common.registry import load_plugin
 from reports import build_report
 from rundir.paths import CONFIG, REPORT, run_of
 from training.budget import parse_budget
@@ -30,25 +30,18 @@ NAMED = ("method", "backbone", "seed")
 
 def main(words: Sequence[str]) -> int:
     require_one_process("compare")
+    load_plugins(words)
     epilog = "Any option of training or of a method may follow."
     return compare(*read_open_command("compare", __doc__, CompareCommand, words, epilog))
 
 
 def compare(command: CompareCommand, further: Mapping[str, Any]) -> int:
-    """Run a grid and write its report.
+    """Run a grid and write its report. ``further``: options for every cell that has them.
 
-    Args:
-        command: the options of the command itself.
-        further: options for every cell that has them.
-
-    Returns:
-        exit status: 0, also where cells go on without this process; 1 where one failed (the others are run and reported all
-        the same).
+    Returns the exit status: 1 if a cell failed (the others are run and reported all the same); 0 if cells go on without this
+    process.
     """
     command.launch.check()
-    plugins = list(itertools.chain.from_iterable(command.plugin))
-    for plugin in plugins:
-        load_plugin(plugin)
     grid = grid_of(command, further)
     fix_backbones(grid)
     cells = cells_of(grid, options_of_methods([*grid.methods, *grid.file_methods]))
@@ -59,27 +52,28 @@ def compare(command: CompareCommand, further: Mapping[str, Any]) -> int:
     out = Path(command.out)
     again = to_evaluate_again({cell.name: asked[cell.name] for cell in cells}, out)
     console = Console()
+    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     if left_out:
-        console.print(left_out, markup=False, highlight=False, soft_wrap=True)
+        say(left_out)
     if command.dry_run:
         jobs = (command.jobs or 1) if command.launch.launcher == "local" else None
         print_plan(grid.title, cells, asked, out, jobs, console, again)
         return 0
-    states = run_cells(cells, command, plugins, console, again)
+    states = run_cells(cells, command, list(chain.from_iterable(command.plugin)), console, again)
     if going := [state for state in states if state.status not in ENDED]:
-        text = f"{len(going)} of {len(states)} runs are queued or running; python run.py status {out} shows how far they are, and "
-        console.print(text + "this command, again, makes the report", markup=False, highlight=False, soft_wrap=True)
+        say(
+            f"{len(going)} of {len(states)} runs are queued or running; python run.py status {out} shows how far they are, and "
+            "this command, again, makes the report"
+        )
         return 0
     failed = [state for state in states if state.status == "failed"]
     for state in failed:
-        console.print(f"\n{state.cell.name} failed; the end of {state.log}:\n{tail_of(state)}", markup=False)
-    runs = [state.directory for state in states if state.directory.is_dir()]
-    for state in states:  # those that had ended before pictures were asked for
+        say(f"\n{state.cell.name} failed; the end of {state.log}:\n{tail_of(state)}")
+    for state in states:  # runs may have ended before pictures were asked for
         if state.status == "done" and (kinds := state.cell.options.get("visualize")):
             draw_for_run(state.directory, kinds)
-    if runs:
-        page = build_report(runs, out / REPORT, title=grid.title)
-        console.print(f"report: {page}", markup=False, highlight=False, soft_wrap=True)
+    if runs := [state.directory for state in states if state.directory.is_dir()]:
+        say(f"report: {build_report(runs, out / REPORT, title=grid.title)}")
     return 1 if failed else 0
 
 
@@ -92,10 +86,10 @@ def _asked(cell: Cell) -> TrainOptions:
 
 
 def to_evaluate_again(asked: Mapping[str, TrainOptions], out: Path) -> set[str]:
-    """Names of the cells that were evaluated with other options than they are asked for now, or on data in another folder.
+    """Names of the cells that were evaluated with other options than are asked for now, or on data in another folder.
 
-    Raises UserError where a cell's directory holds a training with other options: the report would show its results as those of
-    what is asked for.
+    Raises UserError if a cell's directory holds a training with other options: the report would take its results for those asked
+    for.
     """
     again = set()
     for name, options in asked.items():
@@ -120,8 +114,12 @@ def print_plan(
     console: Console,
     again: Collection[str] = (),
 ) -> None:
-    """What a grid would run: each cell's options and estimated minutes of training, and those of all that is left. ``jobs`` at a
-    time share this machine; None: they run elsewhere. ``again``: cells whose evaluations are to be made again."""
+    """Print each cell's options and estimated minutes of training, and the minutes of all that is left.
+
+    Args:
+        jobs: cells that share this machine at a time; None: they run elsewhere.
+        again: cells that are to be evaluated again.
+    """
     from training.grids.estimate import TimeEstimate, in_words  # with the trainer, which slows a grid's start
 
     estimate = TimeEstimate([(cell.options, run_of(out, cell.name)) for cell in cells])
@@ -142,14 +140,11 @@ def print_plan(
         words = " ".join(f"{k}={v}" for k, v in options.items() if k not in common)
         table.add_row(cell.name, "done" if done else "to run", in_words(minutes), Text(words + why))
     console.print(table)
-    words = " ".join(f"{k}={given[0][k]}" for k in given[0] if k in common)
-    console.print(f"all runs: {words}", markup=False, highlight=False, soft_wrap=True)
     more = f", and {unknown} runs of unknown length" if unknown else ""
     here = f"; {jobs} at a time share this machine" if jobs else ""
-    console.print(
+    for line in (
+        "all runs: " + " ".join(f"{k}={given[0][k]}" for k in given[0] if k in common),
         f"training that is left: {in_words(left)} one after another{more}{here}. Evaluations come on top. "
         f"Estimated {estimate.source}.",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    ):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -5,11 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,11 +27,13 @@ from data.sets.core.base import require_folder
 from reports import build_report
 from reports.analysis.published import PublishedTable, read_published
 from reports.analysis.reproduction import measured, side_by_side
-from reports.analysis.tables import Table, to_csv, to_markdown
+from reports.analysis.tables import to_csv, to_markdown
 from rundir.paths import CHECKPOINTS, REPORT, REPRODUCES, RESULTS, output_of, run_of, runs_with_results
 from rundir.provenance import read_mark, write_mark
 from rundir.read import read_runs
 from training.config import TrainConfig
+from training.grids.grid import Cell, cells_of, fix_backbones, options_of_methods, read_grid
+from training.grids.launchers.process import start, stopping_well
 
 #: Data without a folder of its own to give.
 BUILT_IN = "demo"
@@ -68,44 +67,28 @@ def main(words: Sequence[str]) -> int:
 
 @dataclass(frozen=True)
 class Task:
-    """One command that a row takes.
-
-    Attributes:
-        row, part: of the published table.
-        name: of the run directory.
-        command: ``train`` or ``evaluate``.
-        options: of that command.
-    """
+    """One command of a row, for one of its table's parts."""
 
     row: str
     part: str
-    name: str
-    command: str
+    name: str  # of the run directory
+    command: str  # train or evaluate
     options: Mapping[str, Any]
 
 
 def reproduce(command: ReproduceCommand, further: Mapping[str, Any]) -> int:
-    """List the published tables, or run some.
+    """List the published tables, or run some. ``further``: options for the rows' commands that have them, over the table's own.
 
-    Args:
-        command: the options of the command itself.
-        further: options for the rows' commands that have them, over the table's own.
-
-    Returns:
-        exit status: 0, or 1 where a row that was asked for could not be measured (the others are all the same).
-
-    Raises:
-        UserError: an unknown table, row or data set's name, or an output folder of other options.
+    Returns the exit status: 1 if a row could not be measured; the others are measured all the same. Raises UserError for an
+    unknown table, row or data set, or an output folder of other options.
     """
     known = read_published()
-    console = Console()
+    console = Console(markup=False, highlight=False, soft_wrap=True)
     if command.list:
         print_list(known, Path(command.out), console)
         return 0
     if not command.tables:
-        raise UsageError(
-            "reproduce: which table? Give one, such as dino/table2; python run.py reproduce --list shows them"
-        )
+        raise UsageError("reproduce: which table? Give one, such as dino/table2; python run.py reproduce --list shows them")
     for name in command.tables:
         if name not in known:
             raise unknown_name("published table", name, known)
@@ -114,10 +97,7 @@ def reproduce(command: ReproduceCommand, further: Mapping[str, Any]) -> int:
 
 def run_table(table: PublishedTable, command: ReproduceCommand, further: Mapping[str, Any], console: Console) -> int:
     """Run the rows of one table, one after the other, print them beside the published numbers, and write both into
-    ``OUT/TABLE``: as CSV, as Markdown and as a report. What has been measured before is not measured again.
-
-    Returns the exit status.
-    """
+    ``OUT/TABLE``: as CSV, as Markdown and as a report. What has been measured before is not measured again."""
     out = Path(command.out) / table.name
     tasks = tasks_of(table, command.rows, command.seeds, further)
     if further:
@@ -129,34 +109,32 @@ def run_table(table: PublishedTable, command: ReproduceCommand, further: Mapping
             due.append(_with_data(task, table, roots))
         except UserError as error:
             missing[task.row, task.part] = str(error)
-    if not command.dry_run:
+    commands = [[task.command, *words_of({**task.options, "out": str(run_of(out, task.name))})] for task in due]
+    if command.dry_run:
+        for task, words in zip(due, commands, strict=True):
+            console.print(f"# {task.row}\npython run.py {shlex.join(words)}")
+    else:
         for task in due:
-            _mark(
-                run_of(out, task.name), table, task, {name: further[name] for name in further if name in task.options}
-            )
-    for number, task in enumerate(due, 1):
-        words = [task.command, *words_of({**task.options, "out": str(run_of(out, task.name))})]
-        if command.dry_run:
-            _say(console, f"# {task.row}\npython run.py {shlex.join(words)}")
-            continue
-        log = output_of(out, task.name)
-        _say(console, f"[{number}/{len(due)}] {table.name}, {task.name}: running; it prints into {log}")
-        if reason := _run(words, log):
-            missing[task.row, task.part] = reason
-    if not command.dry_run:
+            own = {name: value for name, value in further.items() if name in task.options}
+            _mark(run_of(out, task.name), table, task, own)
+        for number, (task, words) in enumerate(zip(due, commands, strict=True), 1):
+            log = output_of(out, task.name)
+            console.print(f"[{number}/{len(due)}] {table.name}, {task.name}: running; it prints into {log}")
+            if reason := _run(words, log):
+                missing[task.row, task.part] = reason
         _show(table, out, missing, console)
     for (row, part), reason in missing.items():
-        _say(console, f"not run: {row} ({part}): {reason}" if len(table.parts) > 1 else f"not run: {row}: {reason}")
+        console.print(f"not run: {row} ({part}): {reason}" if len(table.parts) > 1 else f"not run: {row}: {reason}")
     return 1 if missing else 0
 
 
 def _fitting(tasks: Sequence[Task], further: Mapping[str, Any], console: Console) -> list[Task]:
-    """The tasks, each without those of the ``further`` options that its command does not have, which is said. One of each kind of
-    command is parsed, so that a wrong option stops all of them before anything is written: UsageError, as where none has it."""
+    """The tasks, each without the ``further`` options that its command does not have; prints which. One of each kind of command is
+    parsed, so that a wrong option, or one that no command has, raises UsageError before anything is written."""
     kinds = {(task.part, task.options.get("method")): task for task in tasks}
     unknown = {kind: _unknown(task, further) for kind, task in kinds.items()}
     for name in further:
-        errors = [found.get(name) for found in unknown.values()]
+        errors = [by_name.get(name) for by_name in unknown.values()]
         if errors and all(errors):
             raise errors[0]
     fitting = []
@@ -164,51 +142,38 @@ def _fitting(tasks: Sequence[Task], further: Mapping[str, Any], console: Console
         lacking = unknown[task.part, task.options.get("method")]
         if lacking:
             names = ", ".join(f"--{name}" for name in lacking)
-            _say(console, f"{task.name}: left out, for its command has no such option: {names}")
+            console.print(f"{task.name}: left out, for its command has no such option: {names}")
         options = {name: value for name, value in task.options.items() if name not in lacking}
         fitting.append(replace(task, options=options))
     return fitting
 
 
 def _unknown(task: Task, further: Mapping[str, Any]) -> dict[str, UsageError]:
-    """The ``further`` options that a task's command does not have, with what it says of each. UsageError where anything else is
-    wrong with its options."""
+    """The ``further`` options that a task's command does not have, with its error for each. Raises UsageError for any other error
+    in its options."""
     from commands.evaluate import read_options as read_evaluate
     from commands.train import read_options as read_train
 
     read = read_train if task.command == "train" else read_evaluate
-    found: dict[str, UsageError] = {}
+    unknown: dict[str, UsageError] = {}
     while True:
         try:
-            read(words_of({name: value for name, value in task.options.items() if name not in found}))
-            return found
+            read(words_of({name: value for name, value in task.options.items() if name not in unknown}))
+            return unknown
         except UsageError as error:
-            told = UsageError(f"{task.row}: {error}")
+            of_row = UsageError(f"{task.row}: {error}")
             if not isinstance(error, UnknownOption) or error.option not in further:
-                raise told from error
-            found[error.option] = told
-
-
-def _say(console: Console, words: str) -> None:
-    console.print(words, markup=False, highlight=False, soft_wrap=True)
+                raise of_row from error
+            unknown[error.option] = of_row
 
 
 def _run(words: Sequence[str], log: Path) -> str:
-    """Run a command in a process of its own. Returns "" or, where it fails, its one sentence of why. A signal that ends this
-    process stops that one first, with its checkpoint."""
-    from training.grids.launchers.cells import end_with_parent, stopping_well
-
+    """Run a command in a process of its own. Returns "" or the sentence of its error. A signal that ends this process stops that
+    one first, with its checkpoint."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with open(log, "a", encoding="utf-8") as file, stopping_well():  # another process may run this row, and write there
         began = file.tell()
-        process = subprocess.Popen(
-            [sys.executable, str(ROOT / "run.py"), *words],
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            preexec_fn=end_with_parent,
-        )
+        process = start(words, file)
         try:
             status = process.wait()
         finally:
@@ -225,18 +190,19 @@ def _run(words: Sequence[str], log: Path) -> str:
 def tasks_of(
     table: PublishedTable, rows: Sequence[str] | None, seeds: Sequence[int] | None, further: Mapping[str, Any]
 ) -> list[Task]:
-    """The commands of a table's rows that can be run; ``rows`` picks some by name (UsageError for an unknown one, or one that
-    cannot be run)."""
-    chosen = [table.row(name) for name in dict.fromkeys(rows)] if rows else table.rows
-    for row in chosen if rows else ():
+    """The commands of a table's rows that can be run. ``rows`` picks some by name; raises UsageError for an unknown one, or for one
+    that cannot be run."""
+    chosen = [table.row(name) for name in dict.fromkeys(rows or ())]
+    for row in chosen:
         if row.not_run:
             raise UsageError(f"{table.name}: {row.name} cannot be run: {row.not_run}")
-    runnable = [row for row in chosen if not row.not_run]
     tasks = []
-    cells = _grid_cells(table, seeds) if table.grid else {}
-    for row in runnable:
-        for name, options in cells.get(row.cell, {}).items():
-            tasks.append(Task(row.name, "", f"{_slug(row.name)}-{name}", "train", {**options, **further}))
+    cells = _grid_cells(table, seeds) if table.grid else []
+    for row in chosen or [row for row in table.rows if not row.not_run]:
+        for cell in cells:
+            if cell.name.rpartition("-seed")[0] == row.cell:
+                name = f"{_slug(row.name)}-{cell.name}"
+                tasks.append(Task(row.name, "", name, "train", {**cell.options, **further}))
         for part in table.parts_of(row) if not table.grid else ():
             for seed in seeds or [0]:
                 name = _slug(row.name, part if len(table.parts) > 1 else "", f"seed{seed}")
@@ -245,18 +211,13 @@ def tasks_of(
     return tasks
 
 
-def _grid_cells(table: PublishedTable, seeds: Sequence[int] | None) -> dict[str, dict[str, dict[str, Any]]]:
-    """Of a table's grid by the rows' cells: the runs of each by name, with their options."""
-    from training.grids.grid import cells_of, fix_backbones, options_of_methods, read_grid
-
+def _grid_cells(table: PublishedTable, seeds: Sequence[int] | None) -> list[Cell]:
+    """All cells of a table's grid, its methods on request included."""
     grid = read_grid(ROOT / table.grid)
     grid.methods = {**grid.on_request, **grid.methods}
     grid.seeds = list(seeds or grid.seeds)
     fix_backbones(grid)
-    found: dict[str, dict[str, dict[str, Any]]] = {}
-    for cell in cells_of(grid, options_of_methods(list(grid.methods))):
-        found.setdefault(cell.name.rpartition("-seed")[0], {})[cell.name] = dict(cell.options)
-    return found
+    return cells_of(grid, options_of_methods(list(grid.methods)))
 
 
 def _slug(*words: str) -> str:
@@ -264,7 +225,7 @@ def _slug(*words: str) -> str:
 
 
 def _roots(table: PublishedTable, tasks: Sequence[Task], words: Sequence[str]) -> dict[str, str]:
-    """Folders by data set or part as ``--data_root`` gives them; the one without a name has the name ""."""
+    """Folders as ``--data_root`` gives them, by data set or part; the name "" stands for the rest."""
     names = {task.part for task in tasks if task.part} | {str(task.options.get("data")) for task in tasks}
     roots = {}
     for word in words:
@@ -280,11 +241,11 @@ def _roots(table: PublishedTable, tasks: Sequence[Task], words: Sequence[str]) -
 
 
 def _with_data(task: Task, table: PublishedTable, roots: Mapping[str, str]) -> Task:
-    """The task with the folder of its data; UserError where that is missing."""
+    """The task with the folder of its data. Raises UserError where that is missing."""
     data = str(task.options.get("data"))
     if data == BUILT_IN:
         return task
-    # Several image folders are told apart by the parts' names.
+    # Parts, not data sets, name the folders where several are image folders.
     ambiguous = data == "imagefolder" and len(table.parts) > 1
     root = roots.get(task.part) or roots.get(data) or (None if ambiguous else roots.get(""))
     if root is None and (ambiguous or len(table.parts) > 1):
@@ -295,8 +256,8 @@ def _with_data(task: Task, table: PublishedTable, roots: Mapping[str, str]) -> T
 
 
 def _mark(directory: Path, table: PublishedTable, task: Task, further: Mapping[str, Any]) -> None:
-    """Say in a run's directory which row it reproduces; UserError where something was trained or measured there for another one, or
-    with other options."""
+    """Write into a run directory which row it reproduces. Raises UserError if it holds results for another row, or with other
+    options."""
     without_effect = options_without_effect(TrainConfig)
     changed = {name: value for name, value in further.items() if name not in without_effect}
     mark = {"table": table.name, "row": task.row, "part": task.part, "changed": changed}
@@ -304,61 +265,53 @@ def _mark(directory: Path, table: PublishedTable, task: Task, further: Mapping[s
     file = directory / REPRODUCES
     if file.is_file():
         try:
-            there = read_mark(directory)
+            before = read_mark(directory)
         except (OSError, ValueError) as error:
             raise UserError(f"{file}: {error}; delete it, or give another --out") from error
-        if there == mark:
+        if before == mark:
             return
         if any((directory / folder).is_dir() for folder in (CHECKPOINTS, RESULTS)):
-            options = there.get("changed")
+            options = before.get("changed")
             given = " ".join(words_of(options)) if options else "the table's own options"
             raise UserError(f"{directory} was run with {given}; give the same, or another --out")
     write_mark(directory, mark)
 
 
 def _show(table: PublishedTable, out: Path, missing: Mapping[tuple[str, str], str], console: Console) -> None:
+    """Print what has been measured beside what was published, and write it into files."""
     directories = runs_with_results(out)
     runs = read_runs(directories)[0] if directories else []
     both = side_by_side(table, runs, missing)
-    console.print(_rich(both))
-    for words in dict.fromkeys(f"{row[0].text}: {row[-1].text}" for row in both.rows if _worth_saying(row[-1].text)):
-        _say(console, words)
-    _say(console, both.caption)
+    shown = RichTable(title=both.title, title_justify="left")
+    for heading in both.headings[:-1]:  # remarks follow below
+        shown.add_column(heading.text, justify="right" if heading.numeric else "left")
+    remarks = []
+    for position, row in enumerate(both.rows):
+        if position in both.breaks:
+            shown.add_section()
+        shown.add_row(*(Text(" ".join(filter(None, (entry.text, entry.note)))) for entry in row[:-1]))
+        if (remark := row[-1].text) and not remark.startswith(("not run", "published only")):
+            remarks.append(f"{row[0].text}: {remark}")
+    console.print(shown, soft_wrap=False)
+    for line in (*dict.fromkeys(remarks), both.caption):
+        console.print(line)
     write_text(out / "published-and-measured.csv", to_csv(both))
     write_text(out / "published-and-measured.md", to_markdown(both))
     if runs:
-        page = build_report(directories, out / REPORT, title=both.title)
-        _say(console, f"report: {page}")
-
-
-def _worth_saying(remark: str) -> bool:
-    return bool(remark) and not remark.startswith(("not run", "published only"))
-
-
-def _rich(table: Table) -> RichTable:
-    """All columns but the remarks."""
-    shown = RichTable(title=table.title, title_justify="left")
-    for heading in table.headings[:-1]:
-        shown.add_column(heading.text, justify="right" if heading.numeric else "left")
-    for position, row in enumerate(table.rows):
-        if position in table.breaks:
-            shown.add_section()
-        shown.add_row(*(Text(" ".join(filter(None, (entry.text, entry.note)))) for entry in row[:-1]))
-    return shown
+        console.print(f"report: {build_report(directories, out / REPORT, title=both.title)}")
 
 
 def print_list(tables: Mapping[str, PublishedTable], out: Path, console: Console) -> None:
-    """Every table: what it needs, what it costs, and how many of its numbers have been measured under ``out``."""
+    """Print what every table needs, what it costs, and how many of its numbers have been measured under ``out``."""
     for name, table in tables.items():
-        console.print(Text(f"{name}: {table.title} ({table.where})", style="bold"))
-        # Words under each other, not columns beside each other, which 80 characters would cut into pieces.
+        console.print(f"{name}: {table.title} ({table.where})", style="bold")
+        # Words under each other: columns beside each other would be cut into pieces by 80 characters.
         about = RichTable.grid(padding=(0, 2))
         for row in (("needs", _needs(table)), ("cost", table.cost), ("measured", _so_far(table, out))):
             about.add_row(*map(Text, row))
-        console.print(Padding(about, (0, 0, 0, 4)))
-    _say(
-        console,
-        "python run.py reproduce TABLE --data_root DIR runs one; weights by name are fetched, or looked for in the cache",
+        console.print(Padding(about, (0, 0, 0, 4)), soft_wrap=False)
+    console.print(
+        "python run.py reproduce TABLE --data_root DIR runs one; weights by name are in the cache, or are fetched"
     )
 
 
@@ -377,12 +330,14 @@ def _so_far(table: PublishedTable, out: Path) -> str:
     wanted, differences, further = 0, [], 0
     for row in table.rows:
         for name, column in table.columns.items():
-            found = measured(table, row, column, runs) if column.evaluation else None
-            if column.evaluation and name in row.published and not row.not_run:
+            if not column.evaluation:
+                continue
+            result = measured(table, row, column, runs)
+            if name in row.published and not row.not_run:
                 wanted += 1
-                if found:
-                    differences.append(found.value - row.published[name])
-            elif found:
+                if result:
+                    differences.append(result.value - row.published[name])
+            elif result:
                 further += 1
     words = f"{len(differences)} of {wanted} numbers" if wanted else f"{further} numbers, none published"
     if differences:

@@ -61,7 +61,7 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_reason_of_a_failure_is_of_this_attempt(tmp_path, monkeypatch):
     """The log keeps what was printed before, also by a process that runs the same row now."""
-    monkeypatch.setattr("commands.reproduce.ROOT", tmp_path)
+    monkeypatch.setattr("training.grids.launchers.process.ROOT", tmp_path)
     log = tmp_path / "logs" / "row.log"
     for said, reason in (("error: full", "full"), ("gone", f"it ended with status 1 and no sentence; see {log}")):
         (tmp_path / "run.py").write_text(f"import sys\nprint({said!r})\nsys.exit(1)\n")
@@ -70,7 +70,7 @@ def test_the_reason_of_a_failure_is_of_this_attempt(tmp_path, monkeypatch):
 
 
 def test_a_signal_stops_the_rows_command_first(stopped_first, tmp_path, monkeypatch):
-    monkeypatch.setattr("commands.reproduce.ROOT", tmp_path)
+    monkeypatch.setattr("training.grids.launchers.process.ROOT", tmp_path)
     stopped_first(lambda: _run([], tmp_path / "logs" / "row.log"))
 
 

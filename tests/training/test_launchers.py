@@ -127,7 +127,7 @@ def test_status_without_a_grid(tmp_path):
 
 
 def test_a_grid_that_is_stopped_stops_its_cells_first(stopped_first, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("training.grids.launchers.local.ROOT", tmp_path)
+    monkeypatch.setattr("training.grids.launchers.process.ROOT", tmp_path)
     cells = [Cell("a", {"method": "dino"})]
     console = Console(file=io.StringIO())
     number = stopped_first(lambda: run_cells(cells, CompareCommand(out=str(tmp_path)), [], console))
@@ -160,7 +160,7 @@ while name == "b" and not (folder / "c.seen").exists():
 )
 def test_cells_share_the_gpus(tmp_path, monkeypatch, visible, count, device, seen):
     (tmp_path / "run.py").write_text(CELL)
-    monkeypatch.setattr("training.grids.launchers.local.ROOT", tmp_path)
+    monkeypatch.setattr("training.grids.launchers.process.ROOT", tmp_path)
     monkeypatch.setattr("torch.cuda.device_count", lambda: count)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
@@ -192,7 +192,7 @@ def test_addresses_that_may_be_rays(monkeypatch):
 
 
 def test_a_task_stops_its_cell_when_the_file_asks(when_begun, tmp_path, monkeypatch):
-    monkeypatch.setattr("training.grids.launchers.ray_cluster.ROOT", tmp_path)
+    monkeypatch.setattr("training.grids.launchers.process.ROOT", tmp_path)
     thread = when_begun((tmp_path / "stop").touch)
     ray_cluster.run_cell(["train"], 1, str(tmp_path), str(tmp_path / "log"), {})
     thread.join()
@@ -201,7 +201,7 @@ def test_a_task_stops_its_cell_when_the_file_asks(when_begun, tmp_path, monkeypa
 
 def test_a_cancelled_task_stops_its_cell_first(when_begun, tmp_path, monkeypatch):
     """Ray cancels a task by KeyboardInterrupt."""
-    monkeypatch.setattr("training.grids.launchers.ray_cluster.ROOT", tmp_path)
+    monkeypatch.setattr("training.grids.launchers.process.ROOT", tmp_path)
     # It is ignored where a shell has started the tests in the background.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

@@ -25,7 +25,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,24 +37,12 @@ from common.options import options_of_training
 from training.config import TrainConfig
 from training.grids.options import CompareCommand
 
-KEYS = (
-    "title",
-    "description",
-    "base",
-    "methods",
-    "on_request",
-    "backbones",
-    "seeds",
-    "evals",
-    "visualize",
-    "variants",
-    "vary",
-    "vary_mode",
-)
-
-#: What each holds.
-KINDS = dict.fromkeys(("seeds", "evals", "visualize"), list) | dict.fromkeys(("title", "description", "vary_mode"), str)
-KINDS = {key: KINDS.get(key, dict) for key in KEYS}
+#: Keys of a grid file and what each holds.
+KEYS = {
+    **dict.fromkeys(("title", "description", "vary_mode"), str),
+    **dict.fromkeys(("seeds", "evals", "visualize"), list),
+    **dict.fromkeys(("base", "methods", "on_request", "backbones", "variants", "vary"), dict),
+}
 NAMES = {list: "list", dict: "mapping", str: "text"}
 
 
@@ -74,9 +62,8 @@ class Grid:
     variants: dict[str, dict[str, Any]] = field(default_factory=lambda: {"": {}})
     vary: dict[str, list[Any]] = field(default_factory=dict)
     vary_mode: str = "product"
-    #: methods whose options ``base`` may name: those of the file, also where the command line asks for others.
+    #: methods and evaluations of the file: ``base`` may name their options, also where the command line asks for others.
     file_methods: list[str] = field(default_factory=list)
-    #: evaluations of the file, whose options ``base`` may name, too.
     file_evals: list[str] = field(default_factory=list)
 
 
@@ -93,9 +80,7 @@ def read_grid(path: str | Path) -> Grid:
     try:
         content = read_yaml(Path(path))
     except OSError as error:
-        raise UsageError(
-            f"--grid {path}: cannot be read ({error.strerror}); known grids are in experiments/"
-        ) from error
+        raise UsageError(f"--grid {path}: cannot be read ({error.strerror}); grids are in experiments/") from error
     except ValueError as error:
         raise UsageError(f"--grid {path}: not YAML ({error})") from error
     if not isinstance(content, dict):
@@ -108,14 +93,13 @@ def read_grid(path: str | Path) -> Grid:
             content[key] = {str(name): {} for name in content[key]}
         content[key] = content.get(key) or {}
     for key, value in content.items():
-        kind = KINDS[key]
+        kind = KEYS[key]
         if not isinstance(value, kind):
             raise UsageError(f"{path}: {key!r} must be a {NAMES[kind]}")
+        item_kind, items = (int, "whole numbers") if key == "seeds" else (str, "names")
         for item in value if kind is list else ():
-            if type(item) is not (int if key == "seeds" else str):
-                raise UsageError(
-                    f"{path}: {key!r} lists {item!r}; give {'whole numbers' if key == 'seeds' else 'names'}"
-                )
+            if type(item) is not item_kind:
+                raise UsageError(f"{path}: {key!r} lists {item!r}; give {items}")
     for key in ("methods", "on_request", "backbones", "variants"):
         if key in content:
             content[key] = {str(name): _options(path, name, options or {}) for name, options in content[key].items()}
@@ -128,7 +112,7 @@ def read_grid(path: str | Path) -> Grid:
 
 
 def _options(path: str | Path, where: Any, options: Any) -> dict[str, Any]:
-    """Options of a mapping in a grid file, each a plain value or a list of such; UsageError names what is something else."""
+    """The options of a mapping in a grid file. Raises UsageError for one that is no plain value or list of plain values."""
     if not isinstance(options, dict):
         raise UsageError(f"{path}: {where!r} must be a mapping of options to values")
     for name, value in options.items():
@@ -141,20 +125,15 @@ def _options(path: str | Path, where: Any, options: Any) -> dict[str, Any]:
 def grid_of(command: CompareCommand, further: Mapping[str, Any]) -> Grid:
     """The grid that a command asks for: its file's, overridden by its own options and by ``further`` training options."""
     grid = read_grid(command.grid) if command.grid else Grid()
-    known = {**grid.on_request, **grid.methods}
-    grid.file_methods, grid.file_evals = list(known), grid.evals
+    in_file = {**grid.on_request, **grid.methods}
+    grid.file_methods, grid.file_evals = list(in_file), grid.evals
     if command.methods:
-        grid.methods = {name: known.get(name, {}) for name in command.methods}
+        grid.methods = {name: in_file.get(name, {}) for name in command.methods}
     if command.backbones:
         grid.backbones = {name: grid.backbones.get(name, {}) for name in command.backbones}
-    if command.seeds:
-        grid.seeds = command.seeds
-    if command.evals:
-        grid.evals = command.evals
-    if command.visualize:
-        grid.visualize = command.visualize
-    if command.vary_mode:
-        grid.vary_mode = command.vary_mode
+    for key in ("seeds", "evals", "visualize", "vary_mode"):
+        if value := getattr(command, key):
+            setattr(grid, key, value)
     for text in itertools.chain.from_iterable(command.vary):
         name, equals, values = text.partition("=")
         if not equals or not values:
@@ -167,15 +146,14 @@ def grid_of(command: CompareCommand, further: Mapping[str, Any]) -> Grid:
     for mapping in (grid.methods, grid.backbones, grid.variants):
         for name, own in mapping.items():
             mapping[name] = {option: value for option, value in own.items() if option not in further}
-    if not grid.methods:
-        raise UsageError("compare: no methods; give --methods NAME NAME … or --grid FILE")
-    if not grid.backbones:
-        raise UsageError("compare: no backbones; give --backbones NAME … or --grid FILE")
+    for key in ("methods", "backbones"):
+        if not getattr(grid, key):
+            raise UsageError(f"compare: no {key}; give --{key} NAME … or --grid FILE")
     return grid
 
 
 def options_of_methods(methods: Sequence[str]) -> dict[str, set[str]]:
-    """For each method, the options that its trainings have."""
+    """The options of each method's trainings."""
     from methods.core.base import METHODS
 
     common = {f.name for f in dataclasses.fields(TrainConfig)}
@@ -183,7 +161,7 @@ def options_of_methods(methods: Sequence[str]) -> dict[str, set[str]]:
 
 
 def fix_backbones(grid: Grid) -> None:
-    """Give methods that have one backbone only (raw pixels) that one, whatever the grid's backbones are."""
+    """Give methods with one backbone only (raw pixels) that one, whatever the grid's backbones are."""
     from methods.core.base import METHODS
 
     for name, options in grid.methods.items():
@@ -196,57 +174,30 @@ def cells_of(grid: Grid, known: Mapping[str, set[str]]) -> list[Cell]:
 
     Args:
         grid: the grid.
-        known: for each method of the grid, or of its file, its options (``options_of_methods``). ``base`` and ``vary``
-            reach only the methods that have the option; an option that no method has is an error, as is one that a
-            method's own mapping names wrongly.
-    """
-    every = set().union(*known.values())
-    evaluation_option, of_file = (
-        re.compile("|".join(re.escape(f"{name}_") for name in names) or r"(?!)")
-        for names in (grid.evals, grid.file_evals)
-    )
-    for name in grid.base:
-        if name not in every and not evaluation_option.match(name) and not of_file.match(name):
-            raise unknown_name("option of this grid", name, every)
-    for method, options in grid.methods.items():
-        for name in options:
-            if name not in known[method]:
-                raise unknown_name(f"option of {method}", name, known[method])
-    for variant, options in grid.variants.items():
-        for name in options:
-            for method in grid.methods:
-                if name not in known[method]:
-                    raise unknown_name(f"option of {method} in the variant {variant!r}", name, known[method])
-    for name in grid.vary:
-        method, _, option = name.rpartition(".")
-        if method and method not in grid.methods:
-            raise unknown_name("method in --vary", method, grid.methods)
-        if option not in (known[method] if method else every):
-            raise unknown_name(f"option of {method or 'this grid'}", option, known[method] if method else every)
+        known: options of each method of the grid or of its file (``options_of_methods``). ``base`` and ``vary`` reach only the
+            methods that have the option.
 
+    Raises UsageError for an option that no method has, or that is not one of the method or variant that names it.
+    """
+    _check_names(grid, known)
     cells: dict[str, Cell] = {}
     for method, own in grid.methods.items():
-        applicable = {
-            name.rpartition(".")[2]: values
-            for name, values in grid.vary.items()
-            if name.rpartition(".")[0] in ("", method) and name.rpartition(".")[2] in known[method]
-        }
+        common = {k: v for k, v in grid.base.items() if k in known[method] or _is_of_evaluation(k, grid.evals)}
+        applicable = {}
+        for name, values in grid.vary.items():
+            of_method, _, option = name.rpartition(".")
+            if of_method in ("", method) and option in known[method]:
+                applicable[option] = values
         backbones = {own["backbone"]: {}} if "backbone" in own else grid.backbones
         for (backbone, backbone_options), (variant, changes), varied, seed in itertools.product(
             backbones.items(), grid.variants.items(), _variations(applicable, grid.vary_mode), grid.seeds
         ):
-            common = {k: v for k, v in grid.base.items() if k in known[method] or evaluation_option.match(k)}
             options = {"method": method, "backbone": backbone, **common, **backbone_options, **own, **changes, **varied}
             options |= {"seed": seed, "evals": list(grid.evals) or None}
             if grid.visualize and seed == grid.seeds[0]:
                 options["visualize"] = list(grid.visualize)
-            labels = [
-                method,
-                backbone,
-                *filter(None, [variant]),
-                *(f"{option}={_short(value)}" for option, value in varied.items()),
-                f"seed{seed}",
-            ]
+            values = [f"{option}={_short(value)}" for option, value in varied.items()]
+            labels = [method, backbone, *filter(None, [variant]), *values, f"seed{seed}"]
             name = re.sub(r"[^A-Za-z0-9_.=+-]", "_", "-".join(labels))
             if name in cells:
                 raise UsageError(f"two cells of the grid would have the name {name!r}; give varied values only once")
@@ -254,12 +205,39 @@ def cells_of(grid: Grid, known: Mapping[str, set[str]]) -> list[Cell]:
     return list(cells.values())
 
 
-def without_repeats(cells: Sequence[Cell]) -> tuple[list[Cell], str]:
-    """Leave out cells that would give the results of another one, since their method trains nothing and they differ from it only
-    in options of training. The first of them stays under its name, so that a grid that has begun finds its directory.
+def _check_names(grid: Grid, known: Mapping[str, set[str]]) -> None:
+    """Raise UsageError for an option or a method that the grid names wrongly."""
 
-    Returns:
-        the cells that stay, in their order, and in a line what is left out and why; "" for nothing.
+    def require(name: str, names: Iterable[str], what: str) -> None:
+        if name not in names:
+            raise unknown_name(what, name, names)
+
+    every = set().union(*known.values())
+    for name in grid.base:
+        if not _is_of_evaluation(name, (*grid.evals, *grid.file_evals)):
+            require(name, every, "option of this grid")
+    for method, options in grid.methods.items():
+        for name in options:
+            require(name, known[method], f"option of {method}")
+    for variant, options in grid.variants.items():
+        for name, method in itertools.product(options, grid.methods):
+            require(name, known[method], f"option of {method} in the variant {variant!r}")
+    for name in grid.vary:
+        method, _, option = name.rpartition(".")
+        if method:
+            require(method, grid.methods, "method in --vary")
+        require(option, known[method] if method else every, f"option of {method or 'this grid'}")
+
+
+def _is_of_evaluation(option: str, evaluations: Sequence[str]) -> bool:
+    return option.startswith(tuple(f"{name}_" for name in evaluations))
+
+
+def without_repeats(cells: Sequence[Cell]) -> tuple[list[Cell], str]:
+    """Leave out cells of methods that train nothing, if they differ from another cell only in options of training. The first of
+    them keeps its name, so that a grid that has begun finds its directory.
+
+    Returns the cells that stay, in their order, and a line on what is left out and why ("" for nothing).
     """
     from methods.core.base import METHODS
 

@@ -1,18 +1,13 @@
-"""The cells of a grid while they run: what is known of each, how it is shown, and what every launcher needs to run one."""
+"""The cells of a grid while they run: the state of each, and how it is shown."""
 
 from __future__ import annotations
 
-import ctypes
 import importlib
-import signal
-import sys
-import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 from rich.live import Live
@@ -25,6 +20,7 @@ from rundir.lock import run_lock
 from rundir.log import end_of, newest_record
 from rundir.paths import CELLS, output_of, results_file, run_of
 from training.grids.grid import Cell
+from training.grids.launchers.process import stopping_well
 from training.grids.options import CompareCommand
 
 #: Launchers by name; ``ray`` would be the name of a package.
@@ -37,7 +33,7 @@ Show = Callable[["CellState | None"], None]
 
 @dataclass
 class CellState:
-    """What is known of a cell."""
+    """A cell while it runs."""
 
     cell: Cell
     directory: Path
@@ -52,7 +48,6 @@ class CellState:
 
     @property
     def is_done(self) -> bool:
-        """True if its directory holds all that it is to give."""
         return is_done(self.directory, self.cell.options.get("evals") or [])
 
     def becomes(self, status: str) -> bool:
@@ -80,13 +75,10 @@ def run_cells(
     again: Collection[str] = (),
 ) -> list[CellState]:
     """Run every cell that is not done, and those named in ``again``, where ``command.launch`` says. Prints a table that updates in
-    place (a line a change where the output is no terminal).
+    place, or a line for each change if the output is no terminal.
 
-    Returns:
-        the state of each cell: done or failed; of a cluster that is not waited for, also another.
-
-    Raises:
-        UserError: another process runs this grid, or the launcher cannot.
+    Returns the cells' states: done or failed, or any other on a cluster that is not waited for. Raises UserError where another
+    process runs this grid, or the launcher cannot work here.
     """
     out = Path(command.out).absolute()
     states = [CellState(cell, run_of(out, cell.name)) for cell in cells]
@@ -115,50 +107,14 @@ def read_states(out: Path) -> list[CellState]:
 
 
 def words_of_cell(state: CellState, plugins: Sequence[str]) -> list[str]:
-    """What ``run.py`` is to be given for a cell."""
+    """The words of ``run.py`` for a cell."""
     words = ["train", *words_of({**state.cell.options, "out": str(state.directory)})]
     for plugin in plugins:
         words += ["--plugin", plugin]
     return words
 
 
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
-
-
-def end_with_parent() -> None:
-    """In a cell's process, before it starts: ask Linux to stop it when the process that started it is killed, so that what is
-    started in its place never finds it still writing. Other systems have no such request."""
-    if _LIBC is not None:
-        _LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-
-
-@contextmanager
-def stopping_well() -> Iterator[None]:
-    """While this is entered, SIGTERM and SIGUSR1 end this process as Ctrl-C does, by an exception, so that it can stop its cells
-    first: they write their checkpoints. The exit status is 128 + the signal's number."""
-
-    received: list[int] = []
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        print(f"stopped by {signal.Signals(number).name}; the same command continues", file=sys.stderr)
-        received.append(number)
-        raise SystemExit(128 + number)
-
-    numbers = (signal.SIGTERM, signal.SIGUSR1) if threading.current_thread() is threading.main_thread() else ()
-    before = {number: signal.signal(number, stop) for number in numbers}
-    try:
-        yield
-    except SystemExit as end:
-        if received:  # Ray, where it waits, makes an exit of status 1 of any
-            raise SystemExit(128 + received[0]) from end
-        raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def progress_of(state: CellState) -> str:
-    """How far a running cell is, from the end of its log."""
     record = newest_record(state.directory, ("end", "step"))
     if not record:
         return ""
@@ -190,7 +146,7 @@ def table_of(states: Sequence[CellState]) -> Table:
 
 @contextmanager
 def shown(states: Sequence[CellState], console: Console) -> Iterator[Show]:
-    """What is to be called with each state that has changed, and with None as time goes on."""
+    """Yields a function to call with each state that has changed, and with None as time goes on."""
 
     def print_change(state: CellState | None) -> None:
         if state is not None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 
-from common.environment import ROOT
-from training.grids.launchers.cells import ENDED, CellState, Show, end_with_parent, words_of_cell
+from training.grids.launchers.cells import ENDED, CellState, Show, words_of_cell
+from training.grids.launchers.process import start
 from training.grids.options import CompareCommand
 
 
@@ -19,7 +18,6 @@ def launch(states: Sequence[CellState], command: CompareCommand, plugins: Sequen
     that do not name one. Interrupting it stops the cells, which keep their checkpoints: the same command continues."""
     jobs = command.jobs or 1
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
-    environment = {**os.environ, "OMP_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
     processes: dict[str, subprocess.Popen] = {}
     devices = visible_devices() if jobs > 1 else []
     taken: dict[str, str] = {}  # of the running cells, by name
@@ -28,19 +26,13 @@ def launch(states: Sequence[CellState], command: CompareCommand, plugins: Sequen
             for state in states:
                 running = sum(other.status == "running" for other in states)
                 if state.status == "waiting" and running < jobs:
-                    own = environment
-                    # Of a named cuda:1 there would be none left where only one is visible.
+                    environment = {"OMP_NUM_THREADS": threads}
+                    # A cell that names cuda:1 would not find it where only one device is visible.
                     if len(devices) > 1 and state.cell.options.get("device", "auto") in ("auto", "cuda"):
                         device = taken[state.cell.name] = min(devices, key=list(taken.values()).count)
-                        own = {**environment, "CUDA_VISIBLE_DEVICES": device}
+                        environment["CUDA_VISIBLE_DEVICES"] = device
                     with open(state.log, "w") as log:
-                        processes[state.cell.name] = subprocess.Popen(
-                            [sys.executable, str(ROOT / "run.py"), *words_of_cell(state, plugins)],
-                            stdout=log,
-                            stderr=subprocess.STDOUT,
-                            env=own,
-                            preexec_fn=end_with_parent,
-                        )
+                        processes[state.cell.name] = start(words_of_cell(state, plugins), log, environment)
                     state.becomes("running")
                     show(state)
                 elif state.status == "running" and (code := processes[state.cell.name].poll()) is not None:

@@ -5,17 +5,15 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from common.environment import ROOT
 from common.errors import UserError, first_line
 from rundir.paths import stop_file
-from training.grids.launchers.cells import CellState, Show, end_with_parent, words_of_cell
+from training.grids.launchers.cells import CellState, Show, words_of_cell
+from training.grids.launchers.process import start
 from training.grids.options import CompareCommand
 
 #: How often a failed cell is tried again.
@@ -51,7 +49,7 @@ def launch(states: Sequence[CellState], command: CompareCommand, plugins: Sequen
         num_cpus=cpus * max(gpus, 1), num_gpus=gpus, max_retries=RETRIES, retry_exceptions=[ChildProcessError]
     )(run_cell)
     environment = {name: value for name, value in os.environ.items() if name.startswith("SSL_COMPARE_")}
-    environment |= {"OMP_NUM_THREADS": str(cpus), "PYTHONUNBUFFERED": "1"}
+    environment["OMP_NUM_THREADS"] = str(cpus)
     waiting = deque(state for state in states if state.status == "waiting")
     stop = stop_file(states[0].log)
     stop.unlink(missing_ok=True)
@@ -121,21 +119,12 @@ def run_cell(words: Sequence[str], processes: int, folder: str, log: str, enviro
         ChildProcessError: it failed, and is worth another try.
         ValueError: its options are wrong.
     """
-    program = [str(ROOT / "run.py"), *words]
-    if processes > 1:
-        program = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *program]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     stop = stop_file(Path(log))
     if stop.exists():
         return
     with open(log, "a") as file:
-        process = subprocess.Popen(
-            [sys.executable, *program],
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            cwd=folder,
-            env={**os.environ, **environment},
-            preexec_fn=end_with_parent,
-        )
+        process = start(words, file, environment, torchrun if processes > 1 else (), folder)
         try:
             # Not wait(), which a cancelled task's KeyboardInterrupt does not reach.
             while (status := process.poll()) is None:

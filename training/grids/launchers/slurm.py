@@ -12,7 +12,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -22,7 +21,8 @@ from common.environment import ROOT
 from common.errors import UserError
 from common.files import write_json
 from rundir.paths import JOB_NUMBERS, JOBS
-from training.grids.launchers.cells import ENDED, CellState, Show, end_with_parent, words_of_cell
+from training.grids.launchers.cells import ENDED, CellState, Show, words_of_cell
+from training.grids.launchers.process import start
 from training.grids.options import CompareCommand
 
 #: The jobs' name in SLURM's queue.
@@ -126,12 +126,7 @@ class CellJob:
         task = TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
         # The first process tells what happens; the others have only errors to tell, which go where submitit keeps its own.
         with open(self.log, "a") if task.rank == 0 else nullcontext() as log:
-            process = subprocess.Popen(
-                [sys.executable, str(ROOT / "run.py"), *self.words],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                preexec_fn=end_with_parent,
-            )
+            process = start(self.words, log)
             # SLURM may send its signals to all processes of a job or to the first of each task; twice does no harm.
             for number in (signal.SIGTERM, signal.SIGUSR1):
                 signal.signal(number, lambda number, frame: process.send_signal(number))
