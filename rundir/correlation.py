@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from common.errors import UserError
 from common.files import read_arrays, write_arrays
 from rundir.paths import correlation_file
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -34,8 +32,6 @@ class Correlations:
 def save_correlation(run: Path, epoch: int, matrix: np.ndarray, on_diagonal: float, off_diagonal: float) -> None:
     """Add an epoch to the file, which keeps the matrices as float16 and the newest as ``cross_correlation [d, d]``. This epoch
     and later ones, which an interrupted run has left, are replaced. Raises UserError where the file is damaged."""
-    import numpy as np
-
     file = correlation_file(run)
     arrays = {
         "epochs": np.array([epoch]),

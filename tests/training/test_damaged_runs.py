@@ -1,13 +1,11 @@
 """Damaged checkpoints, logs, results and settings of a run: a sentence that names the file, or the run as it was, and never other
 numbers."""
 
-import json
 import pickle
 import shutil
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -17,9 +15,7 @@ import run as command_line
 from backbones.formats.source import Source
 from commands.train import train
 from common.errors import UserError
-from common.files import read_arrays, read_json_lines
 from rundir.paths import last_checkpoint
-from rundir.results import read_results
 from training.checkpoint import load_checkpoint
 
 quick = settings(
@@ -51,29 +47,6 @@ def test_any_change_of_a_checkpoint_is_found(trained, tmp_path, data):
         return
     whole = load_checkpoint(last_checkpoint(trained))
     assert all(torch.equal(state["method"][name], value) for name, value in whole["method"].items())
-
-
-@quick
-@given(data=st.data())
-def test_any_change_of_arrays_is_found(tmp_path, data):
-    """Of predictions, matrices and a store's index, whatever error the archive's reader has for it."""
-    path = tmp_path / "x.npz"
-    whole = {"scores": np.arange(6.0).reshape(2, 3), "names_hash": np.array("abc")}
-    np.savez_compressed(path, **whole)
-    content = bytearray(path.read_bytes())
-    place = data.draw(st.integers(0, len(content) - 1))
-    if data.draw(st.booleans()):
-        content[place] ^= 1 << data.draw(st.integers(0, 7))
-    else:
-        del content[place:]
-    path.write_bytes(content)
-    try:
-        arrays = read_arrays(path)
-    except ValueError as error:
-        assert str(error) and "\n" not in str(error)
-    else:  # of times and the like
-        assert arrays.keys() == whole.keys()
-        assert all(np.array_equal(arrays[name], value) for name, value in whole.items())
 
 
 class Harmful:
@@ -153,35 +126,6 @@ def test_damaged_files_of_a_run_are_named(file, content, message, trained, small
         train(*small(run, epochs=1, knn_every=0))
     assert last_checkpoint(run).read_bytes() == weights
     assert (run / file).read_bytes() == content
-
-
-MEASUREMENT = {"evaluation": "knn", "metric": "top1", "value": 50.0, "low": 40.0, "high": 60.0, "n": 10, "protocol": {},
-               "data": {"name": "demo"}}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"value": "50"}, {"value": None}, {"value": float("nan")}, {"n": True}, {"low": float("inf")}, {"data": []},
-     {"data": {}}, {"protocol": 3}, {"unknown": 1}],
-)  # fmt: skip
-def test_damaged_results_are_no_numbers(change, tmp_path):
-    path = tmp_path / "knn.json"
-    path.write_text(json.dumps([MEASUREMENT]))
-    assert read_results(path)[0].value == 50
-    path.write_text(json.dumps([MEASUREMENT | change]))
-    with pytest.raises(UserError, match=r"knn\.json: no list of measurements"):
-        read_results(path)
-
-
-@quick
-@given(st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode("utf-8", "surrogatepass")))
-def test_any_log_is_records_or_a_sentence(tmp_path, content):
-    path = tmp_path / "log.jsonl"
-    path.write_bytes(content)
-    try:
-        assert all(isinstance(record, dict) for record in read_json_lines(path))
-    except ValueError as error:
-        assert str(error).startswith(str(path))
 
 
 @pytest.mark.parametrize("what", ["a file", "a folder", "nothing", "an empty run"])
