@@ -47,7 +47,7 @@ def open_dataset(
         UsageError: unknown data set, or a benchmark.
         UserError: missing, incomplete or wrong data.
     """
-    from data.store.build import open_store  # imports torch
+    from data.store.open import open_store  # imports torch
 
     if is_benchmark(name):
         raise UsageError(f"{name} has no training images and no labels; run.py evaluate --data {name} measures on it")

@@ -3,135 +3,43 @@
 from __future__ import annotations
 
 import base64
-import errno
-import hashlib
 import json
 import os
-import shutil
 import time
 import warnings
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import xxhash
 from PIL import Image
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import TextColumn
 
 from common.ahead import ahead
-from common.distributed import is_main
-from common.download import cache_root
 from common.errors import UserError
-from common.files import append_json_line, atomic_file, read_arrays, read_json_lines, remove_unfinished, write_text
-from common.lock import owned_lock
-from data.store.decode import DamagedImage, WrongData, check_file, kept_size
-from data.store.listing import Listing
-from data.store.store import RECORD, ImageStore
-from data.store.stream import StreamedStore, processors
+from common.files import append_json_line, read_json_lines, remove_unfinished, write_text
+from common.progress import progress_bar
+from data.store.decode import DamagedImage, WrongData
+from data.store.index import pixel_file, write_index
+from data.store.listing import Listing, Sample
+from data.store.store import RECORD
+from data.store.stream import processors
 
-#: Part of every store's key: raise it when what a store holds for the same source changes.
-FORMAT = 2
+#: Name of the pixel file of an unfinished store.
+DATA = "building.bin"
 #: Seconds between commits to the journal: the most work that an interruption costs.
 COMMIT_SECONDS = 2.0
-#: Images whose headers are read to see how large a store will be, and the part of the free space that it may take.
-HEADERS = 256
-PART_OF_FREE_SPACE = 0.95
 
 
-def open_store(
-    listing: Listing, short_side: int | None, cache: Path | None, progress: bool, stream: bool = False
-) -> ImageStore:
-    """The store of a listing, built if there is none yet, or if the source (names, sizes, modification times, labels) or
-    ``short_side`` has changed. Processes that want the same store at once wait for the first.
-
-    With ``stream``, or where a store would not fit on the disk, every image is decoded once, to check and count it, and then
-    anew whenever it is needed; a store that exists is used all the same.
-
-    Raises UserError for data that are refused (see ``Listing.read``), for a split without a usable image, and for a full or
-    read-only cache folder.
-    """
-    source = hashlib.sha256(os.fsencode(listing.root.resolve())).hexdigest()[:12]
-    folder = cache_root(cache) / f"{listing.data}-{listing.split}-{short_side or 'full'}-{source}"
-    key = _key(listing, short_side)
-    console = Console(stderr=True, quiet=not is_main(), soft_wrap=True, highlight=False)
-    try:
-        store = _load(folder, key, listing, short_side)
-        if store is None:
-            with owned_lock(
-                folder / "lock", lambda owner: console.print(f"waiting for {owner}, which builds {folder.name}")
-            ):
-                store = _load(folder, key, listing, short_side)
-                if store is None:
-                    if not stream and (told := _too_large(folder, listing, short_side)):
-                        console.print(f"{listing.data} {listing.split}: {told}", markup=False)
-                        stream = True
-                    folder = folder / "streamed" if stream else folder
-                    store = _load(folder, key, listing, short_side)
-                if store is None:
-                    _Builder(folder, key, listing, short_side, keep=not stream).run(progress and is_main())
-                    store = _load(folder, key, listing, short_side)
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise UserError(
-            f"{folder}: the image store cannot be written or read ({error.strerror or error}); "
-            + ("free some space, train with --stream, which keeps no images, or " if full else "")
-            + "set SSL_COMPARE_CACHE to another folder"
-        ) from error
-    if store.damaged:
-        shown = "; ".join(f"{name} ({reason})" for name, reason in store.damaged[:3])
-        rest = f"; … (python run.py data {listing.data} lists all)" if len(store.damaged) > 3 else ""
-        console.print(
-            f"{listing.data} {listing.split}: {len(store):,} images, {len(store.damaged):,} more skipped: {shown}{rest}",
-            markup=False,
-        )
-    return store
-
-
-def _too_large(folder: Path, listing: Listing, short_side: int | None) -> str | None:
-    """A sentence where the listing's store would not fit on the disk of ``folder``, by the sizes of some of its images."""
-    rows = np.unique(np.linspace(0, len(listing.names) - 1, HEADERS).astype(int))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # data.store.decode refuses such images itself
-        sizes = [size for row in rows if (size := _bytes_of(listing, row, short_side)) is not None]
-    if not sizes:
-        return None  # the build says what is wrong with them
-    needed = sum(sizes) / len(sizes) * len(listing.names)
-    begun = folder / _Builder.DATA
-    free = shutil.disk_usage(folder).free + (begun.stat().st_size if begun.exists() else 0)
-    if needed <= PART_OF_FREE_SPACE * free:
-        return None
-    return (
-        f"decoded, the images would take about {needed / 2**30:.3g} GiB, and {free / 2**30:.3g} GiB are free at {folder.parent}; "
-        "so they are decoded once now, to check them, and anew for each batch"
-    )
-
-
-def _bytes_of(listing: Listing, row: int, short_side: int | None) -> int | None:
-    """What an image and its mask take in a store, by the image's header; None where it has none."""
-    if listing.arrays is not None:
-        height, width = listing.arrays[row].shape[:2]
-    else:
-        try:
-            check_file(path := listing.root / listing.names[row])
-            with Image.open(path) as image:
-                width, height = image.size
-        except Exception:  # Pillow raises many kinds; the build tells what it finds
-            return None
-    kept = kept_size(width, height, short_side)
-    return 3 * kept[0] * kept[1] + (0 if listing.masks is None else width * height)
-
-
-class _Builder:
-    """One build. ``building.bin`` grows by images and masks, in the listing's order; each line of ``building.jsonl`` tells of
-    what was added since the line before and has reached the disk. Without ``keep`` only the lines are written."""
-
-    DATA = "building.bin"
+class Builder:
+    """One build. ``building.bin`` grows by images and masks, in the listing's order. Each line of ``building.jsonl`` describes
+    what was added since the line before, once that has reached the disk. Without ``keep`` only the lines are written."""
 
     def __init__(self, folder: Path, key: str, listing: Listing, short_side: int | None, keep: bool):
         self.folder, self.key, self.listing, self.short_side, self.keep = folder, key, listing, short_side, keep
-        self.data = folder / self.DATA
+        self.data = folder / DATA
         self.journal = folder / "building.jsonl"
         self.commits: list[dict] = []
 
@@ -140,20 +48,17 @@ class _Builder:
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_unfinished(self.folder)
         self._resume()
-        start = self.commits[-1]["next"] if self.commits else 0
         with open(self.data, "r+b") as file, warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", Image.DecompressionBombWarning
-            )  # data.store.decode refuses such images itself
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # data.store.decode refuses them itself
             file.seek(0, os.SEEK_END)
-            self._add_images(file, start, progress)
+            self._add_images(file, progress)
         self._finish()
 
     def _resume(self) -> None:
         """Take over what an interrupted build of the same source left, up to its last commit."""
         try:
             header, *self.commits = read_json_lines(self.journal)
-            usable = header == {"key": self.key} and self.data.is_file() and all(map(_is_commit, self.commits))
+            usable = header == {"key": self.key} and self.data.is_file() and all(map(_is_whole, self.commits))
         except (OSError, ValueError):  # no journal, an empty one, or a damaged one
             usable = False
         end = self.commits[-1]["end"] if usable and self.commits else 0
@@ -161,35 +66,21 @@ class _Builder:
             self.commits, end = [], 0
             self.data.write_bytes(b"")
         os.truncate(self.data, end)
-        # Written anew, since a last line cut short would spoil the next.
+        # The journal is written anew, since a last line cut short would spoil the next.
         write_text(self.journal, "".join(json.dumps(line) + "\n" for line in ({"key": self.key}, *self.commits)))
 
-    def _add_images(self, file: BinaryIO, start: int, show: bool) -> None:
+    def _add_images(self, file: BinaryIO, show: bool) -> None:
+        start = self.commits[-1]["next"] if self.commits else 0
         total = len(self.listing.names)
-        columns = ("{task.description}", "images/s {task.fields[rate]:.0f}", "skipped {task.fields[skipped]}")
-        bar = Progress(
-            TextColumn(columns[0]),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn(columns[1]),
-            TextColumn(columns[2]),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            disable=not show,
-        )
         skipped = sum(len(commit["skipped"]) for commit in self.commits)
+        title = f"{'decoding' if self.keep else 'checking'} {self.listing.data} {self.listing.split}"
+        columns = (TextColumn("images/s {task.fields[rate]:.0f}"), TextColumn("skipped {task.fields[skipped]}"))
         commit = _Commit(file.tell(), self.keep)
         began = committed = time.monotonic()
-        with bar:
-            task = bar.add_task(
-                f"{'decoding' if self.keep else 'checking'} {self.listing.data} {self.listing.split}",
-                total=total,
-                completed=start,
-                rate=0.0,
-                skipped=skipped,
-            )
-            # A bounded number ahead, since decoded photos are large.
-            outcomes = ahead(self._read, range(start, total), processors(), 4 * processors())
+        # Few are decoded ahead, since decoded photos are large.
+        outcomes = ahead(self._read, range(start, total), processors(), 4 * processors())
+        with progress_bar(*columns, show=show) as bar:
+            task = bar.add_task(title, total=total, completed=start, rate=0.0, skipped=skipped)
             for row, outcome in enumerate(outcomes, start):
                 commit.add(file, row, outcome)
                 now = time.monotonic()
@@ -199,14 +90,13 @@ class _Builder:
                     commit, committed = _Commit(file.tell(), self.keep), now
                 bar.update(task, completed=row + 1, rate=(row + 1 - start) / max(now - began, 1e-9), skipped=skipped)
 
-    def _read(self, row: int) -> _Outcome:
-        """Decode one image. It runs in a thread: Pillow and hashlib let the others run while they work."""
+    def _read(self, row: int) -> _Decoded | Exception:
+        """Decode one image, or return why it is skipped or the data set refused. Runs in a thread: Pillow and the hash let others
+        run meanwhile."""
         try:
             sample = self.listing.read(row, self.short_side)
-        except DamagedImage as reason:
-            return _Outcome(skipped=str(reason))
-        except WrongData as error:
-            return _Outcome(refused=str(error))
+        except (DamagedImage, WrongData) as reason:
+            return reason
         planes = sample.image.planes
         record = np.zeros((), RECORD)
         record["row"] = row
@@ -215,7 +105,7 @@ class _Builder:
         record["digest"] = _digest(*planes)
         if sample.mask is not None:
             record["mask_digest"] = _digest(sample.mask)
-        return _Outcome(record, planes, sample.mask, sample.label_set, sample.image.note)
+        return _Decoded(record, planes, sample)
 
     def _commit(self, file: BinaryIO, commit: _Commit, following: int) -> None:
         file.flush()
@@ -225,10 +115,14 @@ class _Builder:
         self.commits.append(line)
 
     def _finish(self) -> None:
-        listing = self.listing
-        refused = [message for commit in self.commits for message in commit["refused"]]
-        skipped = [(row, reason) for commit in self.commits for row, reason in commit["skipped"]]
-        records = np.frombuffer(b"".join(base64.b64decode(commit["records"]) for commit in self.commits), RECORD)
+        def all_of(entry: str) -> list:
+            return [item for commit in self.commits for item in commit[entry]]
+
+        def bytes_of(entry: str) -> bytes:
+            return b"".join(base64.b64decode(commit[entry]) for commit in self.commits)
+
+        listing, refused, skipped = self.listing, all_of("refused"), all_of("skipped")
+        records = np.frombuffer(bytes_of("records"), RECORD)
         if refused or not len(records):
             self.data.unlink()
             self.journal.unlink()
@@ -240,28 +134,24 @@ class _Builder:
                 f"{listing.root}: none of the {len(skipped)} images of {listing.data} {listing.split} can be used; "
                 f"the first, {listing.names[row]}: {reason}"
             )
-        arrays = {"records": records}
+        label_sets = None
         if listing.labels is None:
-            packed = b"".join(base64.b64decode(commit["label_sets"]) for commit in self.commits)
-            arrays["label_sets"] = np.frombuffer(packed, bool).reshape(len(records), len(listing.classes))
-        converted = [pair for commit in self.commits for pair in commit["converted"]]
-        about = {"key": self.key, "bytes": self.commits[-1]["end"], "skipped": skipped, "converted": converted}
-        about["streamed"] = not self.keep
-        self.data.replace(self.folder / _pixel_file(self.key))
-        with atomic_file(self.folder / "index.npz") as file:
-            np.savez(file, about=np.frombuffer(json.dumps(about).encode(), np.uint8), **arrays)
+            label_sets = np.frombuffer(bytes_of("label_sets"), bool).reshape(len(records), len(listing.classes))
+        pixels = pixel_file(self.folder, self.key)
+        self.data.replace(pixels)
+        end = self.commits[-1]["end"]
+        write_index(self.folder, self.key, records, label_sets, end, skipped, all_of("converted"), not self.keep)
         self.journal.unlink()
         for old in self.folder.glob("pixels-*.bin"):
-            if old.name != _pixel_file(self.key):
+            if old != pixels:
                 old.unlink()
 
 
-class _Outcome:
-    """What became of one image: its record and contents, or why it was skipped, or why the data set is refused."""
-
-    def __init__(self, record=None, planes=None, mask=None, label_set=None, note="", skipped=None, refused=None):
-        self.record, self.planes, self.mask, self.label_set, self.note = record, planes, mask, label_set, note
-        self.skipped, self.refused = skipped, refused
+@dataclass(frozen=True)
+class _Decoded:
+    record: np.ndarray
+    planes: list[np.ndarray]
+    sample: Sample
 
 
 class _Commit:
@@ -275,22 +165,24 @@ class _Commit:
         self.skipped: list[tuple[int, str]] = []
         self.refused: list[str] = []
 
-    def add(self, file: BinaryIO, row: int, outcome: _Outcome) -> None:
-        if outcome.refused is not None:
-            self.refused.append(outcome.refused)
+    def add(self, file: BinaryIO, row: int, outcome: _Decoded | Exception) -> None:
+        if isinstance(outcome, WrongData):
+            self.refused.append(str(outcome))
             return
-        if outcome.skipped is not None:
-            self.skipped.append((row, outcome.skipped))
+        if isinstance(outcome, DamagedImage):
+            self.skipped.append((row, str(outcome)))
             return
+        sample = outcome.sample
         outcome.record["offset"] = self._write(file, *outcome.planes)
-        outcome.record["mask_offset"] = -1 if outcome.mask is None else self._write(file, outcome.mask)
+        outcome.record["mask_offset"] = -1 if sample.mask is None else self._write(file, sample.mask)
         self.records.append(outcome.record)
-        if outcome.label_set is not None:
-            self.label_sets.append(outcome.label_set)
-        if outcome.note:
-            self.converted.append((row, outcome.note))
+        if sample.label_set is not None:
+            self.label_sets.append(sample.label_set)
+        if sample.image.note:
+            self.converted.append((row, sample.image.note))
 
     def _write(self, file: BinaryIO, *arrays: np.ndarray) -> int:
+        """The place in the file where the arrays begin; -1 where none is kept."""
         if not self.keep:
             return -1
         offset = self.end
@@ -312,8 +204,8 @@ class _Commit:
         return {**line, "checksum": _checksum(line)}
 
 
-def _is_commit(line: dict) -> bool:
-    """Whether a journal's line is what ``_Commit.line`` writes, unchanged."""
+def _is_whole(line: dict) -> bool:
+    """Whether a journal's line is as ``_Commit.line`` wrote it."""
     return line.get("checksum") == _checksum(line)
 
 
@@ -321,40 +213,9 @@ def _checksum(line: dict) -> int:
     return zlib.crc32(json.dumps({name: value for name, value in line.items() if name != "checksum"}).encode())
 
 
-def _load(folder: Path, key: str, listing: Listing, short_side: int | None) -> ImageStore | None:
-    """The finished store, or None where there is none for this key or its file is not whole."""
-    try:
-        index = read_arrays(folder / "index.npz")
-        about = json.loads(index["about"].tobytes())
-        if about["key"] != key:
-            return None
-        records, label_sets = index["records"], index.get("label_sets")
-        path = folder / _pixel_file(key)
-        if path.stat().st_size != about["bytes"]:
-            return None
-        streamed = about.get("streamed", False)
-        pixels = None if streamed else np.asarray(np.memmap(path, np.uint8, mode="r"))
-    except (FileNotFoundError, ValueError, KeyError):
-        return None
-    damaged = [(listing.names[row], reason) for row, reason in about["skipped"]]
-    converted = [(listing.names[row], note) for row, note in about["converted"]]
-    kind = StreamedStore if streamed else ImageStore
-    return kind(listing, short_side, pixels, records, label_sets, damaged, converted)
-
-
-def _key(listing: Listing, short_side: int | None) -> str:
-    labels = "several" if listing.labels is None else hashlib.sha256(listing.labels.tobytes()).hexdigest()
-    parts = [FORMAT, listing.stamp, short_side, listing.classes, labels]
-    return hashlib.sha256(repr(parts).encode(errors="surrogateescape")).hexdigest()
-
-
-def _pixel_file(key: str) -> str:
-    return f"pixels-{key[:16]}.bin"
-
-
 def _digest(*planes: np.ndarray) -> np.ndarray:
-    """16 bytes that are equal for equal shape and content, and by chance for others: they tell apart, they protect from nobody. A
-    cryptographic hash took nearly as long as decoding the image."""
+    """16 bytes over shape and content, which tell images apart but are not safe against forgery: a cryptographic hash took nearly
+    as long as decoding the image."""
     digest = xxhash.xxh3_128(repr((len(planes), *planes[0].shape)).encode())
     for plane in planes:
         digest.update(plane.data)

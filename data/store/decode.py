@@ -1,5 +1,5 @@
-"""Decoding and checking of single images and masks. What has no one meaning as an RGB image is refused with a reason, not
-guessed at; what is converted exactly says so."""
+"""Decoding and checking of single images, masks and annotations. A file with no unambiguous meaning as an RGB image is refused
+with a reason, not guessed at; exact conversions are noted."""
 
 import re
 import stat
@@ -16,10 +16,10 @@ from common.images import VOID
 
 #: Largest image in pixels (height × width); a file that claims more is taken for a decompression bomb. Pillow's own default.
 MAX_PIXELS = 89_478_485
-#: Largest file in bytes. So many pixels take less even unpacked, and a JPEG file is read to its end.
+#: Largest file in bytes: more than ``MAX_PIXELS`` take unpacked. (A JPEG file is read to its end.)
 MAX_BYTES = 2**30
-#: Longest side as a multiple of the shorter one. Beyond it no crop shows anything, and a batch that such an image is padded into
-#: may take any memory.
+#: Longest side as a multiple of the shorter one. Beyond it no crop shows anything, and a batch padded to such an image takes too
+#: much memory.
 MAX_ASPECT = 100
 
 _EXACT = {
@@ -67,7 +67,7 @@ class Decoded:
 
     @property
     def planes(self) -> list[np.ndarray]:
-        """The same as three arrays ``[H, W]``: in less than half of the time of transposing ``pixels``."""
+        """The same as three arrays ``[H, W]``, in less than half the time of transposing ``pixels``."""
         shape = self.image.height, self.image.width
         return [np.frombuffer(self.image.tobytes("raw", band), np.uint8).reshape(shape) for band in "RGB"]
 
@@ -118,8 +118,8 @@ def require_pixels(path: Path) -> np.ndarray:
 
 
 def kept_size(width: int, height: int, short_side: int | None) -> tuple[int, int]:
-    """Width and height in pixels that ``decode_image`` gives an image of these. As torchvision's _compute_resized_output_size has
-    it, the long side is rounded down."""
+    """Width and height in pixels after ``decode_image``. The long side is rounded down, as in torchvision's
+    ``_compute_resized_output_size``."""
     if short_side is None or min(width, height) <= short_side:
         return width, height
     if width <= height:
@@ -128,7 +128,7 @@ def kept_size(width: int, height: int, short_side: int | None) -> tuple[int, int
 
 
 def from_array(pixels: np.ndarray, short_side: int | None = None) -> Decoded:
-    """The same for an image that is no file: uint8 ``[H, W, 3]``."""
+    """``decode_image`` for an image in memory: uint8 ``[H, W, 3]``."""
     return _decoded(Image.fromarray(pixels), short_side, "")
 
 
@@ -221,18 +221,18 @@ def read_annotation(path: Path, classes: tuple[str, ...]) -> np.ndarray:
 
 
 def check_file(path: Path) -> None:
-    """Refuse what is no image before it is opened, which of a pipe would wait for ever. Raises DamagedImage, OSError."""
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
+    """Raise DamagedImage for a path that cannot be an image. Opening a pipe would wait for ever. Raises OSError, too."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
         raise DamagedImage("no regular file")
-    if found.st_size == 0:
+    if status.st_size == 0:
         raise DamagedImage("empty file")
-    if found.st_size > MAX_BYTES:
-        raise DamagedImage(f"{found.st_size:,} bytes, more than {MAX_BYTES:,}: taken for no image")
+    if status.st_size > MAX_BYTES:
+        raise DamagedImage(f"{status.st_size:,} bytes, more than {MAX_BYTES:,}: taken for no image")
 
 
 def _check(image: Image.Image) -> None:
-    """Refuse by the header, before any pixel is decoded."""
+    """Refuse an image by its header, before any pixel is decoded."""
     if image.width * image.height > MAX_PIXELS:
         raise DamagedImage(
             f"{image.height}×{image.width} pixels, more than {MAX_PIXELS:,}: taken for a decompression bomb"
@@ -260,7 +260,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _check_end(file: BinaryIO) -> None:
-    """Refuse a JPEG file whose last scan does not end. Zeros in place of its rest, as broken copies have, decode as grey
+    """Refuse a JPEG file whose last scan does not end. Broken copies may hold zeros instead of the rest, which decode as grey
     without an error."""
     file.seek(0)
     content = file.read()
@@ -278,8 +278,8 @@ def _decoded(image: Image.Image, short_side: int | None, note: str) -> Decoded:
 
 
 def _raise_if_unreadable(error: Exception, path: Path) -> None:
-    """A file that the system does not hand over says nothing about the image, so it must not count as damaged. (Pillow's own
-    OSErrors have no number.)"""
+    """Raise UserError for an error of the system, which says nothing about the image, so that it does not count as damaged.
+    (Pillow's own OSErrors have no number.)"""
     if isinstance(error, OSError) and error.errno is not None:
         raise UserError(
             f"{path}: cannot be read ({error.strerror}); nothing is known about it, so try again"
@@ -287,6 +287,6 @@ def _raise_if_unreadable(error: Exception, path: Path) -> None:
 
 
 def _sentence(error: Exception) -> str:
-    """One line without the names of file objects, which change from run to run."""
+    """The error's message in one line, without the names of file objects, which change from run to run."""
     text = re.sub(r" <[^>]*>| '[^']*/[^']*'", "", str(error))
     return " ".join(text.split()).rstrip(".") or type(error).__name__

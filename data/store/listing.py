@@ -14,8 +14,12 @@ from data.store.decode import Decoded, decode_image, decode_mask, from_array, re
 
 @dataclass(frozen=True)
 class Sample:
-    """One decoded image of a listing with what belongs to it: its class mask (uint8 ``[h, w]`` at the original size) and,
-    where an image may have several labels, which (bool ``[classes]``); else None."""
+    """One decoded image of a listing.
+
+    Attributes:
+        mask: uint8 ``[h, w]`` at the original size; None without masks.
+        label_set: bool ``[classes]``; None where an image has one label.
+    """
 
     image: Decoded
     mask: np.ndarray | None
@@ -36,7 +40,7 @@ class Listing:
         masks: class masks, or None where the data set has none.
         annotations: VOC's XML files, or None.
         arrays: uint8 ``[n, H, W, 3]``: the images themselves, where they are not files of their own.
-        stamp: hash over the names, sizes and modification times of the files; another one means another data set.
+        stamp: hash over the names, sizes and modification times of the files; when it changes, the store is built anew.
     """
 
     data: str
@@ -87,6 +91,6 @@ class Listing:
 def stamp_of(entries: Iterable[tuple[str, os.stat_result]]) -> str:
     """Hash over names, sizes and modification times."""
     digest = hashlib.sha256()
-    for name, found in entries:
-        digest.update(os.fsencode(f"{name}\0{found.st_size}\0{found.st_mtime_ns}\0"))
+    for name, status in entries:
+        digest.update(os.fsencode(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0"))
     return digest.hexdigest()

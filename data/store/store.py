@@ -15,8 +15,8 @@ from common.errors import UserError
 from data.store.decode import DamagedImage
 from data.store.listing import Listing
 
-#: What the store keeps of each image. Offsets are bytes in the memory-mapped file: an image lies there as [3, height, width],
-#: its mask as [original height, original width]; mask_offset is -1 where there is none. Digests are of shape and content.
+#: The record of each image. Offsets are bytes in the memory-mapped file, which holds an image as [3, height, width] and its mask as
+#: [original height, original width]; mask_offset is -1 without a mask. Digests are of shape and content.
 RECORD = np.dtype(
     [
         ("row", "<i8"),  # in the listing
@@ -36,7 +36,7 @@ class ImageBatch:
 
     Attributes:
         pixels: uint8 ``[B, 3, Hmax, Wmax]``, zero below and to the right of each image.
-        sizes: int64 ``[B, 2]``: height and width of each image in pixels. They stay on the CPU, where crops are planned.
+        sizes: int64 ``[B, 2]``: height and width of each image in pixels, always on the CPU, which plans crops.
     """
 
     pixels: Tensor
@@ -90,10 +90,8 @@ class ImageStore:
         self.converted = converted
         self._sizes = records["size"].astype(np.int64)
         self._offsets = np.ascontiguousarray(records["offset"])
-        self._slots = None
         self._grid = None if pixels is None else _equal_images(pixels, self._offsets, self._sizes)
-        if self._grid is not None:
-            self._slots = np.arange(len(records))
+        self._slots = np.arange(len(records))  # of the images in the grid
 
     def __len__(self) -> int:
         return len(self._records)
@@ -130,7 +128,7 @@ class ImageStore:
         return ("background", *self.classes)
 
     def batch(self, indices: np.ndarray | Tensor) -> ImageBatch:
-        """Gather images. ``indices``: integers ``[B]`` in 0 to n - 1, in any order, with repeats; IndexError otherwise."""
+        """The images at ``indices``: integers ``[B]`` from 0 to n - 1, in any order, perhaps repeated; IndexError otherwise."""
         rows = np.asarray(indices, np.int64).reshape(-1)
         if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
             raise IndexError(f"image indices from {rows.min()} to {rows.max()}; the store holds 0 to {len(self) - 1}")
@@ -140,7 +138,7 @@ class ImageStore:
             np.take(self._grid, self._slots[rows], axis=0, out=pixels, mode="clip")
             return ImageBatch(torch.from_numpy(pixels), torch.from_numpy(sizes))
         height, width = sizes.max(axis=0) if len(rows) else (0, 0)
-        # numpy asks the system for huge pages, torch does not: the first write is several times as fast.
+        # numpy asks the system for huge pages and torch does not, so the first write is several times as fast.
         pixels = (np.empty if (sizes == (height, width)).all() else np.zeros)((len(rows), 3, height, width), np.uint8)
         corners = [image[:, :h, :w] for image, (h, w) in zip(pixels, sizes.tolist(), strict=True)]
         self._fill(corners, rows.tolist())
@@ -181,16 +179,8 @@ class ImageStore:
         rows = np.asarray(indices, np.int64).reshape(-1)
         part = object.__new__(type(self))
         part.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("names", "fingerprint")})
-        for attribute in (
-            "_records",
-            "_sizes",
-            "_offsets",
-            "_slots",
-            "labels",
-            "label_sets",
-            "original_sizes",
-            "digests",
-        ):
+        of_images = ("_records", "_sizes", "_offsets", "_slots", "labels", "label_sets", "original_sizes", "digests")
+        for attribute in of_images:
             value = getattr(self, attribute)
             setattr(part, attribute, None if value is None else value[rows])
         return part
@@ -198,15 +188,10 @@ class ImageStore:
 
 def shared_content(a: ImageStore, b: ImageStore) -> list[tuple[str, str]]:
     """Pairs of names of images in ``a`` and in ``b`` with equal pixels (the first such image of each)."""
-    _, in_a, in_b = np.intersect1d(_as_keys(a.digests), _as_keys(b.digests), return_indices=True)
+    keys_a, keys_b = (np.ascontiguousarray(store.digests).view([("", "<u8"), ("", "<u8")])[:, 0] for store in (a, b))
+    _, in_a, in_b = np.intersect1d(keys_a, keys_b, return_indices=True)
     order = np.argsort(in_a)
     return [(a.names[i], b.names[j]) for i, j in zip(in_a[order], in_b[order], strict=True)]
-
-
-def _as_keys(digests: np.ndarray) -> np.ndarray:
-    return (
-        np.ascontiguousarray(digests).view("<u8").reshape(-1, 2).copy().view([("a", "<u8"), ("b", "<u8")]).reshape(-1)
-    )
 
 
 def _equal_images(pixels: np.ndarray, offsets: np.ndarray, sizes: np.ndarray) -> np.ndarray | None:

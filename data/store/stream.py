@@ -13,11 +13,10 @@ from data.store.store import ImageStore
 
 
 class StreamedStore(ImageStore):
-    """Images decoded from their files each time they are asked for, those of a batch side by side by a thread for each processor.
-    What it gives, its fingerprint included, equals what ``ImageStore`` gives. ``data.store.build`` has decoded every image once, so
-    damaged ones are known.
+    """Images decoded from their files each time, those of a batch at once by a thread for each processor. Pixels and fingerprint
+    equal those of ``ImageStore``. ``data.store.build`` has decoded every image once and left out the damaged ones.
 
-    Raises (of every method that gives pixels) UserError: a file has changed or vanished since then.
+    Every method that returns pixels raises UserError if a file has changed or vanished since then.
     """
 
     def mask(self, index: int) -> np.ndarray | None:
@@ -38,12 +37,12 @@ class StreamedStore(ImageStore):
 
     def _decode(self, target: np.ndarray, index: int) -> None:
         try:
-            found = self._listing.image(self._records[index]["row"], self.short_side)
+            decoded = self._listing.image(self._records[index]["row"], self.short_side)
         except DamagedImage as reason:
             raise self._changed(index, str(reason)) from None
-        if (found.image.height, found.image.width) != target.shape[1:]:
+        if (decoded.image.height, decoded.image.width) != target.shape[1:]:
             raise self._changed(index, "another size")
-        for plane, levels in zip(target, found.planes, strict=True):
+        for plane, levels in zip(target, decoded.planes, strict=True):
             plane[:] = levels
 
     def _changed(self, index: int, how: str) -> UserError:
@@ -53,5 +52,5 @@ class StreamedStore(ImageStore):
 
 
 def processors() -> int:
-    """How many this process may use: as many threads decode."""
+    """Processors that this process may use; as many threads decode."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

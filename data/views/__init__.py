@@ -1,3 +1,5 @@
-"""Crops. ``spec`` says what a view is, ``plan`` turns random numbers into boxes and colours, ``maker`` makes a batch: by
-``cpu``'s compiled loops or, on an accelerator, by ``tensors``. ``central`` makes evaluation images, ``dense`` crops with
-masks."""
+"""Crops. ``spec`` says what a view is, and ``plan`` turns random numbers into boxes and colours.
+
+``maker`` makes a batch: on a CPU by the compiled loops of ``cpu``, on an accelerator by ``tensors`` and ``colour``.
+``central`` makes evaluation images, ``dense`` images with their masks.
+"""

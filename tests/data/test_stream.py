@@ -12,6 +12,7 @@ from common.errors import UserError
 from data.datasets import open_dataset
 from data.store import build
 from data.store.listing import Listing
+from data.store.open import open_store
 from data.store.store import ImageStore
 from data.store.stream import StreamedStore
 
@@ -34,7 +35,7 @@ def test_it_gives_what_a_store_gives(name, request, tmp_path):
             arrays=np.random.default_rng(0).integers(0, 256, (4, 40, 40, 3), np.uint8),
             stamp="",
         )
-        kept, streamed = (build.open_store(listing, 24, tmp_path / str(how), False, how) for how in (False, True))
+        kept, streamed = (open_store(listing, 24, tmp_path / str(how), False, how) for how in (False, True))
     else:
         root = request.getfixturevalue("image_folder" if name == "imagefolder" else "voc_folder")
         if name == "imagefolder":

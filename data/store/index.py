@@ -1,0 +1,64 @@
+"""The index of a finished store: ``index.npz`` beside its pixels, under a key that changes with the source."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+
+from common.files import atomic_file, read_arrays
+from data.store.listing import Listing
+from data.store.store import ImageStore
+from data.store.stream import StreamedStore
+
+#: Part of every store's key: raise it when what a store holds for the same source changes.
+FORMAT = 2
+
+
+def key_of(listing: Listing, short_side: int | None) -> str:
+    """A hash over all that decides what a store holds."""
+    labels = "several" if listing.labels is None else hashlib.sha256(listing.labels.tobytes()).hexdigest()
+    parts = [FORMAT, listing.stamp, short_side, listing.classes, labels]
+    return hashlib.sha256(repr(parts).encode(errors="surrogateescape")).hexdigest()
+
+
+def pixel_file(folder: Path, key: str) -> Path:
+    return folder / f"pixels-{key[:16]}.bin"
+
+
+def write_index(
+    folder: Path,
+    key: str,
+    records: np.ndarray,
+    label_sets: np.ndarray | None,
+    size: int,
+    skipped: list[tuple[int, str]],
+    converted: list[tuple[int, str]],
+    streamed: bool,
+) -> None:
+    """Finish a store. ``size``: bytes of its pixel file; ``skipped``, ``converted``: row in the listing, and why or how."""
+    about = {"key": key, "bytes": size, "skipped": skipped, "converted": converted, "streamed": streamed}
+    arrays = {"records": records} if label_sets is None else {"records": records, "label_sets": label_sets}
+    with atomic_file(folder / "index.npz") as file:
+        np.savez(file, about=np.frombuffer(json.dumps(about).encode(), np.uint8), **arrays)
+
+
+def read_store(folder: Path, key: str, listing: Listing, short_side: int | None) -> ImageStore | None:
+    """The finished store in a folder; None where there is none with this key, or its files are not whole."""
+    try:
+        index = read_arrays(folder / "index.npz")
+        about = json.loads(index["about"].tobytes())
+        path = pixel_file(folder, key)
+        if about["key"] != key or path.stat().st_size != about["bytes"]:
+            return None
+        streamed = about.get("streamed", False)
+        pixels = None if streamed else np.asarray(np.memmap(path, np.uint8, mode="r"))
+        records, label_sets = index["records"], index.get("label_sets")
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
+    damaged = [(listing.names[row], reason) for row, reason in about["skipped"]]
+    converted = [(listing.names[row], note) for row, note in about["converted"]]
+    kind = StreamedStore if streamed else ImageStore
+    return kind(listing, short_side, pixels, records, label_sets, damaged, converted)

@@ -1,0 +1,113 @@
+"""Opening the store of a listing: found, or built first."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+
+from common.distributed import is_main
+from common.download import cache_root
+from common.errors import UserError
+from common.lock import owned_lock
+from data.store.build import DATA, Builder
+from data.store.decode import check_file, kept_size
+from data.store.index import key_of, read_store
+from data.store.listing import Listing
+from data.store.store import ImageStore
+
+#: Images whose headers are read to see how large a store will be, and the part of the free space that it may take.
+HEADERS = 256
+PART_OF_FREE_SPACE = 0.95
+
+
+def open_store(
+    listing: Listing, short_side: int | None, cache: Path | None, progress: bool, stream: bool = False
+) -> ImageStore:
+    """The store of a listing, built if there is none yet, or if the source (names, sizes, modification times, labels) or
+    ``short_side`` has changed. Processes that want the same store at once wait for the first.
+
+    With ``stream``, or if a store would not fit on the disk, every image is decoded once, to check and count it, and then anew
+    whenever it is needed. A store that exists is used in any case.
+
+    Raises UserError for data that are refused (see ``Listing.read``), for a split without a usable image, and for a full or
+    read-only cache folder.
+    """
+    source = hashlib.sha256(os.fsencode(listing.root.resolve())).hexdigest()[:12]
+    folder = cache_root(cache) / f"{listing.data}-{listing.split}-{short_side or 'full'}-{source}"
+    key = key_of(listing, short_side)
+    console = Console(stderr=True, quiet=not is_main(), soft_wrap=True, highlight=False)
+
+    def wait(owner: str) -> None:
+        console.print(f"waiting for {owner}, which builds {folder.name}")
+
+    try:
+        store = read_store(folder, key, listing, short_side)
+        if store is None:
+            with owned_lock(folder / "lock", wait):
+                store = read_store(folder, key, listing, short_side)
+                if store is None and not stream and (reason := _too_large(folder, listing, short_side)):
+                    console.print(f"{listing.data} {listing.split}: {reason}", markup=False)
+                    stream = True
+                if store is None and stream:
+                    folder = folder / "streamed"
+                    store = read_store(folder, key, listing, short_side)
+                if store is None:
+                    Builder(folder, key, listing, short_side, keep=not stream).run(progress and is_main())
+                    store = read_store(folder, key, listing, short_side)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise UserError(
+            f"{folder}: the image store cannot be written or read ({error.strerror or error}); "
+            + ("free some space, train with --stream, which keeps no images, or " if full else "")
+            + "set SSL_COMPARE_CACHE to another folder"
+        ) from error
+    if store.damaged:
+        shown = "; ".join(f"{name} ({reason})" for name, reason in store.damaged[:3])
+        rest = f"; … (python run.py data {listing.data} lists all)" if len(store.damaged) > 3 else ""
+        console.print(
+            f"{listing.data} {listing.split}: {len(store):,} images, {len(store.damaged):,} more skipped: {shown}{rest}",
+            markup=False,
+        )
+    return store
+
+
+def _too_large(folder: Path, listing: Listing, short_side: int | None) -> str | None:
+    """Why the listing's store would not fit on the disk of ``folder``, by the sizes of some of its images; None: it would."""
+    rows = np.unique(np.linspace(0, len(listing.names) - 1, HEADERS).astype(int))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # data.store.decode refuses such images itself
+        sizes = [size for row in rows if (size := _bytes_of(listing, row, short_side)) is not None]
+    if not sizes:
+        return None  # the build says what is wrong with them
+    needed = sum(sizes) / len(sizes) * len(listing.names)
+    begun = folder / DATA
+    free = shutil.disk_usage(folder).free + (begun.stat().st_size if begun.exists() else 0)
+    if needed <= PART_OF_FREE_SPACE * free:
+        return None
+    return (
+        f"decoded, the images would take about {needed / 2**30:.3g} GiB, and {free / 2**30:.3g} GiB are free at {folder.parent}; "
+        "so they are decoded once now, to check them, and anew for each batch"
+    )
+
+
+def _bytes_of(listing: Listing, row: int, short_side: int | None) -> int | None:
+    """Bytes of an image and its mask in a store, by the image's header; None for an image without one."""
+    if listing.arrays is not None:
+        height, width = listing.arrays[row].shape[:2]
+    else:
+        try:
+            check_file(path := listing.root / listing.names[row])
+            with Image.open(path) as image:
+                width, height = image.size
+        except Exception:  # Pillow raises many kinds; the build reports them
+            return None
+    kept_width, kept_height = kept_size(width, height, short_side)
+    return 3 * kept_width * kept_height + (0 if listing.masks is None else width * height)
