@@ -1,2 +1,3 @@
-"""From run directories to numbers that may be compared: ``rows`` and ``columns`` of the table, ``comparison`` fills it,
-``tests`` tests differences; ``published`` and ``reproduction`` set published numbers beside."""
+"""From runs to a comparison. ``rows`` groups runs that differ in their seed only (``identity``), ``columns`` sorts what they measured,
+``comparison`` puts both together, and ``tests`` finds which differences hold. ``facts`` is what methods and evaluations declare of
+themselves, ``reproduction`` puts ``published`` numbers beside measured ones, ``tables`` writes CSV, Markdown and LaTeX."""

@@ -1,4 +1,4 @@
-"""Published numbers: the tables of papers in ``reports/analysis/published/*.yaml``, and what makes each of their rows again.
+"""Published numbers: the tables of papers in ``published/*.yaml``, and what makes each of their rows again.
 
 A file holds the tables of one paper:
 
@@ -62,7 +62,7 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedRow:
-    """A row: its numbers by column, and one of ``run`` (options), ``cell`` (of the table's grid) and ``not_run`` (why)."""
+    """A row, with one of ``run``, ``cell`` and ``not_run``."""
 
     name: str
     published: dict[str, float]
@@ -75,7 +75,7 @@ class PublishedRow:
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedTable:
-    """A table; the module's docstring says what its entries are. ``name`` is ``FILE/NAME``."""
+    """A table, called ``FILE/NAME``; this file's docstring explains the entries."""
 
     name: str
     paper: str
@@ -104,7 +104,7 @@ class PublishedTable:
 
     @property
     def data(self) -> list[str]:
-        """Names of the data sets that its rows read; of a grid, which says it itself, none."""
+        """Names of the data sets that its rows read; none for a grid, which has them itself."""
         return list(dict.fromkeys(str(options["data"]) for options in self.parts.values()))
 
     @property
@@ -114,19 +114,15 @@ class PublishedTable:
 
 
 def read_published(folder: Path | None = None) -> dict[str, PublishedTable]:
-    """All tables by name. Raises UsageError naming the file and what is wrong in it.
-
-    Args:
-        folder: of the files; default: ``reports/published``.
-    """
+    """All tables of a folder (default: ``FOLDER``) by name. Raises UsageError naming the file and what is wrong in it."""
     tables: dict[str, PublishedTable] = {}
     for file in sorted((folder or FOLDER).glob("*.yaml")):
         try:
             content = read_yaml(file)
             shared = {"paper": content["paper"], "source": content["source"]}
-            for name, entry in content["tables"].items():
-                full = f"{file.stem}/{name}"
-                tables[full] = _table(full, {**shared, **entry})
+            for entry_name, entry in content["tables"].items():
+                name = f"{file.stem}/{entry_name}"
+                tables[name] = _table(name, {**shared, **entry})
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             missing = f"no {error}" if isinstance(error, KeyError) else str(error)
             raise UsageError(f"{file}: no table of published numbers ({missing})") from error
@@ -151,20 +147,25 @@ def _table(name: str, entry: dict[str, Any]) -> PublishedTable:
     if len({row.name for row in rows}) < len(rows):
         raise ValueError(f"{name}: two rows of the same name")
     for row in rows:
-        if not set(row.published) <= set(columns):
-            raise ValueError(
-                f"{name}, {row.name}: publishes {', '.join(row.published)}, and the columns are {', '.join(columns)}"
-            )
-        for value in row.published.values():
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise ValueError(f"{name}, {row.name}: {value!r} is no number")
-        if [row.run is not None, bool(row.cell), bool(row.not_run)].count(True) != 1:
-            raise ValueError(f"{name}, {row.name}: give one of run, cell and not_run")
-        if (row.cell and not table.grid) or (row.run is not None and table.grid):
-            raise ValueError(f"{name}, {row.name}: a row of a grid has a cell, any other one has run")
-        if not set(row.only) <= set(parts):
-            raise ValueError(f"{name}, {row.name}: only {row.only}, but the parts are {', '.join(parts)}")
+        if wrong := _wrong_in(row, table):
+            raise ValueError(f"{name}, {row.name}: {wrong}")
     for part, options in parts.items():
         if "data" not in options or not options.get("evals"):
             raise ValueError(f"{name}: part {part} names no data or no evals")
     return table
+
+
+def _wrong_in(row: PublishedRow, table: PublishedTable) -> str:
+    """What is wrong in a row; "" for nothing."""
+    if not set(row.published) <= set(table.columns):
+        return f"publishes {', '.join(row.published)}, and the columns are {', '.join(table.columns)}"
+    for value in row.published.values():
+        if type(value) not in (int, float):
+            return f"{value!r} is no number"
+    if [row.run is not None, bool(row.cell), bool(row.not_run)].count(True) != 1:
+        return "give one of run, cell and not_run"
+    if (row.cell and not table.grid) or (row.run is not None and table.grid):
+        return "a row of a grid has a cell, any other one has run"
+    if not set(row.only) <= set(table.parts):
+        return f"only {row.only}, but the parts are {', '.join(table.parts)}"
+    return ""

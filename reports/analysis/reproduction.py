@@ -1,5 +1,4 @@
-"""Published numbers beside those that runs here measured. A run's ``reproduces.json`` names the row that it reproduces
-(``rundir.provenance``)."""
+"""Published numbers beside those that runs measured; a run names the row that it reproduces in its ``reproduces.json``."""
 
 from __future__ import annotations
 
@@ -38,16 +37,15 @@ def measured(table: PublishedTable, row: PublishedRow, column: Column, runs: Seq
     by_seed: dict[str, Measurement] = {}  # of copies of a run the newest counts, once
     for run in sorted(runs, key=lambda run: run.newest):
         if run.finished and _is_of(run, table, row, column):
-            for result in filter(lambda result: _fits(result, column), run.results):
-                by_seed[str(run.seed)] = result
+            by_seed |= {str(run.seed): result for result in run.results if _fits(result, column)}
     if not by_seed:
         return None
-    found = list(by_seed.values())
-    summary = over_seeds([column.scale * result.value for result in found])
+    results = list(by_seed.values())
+    summary = over_seeds([column.scale * result.value for result in results])
     low, high = summary.low, summary.high
-    if len(found) == 1 and found[0].low is not None:
-        low, high = column.scale * found[0].low, column.scale * found[0].high
-    return Measured(summary.mean, low, high, len(found), tuple(sorted({result.n for result in found})))
+    if len(results) == 1 and results[0].low is not None:
+        low, high = column.scale * results[0].low, column.scale * results[0].high
+    return Measured(summary.mean, low, high, len(results), tuple(sorted({result.n for result in results})))
 
 
 def _is_of(run: Run, table: PublishedTable, row: PublishedRow, column: Column) -> bool:
@@ -57,112 +55,111 @@ def _is_of(run: Run, table: PublishedTable, row: PublishedRow, column: Column) -
 
 def _fits(result: Measurement, column: Column) -> bool:
     """True for the measurement that a column is compared with. Words of a protocol are compared by their beginning."""
-    if (result.evaluation, result.metric) != (column.evaluation, column.metric):
-        return False
-    for key, value in column.protocol.items():
-        there = result.protocol.get(key)
-        if not (str(there).startswith(value) if isinstance(value, str) else there == value):
-            return False
-    return True
+
+    def equal(value: Any, wanted: Any) -> bool:
+        return str(value).startswith(wanted) if isinstance(wanted, str) else value == wanted
+
+    same_kind = (result.evaluation, result.metric) == (column.evaluation, column.metric)
+    return same_kind and all(equal(result.protocol.get(key), wanted) for key, wanted in column.protocol.items())
 
 
 def side_by_side(
     table: PublishedTable, runs: Sequence[Run], missing: Mapping[tuple[str, str], str] | None = None
 ) -> Table:
-    """A line a published number: what was published, what was measured, the difference, and what has to be known of it.
+    """A line for each published number: published, measured, the difference, and remarks.
 
     Args:
         runs: any runs; those that reproduce rows of this table are used.
         missing: by row and part, why it could not be measured.
     """
-    headings = [Heading("Row"), Heading("What")]
-    headings += [Heading(name, numeric=True) for name in ("Published", "Measured", "Difference")] + [Heading("Remark")]
     lines, breaks = [], set()
     for row in table.rows:
         breaks.add(len(lines))
         for name, column in table.columns.items():
             published = row.published.get(name)
-            found = measured(table, row, column, runs) if column.evaluation else None
+            result = measured(table, row, column, runs) if column.evaluation else None
             if published is None and (row.published or not column.evaluation or column.part not in table.parts_of(row)):
                 continue
             of_column = [run for run in runs if _is_of(run, table, row, column)]
-            remarks = _remarks(table, row, column, found, of_column, (missing or {}).get((row.name, column.part), ""))
-            lines.append(_line(row.name, column, published, found, remarks))
+            why_not = row.not_run or (missing or {}).get((row.name, column.part), "")
+            remarks = _remarks(table, row, column, result, of_column, why_not)
+            lines.append([text(row.name), *_entries(column, published, result), text("; ".join(remarks))])
+    numeric = ("Published", "Measured", "Difference")
     return Table(
         f"published-{table.name.replace('/', '-')}",
         f"{table.name}: {table.title}",
         _caption(table),
-        headings,
+        [Heading(name, numeric=name in numeric) for name in ("Row", "What", *numeric, "Remark")],
         lines,
         frozenset(breaks - {0}),
     )
 
 
-def _line(row: str, column: Column, published: float | None, found: Measured | None, remarks: list[str]) -> list[Entry]:
+def _entries(column: Column, published: float | None, result: Measured | None) -> list[Entry]:
     places = 3 if column.scale < 1 else 2
 
     def signed(value: float) -> str:
         return f"{value:+.{places}f}".replace("-", "−")
 
-    difference = found.value - published if found and published is not None else None
-    interval = f"[{found.low:.{places}f}, {found.high:.{places}f}]" if found and found.low is not None else ""
-    numbers = {"": found.value, "low": found.low, "high": found.high, "seeds": found.seeds} if found else {}
+    if result is None:
+        return [text(column.title), number(published, str), Entry("–"), Entry("–")]
+    interval = f"[{result.low:.{places}f}, {result.high:.{places}f}]" if result.low is not None else ""
+    numbers = {"": result.value, "low": result.low, "high": result.high, "seeds": result.seeds}
     return [
-        text(row),
         text(column.title),
         number(published, str),
-        number(found.value if found else None, lambda value: f"{value:.{places}f}", note=interval, numbers=numbers),
-        number(difference, signed),
-        text("; ".join(remarks)),
+        Entry(f"{result.value:.{places}f}", result.value, note=interval, numbers=numbers),
+        number(None if published is None else result.value - published, signed),
     ]
 
 
 def _remarks(
-    table: PublishedTable, row: PublishedRow, column: Column, found: Measured | None, runs: Sequence[Run], missing: str
+    table: PublishedTable,
+    row: PublishedRow,
+    column: Column,
+    result: Measured | None,
+    runs: Sequence[Run],
+    why_not: str,
 ) -> list[str]:
-    remarks = []
     if not column.evaluation:
         return ["published only"]
     changed: dict[str, Any] = {}
     for run in runs:
         changed |= run.reproduces.get("changed") or {}
     options = ", ".join(f"{name}={value}" for name, value in changed.items())
-    if found is None:
-        if row.not_run or missing:
-            return [f"not run: {row.not_run or missing}"]
+    if result is None:
+        if why_not:
+            return [f"not run: {why_not}"]
         if changed and any(run.finished and run.results for run in runs):
             return [f"not among what was measured with other options than the table's: {options}"]
         return []
-    if options:
-        remarks.append(f"other options than the table's: {options}")
-    if table.test_images and found.images != (table.test_images,):
-        counts = " and ".join(f"{n:,}" for n in found.images)
+    remarks = [f"other options than the table's: {options}"] if options else []
+    if table.test_images and result.images != (table.test_images,):
+        counts = " and ".join(f"{n:,}" for n in result.images)
         remarks.append(f"on {counts} test images or objects, published on {table.test_images:,}")
-    if found.seeds > 1:
-        remarks.append(f"mean over {found.seeds} seeds")
-    if row.differs:
-        remarks.append(row.differs)
-    return remarks
+    if result.seeds > 1:
+        remarks.append(f"mean over {result.seeds} seeds")
+    return [*remarks, *filter(None, [row.differs])]
 
 
 def _caption(table: PublishedTable) -> str:
-    said = f"{table.paper}, {table.where}. Published: {table.protocol}."
-    if table.differs:
-        said += f" Here otherwise: {'; '.join(table.differs)}."
-    return f"{said} Difference: measured less published. Intervals: 95%, over test images, or over seeds where there are several."
+    differs = f" Here otherwise: {'; '.join(table.differs)}." if table.differs else ""
+    return (
+        f"{table.paper}, {table.where}. Published: {table.protocol}.{differs} Difference: measured less published. "
+        "Intervals: 95%, over test images, or over seeds where there are several."
+    )
 
 
 def tables_of(runs: Sequence[Run], problems: list[Problem]) -> list[Table]:
-    """Of every published table that some of the runs reproduce; a run that names an unknown one is added to ``problems``."""
+    """Every published table that some of the runs reproduce; a run that names an unknown row is added to ``problems``."""
     marked = [run for run in runs if run.reproduces]
     if not marked:
         return []
-    known = read_published()
-    found = {}
+    published, names = read_published(), set()
     for run in marked:
         name = str(run.reproduces.get("table"))
-        if name not in known or run.reproduces.get("row") not in [row.name for row in known[name].rows]:
-            problems.append(Problem(str(run.path / REPRODUCES), f"reproduces a row of {name} that is not known here"))
+        if name in published and run.reproduces.get("row") in [row.name for row in published[name].rows]:
+            names.add(name)
         else:
-            found[name] = known[name]
-    return [side_by_side(table, marked) for _, table in sorted(found.items())]
+            problems.append(Problem(str(run.path / REPRODUCES), f"reproduces a row of {name} that is not known here"))
+    return [side_by_side(published[name], marked) for name in sorted(names)]

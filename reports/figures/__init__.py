@@ -1,1 +1,1 @@
-"""Figures of the report. Pictures of single networks are in ``reports.visual``."""
+"""The figures that reports draw: of a comparison, of training, of segmentation. ``look`` is what they share."""

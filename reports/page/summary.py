@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from reports.analysis.comparison import ALPHA, Comparison
 from reports.analysis.rows import SETTINGS, Row, unequal_settings
@@ -64,19 +65,19 @@ def _best(comparison: Comparison, block: list[int]) -> str:
     total = sum(map(len, by_row.values()))
     sentences = []
     for row, columns in by_row.items():
-        where = (
-            "every evaluation" if len(columns) == total > 1 else _list([comparison.columns[c].name for c in columns])
-        )
+        everywhere = len(columns) == total > 1
+        where = "every evaluation" if everywhere else _list([comparison.columns[column].name for column in columns])
         clauses = [_lead_over_second(comparison, block, row, column, len(columns) > 1) for column in columns]
         sentences.append(f"{_short(comparison.rows[row])} is best in {where}: {'; '.join(clauses)}.")
-        others = [other for other in block if other != row]
-        if unequal := dict.fromkeys(
-            key for other in others for key in unequal_settings(comparison.rows[row], comparison.rows[other])
-        ):
-            sentences.append(
-                f"It differs from rows it is compared with in {_list([SETTINGS[key].lower() for key in unequal])}, too."
-            )
+        others = [comparison.rows[other] for other in block if other != row]
+        if unequal := _settings(key for other in others for key in unequal_settings(comparison.rows[row], other)):
+            sentences.append(f"It differs from rows it is compared with in {unequal}, too.")
     return " ".join(sentences)
+
+
+def _settings(keys: Iterable[str]) -> str:
+    """The names of settings, each once."""
+    return _list([SETTINGS[key].lower() for key in dict.fromkeys(keys)])
 
 
 def _short(row: Row) -> str:
@@ -88,69 +89,58 @@ def _lead_over_second(comparison: Comparison, block: list[int], best: int, colum
     kind, places = comparison.columns[column], column_decimals(comparison, column)
     cell = comparison.cells[best, column]
     margin = abs(cell.over_seeds.mean - comparison.cells[second, column].over_seeds.mean)
-    name = f"{kind.name} " if named else ""
     start = (
-        f"{name}{shown_value(cell, places)}, {margin:.{places}f} {'below' if kind.sign < 0 else 'above'} "
-        f"{_short(comparison.rows[second])}"
+        f"{f'{kind.name} ' if named else ''}{shown_value(cell, places)}, {margin:.{places}f} "
+        f"{'below' if kind.sign < 0 else 'above'} {_short(comparison.rows[second])}"
     )
-    line = _tested(comparison, column, best, second)
-    if line is None:
+    pair = _tested(comparison, column, best, second)
+    if pair is None:
         return f"{start} (could not be tested)"
+    p = p_value(pair.p_holm)
+    p = p.replace(" ", "\u00a0") if p.startswith("<") else f"=\u00a0{p}"
     if cell.bold and len(block) > 2:
-        return f"{start} (holds, as do its differences to all others here; p {_p(line.p_holm)})"
-    if line.holds:
-        return f"{start} (holds, p {_p(line.p_holm)})"
-    return f"{start} (does not hold, p {_p(line.p_holm)}: which of the two is better stays open)"
+        return f"{start} (holds, as do its differences to all others here; p {p})"
+    if pair.holds:
+        return f"{start} (holds, p {p})"
+    return f"{start} (does not hold, p {p}: which of the two is better stays open)"
 
 
-def _p(p: float) -> str:
-    shown = p_value(p)
-    return shown.replace(" ", "\u00a0") if shown.startswith("<") else f"=\u00a0{shown}"
-
-
-def _tested(comparison: Comparison, column: int, a: int, b: int):
+def _tested(comparison: Comparison, column: int, a: int, b: int) -> Any:
+    """The line of ``Comparison.tests`` about two rows, or None."""
     tests = comparison.tests
     if not len(tests):
         return None
-    found = tests[
-        (tests["column"] == column)
-        & (((tests["a"] == a) & (tests["b"] == b)) | ((tests["a"] == b) & (tests["b"] == a)))
-    ]
-    return next(found.itertuples(), None)
+    pair = tests["a"].isin([a, b]) & tests["b"].isin([a, b])
+    return next(tests[(tests["column"] == column) & pair].itertuples(), None)
 
 
 def _against(comparison: Comparison, reference: Row) -> str:
-    """How the trained rows stand to a reference: the untrained backbone, raw pixels."""
-    above, below, unclear = [], [], []
+    """How the trained rows compare with a reference: the untrained backbone, raw pixels."""
+    better, worse, unclear = [], [], []
     name, within_block = reference.facts["reference"], reference.facts["needs_backbone"]
     for block in comparison.blocks if within_block else [list(range(len(comparison.rows)))]:
         references = [row for row in block if comparison.rows[row].method == reference.method]
-        if len(references) != 1:
-            continue
-        for column in comparison.headline:
-            if (references[0], column) not in comparison.cells:
-                continue
-            for row in block:
-                if row == references[0] or not comparison.rows[row].trained or (row, column) not in comparison.cells:
+        trained = [row for row in block if comparison.rows[row].trained and row not in references]
+        for column in comparison.headline if len(references) == 1 else ():
+            kind, cells = comparison.columns[column], comparison.column(column)
+            for row in trained if references[0] in cells else ():
+                if row not in cells:
                     continue
-                line = _tested(comparison, column, row, references[0])
-                difference = (
-                    comparison.cells[row, column].over_seeds.mean
-                    - comparison.cells[references[0], column].over_seeds.mean
-                ) * comparison.columns[column].sign
-                group = unclear if line is None or not line.holds else above if difference > 0 else below
-                group.append(f"{comparison.rows[row].label} ({comparison.columns[column].name})")
-    total = len(above) + len(below) + len(unclear)
+                pair = _tested(comparison, column, row, references[0])
+                lead = (cells[row].over_seeds.mean - cells[references[0]].over_seeds.mean) * kind.sign
+                group = unclear if pair is None or not pair.holds else better if lead > 0 else worse
+                group.append(f"{comparison.rows[row].label} ({kind.name})")
+    total = len(better) + len(worse) + len(unclear)
     if not total:
         return ""
-    if len(above) == total:
+    if len(better) == total:
         return f"Every trained row is better than {name} in every evaluation, and each of these differences holds."
-    if not above and not below:
+    if not better and not worse:
         which = "The only difference" if total == 1 else f"None of the {total} differences"
         return f"{which} between a trained row and {name} {'does not hold' if total == 1 else 'holds'}."
-    parts = [f"In {len(above)} of {total} comparisons with {name} the trained row is better and the difference holds"]
-    if below:
-        parts.append(f"worse, and the difference holds: {_list(below[:4], len(below))}")
+    parts = [f"In {len(better)} of {total} comparisons with {name} the trained row is better and the difference holds"]
+    if worse:
+        parts.append(f"worse, and the difference holds: {_list(worse[:4], len(worse))}")
     if unclear:
         parts.append(f"open: {_list(unclear[:4], len(unclear))}")
     return "; ".join(parts) + "."
@@ -171,10 +161,9 @@ def limits(rows: Sequence[Row], comparisons: Sequence[Comparison], problems: Seq
         sentences.append(
             "With two seeds an interval over seeds is very wide (its t quantile is 12.7): run three or more."
         )
-    unequal = list(dict.fromkeys(key for comparison in comparisons for key in comparison.unequal_settings))
-    if unequal:
+    if unequal := _settings(key for comparison in comparisons for key in comparison.unequal_settings):
         sentences.append(
-            f"The trained rows differ in {_list([SETTINGS[key].lower() for key in unequal])}. Differences between such rows are "
+            f"The trained rows differ in {unequal}. Differences between such rows are "
             "not the method’s alone; they are marked ≠."
         )
     untested = sum(sum(comparison.untested.values()) for comparison in comparisons)
