@@ -62,5 +62,9 @@ class DINOHead(nn.Module):
         self.mlp = mlp if nlayers > 1 else mlp[0]  # a single layer has no index in the authors' names
         self.last_layer = WeightNormLinear(bottleneck_dim, out_dim, trainable_gain=not norm_last_layer)
 
-    def forward(self, features: Tensor) -> Tensor:
-        return self.last_layer(F.normalize(self.mlp(features), dim=-1))
+    def forward(self, features: Tensor, predictor: nn.Module | None = None) -> Tensor:
+        """``predictor`` maps the MLP's outputs to others of the same width."""
+        bottleneck = self.mlp(features)
+        if predictor is not None:
+            bottleneck = predictor(bottleneck)
+        return self.last_layer(F.normalize(bottleneck, dim=-1))

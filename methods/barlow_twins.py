@@ -111,7 +111,7 @@ class BarlowTwins(Method):
         return StepOutput(loss, metrics, (z1.detach(), z2.detach()))
 
     def normalized(self, z_BD: Tensor) -> Tensor:
-        """What the cross-correlation is of. Where BatchNorm normalises, a call changes its running statistics."""
+        """Projections as the cross-correlation takes them. With BatchNorm, a call changes its running statistics."""
         if len(z_BD) * world_size() < 2:
             raise UserError("barlow_twins needs at least 2 images in a batch; raise --batch_size")
         if self.config.normalization == "batch":
@@ -146,27 +146,21 @@ class BarlowTwins(Method):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Weights, and 1-d tensors (biases and norms) with their own learning rate and without weight decay."""
         parameters = [p for p in self.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in parameters if p.ndim != 1]},
-            {
-                "params": [p for p in parameters if p.ndim == 1],
-                "lr_scale": self.config.bias_lr_scale,
-                "weight_decay": 0.0,
-            },
-        ]
+        weights, rest = ([p for p in parameters if (p.ndim == 1) == is_rest] for is_rest in (False, True))
+        groups = [{"params": weights}, {"params": rest, "lr_scale": self.config.bias_lr_scale, "weight_decay": 0.0}]
         return [group for group in groups if group["params"]]
 
 
 def cross_correlation(z1_BD: Tensor, z2_BD: Tensor) -> Tensor:
     """``[D, D]``, over the batch of all ranks together; entry (i, j) is of feature i of the first crop and j of the second."""
-    # The sum over ranks is differentiable and every rank's loss is of the whole batch (see common.distributed). The
-    # reference's all_reduce is neither, which makes its gradients depend on the number of GPUs.
+    # The sum over ranks is differentiable, and every rank's loss is that of the whole batch (see common.distributed). The
+    # reference's all_reduce is not differentiable, so its gradients depend on the number of GPUs.
     return all_reduce_sum((z1_BD / (len(z1_BD) * world_size())).T @ z2_BD)
 
 
 def diagonal_and_rest(correlation_DD: Tensor) -> tuple[Tensor, Tensor]:
-    """The diagonal ``[D]``, and the matrix itself with zeros there. Taken away before squaring: the diagonal's squares would
-    swallow the rest's small ones."""
+    """The diagonal ``[D]``, and the matrix itself with zeros there: in a sum of all squares, the diagonal's would swallow the
+    small ones of the rest."""
     diagonal_D = correlation_DD.diagonal().clone()
     return diagonal_D, correlation_DD.fill_diagonal_(0)
 
@@ -178,11 +172,11 @@ def cheaper_by_images(images: int, features: int) -> bool:
 
 
 def diagonal_and_rest_by_images(z1_BD: Tensor, z2_BD: Tensor) -> tuple[Tensor, Tensor]:
-    """The cross-correlation's diagonal ``[D]`` and the sum of all other entries' squares, from the images' inner products: that
-    of all squares is ``Σ_ij (Z1ᵀ Z2)²_ij = Σ_ab (Z1 Z1ᵀ)_ab (Z2 Z2ᵀ)_ab``. No D × D matrix is made or sent between ranks.
+    """The cross-correlation's diagonal ``[D]`` and the sum of all other entries' squares, from the images' inner products. The
+    sum of all squares is ``Σ_ij (Z1ᵀ Z2)²_ij = Σ_ab (Z1 Z1ᵀ)_ab (Z2 Z2ᵀ)_ab``, without any D × D matrix.
 
-    With n images the matrix has a rank below n, so that the squares of all its entries sum to at least (Σ_i C_ii)² / (n - 1):
-    with n below D / 2, what is left without the diagonal's squares is no small difference of large numbers.
+    With n images the matrix's rank is below n, so the squares of all entries sum to at least (Σ_i C_ii)² / (n - 1). With n below
+    D / 2, what remains without the diagonal's squares is therefore not a small difference of large numbers.
     """
     images = len(z1_BD) * world_size()
     diagonal_D = all_reduce_sum((z1_BD * z2_BD).sum(0)) / images

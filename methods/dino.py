@@ -161,7 +161,7 @@ class DINOLoss(nn.Module):
 
 
 class DINONetwork(nn.Module):
-    """A backbone and its head, under the authors' names: images of several sizes in, logits ``[V, B, K]`` out."""
+    """A backbone and its head, under the authors' names."""
 
     def __init__(self, backbone: Backbone, config: DINOConfig, norm_last_layer: bool, predictor: bool):
         super().__init__()
@@ -175,25 +175,17 @@ class DINONetwork(nn.Module):
             hidden_dim=config.hidden_dim,
             bottleneck_dim=config.bottleneck_dim,
         )
-        # What BYOL puts after the student's projection: one hidden layer, back to the same width. The paper only says that there
-        # is a predictor (table 7, row 6); here it works on the bottleneck, before the last layer.
+        # As BYOL's: one hidden layer, back to the same width. The paper only names a predictor (table 7, row 6); here it works on
+        # the bottleneck, before the last layer.
         widths = [config.hidden_dim, config.bottleneck_dim]
         norm = nn.BatchNorm1d if config.use_bn_in_head else None
         self.predictor = MLP(config.bottleneck_dim, widths, norm=norm, activation=nn.GELU) if predictor else None
 
-    def features(self, views: Sequence[Tensor]) -> Tensor:
-        """Pooled features ``[V, B, width]``."""
-        return backbone_features(self.backbone, views)
-
-    def project(self, features_VBD: Tensor) -> Tensor:
-        """Features ``[V, B, width]`` to logits ``[V, B, K]``: all views pass the head as one batch."""
-        features = features_VBD.flatten(0, 1)
-        if self.predictor is None:
-            logits = self.head(features)
-        else:
-            bottleneck = self.predictor(self.head.mlp(features))
-            logits = self.head.last_layer(F.normalize(bottleneck, dim=-1))
-        return logits.unflatten(0, features_VBD.shape[:2])
+    def forward(self, views: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Pooled features ``[V, B, width]`` and logits ``[V, B, K]``. All views pass the head as one batch."""
+        features_VBD = backbone_features(self.backbone, views)
+        logits = self.head(features_VBD.flatten(0, 1), self.predictor)
+        return features_VBD, logits.unflatten(0, features_VBD.shape[:2])
 
 
 @METHODS.register("dino")
@@ -240,9 +232,8 @@ class DINO(Method):
 
     def forward(self, batch: ViewBatch) -> StepOutput:
         with torch.no_grad():
-            teacher_TBK = self.teacher.project(self.teacher.features(batch.views[:2]))
-        features_VBD = self.student.features(batch.views)
-        student_VBK = self.student.project(features_VBD)
+            _, teacher_TBK = self.teacher(batch.views[:2])
+        features_VBD, student_VBK = self.student(batch.views)
         loss, metrics = self.loss(student_VBK, teacher_TBK, self._teacher_temp)
         # The student's features rather than its K outputs, whose cross-correlation would be K × K.
         pair = (features_VBD[0].detach(), features_VBD[1].detach())

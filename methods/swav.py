@@ -31,7 +31,7 @@ class SwAVConfig(MultiCropConfig):
     hue: float = 0.2
     blur_p: tuple[float, float] = (0.5, 0.5)
     solarize_p: tuple[float, float] = (0.0, 0.0)
-    local_crops: int = option(6, at_least=0)
+    local_crops: int = 6
     local_scale: tuple[float, float] = (0.05, 0.14)
 
     projector: str = option("2048-128", form=parse_widths)
