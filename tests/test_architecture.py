@@ -1,6 +1,8 @@
 """The rules of docs/design.md: imports go one way down, no files in circles, short files, few beside each other."""
 
+import ast
 import importlib.util
+import re
 import subprocess
 from collections import Counter
 from graphlib import CycleError, TopologicalSorter
@@ -115,10 +117,17 @@ def test_each_folder_says_what_is_in_it():
 
 
 def _docstring(file):
-    import ast
-
     return ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
 
 
 def test_the_picture_of_the_house_is_todays():
     assert house.PICTURE.read_text(encoding="utf-8") == house.draw(), "run: python docs/house.py"
+
+
+@pytest.mark.parametrize("page", ["docs/design.md", "CONTRIBUTING.md", "README.md"])
+def test_files_that_the_pages_name_exist(page):
+    named = re.findall(r"`((?:\w+/)+(?:\w+\.(?:py|md|svg))?)`", (ROOT / page).read_text(encoding="utf-8"))
+    in_runs = {"checkpoints/", "results/", "predictions/", "features/", "figures/"}
+    rooms = ("", *(f"{room}/" for room in ("data", "eval", "backbones", "reports", "training", "common")))
+    missing = [name for name in named if not any((ROOT / room / name).exists() for room in rooms)]
+    assert named and not [name for name in missing if name not in in_runs and "NAME" not in name]
