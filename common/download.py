@@ -1,4 +1,4 @@
-"""Fetching archives: checked by digest, continued where a connection broke, unpacked nowhere but into their own folder."""
+"""Fetching archives: checked by digest, continued after a broken connection, unpacked into their own folder only."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from common.errors import UserError
 
-#: Times that a broken connection is taken up again before giving up; the next run continues all the same.
+#: Connections tried before giving up. The next run continues all the same.
 ATTEMPTS = 5
 #: Seconds without a byte after which a connection counts as broken.
 TIMEOUT = 60.0
@@ -27,17 +27,17 @@ _OWN_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS,
 
 
 def download(url: str, path: Path, md5: str | None = None, progress: bool = True, sha256: str | None = None) -> Path:
-    """Fetch a file. What there is of it already, as ``NAME.part`` beside it, is continued with an HTTP range request.
+    """Fetch a file. An HTTP range request continues what an earlier call left in ``NAME.part`` beside it.
 
     Args:
         url: http or https.
         path: where to.
-        md5: of the whole file, in hexadecimal digits; None: not known.
+        md5: of the whole file, in hexadecimal digits; None: unknown.
         progress: show a progress bar.
-        sha256: the same, or its first digits, as file names of torch.hub have them.
+        sha256: of the whole file, or its first digits, as in file names of torch.hub.
 
     Returns:
-        ``path``, which has those digests. Without any, a file that is there is taken for the whole one.
+        ``path``, which has those digests. Without a digest an existing file is taken for the whole one.
 
     Raises:
         UserError: the server cannot be reached or refuses, the disk is full, or the file has another digest.
@@ -79,17 +79,17 @@ class _CutShort(Exception):
 
 
 def _fetch(url: str, part: Path, tell) -> None:
-    """One connection: append to ``part`` what it lacks."""
+    """Append to ``part`` what it lacks, by one connection."""
     have = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "ssl-compare", **({"Range": f"bytes={have}-"} if have else {})}
     try:
         answer = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code == 416 and have:  # nothing is left to send; the digest will tell whether that is right
+        if error.code == 416 and have:  # nothing is left to send; the digest shows whether that is right
             return
         raise
     with answer:
-        if answer.status != 206:  # the whole file, from a server that knows no ranges
+        if answer.status != 206:  # the server knows no ranges and sends the whole file
             have = 0
         length = answer.headers.get("Content-Length")
         total = None if length is None else have + int(length)
@@ -123,10 +123,10 @@ def unpack(archive: Path, folder: Path) -> None:
 
 
 def _wrong_digest(path: Path, md5: str | None, sha256: str | None) -> str | None:
-    """Which digest of a file is not as it should be, in words; None: all are."""
+    """Which digest of a file is wrong, in words; None: none is."""
     for kind, name, wanted in (("md5", "MD5", md5), ("sha256", "SHA-256", sha256)):
-        if wanted and not (found := digest(path, kind)).startswith(wanted):
-            return f"the {name} digest {found}, not {wanted}"
+        if wanted and not (actual := digest(path, kind)).startswith(wanted):
+            return f"the {name} digest {actual}, not {wanted}"
     return None
 
 

@@ -1,8 +1,7 @@
-"""Pairing: which image each view of each anchor comes from. Weak supervision is a property of the views, so any method can
-have it.
+"""Pairing: which image each view of each anchor comes from. So any method can have weak supervision.
 
 Same-label pairing follows jneyzaguirre1/dino_evaluation: the first global crop comes from the anchor image, and every other
-crop from a further image of its label. Where that code returned too few crops for small classes, images are repeated here.
+crop from another image of its label. That code returns too few crops for small classes; images are repeated here.
 """
 
 from typing import Literal, Protocol
@@ -30,11 +29,11 @@ class SameImage:
 
 
 class SameLabel:
-    """Paired views come from other images with the anchor's label, the remaining ones from the anchor.
+    """Paired views come from other images with the anchor's label, the others from the anchor.
 
-    An anchor with several labels takes part with one of them, drawn anew each time, for all its views. Its paired views come
-    from different images where the class has enough of them besides the anchor, and otherwise from images drawn with
-    replacement; from the anchor itself only where the class has no other image. An unlabelled anchor falls back to itself.
+    An anchor with several labels takes part with one of them, drawn anew each time. Its paired views come from different images
+    if the class has enough besides the anchor, else from images drawn with replacement, and from the anchor itself only if the
+    class has no other image or the anchor no label.
 
     Args:
         members: bool ``[n, classes]`` or int64 labels ``[n]`` (-1: unlabelled) of the images whose labels may be used.
@@ -61,7 +60,7 @@ class SameLabel:
         self._starts = starts
         self._rank = np.arange(len(images)) - starts[labels]  # of the image within its class
         self._label = labels
-        # The rows of each image, those whose class has another image first: a label shared with nobody is the last resort.
+        # The rows of each image, first those whose class has another image: a label of no other image is the last resort.
         alone = sizes[labels] < 2
         self._rows = np.lexsort((labels, alone, images))
         counts = np.bincount(images, minlength=n)
@@ -87,12 +86,12 @@ class SameLabel:
 def _draw(own: np.ndarray, sizes: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """For each column, ``count`` ranks in [0, size) that differ from ``own`` and, where the size allows, from each other.
 
-    The t-th of the ranks not yet taken is t, plus one for each taken rank at or below it, counted in rising order.
-    Returns int64 ``[count, columns]``.
+    The t-th free rank is t, plus one for each taken rank at or below it, counted in rising order. Returns int64
+    ``[count, columns]``.
     """
     distinct = sizes - 1 >= count
     others = np.maximum(sizes - 1, 1)
-    taken = own[None]  # in rising order; where images repeat only the anchor is excluded
+    taken = own[None]  # in rising order; if images may repeat, only the anchor is excluded
     drawn = []
     for step in range(count):
         free = np.where(distinct, others - step, others)
@@ -109,9 +108,9 @@ def _draw(own: np.ndarray, sizes: np.ndarray, count: int, rng: np.random.Generat
 def labelled(labels: np.ndarray, label_sets: np.ndarray | None, fraction: float, seed: int) -> np.ndarray:
     """The images whose labels may be used: bool ``[n]``, the same for the same seed.
 
-    Of each class the share ``fraction`` of its images, rounded, and at least one. With several labels an image, rare classes
-    choose first and later ones count what is already chosen. A smaller fraction's images of a class with single labels are
-    among a larger one's.
+    Each class gets the rounded share ``fraction`` of its images, and at least one. With several labels an image, rare classes
+    choose first, and later ones count the images already chosen. With single labels, a larger fraction contains a smaller one's
+    images.
 
     Args:
         labels: int64 ``[n]``, -1 unlabelled; read where ``label_sets`` is None.

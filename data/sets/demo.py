@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import shutil
 from pathlib import Path
 
 from common.download import cache_root
@@ -33,10 +32,7 @@ class Demo(DataSet):
         if not folder.is_dir():
             with owned_lock(cache_root(cache) / "demo.lock", lambda owner: None):
                 if not folder.is_dir():
-                    unfinished = folder.with_suffix(".unfinished")
-                    shutil.rmtree(unfinished, ignore_errors=True)
-                    demo_scenes.build_demo(unfinished)
-                    unfinished.rename(folder)
+                    demo_scenes.build_demo(folder)
         return folder
 
     def listing(self, split: str) -> Listing:

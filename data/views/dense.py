@@ -1,11 +1,10 @@
-"""Images with their masks, for training and evaluating segmentation. Masks are never interpolated, and what padding adds is
-void (255), so it counts nowhere.
+"""Images with their masks, for training and evaluating segmentation. Masks are never interpolated; padding is void, so it never
+counts.
 
-One geometry for all: an image is *fitted* into a square by resizing it, aspect ratio kept, until its longer side is the square's,
-and padded at its right and bottom with the mean colour. Training and evaluation see the same size of things then.
+An image is *fitted* into a square: resized, with its aspect ratio, until its longer side is the square's, then padded at its right
+and bottom with the mean colour. So training and evaluation see objects at the same size.
 
-torchvision is imported where it is needed: that takes a second, and a grid reads the options of what uses this file before it
-begins.
+torchvision is imported inside functions, since that takes a second and grids read options from modules that import this one.
 """
 
 from __future__ import annotations
@@ -17,9 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.images import normalise
-
-VOID = 255
+from common.images import VOID, normalise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +26,8 @@ class SegmentationAugmentation:
 
     Attributes:
         crop_size: side of the square crop in pixels. An image that is smaller after scaling is padded.
-        scale: range of the factor on the size of the fitted image. VOC's longer side is 500 mostly, so with a crop of 513 this is
-            the published factor on the original within 3%, and with a smaller crop it covers as much of the image.
-            (1, 1): always the whole image.
+        scale: range of the factor on the fitted image. Most of VOC's longer sides are 500, so with a crop of 513 this is the
+            published factor on the original within 3%. (1, 1): always the whole image.
         flip_p, distort_p: probabilities of the horizontal flip, and of each photometric operation.
     """
 
@@ -46,7 +42,7 @@ class SegmentationAugmentation:
         Args:
             image: uint8 ``[3, H, W]``.
             mask: uint8 ``[H, W]``.
-            seed: of all that is random, so that a sample does not depend on how a batch is divided among devices.
+            seed: decides all that is random, so a sample does not depend on how a batch is divided among devices.
 
         Returns:
             image float32 ``[3, crop, crop]``, normalised; mask uint8 ``[crop, crop]``.
@@ -87,7 +83,7 @@ class SegmentationAugmentation:
 
 
 def _draws(seed: int) -> list[float]:
-    """Uniform numbers in [0, 1): scale, top, left, flip, and those of the distortion."""
+    """Uniform numbers in [0, 1): for scale, top, left and flip, then for the distortion."""
     return torch.rand(13, generator=torch.Generator().manual_seed(seed)).tolist()
 
 
@@ -113,8 +109,8 @@ def resize_mask(mask: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def fit_image(image: Tensor, side: int) -> tuple[Tensor, tuple[int, int]]:
-    """A whole image in a square: uint8 ``[3, H, W]`` → float32 ``[3, side, side]``, normalised, and the height and width in
-    pixels that the image has there (top left)."""
+    """A whole image in a square: uint8 ``[3, H, W]`` → float32 ``[3, side, side]``, normalised, and the image's height and width
+    there (at the top left)."""
     size = fitted_size(image.shape[-2:], side)
     return pad_image(normalise(resize_image(image, size)), side), size
 

@@ -8,9 +8,10 @@ import numpy as np
 from PIL import Image
 
 from common.files import write_arrays
+from common.images import VOID
 from common.statistics.confusion import class_scores
 from data.store.store import ImageStore
-from data.views.dense import VOID, fitted_size
+from data.views.dense import fitted_size
 
 #: Images of each kind, and the longer side in pixels at which they are kept.
 COUNT = 6

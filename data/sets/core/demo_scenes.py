@@ -1,18 +1,13 @@
-"""The built-in data set ``demo``: 10 classes of small scenes, made in seconds, nothing to download.
+"""The scenes of the built-in data set: 10 classes, made in seconds from the 1,797 handwritten digits (8 x 8 pixels, 17 grey levels)
+that ship with scikit-learn.
 
-Source: the 1,797 handwritten digits (8 x 8 pixels, 17 grey levels) that ship with scikit-learn.
-A scene is a square of side ``SIDE`` covered by a loose lattice of copies of *one* digit sample:
-any crop of a scene shows that sample, so two crops of one image share the handwriting and hence
-the class. Images of one class differ in handwriting, in the phase of the lattice (where copies
-stand, which are cut by the border), in pitch, size and tilt. The label is the digit; the
-mask of a copy is its class id.
+A scene is a square of side ``SIDE`` covered by a loose lattice of copies of *one* digit sample. Any crop shows that sample, so two
+crops of one image share the handwriting and hence the class. Images of one class differ in handwriting, in the lattice's phase
+(where copies stand, which are cut by the border), in pitch, size and tilt. The label is the digit; the mask of a copy is its class id.
 
-Why the scenes look so plain. Self-supervised methods learn whatever two crops of an image share
-and other images do not. Grounds, ink colours or polarities drawn per image were learnt *instead*
-of the digits. All scenes therefore share one ground and one ink; only the brightness of each copy
-and a little pixel noise vary.
-
-Training and test scenes are made from disjoint digit samples (``TEST_SOURCES`` for the test list).
+The scenes are plain because self-supervised methods learn whatever two crops of an image share and other images do not. They learnt
+grounds, ink colours or polarities drawn per image *instead* of the digits. So all scenes share one ground and one ink; only the
+brightness of each copy and a little pixel noise vary. Training and test scenes come from disjoint digit samples.
 """
 
 from __future__ import annotations
@@ -91,9 +86,8 @@ def scene_mask(cover: np.ndarray, label: int) -> np.ndarray:
 def build_demo(root: Path, seed: int = 0) -> None:
     """Write the data set under ``root`` (VOC layout, ``labels.csv``, ``classes.txt``); same seed, same files.
 
-    ``labels.csv`` has the columns name and label (0..9); ``classes.txt`` has one class name a line, in the order of
-    the labels. The scenes are written to a temporary folder beside ``root`` that is renamed when complete,
-    so that a build cut short leaves no folder that could pass for the data set.
+    ``labels.csv`` has the columns name and label (0..9); ``classes.txt`` has one class name a line, in the order of the labels. A
+    temporary folder beside ``root`` is renamed when complete, so a build cut short leaves nothing that could pass for the data set.
     """
     from sklearn.datasets import load_digits  # slow to import, needed here only
 

@@ -1,4 +1,4 @@
-"""Pickles of others, read without running anything that they name."""
+"""Reading pickles from elsewhere without running anything that they name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from common.errors import UserError
 
 
 class _Dtype:
-    """Stands for ``numpy.dtype``: numbers and text of fixed width only, no objects and no records."""
+    """Stands in for ``numpy.dtype``: numbers and text of fixed width only, no objects and no records."""
 
     def __init__(self, name: str, *_: Any):
         self.value = np.dtype(str(name))
@@ -25,7 +25,7 @@ class _Dtype:
 
 
 class _Array:
-    """Stands for ``numpy.ndarray``, which it gives to ``numpy.asarray``."""
+    """Stands in for ``numpy.ndarray``; ``numpy.asarray`` makes one of it."""
 
     value: np.ndarray
 
@@ -57,46 +57,41 @@ def _scalar(dtype: _Dtype, content: bytes | str) -> Any:
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """What pickles of protocol 2 hold bytes by."""
+    """How pickles of protocol 2 write bytes."""
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"holds text to encode as {encoding!r}")
     return text.encode("latin1")
 
 
-def _no_bytes() -> bytes:
-    """And empty ones."""
-    return b""
-
-
-_KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
+_ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
     ("numpy", "dtype"): _Dtype,
     ("numpy", "ndarray"): _Array,
     ("_codecs", "encode"): _encode,
-    ("__builtin__", "bytes"): _no_bytes,
+    ("__builtin__", "bytes"): lambda: b"",  # empty bytes of protocol 2
 }
 for _core in ("numpy.core", "numpy._core"):
-    _KNOWN[f"{_core}.multiarray", "_reconstruct"] = lambda *_: _Array()
-    _KNOWN[f"{_core}.multiarray", "scalar"] = _scalar
-    _KNOWN[f"{_core}.numeric", "_frombuffer"] = _from_buffer
+    _ALLOWED[f"{_core}.multiarray", "_reconstruct"] = lambda *_: _Array()
+    _ALLOWED[f"{_core}.multiarray", "scalar"] = _scalar
+    _ALLOWED[f"{_core}.numeric", "_frombuffer"] = _from_buffer
 
 
 class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _KNOWN:
+        if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"names {module}.{name}, which plain data does not need")
-        return _KNOWN[module, name]
+        return _ALLOWED[module, name]
 
     def persistent_load(self, pid: Any) -> Any:
         raise pickle.UnpicklingError("holds references to what is outside of it")
 
 
 def read_plain_pickle(path: Path) -> Any:
-    """What a pickle holds: dicts, lists, tuples, text, numbers, and arrays of numbers, which ``numpy.asarray`` takes.
+    """A pickle of dicts, lists, tuples, text, numbers, and arrays of numbers, which ``numpy.asarray`` takes.
 
-    Nothing that the file names is imported or called: an array is built from its bytes by functions of this file. Text of
-    Python 2 is read as Latin-1.
+    Nothing that the file names is imported or called: functions of this module build arrays from their bytes. Text of Python 2 is
+    read as Latin-1.
 
-    Raises UserError where there is no such file, where it is no pickle or a damaged one, or names anything else.
+    Raises UserError for a missing or damaged file, and for a pickle that names anything else.
     """
     try:
         with open(path, "rb") as file:

@@ -11,13 +11,13 @@ import numpy as np
 import scipy.io
 from PIL import Image
 from rich.console import Console
-from rich.progress import track
 
 from common.download import download, unpack
 from common.errors import UserError
 from common.files import atomic_file, write_text
 from common.images import voc_palette
 from common.lock import owned_lock
+from common.progress import track
 from data.sets.core.lists import read_names
 from data.sets.core.voc import AUG_MASKS, CLASSES
 
@@ -44,11 +44,11 @@ SOURCES = {
 
 
 def fetch_voc2012(root: Path, sources: Mapping[str, Source] = SOURCES, console: Console | None = None) -> None:
-    """Make ``root/VOCdevkit/VOC2012`` complete: VOC's images and masks, SBD's masks in ``SegmentationClassAug``, and
-    ``ImageSets/Segmentation/train_aug.txt``. What is there already is not fetched; what was interrupted continues.
+    """Complete ``root/VOCdevkit/VOC2012``: VOC's images and masks, SBD's masks in ``SegmentationClassAug``, and
+    ``ImageSets/Segmentation/train_aug.txt``. Existing parts are not fetched again; an interrupted download continues.
 
-    train_aug is VOC's train list and all of SBD's images but those of VOC's val list: 10,582 images. An image that both have
-    keeps VOC's mask, which has a void border where SBD's has none.
+    train_aug is VOC's train list and SBD's images, without those on VOC's val list: 10,582 images. An image that both have keeps
+    VOC's mask, which has a void border where SBD's has none.
 
     Raises:
         UserError: an archive cannot be fetched or unpacked, or does not hold what it should.
@@ -82,10 +82,10 @@ def _fetch_voc2012(root: Path, sources: Mapping[str, Source], console: Console) 
 
 
 def convert_sbd(sbd: Path, folder: Path) -> None:
-    """Write the masks of SBD (``cls/*.mat`` of its ``dataset`` folder) into VOC's, as palette PNG files, and the list that names
-    them, last of all.
+    """Write SBD's masks (``cls/*.mat`` of its ``dataset`` folder) into VOC's folder as palette PNG files, then their list.
 
-    Raises UserError for a missing folder, or a file that holds no mask of the classes."""
+    Raises UserError for a missing folder, or a file that holds no mask of the classes.
+    """
     files = sorted((sbd / "cls").glob("*.mat"))
     if not files:
         raise UserError(f"{sbd}: no masks in cls; is this the dataset folder of SBD?")
@@ -93,7 +93,7 @@ def convert_sbd(sbd: Path, folder: Path) -> None:
     wanted = [file for file in files if file.stem not in lists["val"]]
     added = [file for file in wanted if file.stem not in lists["train"]]
     (folder / AUG_MASKS).mkdir(exist_ok=True)
-    for file in track(added, "converting SBD's masks", console=Console(stderr=True), transient=True):
+    for file in track(added, "converting SBD's masks", len(added)):
         image = Image.fromarray(_read_sbd(file))
         image.putpalette(voc_palette().tobytes())
         with atomic_file(folder / AUG_MASKS / f"{file.stem}.png") as target:
@@ -105,7 +105,7 @@ def convert_sbd(sbd: Path, folder: Path) -> None:
 def _read_sbd(file: Path) -> np.ndarray:
     try:
         mask = np.asarray(scipy.io.loadmat(file)["GTcls"][0]["Segmentation"][0])
-    except Exception as error:  # whatever damaged bytes do to the reader
+    except Exception as error:  # damaged bytes raise nearly anything
         raise UserError(f"{file}: no mask of SBD can be read from it ({error})") from error
     if mask.ndim != 2 or mask.dtype != np.uint8 or mask.max(initial=0) > len(CLASSES):
         raise UserError(f"{file}: no mask of the classes 0 to {len(CLASSES)}")
