@@ -146,7 +146,7 @@ def _column(result: Measurement, split: dict[tuple[str, str], list[str]]) -> Col
 def _ordered(columns: Iterable[Column]) -> list[Column]:
     """By evaluation; within, as the runs list metrics, variants by value."""
     columns = list(columns)
-    metrics = {key: i for i, key in enumerate(dict.fromkeys((c.evaluation, c.metric) for c in columns))}
+    metrics = list(dict.fromkeys((column.evaluation, column.metric) for column in columns))
 
     def value(text: str) -> tuple[int, float, str]:
         try:
@@ -154,7 +154,8 @@ def _ordered(columns: Iterable[Column]) -> list[Column]:
         except ValueError:
             return (1, 0.0, text)
 
-    return sorted(
-        columns,
-        key=lambda c: (c.evaluation, metrics[c.evaluation, c.metric], [(k, value(v)) for k, v in c.variant]),
-    )
+    def place(column: Column) -> tuple[str, int, list[Any]]:
+        variant = [(key, value(text)) for key, text in column.variant]
+        return column.evaluation, metrics.index((column.evaluation, column.metric)), variant
+
+    return sorted(columns, key=place)

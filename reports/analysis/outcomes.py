@@ -9,7 +9,7 @@ A file holds ``names_hash`` (of the test images' names, in order), and one of
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -71,12 +71,12 @@ def outcomes_of(result: Measurement) -> Outcomes:
     outcomes = _read(file, result.metric)
     if outcomes.n != result.n:
         raise NoOutcomes(f"{file.name} has {outcomes.n} images, the measurement {result.n}")
-    found = float(outcomes.resampled(iter([np.ones((1, outcomes.n), np.float32)]))[0])
-    if outcomes.values is not None and abs(100 * found - result.value) < 0.01 + 1e-4 * abs(result.value):
-        values = outcomes.values * np.float32(100)  # stored as fractions, measured in percent
-        return Outcomes(outcomes.names, outcomes.n, outcomes.metric, values, outcomes.binary)
-    if abs(found - result.value) > 0.01 + 1e-4 * abs(result.value):
-        raise NoOutcomes(f"{file.name} gives {found:.4g} where the measurement says {result.value:.4g}")
+    value = float(outcomes.resampled(iter([np.ones((1, outcomes.n), np.float32)]))[0])
+    allowed = 0.01 + 1e-4 * abs(result.value)
+    if outcomes.values is not None and abs(100 * value - result.value) < allowed:
+        return replace(outcomes, values=outcomes.values * np.float32(100))  # stored as fractions, measured in percent
+    if abs(value - result.value) > allowed:
+        raise NoOutcomes(f"{file.name} gives {value:.4g} where the measurement says {result.value:.4g}")
     return outcomes
 
 

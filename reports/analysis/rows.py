@@ -85,13 +85,10 @@ def rows_of(runs: Sequence[Run]) -> list[Row]:
     rows = [_row(sorted(group, key=lambda run: _seed_order(run.seed))) for group in groups.values()]
     _tell_images_apart(rows)
     _name_variants(rows)
-    methods = list(dict.fromkeys(row.method for row in rows))
-    backbones = list(dict.fromkeys(row.backbone for row in rows))
-    data = list(dict.fromkeys(row.data for row in rows))
-    return sorted(
-        rows,
-        key=lambda row: (data.index(row.data), backbones.index(row.backbone), methods.index(row.method)),
-    )
+    keys = [(row.data, row.backbone, row.method) for row in rows]
+    orders = [list(dict.fromkeys(values)) for values in zip(*keys, strict=True)]
+    places = [[order.index(value) for order, value in zip(orders, key, strict=True)] for key in keys]
+    return [row for _, row in sorted(zip(places, rows, strict=True), key=lambda placed: placed[0])]
 
 
 def _seed_order(seed: Any) -> tuple[int, float, str]:
@@ -125,6 +122,7 @@ def _row(runs: list[Run]) -> Row:
     if speed is None and seen and minutes:
         speed = seen / (60 * minutes)
     size = _recorded(first, "image_size")
+    uses_labels = bool(_recorded(first, "uses_labels"))
     data = str(first.config.get("data") or "?")
     an_image = _mean(runs, "training_flops")
     return Row(
@@ -136,9 +134,9 @@ def _row(runs: list[Run]) -> Row:
             "patch": _patch(first, backbone),
             "input": f"{size}" if size else "?",
             "data": data if "method" in first.config else "?",
-            "start": _start(first),
+            "start": _start(first) if "method" in first.config else "?",
             "budget": short_count(seen) if seen is not None else "?",
-            "labels": _labels(first),
+            "labels": label_use(first.config, uses_labels) if "method" in first.config else "?",
         },
         data=data,
         cost={
@@ -156,28 +154,21 @@ def _row(runs: list[Run]) -> Row:
 
 def _weights(run: Run) -> str:
     """A name for weights that no training of ours made."""
-    name = PurePath(str(run.config.get("weights") or "of unknown origin")).name
-    key = run.config.get("key")
+    name, key = PurePath(str(run.config.get("weights") or "of unknown origin")).name, run.config.get("key")
     return f"Weights {name}{f' ({key})' if key else ''}"
 
 
 def _patch(run: Run, backbone: str) -> str:
-    named = re.search(r"patch(\d+)|^vit_[a-z](\d+)$", backbone)  # timm's names, and other ViTs named as ours are
-    return str(_recorded(run, "patch_size") or PATCH_SIZES.get(backbone) or (named and (named[1] or named[2])) or "–")
+    if patch := _recorded(run, "patch_size") or PATCH_SIZES.get(backbone):
+        return str(patch)
+    named = re.search(r"patch(\d+)|^vit_[a-z](\d+)$", backbone)  # as timm names it, or as we do
+    return named[1] or named[2] if named else "–"
 
 
 def _start(run: Run) -> str:
     """The weights that training began with."""
-    if "method" not in run.config:
-        return "?"
-    if not (init := run.config.get("init")):
-        return RANDOM
-    return f"{PurePath(str(init)).name} ({str(run.config.get('init_sha256') or '?')[:8]})"
-
-
-def _labels(run: Run) -> str:
-    """Which labels training used, and that of its initial weights."""
-    return label_use(run.config, bool(_recorded(run, "uses_labels"))) if "method" in run.config else "?"
+    init = run.config.get("init")
+    return f"{PurePath(str(init)).name} ({str(run.config.get('init_sha256') or '?')[:8]})" if init else RANDOM
 
 
 def _tell_images_apart(rows: Sequence[Row]) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,6 +58,11 @@ class Table:
     breaks: frozenset[int] = frozenset()
 
     @property
+    def places(self) -> range:
+        """Positions of the columns."""
+        return range(len(self.headings))
+
+    @property
     def grouped(self) -> list[tuple[str, int]]:
         """The headings' groups, from left to right, with how many columns each spans; [] without any."""
         spans: list[tuple[str, int]] = []
@@ -80,52 +86,44 @@ def number(value: float | None, form: Callable[[float], str], **more: Any) -> En
 
 def to_csv(table: Table) -> str:
     """Comma-separated, numbers in full; a cell with an interval takes several columns."""
-    suffixes: list[list[str]] = []
-    for column in range(len(table.headings)):
-        found = dict.fromkeys(suffix for row in table.rows for suffix in row[column].numbers)
-        suffixes.append(list(found) or [""])
+    names = [list(dict.fromkeys(name for row in table.rows for name in row[i].numbers)) or [""] for i in table.places]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(
-        f"{heading.full} {suffix}".strip()
-        for heading, names in zip(table.headings, suffixes, strict=True)
-        for suffix in names
-    )
+    writer.writerow(f"{table.headings[i].full} {name}".strip() for i in table.places for name in names[i])
     for row in table.rows:
-        values = []
-        for entry, names in zip(row, suffixes, strict=True):
-            for suffix in names:
-                value = entry.numbers.get(suffix) if entry.numbers else (entry.value if suffix == "" else None)
-                values.append(f"{value:.10g}" if isinstance(value, float) else "" if value is None else value)
-        writer.writerow(values)
+        values = [(row[i].numbers or {"": row[i].value}).get(name) for i in table.places for name in names[i]]
+        writer.writerow(f"{v:.10g}" if isinstance(v, float) else "" if v is None else v for v in values)
     return out.getvalue()
 
 
 def to_markdown(table: Table) -> str:
     """A GitHub table under its title, the caption below."""
 
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cells) + " |"
+    def line(cells: Iterable[str]) -> str:
+        return f"| {' | '.join(cells)} |"
 
-    lines = [f"### {markdown(table.title)}", ""]
-    lines.append(
-        line([markdown(heading.full + (f" {heading.mark}" if heading.mark else "")) for heading in table.headings])
+    def cell(entry: Entry) -> str:
+        shown = markdown(entry.text)
+        parts = (f"**{shown}**" if entry.bold else shown, entry.mark, markdown(entry.note))
+        return " ".join(filter(None, parts))
+
+    return "\n".join(
+        [
+            f"### {markdown(table.title)}",
+            "",
+            line(markdown(f"{heading.full} {heading.mark}".strip()) for heading in table.headings),
+            line("---:" if heading.numeric else "---" for heading in table.headings),
+            *(line(map(cell, row)) for row in table.rows),
+            "",
+            markdown(table.caption),
+            "",
+        ]
     )
-    lines.append(line(["---:" if heading.numeric else "---" for heading in table.headings]))
-    for row in table.rows:
-        cells = []
-        for entry in row:
-            shown = markdown(entry.text)
-            shown = f"**{shown}**" if entry.bold else shown
-            cells.append(" ".join(part for part in (shown, entry.mark, markdown(entry.note)) if part))
-        lines.append(line(cells))
-    return "\n".join([*lines, "", markdown(table.caption), ""])
 
 
 def to_latex(table: Table) -> str:
     """A ``table`` with a booktabs ``tabular``, to be read in with ``\\input``. One that is wider than the text is scaled down to
     it."""
-    spans = table.grouped
     lines = [
         r"% needs \usepackage{booktabs,graphicx}",
         r"\begin{table}",
@@ -135,32 +133,27 @@ def to_latex(table: Table) -> str:
         rf"\begin{{tabular}}{{{''.join('r' if heading.numeric else 'l' for heading in table.headings)}}}",
         r"\toprule",
     ]
-    if spans:
-        lines.append(
-            " & ".join(rf"\multicolumn{{{n}}}{{c}}{{{latex(group)}}}" if group else "" for group, n in spans) + r" \\"
-        )
-        start = 1
-        rules = []
-        for group, n in spans:
-            if group:
-                rules.append(rf"\cmidrule(lr){{{start}-{start + n - 1}}}")
-            start += n
-        lines.append("".join(rules))
+    if spans := table.grouped:
+        groups = [rf"\multicolumn{{{n}}}{{c}}{{{latex(group)}}}" if group else "" for group, n in spans]
+        ends = itertools.accumulate(n for _, n in spans)
+        rules = [rf"\cmidrule(lr){{{end - n + 1}-{end}}}" for (group, n), end in zip(spans, ends, strict=True) if group]
+        lines += [" & ".join(groups) + r" \\", "".join(rules)]
     lines.append(" & ".join(latex(f"{h.text} {h.mark}".strip()) for h in table.headings) + r" \\")
     lines.append(r"\midrule")
     for position, row in enumerate(table.rows):
         if position in table.breaks:
             lines.append(r"\midrule")
-        cells = []
-        for entry in row:
-            shown = latex(entry.text)
-            shown = rf"\textbf{{{shown}}}" if entry.bold else shown
-            mark = latex(entry.mark)
-            note = rf"{{\scriptsize {latex(entry.note)}}}" if entry.note else ""
-            cells.append(" ".join(part for part in (shown + mark, note) if part))
-        lines.append("{} " + " & ".join(cells) + r" \\")  # {}: a leading [ would be read as \\'s argument
-    lines += [r"\bottomrule", r"\end{tabular}}", r"\end{table}", ""]
-    return "\n".join(lines)
+        lines.append(
+            "{} " + " & ".join(map(_latex_cell, row)) + r" \\"
+        )  # {}: a leading [ would be read as \\'s argument
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", r"\end{table}", ""])
+
+
+def _latex_cell(entry: Entry) -> str:
+    shown = latex(entry.text)
+    shown = rf"\textbf{{{shown}}}" if entry.bold else shown
+    note = rf"{{\scriptsize {latex(entry.note)}}}" if entry.note else ""
+    return " ".join(filter(None, (shown + latex(entry.mark), note)))
 
 
 _LATEX = {

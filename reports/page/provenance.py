@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,20 +26,19 @@ def provenance(rows: Sequence[Row]) -> Table:
     headings = ["Row", "Seeds", "Commit", "Python", "Packages", "Hardware", "Training data", "Test data", "Finished"]
     lines = []
     for row in rows:
-        runs = row.runs
-        lines.append(
-            [
-                text(row.label),
-                text(", ".join(f"{run.seed}{'' if run.finished else ' (unfinished)'}" for run in runs)),
-                text(_all(commit(run.environment) for run in runs)),
-                text(_all(run.environment.get("python") for run in runs)),
-                text(_all(_packages(run.environment) for run in runs)),
-                text(_all(hardware(run.environment) for run in runs)),
-                text(_all(fingerprint for run in runs for fingerprint in _fingerprints(run, "train"))),
-                text(_all(fingerprint for run in runs for fingerprint in _fingerprints(run, "test"))),
-                text(max((run.newest for run in runs), default="") or "–"),
-            ]
-        )
+        environments = [run.environment for run in row.runs]
+        cells = [
+            row.label,
+            ", ".join(f"{run.seed}{'' if run.finished else ' (unfinished)'}" for run in row.runs),
+            _all(commit(environment) for environment in environments),
+            _all(environment.get("python") for environment in environments),
+            _all(_packages(environment) for environment in environments),
+            _all(hardware(environment) for environment in environments),
+            _all(fingerprint for run in row.runs for fingerprint in _fingerprints(run, "train")),
+            _all(fingerprint for run in row.runs for fingerprint in _fingerprints(run, "test")),
+            max((run.newest for run in row.runs), default="") or "–",
+        ]
+        lines.append([text(cell) for cell in cells])
     return Table(
         "provenance",
         "Provenance",
@@ -83,18 +82,11 @@ def hardware(environment: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _fingerprints(run: Run, split: str) -> list[str]:
-    found = []
+def _fingerprints(run: Run, split: str) -> Iterator[str]:
     for result in run.results:
         about = result.data.get(split)
         if isinstance(about, dict) and about.get("fingerprint"):
-            found.append(f"{result.data.get('name', '')} {str(about['fingerprint'])[:12]}".strip())
-    return list(dict.fromkeys(found))
-
-
-def commands(row: Row) -> list[Command]:
-    """The command of each run of a row: as it was given, or all its options where that was not recorded."""
-    return [Command(str(run.path), _command(run)) for run in row.runs]
+            yield f"{result.data.get('name', '')} {str(about['fingerprint'])[:12]}".strip()
 
 
 def given_command(environment: Mapping[str, Any]) -> str:
@@ -105,8 +97,11 @@ def given_command(environment: Mapping[str, Any]) -> str:
     return given if isinstance(given, str) else ""
 
 
-def _command(run: Run) -> str:
-    if given := given_command(run.environment):
-        return given
-    command = "train" if run.has_log else "evaluate"
-    return shlex.join(["python", "run.py", command, *words_of(run.config)])
+def commands(row: Row) -> list[Command]:
+    """The command of each run of a row: as it was given, or all its options where that was not recorded."""
+
+    def line(run: Run) -> str:
+        words = ["python", "run.py", "train" if run.has_log else "evaluate", *words_of(run.config)]
+        return given_command(run.environment) or shlex.join(words)
+
+    return [Command(str(run.path), line(run)) for run in row.runs]

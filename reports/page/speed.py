@@ -42,14 +42,14 @@ def speed_tables(files: Sequence[Path], problems: list[Problem]) -> list[Table]:
 
 def _table(rows: list[list[Entry]], about: Mapping[str, Any], before: int) -> Table:
     origin = {"on": hardware(about), "commit": commit(about), "command": given_command(about)}
-    told = "; ".join(f"{name} {value}" for name, value in origin.items() if value)
+    where = "; ".join(f"{name} {value}" for name, value in origin.items() if value)
     headings = ["Benchmark", "What", "By", "Speed", "Beside", "Times as fast", "Of the limit"]
     numeric = ("Speed", "Times as fast", "Of the limit")
     return Table(
         f"speed-{before + 1}" if before else "speed",
         "Speed",
         "Medians, and below them the range over the rounds. Ratios are of two times of the same round. The limit is what the "
-        f"machine was measured to do at best. Measured {told or 'on an unknown machine'}."
+        f"machine was measured to do at best. Measured {where or 'on an unknown machine'}."
         + (" Quick: too short to count." if about.get("quick") else ""),
         [Heading(name, numeric=name in numeric) for name in headings],
         rows,

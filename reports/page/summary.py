@@ -41,18 +41,18 @@ class Finding:
 
 def findings(comparison: Comparison) -> list[Finding]:
     """What the first table says: for each backbone the best row of each headline column, and whether it really is."""
-    found = []
+    statements = []
     blocks = [block for block in comparison.blocks if len(block) > 1]
     for block in blocks[:MOST_BLOCKS]:
         if words := _best(comparison, block):
-            found.append(Finding(comparison.rows[block[0]].backbone, words))
+            statements.append(Finding(comparison.rows[block[0]].backbone, words))
     if len(blocks) > MOST_BLOCKS:
-        found.append(Finding("Further backbones", f"The other {len(blocks) - MOST_BLOCKS} are in the table."))
+        statements.append(Finding("Further backbones", f"The other {len(blocks) - MOST_BLOCKS} are in the table."))
     references = {row.method: row for row in comparison.rows if row.facts["reference"]}
     for row in sorted(references.values(), key=lambda row: not row.facts["needs_backbone"]):
         if words := _against(comparison, row):
-            found.append(Finding(row.method_name, words))
-    return found
+            statements.append(Finding(row.method_name, words))
+    return statements
 
 
 def _best(comparison: Comparison, block: list[int]) -> str:
