@@ -16,8 +16,7 @@ from eval.core.context import EvalContext, make_context
 from eval.core.options import WeightsOptions
 from eval.core.run import run_evaluations
 from rundir.lock import run_lock
-from rundir.options import read_options as read_options_of
-from rundir.options import write_options
+from rundir.options import require_options, write_options
 from rundir.paths import CONFIG, ENVIRONMENT
 from rundir.provenance import write_environment
 from rundir.results import Measurement
@@ -116,7 +115,7 @@ def _claim(directory: Path, options: dict[str, Any]) -> None:
     if not (directory / CONFIG).exists():
         write_options(directory, options)
         return
-    before = read_options_of(directory)
+    before = require_options(directory)
     for name in ("weights", "key", "backbone", "seed"):
         if before.get(name) != options[name]:
             raise UserError(

@@ -88,7 +88,9 @@ def reproduce(command: ReproduceCommand, further: Mapping[str, Any]) -> int:
         print_list(known, Path(command.out), console)
         return 0
     if not command.tables:
-        raise UsageError("reproduce: which table? Give one, such as dino/table2; python run.py reproduce --list shows them")
+        raise UsageError(
+            "reproduce: which table? Give one, such as dino/table2; python run.py reproduce --list shows them"
+        )
     for name in command.tables:
         if name not in known:
             raise unknown_name("published table", name, known)

@@ -35,7 +35,7 @@ def label_use(config: Mapping[str, Any], uses_labels: bool) -> str:
     return own if before == "none" else f"{own}{START}{before}"
 
 
-def read_options(run: Path, otherwise: str = "give another --out") -> dict[str, Any]:
+def require_options(run: Path, otherwise: str = "give another --out") -> dict[str, Any]:
     """The options in a run's ``config.yaml``. Raises UserError, which ends with ``otherwise``, where it cannot be read."""
     file = run / CONFIG
     try:

@@ -89,7 +89,8 @@ class WholeBatches:
     def __init__(self, store: ImageStore, config: TrainConfig, device: torch.device, hint: str = ""):
         if len(store) < config.batch_size:
             raise UserError(
-                f"{store.name} has {len(store)} images to train on, fewer than one batch; give --batch_size {len(store)} or less{hint}"
+                f"{store.name} has {len(store)} images to train on, fewer than one batch; "
+                f"give --batch_size {len(store)} or less{hint}"
             )
         self.store = store
         self.config = config

@@ -14,7 +14,7 @@ from common.errors import UsageError, UserError
 from common.options import check, options_without_effect
 from data.datasets import default_image_size
 from methods.core.base import MethodConfig
-from rundir.options import read_options, written_options
+from rundir.options import require_options, written_options
 from rundir.paths import CHECKPOINTS, CONFIG, LOG
 from training.config import TrainConfig
 from training.machine.devices import pick_device, pick_precision
@@ -93,7 +93,7 @@ def require_same_run(run: Path, config: TrainConfig, method_config: MethodConfig
                     f"{run} holds {kind} but no {CONFIG}, so what was trained is unknown; give another --out"
                 )
         return
-    there = read_options(run)
+    there = require_options(run)
     now = options_of(config, method_config, {})
     differing = [name for name in now if name not in WITHOUT_EFFECT and there.get(name) != now[name]]
     if differing:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from rundir.options import read_options
+from rundir.options import require_options
 from rundir.paths import CONFIG
 
 
 def training_options(run: str | Path) -> dict[str, Any]:
     """The options that a run was trained with. Raises UserError where there are none, or not of a training."""
-    options = read_options(Path(run), "give a run directory")
+    options = require_options(Path(run), "give a run directory")
     if "method" not in options:
         raise UserError(
             f"{Path(run) / CONFIG}: does not say which method was trained; give the directory of a training"
