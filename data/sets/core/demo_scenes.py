@@ -3,7 +3,7 @@ that ship with scikit-learn.
 
 A scene is a square of side ``SIDE`` covered by a loose lattice of copies of *one* digit sample. Any crop shows that sample, so two
 crops of one image share the handwriting and hence the class. Images of one class differ in handwriting, in the lattice's phase
-(where copies stand, which are cut by the border), in pitch, size and tilt. The label is the digit; the mask of a copy is its class id.
+(where copies stand, which are cut by the border), in pitch, size and tilt. The label is the digit; a copy's mask is its class id.
 
 The scenes are plain because self-supervised methods learn whatever two crops of an image share and other images do not. They learnt
 grounds, ink colours or polarities drawn per image *instead* of the digits. So all scenes share one ground and one ink; only the
