@@ -1,4 +1,4 @@
-"""Schedules: numbers as functions of the step, for the trainer's rates and the methods' own temperatures and momenta."""
+"""Schedules: learning rates, weight decays, temperatures and momenta as functions of the step."""
 
 import math
 
@@ -14,12 +14,11 @@ def linear(start: float, end: float, step: int, steps: int, endpoint: bool = Tru
 def cosine(
     start: float, end: float, step: int, total_steps: int, warmup_steps: int = 0, warmup_endpoint: bool = True
 ) -> float:
-    """Linear warm-up from 0 to ``start``, then half a cosine from ``start`` towards ``end``, which the step after the last
-    would reach.
+    """Linear warm-up from 0 to ``start``, then half a cosine from ``start`` towards ``end``.
 
     Args:
         start: value after the warm-up, or of step 0 without one.
-        end: value at ``total_steps``.
+        end: value at ``total_steps``, the step after the last.
         step: from 0, below ``total_steps``.
         total_steps: of the whole run, warm-up included.
         warmup_steps: from 0 to ``total_steps``.
@@ -38,8 +37,7 @@ def cosine(
 def poly(
     start: float, end: float, step: int, total_steps: int, warmup_steps: int = 0, warmup_endpoint: bool = True
 ) -> float:
-    """As ``cosine``, with ``(1 - t) ** 0.9`` for the half cosine, as segmentation is trained (DeepLab, arXiv 1606.00915,
-    section 4.1)."""
+    """As ``cosine``, with ``(1 - t) ** 0.9`` for the half cosine (DeepLab, arXiv 1606.00915, section 4.1)."""
     part = _part(step, total_steps, warmup_steps)
     if part is None:
         return linear(0.0, start, step, warmup_steps, warmup_endpoint)
@@ -47,7 +45,7 @@ def poly(
 
 
 def _part(step: int, total_steps: int, warmup_steps: int) -> float | None:
-    """In [0, 1): how much of what follows the warm-up is over; None during the warm-up."""
+    """The part of the steps after the warm-up that is over, in [0, 1); None during the warm-up."""
     if not 0 <= step < total_steps or not 0 <= warmup_steps <= total_steps:
         raise ValueError(f"step {step} of a schedule of {total_steps} steps, {warmup_steps} of them warm-up")
     return None if step < warmup_steps else (step - warmup_steps) / (total_steps - warmup_steps)

@@ -10,7 +10,6 @@ Shapes: B images, K keys in the queue, D features.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -69,6 +68,7 @@ class MoCoV2(Method):
         "batch_size": 256,
         "epochs": 200,
     }
+    decays_all = True
 
     def __init__(self, config: MoCoV2Config, make_backbone: MakeBackbone, num_classes: int):
         super().__init__(config, make_backbone, num_classes)
@@ -113,7 +113,3 @@ class MoCoV2(Method):
 
     def after_step(self, progress: Progress) -> None:
         self.key_encoder.follow(self.backbone, self.projector, self.config.momentum_key)
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """All parameters decay alike, biases and norms too, as in the reference."""
-        return [{"params": [p for p in self.parameters() if p.requires_grad]}]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -55,6 +54,7 @@ class MoCoV3(Method):
     #: The paper's section 5 and appendix (AdamW, 1.5e-4 × batch / 256). It warms up for 40 of its 300 epochs.
     recipe = {"lr": 1.5e-4, "min_lr": 0.0, "weight_decay": 0.1, "batch_size": 4096, "epochs": 300}
     warmup_endpoint = False
+    decays_all = True
 
     def __init__(self, config: MoCoV3Config, make_backbone: MakeBackbone, num_classes: int):
         super().__init__(config, make_backbone, num_classes)
@@ -96,7 +96,3 @@ class MoCoV3(Method):
     def after_step(self, progress: Progress) -> None:
         momentum = rising_momentum(self.config.momentum_key, progress)
         self.key_encoder.follow(self.backbone, self.projector, momentum)
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """All parameters decay alike, biases and norms too, as in the reference."""
-        return [{"params": [p for p in self.parameters() if p.requires_grad]}]

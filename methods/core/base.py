@@ -27,7 +27,7 @@ class Progress:
 
     Attributes:
         step: optimiser steps taken so far, 0 at the first.
-        steps_per_epoch, epochs: of the whole run; the last epoch may be a part of one.
+        steps_per_epoch, epochs: of the whole run; epochs may be a fraction.
     """
 
     step: int
@@ -81,14 +81,14 @@ class StepOutput:
 
 @dataclass(kw_only=True)
 class MethodConfig:
-    """A method's own options; each field is a command-line option, declared with ``common.options.option``. Subclass it in the
-    method's file. Raises UsageError for a value that is out of its range."""
+    """A method's own options, each a command-line option declared with ``common.options.option``: subclass it in the method's
+    file. Raises UsageError for a value that is out of its range."""
 
     def __post_init__(self) -> None:
         check(self)
 
     def views(self, image_size: int) -> list[View]:
-        """The views of one training sample, in order. ``image_size`` is the side in pixels of the full-size crops."""
+        """The views of a training sample, in order; ``image_size``: side of the full-size crops in pixels."""
         return []
 
 
@@ -120,6 +120,8 @@ class Method(nn.Module):
     recipe: ClassVar[dict[str, Any]] = {}
     #: Which step of the warm-up reaches the learning rate: the last (DINO's reference), or the first after it (Barlow Twins').
     warmup_endpoint: ClassVar[bool] = True
+    #: True: biases and 1-d tensors have weight decay, too.
+    decays_all: ClassVar[bool] = False
 
     #: What gets evaluated after training (DINO's teacher, Barlow Twins' only network).
     backbone: Backbone
@@ -134,7 +136,7 @@ class Method(nn.Module):
 
     @classmethod
     def views(cls, config: MethodConfig, image_size: int) -> list[View]:
-        """The views of one training sample, in order: the configuration's, unless a method has its own."""
+        """The views of a training sample, in order: the configuration's, unless a method has its own."""
         return config.views(image_size)
 
     def before_step(self, progress: Progress) -> None:
@@ -151,11 +153,12 @@ class Method(nn.Module):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups for the optimiser: ``params``, and maybe ``lr_scale`` (multiplies the schedule) and ``weight_decay`` (fixed, not
-        scheduled). The default is DINO's (``utils.get_params_groups``): biases and 1-d tensors have no weight decay."""
+        scheduled). Unless ``decays_all``, biases and 1-d tensors have no weight decay (as DINO's ``utils.get_params_groups``)."""
         decayed, plain = [], []
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
-                (plain if parameter.ndim == 1 or name.endswith(".bias") else decayed).append(parameter)
+                is_plain = not self.decays_all and (parameter.ndim == 1 or name.endswith(".bias"))
+                (plain if is_plain else decayed).append(parameter)
         groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
         return [group for group in groups if group["params"]]
 
