@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from common.errors import UsageError, UserError
+from common.options import option
 from reports.visual.core.base import VISUALIZATIONS, ImagesVisualization
 from reports.visual.core.style import COLOURS, file_stem, grid, headed, save_figure, show, style
 
@@ -38,9 +39,9 @@ class Attention(ImagesVisualization):
 
     video: str | None = None
     """video file (MP4, …; needs the extra "video"), animated GIF or folder of frames, instead of images"""
-    fps: float | None = None
+    fps: float | None = option(None, above=0)
     """frames a second of the video that is written; default: the video's own, 10 for a folder of frames"""
-    mass: float = 0.6
+    mass: float = option(0.6, above=0, at_most=1)
     """part of a head's attention that its mask holds"""
 
     def draw(self) -> list[Path]:
@@ -51,8 +52,6 @@ class Attention(ImagesVisualization):
         from reports.visual.core.images import images_of
         from reports.visual.core.network import network_of
 
-        if not 0 < self.mass <= 1:
-            raise UsageError(f"--mass {self.mass}: give a number above 0 and at most 1")
         if self.video is not None and self.images is not None:
             raise UsageError("--video and --images exclude each other; give one of them")
         network = network_of(self)
@@ -82,15 +81,15 @@ class Attention(ImagesVisualization):
         frames = open_frames(Path(self.video))
         maps, size = [], None
 
-        def fit(pixels: np.ndarray, number: int) -> np.ndarray:
+        def fit_frame(pixels: np.ndarray, number: int) -> np.ndarray:
             image = InputImage(f"{self.video}, frame {number + 1}", pixels)
-            image = fitted(image, network.backbone.stride, short_side)
-            if size is not None and image.shape[:2] != size:
-                frames.wrong_size(number, pixels.shape[:2])
-            return image
+            fit = fitted(image, network.backbone.stride, short_side)
+            if size is not None and fit.shape[:2] != size:
+                raise UserError(f"{image.name}: of another shape than the frames before; give frames of one size")
+            return fit
 
         for number, pixels in enumerate(track(frames.read(), "attention", frames.count)):
-            image = fit(pixels, number)
+            image = fit_frame(pixels, number)
             size = image.shape[:2]
             maps.append(cls_attention(network.backbone, image))
         if not maps:
@@ -103,7 +102,7 @@ class Attention(ImagesVisualization):
         path = self.folder(self.weights) / f"attention-{file_stem(Path(self.video).stem)}{suffix}"
         with video_writer(path, frames.fps if self.fps is None else self.fps, tiles.size) as write:
             for number, pixels in enumerate(track(frames.read(), "drawing", frames.count)):
-                write(tiles.draw(fit(pixels, number), maps[number], masks_of(maps[number], self.mass)))
+                write(tiles.draw(fit_frame(pixels, number), maps[number], masks_of(maps[number], self.mass)))
         return path
 
 
@@ -147,12 +146,10 @@ def enlarged(cells: np.ndarray, patch: int) -> np.ndarray:
     return cells.repeat(patch, axis=-2).repeat(patch, axis=-1)
 
 
-def faded(image: np.ndarray, kept: np.ndarray, colour: np.ndarray | None = None) -> np.ndarray:
-    """The image, white towards where ``kept`` (bool ``[H, W]``) is False; with a tint of ``colour`` where it is True."""
-    pixels = image.astype(np.float32)
-    pale = 0.18 * pixels.mean(axis=2, keepdims=True) + 0.82 * 255
-    inside = pixels if colour is None else 0.6 * pixels + 0.4 * colour
-    return np.where(kept[..., None], inside, pale).round().astype(np.uint8)
+def faded(image: np.ndarray, kept: np.ndarray, inside: np.ndarray | None = None) -> np.ndarray:
+    """The image, faded towards white where ``kept`` (bool ``[H, W]``) is False; where it is True, ``inside`` instead, if given."""
+    pale = 0.18 * image.mean(axis=2, keepdims=True) + 0.82 * 255
+    return np.where(kept[..., None], image if inside is None else inside, pale).round().astype(np.uint8)
 
 
 def coloured(image: np.ndarray, attention: np.ndarray, masks: np.ndarray) -> np.ndarray:
@@ -167,11 +164,8 @@ def coloured(image: np.ndarray, attention: np.ndarray, masks: np.ndarray) -> np.
     winner = np.where(masks, share, -1).argmax(axis=0)
     patch = len(image) // len(winner)
     tints = head_colours(len(masks))[enlarged(winner, patch)]
-    kept = enlarged(masks.any(axis=0), patch)
-    pixels = image.astype(np.float32)
-    grey = pixels.mean(axis=2, keepdims=True)
-    inside = 0.4 * grey + 0.6 * tints
-    return np.where(kept[..., None], inside, 0.18 * grey + 0.82 * 255).round().astype(np.uint8)
+    inside = 0.4 * image.mean(axis=2, keepdims=True) + 0.6 * tints
+    return faded(image, enlarged(masks.any(axis=0), patch), inside)
 
 
 def attention_maps(image: np.ndarray, attention: np.ndarray, masks: np.ndarray, mass: float, title: str) -> Figure:
@@ -187,24 +181,18 @@ def attention_maps(image: np.ndarray, attention: np.ndarray, masks: np.ndarray, 
     heads = len(attention)
     patch = len(image) // attention.shape[1]
     columns = min(heads, COLUMNS)
-    blocks = -(-heads // columns)
-    width = 1.45
-    height = width * np.clip(len(image) / image.shape[1], 0.3, 3)
-    colours = head_colours(heads) / 255
+    height = 1.45 * np.clip(len(image) / image.shape[1], 0.3, 3) + 0.1
     with style():
-        figure, axes = grid(2 * blocks, columns + 1, width, height + 0.1)
+        figure, axes = grid(2 * -(-heads // columns), columns + 1, 1.45, height)
         for axis in axes.ravel():
             show(axis, None)
-        for axis, picture, name in (
-            (axes[0, 0], image, f"{image.shape[1]} × {len(image)} pixels"),
-            (axes[1, 0], coloured(image, attention, masks), "masks of all heads"),
-        ):
-            show(axis, picture, name)
-        for head in range(heads):
+        show(axes[0, 0], image, f"{image.shape[1]} × {len(image)} pixels")
+        show(axes[1, 0], coloured(image, attention, masks), "masks of all heads")
+        for head, colour in enumerate(head_colours(heads) / 255):
             line, column = divmod(head, columns)
             upper, lower = axes[2 * line : 2 * line + 2, column + 1]
-            show(upper, attention[head], f"head {head + 1}", tuple(colours[head]), 1.6, cmap=COLOUR_MAP, vmin=0)
-            show(lower, faded(image, enlarged(masks[head], patch)), "", tuple(colours[head]), 1.6)
+            show(upper, attention[head], f"head {head + 1}", tuple(colour), 1.6, cmap=COLOUR_MAP, vmin=0)
+            show(lower, faded(image, enlarged(masks[head], patch)), "", tuple(colour), 1.6)
         return headed(
             figure,
             title,
@@ -250,19 +238,14 @@ class VideoTiles:
         maps = self.map(np.clip(attention / self.scale[:, None, None], 0, 1), bytes=True)[..., :3]
         tiles = [(image, "frame"), (coloured(image, attention, masks), "masks of all heads")]
         tiles += [(pixels, f"head {head + 1}") for head, pixels in enumerate(maps)]
-        colours = head_colours(len(attention))
-        for place, (pixels, name) in enumerate(tiles):
+        colours = [None, None, *head_colours(len(attention)).tolist()]
+        for place, ((pixels, name), colour) in enumerate(zip(tiles, colours, strict=True)):
             line, column = divmod(place, self.columns)
-            top = self.head + line * (self.tile[0] + self.LABEL)
-            left = column * self.tile[1]
-            resample = Image.Resampling.NEAREST if place > 1 else Image.Resampling.BILINEAR
-            page.paste(
-                Image.fromarray(pixels).resize((self.tile[1] - self.GAP, self.tile[0]), resample),
-                (left, top + self.LABEL),
-            )
-            text = left + 4
-            if place > 1:
-                draw.rectangle((left + 4, top + 4, left + 12, top + 12), fill=tuple(colours[place - 2].tolist()))
-                text += 12
-            draw.text((text, top + 1), name, fill="black", font=self.font)
+            left, top = column * self.tile[1], self.head + line * (self.tile[0] + self.LABEL)
+            resample = Image.Resampling.NEAREST if colour else Image.Resampling.BILINEAR
+            tile = Image.fromarray(pixels).resize((self.tile[1] - self.GAP, self.tile[0]), resample)
+            page.paste(tile, (left, top + self.LABEL))
+            if colour:
+                draw.rectangle((left + 4, top + 4, left + 12, top + 12), fill=tuple(colour))
+            draw.text((left + (16 if colour else 4), top + 1), name, fill="black", font=self.font)
         return np.asarray(page)

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from common.errors import UsageError
+from common.options import option
 from reports.visual.core.base import VISUALIZATIONS, Visualization
 from reports.visual.core.runs import training_options
 from reports.visual.core.style import COLOURS, INK, RULE, file_stem, grid, headed, save_figure, short, show, style
@@ -44,7 +45,7 @@ class Crops(Visualization):
     """where an anchor's other views come from; default: the run's, else the method's"""
     label_fraction: float | None = None
     """part of the training images whose label may be used; default: the run's, else 1"""
-    count: int = 3
+    count: int = option(3, at_least=1)
     """anchors to draw"""
     seed: int | None = None
     """of order, crops and pairing; default: the run's, else 0"""
@@ -62,8 +63,6 @@ class Crops(Visualization):
 
         if self.run is None and (self.method is None or self.data is None):
             raise UsageError("--run, or --method and --data are needed: whose crops to draw")
-        if self.count < 1:
-            raise UsageError(f"--count {self.count}: give at least 1")
         config, method_config = configs_of(self._options())
         if config.pairing == "same_image" and self.pairing is not None:
             config = dataclasses.replace(config, paired_views=None)  # of a run that paired by label

@@ -20,12 +20,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from simple_parsing import field
 
-from common.errors import UsageError, UserError, unknown_name
+from common.errors import UserError, unknown_name
+from common.options import option
 from reports.visual.core.base import VISUALIZATIONS, Visualization
 from reports.visual.core.runs import names_of, run_words, training_options
 from reports.visual.core.style import (
     COLOURS,
     FAINT,
+    colour_bar,
     even,
     figure_of,
     grid,
@@ -34,9 +36,9 @@ from reports.visual.core.style import (
     rendered,
     save_figure,
     save_gif,
+    settle,
     show,
     style,
-    without_formulas,
 )
 from rundir.correlation import Correlations, read_correlations
 from rundir.paths import correlation_file
@@ -61,20 +63,18 @@ class CrossCorrelation(Visualization):
     """diverging: white at 0; study: cyan at 0, red at 1"""
     recompute: bool = False
     """compute the whole newest matrix anew from each run's checkpoint, instead of drawing the features that the run has kept"""
-    count: int = 1024
+    count: int = option(1024, at_least=2)
     """training images that --recompute computes it over"""
-    fps: float = 4.0
+    fps: float = option(4.0, above=0)
     """epochs a second of the animation"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps"""
 
     def draw(self) -> list[Path]:
         """Heatmaps; and where the runs have kept their evolution, a film strip, an animation and curves."""
-        if not self.fps > 0:
-            raise UsageError(f"--fps {self.fps:g}: give a number above 0")
         runs, folder = list(zip(map(Path, self.runs), names_of(self.runs), strict=True)), self.folder(*self.runs)
         if self.recompute:
-            matrices = [recomputed(run, name, self.count, self.device) for run, name in runs]
+            matrices = [self._recomputed(run, name) for run, name in runs]
             return save_figure(heatmaps(matrices, self.palette), folder, "cross_correlation-recomputed")
         evolutions = [read_evolution(run, name, run_words(training_options(run))) for run, name in runs]
         matrices = []
@@ -92,6 +92,14 @@ class CrossCorrelation(Visualization):
             frames += frames[-1:] * round(self.fps)  # it rests at the end
             written.append(save_gif(frames, folder / "cross_correlation.gif", 1 / self.fps))
         return written
+
+    def _recomputed(self, run: Path, name: str) -> Matrix:
+        from training.diagnostics import cross_correlation
+        from training.machine.devices import pick_device
+
+        first, second, title = projections_of(run, self.count, pick_device(self.device))
+        values = cross_correlation(first, second).numpy()
+        return Matrix(name, values, f"{title}, all {len(values)} features, {len(first)} training images")
 
 
 @dataclass(frozen=True)
@@ -136,16 +144,6 @@ def read_evolution(run: Path, name: str, about: str = "") -> Evolution:
         raise UserError(f"{file}: cannot be read ({str(error).splitlines()[0]}); continue or repeat the run") from error
 
 
-def recomputed(run: Path, name: str, count: int, device: str) -> Matrix:
-    """The cross-correlation of all features of a run's last checkpoint, over ``count`` training images."""
-    from training.diagnostics import cross_correlation
-    from training.machine.devices import pick_device
-
-    first, second, title = projections_of(run, count, pick_device(device))
-    values = cross_correlation(first, second).numpy()
-    return Matrix(name, values, f"{title}, all {len(values)} features, {len(first)} training images")
-
-
 def projections_of(run: Path, count: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, str]:
     """Projections of two views each of a run's training images, from its last checkpoint: as training makes them (BatchNorm with
     the statistics of a batch), but both views always of the same image.
@@ -170,8 +168,6 @@ def projections_of(run: Path, count: int, device: torch.device) -> tuple[torch.T
     from training.machine.devices import autocast
     from training.plan import build_method
 
-    if count < 2:
-        raise UsageError(f"--count {count}: a correlation needs at least 2 images")
     state = load_checkpoint(require_checkpoint(run, "give a run directory"))
     config, method_config = configs_of({**state["config"], "image_size": state["image_size"]})
     store = train_images(config)
@@ -269,7 +265,7 @@ def heatmaps(matrices: Sequence[Matrix], colours: str = "diverging") -> Figure:
                 lower.tick_params(axis="y", length=0)
             else:
                 lower.set_ylabel("share of\nentries", fontsize=7.5)
-        _colour_bar(figure, image, uppers, [-1, -0.5, 0, 0.5, 1])
+        colour_bar(figure, image, uppers, [-1, -0.5, 0, 0.5, 1])
         handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in COLOURS[:2]]
         lowers[0].legend(handles, ["beside the diagonal", "on it"], fontsize=7, handlelength=0.9, loc="upper left")
         caption = "Entry (i, j): correlation over images of feature i of one view with feature j of the other."
@@ -299,12 +295,6 @@ def _show_matrix(axis: Any, matrix: np.ndarray, colours: str, title: str = "") -
     return show(axis, matrix, title, cmap=colour_map(colours), vmin=-1, vmax=1, interpolation="antialiased")
 
 
-def _colour_bar(figure: Figure, image: Any, axes: Sequence[Any], ticks: Sequence[float] = (-1, 0, 1)) -> None:
-    bar = figure.colorbar(image, ax=list(axes), shrink=0.9, aspect=18, pad=0.02)
-    bar.set_ticks(ticks)
-    bar.outline.set_visible(False)
-
-
 def film_strip(
     evolutions: Sequence[Evolution], colours: str = "diverging", frames: int = 6, most: int = 256, room: float = 0.0
 ) -> Figure:
@@ -331,7 +321,7 @@ def film_strip(
             image = _show_matrix(axis, evolution.matrices[frame][np.ix_(kept, kept)], colours, title)
         name = "\n".join(textwrap.fill(part, 24) for part in evolution.name.split("\n"))
         lined[0].set_ylabel(name, rotation=0, ha="right", va="center", labelpad=6)
-    _colour_bar(figure, image, axes)
+    colour_bar(figure, image, axes, [-1, 0, 1])
     return figure
 
 
@@ -381,11 +371,9 @@ def animation(evolutions: Sequence[Evolution], colours: str = "diverging") -> It
             blank = np.full_like(evolution.matrices[0], np.nan)
             images.append(_show_matrix(axis, blank, colours, evolution.name))
             axis.set_xlabel(" \n", fontsize=7.5)
-        _colour_bar(figure, images[0], axes)
+        colour_bar(figure, images[0], axes, [-1, 0, 1])
         headed(figure, f"Cross-correlation, epoch 0\n{_abouts(evolutions)}", "")
-        without_formulas(figure)
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")
+        settle(figure)
         for epoch in sorted({int(epoch) for e in evolutions for epoch in e.epochs}):
             figure.suptitle(f"Cross-correlation, epoch {epoch}", x=0.01, ha="left", fontsize=10, fontweight="bold")
             for axis, image, e in zip(axes, images, evolutions, strict=False):

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from common.errors import UsageError, UserError, unknown_name
+from common.errors import UserError, unknown_name
+from common.options import option
 from reports.visual.core.base import VISUALIZATIONS, FeaturesVisualization
 from reports.visual.core.style import COLOURS, FAINT, MARKERS, bare, file_stem, grid, headed, save_figure, short, style
 
@@ -24,11 +25,11 @@ class Embedding(FeaturesVisualization):
 
     title, caption, place = "Embedding", "t-SNE of test images’ features, coloured by class.", 5
 
-    count: int = 2000
+    count: int = option(2000, at_least=3)
     """test images, at most"""
     classes: list[str] | None = None
     """names of the classes to draw; default: the largest, at most 16"""
-    perplexity: float = 30.0
+    perplexity: float = option(30.0, above=0)
     """of t-SNE: about how many neighbours each image keeps"""
 
     def draw(self) -> list[Path]:
@@ -55,8 +56,6 @@ class Embedding(FeaturesVisualization):
 
     def _chosen(self, labels: np.ndarray, classes: Sequence[str]) -> tuple[np.ndarray, str]:
         """Rows to draw, and what that leaves out, in words."""
-        if self.count < 3:
-            raise UsageError(f"--count {self.count}: give at least 3")
         if (labels < 0).all():  # nothing to colour by, and nothing to choose by
             rows, left_out = np.arange(len(labels)), " No image has exactly one label, so there are no colours."
         else:
@@ -84,8 +83,6 @@ def embed(features: np.ndarray, perplexity: float, seed: int) -> np.ndarray:
     from sklearn.manifold import TSNE
     from sklearn.preprocessing import normalize
 
-    if perplexity <= 0:
-        raise UsageError(f"--perplexity {perplexity:g}: give a number above 0")
     if len(features) < 3 or perplexity >= len(features):
         raise UserError(
             f"--perplexity {perplexity:g} is too much for {len(features)} images; give less, or more images"

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from common.errors import UsageError
+from common.options import option
 from reports.visual.core.base import VISUALIZATIONS, FeaturesVisualization
 from reports.visual.core.style import COLOURS, FAINT, INK, file_stem, grid, headed, save_figure, short, show, style
 
@@ -30,9 +31,9 @@ class NearestNeighbours(FeaturesVisualization):
 
     images: list[str] | None = None
     """image files or folders of them as queries; default: test images of different classes"""
-    count: int = 6
+    count: int = option(6, at_least=1)
     """how many queries to take from the data set"""
-    k: int = 8
+    k: int = option(8, at_least=1)
     """neighbours of each query"""
 
     def draw(self) -> list[Path]:
@@ -45,7 +46,7 @@ class NearestNeighbours(FeaturesVisualization):
         given = None if self.images is None else [read_image(file).pixels for file in files_of(self.images)]
         context, weights = context_of(self)
         train, test = context.train, context.test
-        if not 1 <= self.k <= len(train):
+        if self.k > len(train):
             raise UsageError(f"--k {self.k}: give 1 to {len(train)}, the number of training images")
         if given is None:
             chosen = choose(test, self.count, self.seed)

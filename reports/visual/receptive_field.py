@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from common.errors import UsageError, UserError, unknown_name
+from common.options import option
 from reports.visual.core.base import VISUALIZATIONS, DataVisualization
-from reports.visual.core.style import even, file_stem, grid, headed, save_figure, short, show, style
+from reports.visual.core.style import colour_bar, even, file_stem, grid, headed, save_figure, short, show, style
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -52,7 +53,7 @@ class ReceptiveField(DataVisualization):
     """names such as blocks.5 or layer3.1; default: seven, evenly spaced"""
     images: list[str] | None = None
     """image files or folders of them; default: test images of the data set"""
-    count: int = 16
+    count: int = option(16, at_least=1)
     """images to average over"""
     image_size: int | None = None
     """side of the square inputs in pixels; default: the first run's, else 224"""
@@ -89,10 +90,8 @@ class ReceptiveField(DataVisualization):
         if not trained:
             rows = [self._fields(load(None, name, size), images) for name in dict.fromkeys(names)]
         networks = "; ".join(dict.fromkeys(f"{network.name}: {network.weights}" for network in trained))
-        title = (
-            f"Effective receptive fields\n{networks or 'Untrained networks'}. "
-            f"{len(images)} {which}, {size} × {size} pixels."
-        )
+        about = f"{networks or 'Untrained networks'}. {len(images)} {which}, {size} × {size} pixels."
+        title = f"Effective receptive fields\n{about}"
         stem = "-".join(["receptive_field", *dict.fromkeys(row.name.partition("\n")[0] for row in rows)])
         return save_figure(receptive_fields(rows, title), self.folder(*weights), file_stem(stem))
 
@@ -264,10 +263,9 @@ def receptive_fields(rows: Sequence[Fields], title: str) -> Figure:
                     size += f", {100 * share_outside(field, unit):.0f}% outside"
                 axis.set_xlabel(size, fontsize=7, labelpad=2)
             panels[0].set_ylabel("\n".join(short(part, 20) for part in row.name.split("\n")), fontsize=7.5)
-        bar = figure.colorbar(image, ax=axes.ravel().tolist(), shrink=0.9, aspect=20, pad=0.015)
+        bar = colour_bar(figure, image, axes)
         bar.set_label("part of the greatest", fontsize=7.5)
         bar.ax.tick_params(labelsize=7)
-        bar.outline.set_visible(False)
         height, width = rows[0].maps.shape[1:]
         return headed(
             figure,

@@ -364,7 +364,7 @@ def test_attention_over_a_folder_of_frames(capsys, tmp_path, barlow_run):
         tmp_path / "none",
     ]
     status, _, error = visualize(capsys, *words)
-    assert status == 2 and "--fps 0: give a number above 0" in error
+    assert status == 2 and "--fps 0.0: give more than 0" in error
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Literal, Self
 
 from common.cli import PluginOption
 from common.errors import unknown_name
+from common.options import option
 from common.registry import Registry
 from rundir.paths import FIGURES
 
@@ -88,7 +89,7 @@ class ImagesVisualization(NetworkVisualization):
 
     images: list[str] | None = None
     """image files or folders of them; default: some test images of the data set"""
-    count: int = 4
+    count: int = option(4, at_least=1)
     """how many images of the data set to take, of different classes where it has them"""
     image_size: int | None = None
     """short side in pixels to which images are resized before both sides are cut to multiples of the patch; 0: not resized;

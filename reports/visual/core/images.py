@@ -64,8 +64,6 @@ def files_of(paths: Sequence[str]) -> list[Path]:
 
 def choose(store: ImageStore, count: int, seed: int) -> list[int]:
     """``count`` images (all, if there are no more), drawn by the seed; of different classes as far as that goes."""
-    if count < 1:
-        raise UsageError(f"--count {count}: give at least 1")
     order = np.random.default_rng(seed).permutation(len(store))
     labels = store.labels[order] if store.label_sets is None else store.label_sets[order].argmax(axis=1)
     turn = np.zeros(len(order), np.int64)  # how many images of its class stand before an image

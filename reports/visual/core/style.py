@@ -44,30 +44,21 @@ _STYLE = {
     "axes.labelsize": 8.5,
     "axes.edgecolor": FAINT,
     "axes.linewidth": 0.7,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
+    **dict.fromkeys(("axes.labelcolor", "axes.titlecolor", "text.color"), INK),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.color": RULE,
     "grid.linewidth": 0.6,
-    "xtick.color": FAINT,
-    "ytick.color": FAINT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "xtick.major.size": 3,
-    "ytick.major.size": 3,
-    "text.color": INK,
+    **dict.fromkeys(("xtick.color", "ytick.color"), FAINT),
+    **dict.fromkeys(("xtick.labelcolor", "ytick.labelcolor"), INK),
+    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize"), 8),
+    **dict.fromkeys(("xtick.major.size", "ytick.major.size"), 3),
     "legend.frameon": False,
     "legend.fontsize": 8,
     "lines.linewidth": 1.6,
     "lines.solid_capstyle": "round",
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "savefig.facecolor": "none",
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "none"),
     "svg.fonttype": "none",
     "svg.hashsalt": "report",
     "pdf.fonttype": 42,
@@ -103,31 +94,36 @@ def style() -> Any:
 def without_formulas(figure: Figure) -> None:
     """Have dollars in all words of a figure stand for themselves: names of methods, classes and files come from outside, and what
     is no formula between two of them would stop the drawing. Only powers at logarithmic axes stay formulas."""
-    powers = {
-        words
-        for axes in figure.axes
-        for axis in (axes.xaxis, axes.yaxis)
-        if axis.get_scale() == "log"
-        for words in axis.findobj(Text)
-    }
+    axes = [axis for panel in figure.axes for axis in (panel.xaxis, panel.yaxis)]
+    powers = {words for axis in axes if axis.get_scale() == "log" for words in axis.findobj(Text)}
     for words in figure.findobj(Text):
         if words not in powers:
             words.set_parse_math(False)
 
 
-def picture(figure: Figure, name: str, title: str, caption: str, alt: str) -> Picture:
-    """Turn a matplotlib figure into a picture, and close it. Nothing in it depends on the time."""
+def settle(figure: Figure) -> None:
+    """Solve the layout of a finished figure, once for all files and frames."""
     without_formulas(figure)
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # the layout is solved once, not for every format
-    svg, png, pdf = io.StringIO(), io.BytesIO(), io.BytesIO()
+    figure.set_layout_engine("none")
+
+
+def _encoded(figure: Figure, kind: str, dpi: int) -> bytes:
+    """A figure as a file on white; nothing in it depends on the time."""
+    content = io.BytesIO()
+    nothing = {"png": ["Software"], "pdf": ["CreationDate", "Creator", "Producer"]}[kind]
+    figure.savefig(content, format=kind, dpi=dpi, facecolor="white", metadata=dict.fromkeys(nothing))
+    return content.getvalue()
+
+
+def picture(figure: Figure, name: str, title: str, caption: str, alt: str) -> Picture:
+    """Turn a matplotlib figure into a picture, and close it."""
+    settle(figure)
+    svg = io.StringIO()
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-    figure.savefig(png, format="png", dpi=150, facecolor="white", metadata={"Software": None})
-    figure.savefig(
-        pdf, format="pdf", facecolor="white", metadata={"CreationDate": None, "Creator": None, "Producer": None}
-    )
+    files = _encoded(figure, "png", 150), _encoded(figure, "pdf", 100)
     plt.close(figure)
-    return Picture(name, title, caption, alt, _inline(svg.getvalue(), name, alt), png.getvalue(), pdf.getvalue())
+    return Picture(name, title, caption, alt, _inline(svg.getvalue(), name, alt), *files)
 
 
 def _inline(svg: str, name: str, alt: str) -> str:
@@ -155,9 +151,8 @@ def figure_of(panels: int, columns: int, width: float, height: float, **more: An
     """A figure with that many axes, ``columns`` a line; ``width`` of the whole and ``height`` of a line in inches."""
     columns = min(columns, panels)
     lines = -(-panels // columns)
-    figure, axes = plt.subplots(
-        lines, columns, figsize=(width, height * lines), squeeze=False, layout="constrained", **more
-    )
+    size = (width, height * lines)
+    figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained", **more)
     flat = list(axes.ravel())
     for unused in flat[panels:]:
         unused.set_axis_off()
@@ -168,13 +163,9 @@ def headed(figure: Figure, title: str, caption: str) -> Figure:
     """Put a title (first line bold: what; the rest: of which weights and data) above, and a caption below."""
     width = figure.get_figwidth()
     first, _, rest = title.partition("\n")
-    figure.suptitle(
-        "\n".join(textwrap.wrap(first, int(width * 11))), x=0.01, ha="left", fontsize=10, fontweight="bold", color=INK
-    )
-    below = "\n".join(
-        line for part in (rest, caption) if part for line in textwrap.wrap(part, int(width * CHARACTERS_PER_INCH))
-    )
-    if below:
+    above = textwrap.fill(first, int(width * 11))
+    figure.suptitle(above, x=0.01, ha="left", fontsize=10, fontweight="bold", color=INK)
+    if below := "\n".join(textwrap.fill(part, int(width * CHARACTERS_PER_INCH)) for part in (rest, caption) if part):
         figure.supxlabel(below, x=0.01, ha="left", fontsize=7.5, color=INK, linespacing=1.35)
     return figure
 
@@ -196,8 +187,7 @@ def show(
         axis.set_axis_off()
         return None
     axis.set_axis_on()
-    axis.set_xticks([])
-    axis.set_yticks([])
+    axis.set(xticks=[], yticks=[])
     for spine in axis.spines.values():
         spine.set(visible=True, color=colour, linewidth=width)
     if title:
@@ -220,14 +210,16 @@ def bare(axis: Axes) -> None:
 
 def line_look(number: int, points: int) -> dict[str, Any]:
     """How the ``number``-th of several lines is drawn: every colour, then every colour again with the next dash."""
-    dash = DASHES[number // len(COLOURS) % len(DASHES)]
-    return {
-        "color": COLOURS[number % len(COLOURS)],
-        "ls": dash,
-        "lw": 1.4,
-        "marker": "o" if points < 12 else None,
-        "ms": 2.6,
-    }
+    turn, place = divmod(number, len(COLOURS))
+    marker = "o" if points < 12 else None
+    return {"color": COLOURS[place], "ls": DASHES[turn % len(DASHES)], "lw": 1.4, "marker": marker, "ms": 2.6}
+
+
+def colour_bar(figure: Figure, image: Any, axes: np.ndarray, ticks: Sequence[float] | None = None) -> Any:
+    """A bar of ``image``'s colours on the right of panels, without a frame; returns it."""
+    bar = figure.colorbar(image, ax=list(np.ravel(axes)), ticks=ticks, shrink=0.9, aspect=18, pad=0.02)
+    bar.outline.set_visible(False)
+    return bar
 
 
 def short(name: str, most: int = 24) -> str:
@@ -242,32 +234,23 @@ def file_stem(name: str) -> str:
 
 def save_figure(figure: Figure, folder: Path, stem: str, vector: bool = False) -> list[Path]:
     """Write ``stem.png``, and ``stem.pdf`` too where lines and text are most of it; close the figure."""
-    written = []
+    paths = [Path(folder) / f"{stem}.{kind}" for kind in (("png", "pdf") if vector else ("png",))]
     with style():
-        without_formulas(figure)
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # solved once, for both files
-        for suffix in ("png", "pdf") if vector else ("png",):
-            content = io.BytesIO()
-            metadata = {"CreationDate": None} if suffix == "pdf" else {}
-            figure.savefig(content, format=suffix, dpi=DPI, facecolor="white", metadata=metadata)
-            path = Path(folder) / f"{stem}.{suffix}"
+        settle(figure)
+        for path in paths:
             with atomic_file(path) as file:
-                file.write(content.getvalue())
-            written.append(path)
+                file.write(_encoded(figure, path.suffix[1:], DPI))
     plt.close(figure)
-    return written
+    return paths
 
 
 def save_gif(frames: Iterable[np.ndarray], path: Path, seconds: float) -> Path:
     """Write frames (uint8 ``[H, W, 3]``, of one size) as an animation that repeats; each is shown for ``seconds``."""
-    images = [
-        Image.fromarray(frame).quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE) for frame in frames
-    ]
+    exact = {"method": Image.Quantize.MAXCOVERAGE, "dither": Image.Dither.NONE}
+    first, *others = [Image.fromarray(frame).quantize(256, **exact) for frame in frames]
+    duration = max(20, round(1000 * seconds))
     with atomic_file(path) as file:
-        images[0].save(
-            file, "GIF", save_all=True, append_images=images[1:], duration=max(20, round(1000 * seconds)), loop=0
-        )
+        first.save(file, "GIF", save_all=True, append_images=others, duration=duration, loop=0)
     return path
 
 

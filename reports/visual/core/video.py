@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageSequence
 
-from common.errors import UsageError, UserError
+from common.errors import UserError
+from common.files import atomic_file
 from reports.visual.core.images import files_of, read_image
 from reports.visual.core.style import save_gif
 
 #: Frames a second of a folder of frames.
 FOLDER_FPS = 10.0
+INSTEAD = "give a video file, an animated GIF or a folder of frames"
 
 
 class Frames:
@@ -39,12 +39,6 @@ class Frames:
     def read(self) -> Iterator[np.ndarray]:
         """uint8 ``[H, W, 3]`` each."""
         raise NotImplementedError
-
-    def wrong_size(self, number: int, size: tuple[int, int]) -> NoReturn:
-        raise UserError(
-            f"{self.path}: frame {number + 1} is {size[1]} × {size[0]} pixels, of another shape than those before; "
-            "give frames of one size"
-        )
 
 
 class FolderFrames(Frames):
@@ -89,15 +83,10 @@ class VideoFrames(Frames):
         try:
             with self._av.open(str(self.path)) as container:
                 if not container.streams.video:
-                    raise UserError(
-                        f"{self.path}: holds no video; give a video file, an animated GIF or a folder of frames"
-                    )
+                    raise UserError(f"{self.path}: holds no video; {INSTEAD}")
                 yield container
         except self._av.FFmpegError as error:
-            raise UserError(
-                f"{self.path}: cannot be read as a video ({error.strerror}); "
-                "give a video file, an animated GIF or a folder of frames"
-            ) from error
+            raise UserError(f"{self.path}: cannot be read as a video ({error.strerror}); {INSTEAD}") from error
 
     def read(self) -> Iterator[np.ndarray]:
         with self._opened() as container:
@@ -124,7 +113,7 @@ def open_frames(path: Path) -> Frames:
     if path.is_dir():
         return FolderFrames(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such file or folder; give a video file, an animated GIF or a folder of frames")
+        raise UserError(f"{path}: no such file or folder; {INSTEAD}")
     try:
         with Image.open(path) as image:
             animated = getattr(image, "n_frames", 1) > 1
@@ -139,29 +128,19 @@ def open_frames(path: Path) -> Frames:
 def video_writer(path: Path, fps: float, size: tuple[int, int]) -> Iterator[Callable[[np.ndarray], None]]:
     """A function that adds a frame (uint8 ``[*size, 3]``, sides even) to ``path``, an .mp4 or .gif file that takes its place when
     the block ends without an error."""
-    if not fps > 0:
-        raise UsageError(f"--fps {fps:g}: give a number above 0")
-    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".gif":
         frames: list[np.ndarray] = []
         yield frames.append
         save_gif(frames, path, 1 / fps)
         return
     av = _import_av(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=".mp4")
-    os.close(handle)
-    try:
-        with av.open(name, "w") as container:
-            codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
-            stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001))
-            stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
+    with atomic_file(path) as file, av.open(file.name, "w", format="mp4") as container:
+        codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+        stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001))
+        stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
 
-            def write(frame: np.ndarray) -> None:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        def write(frame: np.ndarray) -> None:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
 
-            yield write
-            container.mux(stream.encode())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+        yield write
+        container.mux(stream.encode())
