@@ -23,10 +23,8 @@ if TYPE_CHECKING:
     from backbones.base import Backbone
     from reports.visual.core.network import Network
 
-#: Heads side by side.
-COLUMNS = 6
-#: Dark to light, even for all readers.
-COLOUR_MAP = "inferno"
+#: Heads side by side, and colours from dark to light, even for all readers.
+COLUMNS, COLOUR_MAP = 6, "inferno"
 
 
 @VISUALIZATIONS.register("attention")
@@ -107,17 +105,9 @@ class Attention(ImagesVisualization):
 
 
 def cls_attention(backbone: Backbone, image: np.ndarray) -> np.ndarray:
-    """Attention of the last block's CLS token to the patches.
-
-    Args:
-        image: uint8 ``[H, W, 3]``, sides multiples of the patch.
-
-    Returns:
-        float32 ``[heads, H / patch, W / patch]``; a head's sum is 1 less its attention to the CLS token itself.
-
-    Raises:
-        UserError: the backbone has no CLS attention.
-    """
+    """Attention of the last block's CLS token to the patches, float32 ``[heads, H / patch, W / patch]``; a head's sum is 1 less its
+    attention to the CLS token itself. ``image``: uint8 ``[H, W, 3]``, sides multiples of the patch. Raises UserError where the
+    backbone has none."""
     import torch
 
     from reports.visual.core.images import normalised
@@ -173,10 +163,8 @@ def attention_maps(image: np.ndarray, attention: np.ndarray, masks: np.ndarray, 
 
     Args:
         image: uint8 ``[H, W, 3]``.
-        attention: ``[heads, h, w]``, CLS to patches; H and W are the same multiple of h and w.
-        masks: bool ``[heads, h, w]``.
+        attention, masks: ``[heads, h, w]``; H and W are the same multiple of h and w.
         mass: part of the attention in each mask.
-        title: what, of which weights, on which image.
     """
     heads = len(attention)
     patch = len(image) // attention.shape[1]

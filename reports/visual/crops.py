@@ -19,9 +19,7 @@ from reports.visual.core.runs import training_options
 from reports.visual.core.style import COLOURS, INK, RULE, file_stem, grid, headed, save_figure, short, show, style
 
 if TYPE_CHECKING:
-    from data.store.store import ImageStore
-    from methods.core.base import MethodConfig
-    from training.config import TrainConfig
+    from training.plan import Plan
 
 
 @VISUALIZATIONS.register("crops")
@@ -56,21 +54,19 @@ class Crops(Visualization):
 
     def draw(self) -> list[Path]:
         """One picture, two lines for each anchor."""
-        from methods.core.base import METHODS
         from reports.visual.core.images import data_title
-        from reports.visual.core.network import configs_of, train_images
+        from reports.visual.core.network import plan_of
         from training.resolve import resolve
 
         if self.run is None and (self.method is None or self.data is None):
             raise UsageError("--run, or --method and --data are needed: whose crops to draw")
-        config, method_config = configs_of(self._options())
-        if config.pairing == "same_image" and self.pairing is not None:
-            config = dataclasses.replace(config, paired_views=None)  # of a run that paired by label
-        config = resolve(config)
-        if not METHODS.get(config.method).trains:
+        plan = plan_of(self._options())
+        if self.pairing == "same_image":
+            plan.config = dataclasses.replace(plan.config, paired_views=None)  # of a run that paired by label
+        config = plan.config = resolve(plan.config)
+        if not plan.method.trains:
             raise UsageError(f"--method {config.method} does not train, so it sees no crops; give another method")
-        store = train_images(config)
-        samples = first_samples(store, config, method_config, self.count)
+        samples = first_samples(plan, self.count)
         paired = "all views from the same image"
         if config.pairing == "same_label":
             labelled = f"labels of {100 * config.label_fraction:g}% of the images"
@@ -78,7 +74,7 @@ class Crops(Visualization):
         whose = f"run {Path(self.run).resolve().name}" if self.run else "the method's defaults"
         title = (
             f"What {config.method} sees in its first step\n"
-            f"Training images of {data_title(store)}; {config.image_size} pixels; {paired}; {whose}, seed {config.seed}."
+            f"Training images of {data_title(plan.images[0])}; {config.image_size} pixels; {paired}; {whose}, seed {config.seed}."
         )
         return save_figure(crops(samples, title), self.folder(self.run), f"crops-{file_stem(config.method)}")
 
@@ -100,11 +96,9 @@ class Crop:
     """One view.
 
     Attributes:
-        name: of the view.
         pixels: uint8 ``[size, size, 3]``, as the network sees it, less the normalisation.
-        source: uint8 ``[H, W, 3]``, the image it is cut from.
+        source: uint8 ``[H, W, 3]``, the image it is cut from; ``label``: its class names.
         box: (top, left, height, width) in pixels of the source.
-        label: the source's class names, "" if none.
         other: True if the source is not the anchor.
     """
 
@@ -116,53 +110,37 @@ class Crop:
     other: bool
 
 
-def first_samples(store: ImageStore, config: TrainConfig, method_config: MethodConfig, count: int) -> list[list[Crop]]:
-    """The views of the first ``count`` anchors of a training's first step, as its ``training.batches.Batches`` draw them.
-
-    Args:
-        store: the images trained on.
-        config: resolved options.
-        method_config: the method's own.
-    """
+def first_samples(plan: Plan, count: int) -> list[list[Crop]]:
+    """The views of the first ``count`` anchors of a training's first step, as its ``training.batches.Batches`` draw them."""
     import torch
 
     from common.images import IMAGENET_MEAN, IMAGENET_STD
     from data.pairing import make_pairing
     from data.views.maker import ViewMaker
     from data.views.plan import crop_boxes
-    from methods.core.base import METHODS
     from reports.visual.core.images import class_names
     from training.batches import CROPS, ORDER, PAIRING, seed_of
 
-    views = list(METHODS.get(config.method).views(method_config, config.image_size))
+    config, views, (store, _) = plan.config, plan.views, plan.images
     maker = ViewMaker(views)
     size = min(config.batch_size, len(store))
     anchors = np.random.default_rng([ORDER, config.seed, 0]).permutation(len(store))[:size]
-    pairing = make_pairing(
-        config.pairing,
-        store.labels,
-        store.label_sets,
-        len(views),
-        config.paired_views,
-        config.label_fraction,
-        config.seed,
-    )
+    labels, share = (store.labels, store.label_sets), config.label_fraction
+    pairing = make_pairing(config.pairing, *labels, len(views), config.paired_views, share, config.seed)
     sources = pairing.sources(anchors, np.random.default_rng([PAIRING, config.seed, 0]))[:, :count]
     params = maker.sample(size, torch.Generator().manual_seed(seed_of(CROPS, config.seed, 0)))[:, :count]
     images, rows = np.unique(sources, return_inverse=True)
+    rows = torch.from_numpy(rows.reshape(sources.shape))
     batch = store.batch(images)
-    made = maker.make(batch, torch.from_numpy(rows.reshape(sources.shape)), params)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     samples: list[list[Crop]] = [[] for _ in range(sources.shape[1])]
-    for number, view in enumerate(views):
-        boxes = crop_boxes(batch.sizes[rows.reshape(sources.shape)[number]], view, params[number]).tolist()
+    for number, crops_B3ss in enumerate(maker.make(batch, rows, params)):
+        boxes = crop_boxes(batch.sizes[rows[number]], views[number], params[number]).tolist()
         for place, sample in enumerate(samples):
             source = int(sources[number, place])
-            pixels = ((made[number][place] * std + mean).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-            other = source != anchors[place]
-            sample.append(
-                Crop(view.name, pixels, store.image(source), tuple(boxes[place]), class_names(store, source), other)
-            )
+            pixels = ((crops_B3ss[place] * std + mean).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+            image, label = store.image(source), class_names(store, source)
+            sample.append(Crop(views[number].name, pixels, image, tuple(boxes[place]), label, source != anchors[place]))
     return samples
 
 

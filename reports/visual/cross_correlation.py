@@ -104,13 +104,7 @@ class CrossCorrelation(Visualization):
 
 @dataclass(frozen=True)
 class Matrix:
-    """A cross-correlation matrix.
-
-    Attributes:
-        name: of whose projections.
-        values: ``[D, D]`` in [-1, 1].
-        what: which features, of which images, in words.
-    """
+    """A cross-correlation matrix, ``[D, D]`` in [-1, 1], of a run; ``what``: which features, of which images, in words."""
 
     name: str
     values: np.ndarray
@@ -119,12 +113,7 @@ class Matrix:
 
 @dataclass(frozen=True, kw_only=True)
 class Evolution(Correlations):
-    """What a run has kept of its cross-correlation, over its training.
-
-    Attributes:
-        name: of the run; of several lines, if need be.
-        about: its method, backbone and data, in words.
-    """
+    """What a run has kept of its cross-correlation, over its training; ``about``: its method, backbone and data, in words."""
 
     name: str
     about: str = ""
@@ -146,10 +135,7 @@ def read_evolution(run: Path, name: str, about: str = "") -> Evolution:
 
 def projections_of(run: Path, count: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, str]:
     """Projections of two views each of a run's training images, from its last checkpoint: as training makes them (BatchNorm with
-    the statistics of a batch), but both views always of the same image.
-
-    Args:
-        count: images, at most; whole batches of the run's size (of all images together, if these are fewer).
+    the statistics of a batch), but both views always of the same image. ``count``: images, at most, in whole batches.
 
     Returns:
         both ``[n, D]`` on the CPU, and the weights' title.
@@ -161,20 +147,18 @@ def projections_of(run: Path, count: int, device: torch.device) -> tuple[torch.T
 
     from common.progress import track
     from data.views.maker import ViewMaker
-    from methods.core.base import METHODS, ViewBatch
-    from reports.visual.core.network import configs_of, run_title, train_images
+    from methods.core.base import ViewBatch
+    from reports.visual.core.network import plan_of, run_title
     from rundir.paths import require_checkpoint
     from training.checkpoint import load_checkpoint
     from training.machine.devices import autocast
-    from training.plan import build_method
 
     state = load_checkpoint(require_checkpoint(run, "give a run directory"))
-    config, method_config = configs_of({**state["config"], "image_size": state["image_size"]})
-    store = train_images(config)
-    method = build_method(config, method_config, store.num_classes)
+    plan = plan_of({**state["config"], "image_size": state["image_size"]})
+    config, views, (store, _) = plan.config, plan.views, plan.images
+    method = plan.build_method()
     method.load_state_dict(state["method"])
     method.to(device).train()
-    views = list(METHODS.get(config.method).views(method_config, config.image_size))
     if len(views) < 2:
         raise UserError(
             f"{run}: {config.method} sees one view of an image, so there is nothing to correlate; give another run"

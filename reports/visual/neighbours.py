@@ -96,13 +96,8 @@ def _feature(context: EvalContext, pixels: np.ndarray) -> Tensor:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """A query and what lies nearest to it.
-
-    Attributes:
-        image: uint8 ``[H, W, 3]``.
-        label: class names with commas; "" if it has none.
-        images, labels, similarities: of the neighbours, as many for each query, the nearest first; similarities are cosines.
-    """
+    """A query's image (uint8 ``[H, W, 3]``) and classes (with commas; "": none), and those of as many neighbours for each query,
+    the nearest first, with their cosines."""
 
     image: np.ndarray
     label: str

@@ -16,6 +16,7 @@ from reports.visual.core.style import file_stem, grid, headed, heading, save_fig
 
 if TYPE_CHECKING:
     from backbones.base import Backbone
+    from reports.visual.core.images import InputImage
 
 
 @VISUALIZATIONS.register("pca")
@@ -37,20 +38,13 @@ class PrincipalComponents(ImagesVisualization):
         maps = [last_map(network.backbone, image.pixels) for image in track(images, "features", len(images))]
         scores, explained = components(maps)
         title = f"Principal components of {network.name}, {network.weights}\n{which}."
-        names, pixels = [image.name for image in images], [image.pixels for image in images]
-        figure = principal_components(pixels, names, scores, explained, title)
+        figure = principal_components(images, scores, explained, title)
         return save_figure(figure, self.folder(self.weights), f"pca-{file_stem(network.name)}")
 
 
 def last_map(backbone: Backbone, image: np.ndarray) -> np.ndarray:
-    """The last map's cells: normed patch tokens, or the last stage of a ResNet.
-
-    Args:
-        image: uint8 ``[H, W, 3]``.
-
-    Returns:
-        float32 ``[h, w, D]``.
-    """
+    """The last map's cells, float32 ``[h, w, D]``: normed patch tokens, or the last stage of a ResNet. ``image``: uint8
+    ``[H, W, 3]``."""
     import torch
 
     from reports.visual.core.images import normalised
@@ -61,14 +55,8 @@ def last_map(backbone: Backbone, image: np.ndarray) -> np.ndarray:
 
 
 def components(maps: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
-    """The first three principal components of the cells of all maps together.
-
-    Args:
-        maps: ``[h, w, D]`` each.
-
-    Returns:
-        scores ``[h, w, 3]`` for each, and the part of the variance that each component explains ``[3]``. A component's sign is
-        such that its greatest loading is positive.
+    """The first three principal components of the cells of all maps, ``[h, w, D]`` each, together: scores ``[h, w, 3]`` of each,
+    and the part of the variance that each component explains ``[3]``. A component's greatest loading is positive.
 
     Raises:
         UserError: fewer than four cells, or all of them equal.
@@ -87,15 +75,8 @@ def components(maps: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray
 
 
 def as_colours(scores: Sequence[np.ndarray], percent: float = 1.0) -> list[np.ndarray]:
-    """Scores on three components as red, green and blue: each component stretched over all images together, from its ``percent``
-    percentile to that from above.
-
-    Args:
-        scores: ``[h, w, 3]`` for each image.
-
-    Returns:
-        float ``[h, w, 3]`` in [0, 1] for each image.
-    """
+    """Scores on three components, ``[h, w, 3]`` of each image, as red, green and blue in [0, 1]: each component stretched over all
+    images together, from its ``percent`` percentile to that from above."""
     low, high = np.percentile(_together(scores), [percent, 100 - percent], axis=0)
     return [np.clip((s - low) / np.maximum(high - low, 1e-12), 0, 1) for s in scores]
 
@@ -105,34 +86,27 @@ def _together(scores: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def principal_components(
-    images: Sequence[np.ndarray],
-    names: Sequence[str],
-    scores: Sequence[np.ndarray],
-    explained: Sequence[float],
-    title: str,
+    images: Sequence[InputImage], scores: Sequence[np.ndarray], explained: Sequence[float], title: str
 ) -> Figure:
     """For each image: itself, its cells' first three components as red, green and blue, and each component by itself.
 
     Args:
-        images: uint8 ``[H, W, 3]`` each.
-        names: of the images.
-        scores: ``[h, w, 3]`` each.
+        scores: ``[h, w, 3]`` of each image.
         explained: part of the variance that each component explains.
-        title: what, of which weights and images.
     """
     import seaborn  # noqa: F401 - brings the colour map "vlag"
 
     limit = np.percentile(np.abs(_together(scores)), 99, axis=0)
-    ratio = float(np.mean([len(image) / image.shape[1] for image in images]))
+    ratio = float(np.mean([len(image.pixels) / image.pixels.shape[1] for image in images]))
     headings = ["image", "components as RGB"]
     headings += [f"component {number} ({100 * part:.0f}%)" for number, part in enumerate(explained, 1)]
     with style():
         figure, axes = grid(len(images), 5, 1.45, 1.45 * float(np.clip(ratio, 0.3, 3)) + 0.08)
-        for row, image, name, score, colour in zip(axes, images, names, scores, as_colours(scores), strict=True):
-            height, width = image.shape[:2]
+        for row, image, score, colour in zip(axes, images, scores, as_colours(scores), strict=True):
+            height, width = image.pixels.shape[:2]
             extent = (-0.5, width - 0.5, height - 0.5, -0.5)
-            show(row[0], image)
-            row[0].set_ylabel(short(name, 20), fontsize=7)
+            show(row[0], image.pixels)
+            row[0].set_ylabel(short(image.name, 20), fontsize=7)
             show(row[1], colour, extent=extent)
             for axis, values, most in zip(row[2:], np.moveaxis(score, -1, 0), limit, strict=True):
                 show(axis, values, extent=extent, cmap="vlag", vmin=-most, vmax=most)

@@ -64,22 +64,23 @@ class ReceptiveField(DataVisualization):
 
     def draw(self) -> list[Path]:
         """One picture: a line for each network."""
+        from reports.visual.core.images import normalised, read_inputs, square
         from reports.visual.core.network import DEFAULT_SIZE, load_network
 
         names, weights = self.backbone or [], self.weights or []
-        if weights and names and len(names) != len(weights):
-            raise UsageError(
-                f"--backbone names {len(names)} and --weights {len(weights)}; give one backbone for each of the weights"
-            )
         if not weights and not names:
             raise UsageError("--weights or --backbone is needed: what to look at")
+        if weights and len(names) not in (0, len(weights)):
+            counts = f"--backbone names {len(names)} and --weights {len(weights)}"
+            raise UsageError(f"{counts}; give one backbone for each of the weights")
 
         def load(path: str | None, name: str | None, size: int | None) -> Network:
             return load_network(path, name, None, size, self.device, self.seed)
 
         trained = [load(path, names[i] if names else None, self.image_size) for i, path in enumerate(weights)]
         size = self.image_size or (trained[0].image_size if trained else None) or DEFAULT_SIZE
-        images, which = self._inputs(trained[0].options if trained else {}, size)
+        inputs, which = read_inputs(self, trained[0].options if trained else {}, size)
+        images = normalised(np.stack([square(image.pixels, size) for image in inputs]))
         rows: list[Fields] = []
         drawn: set[str] = set()  # backbones that have been drawn untrained
         for network in trained:
@@ -95,13 +96,6 @@ class ReceptiveField(DataVisualization):
         stem = "-".join(["receptive_field", *dict.fromkeys(row.name.partition("\n")[0] for row in rows)])
         return save_figure(receptive_fields(rows, title), self.folder(*weights), file_stem(stem))
 
-    def _inputs(self, run: dict, size: int) -> tuple[Tensor, str]:
-        """Square inputs ``[B, 3, size, size]``, normalised: the short side resized, the centre cut out."""
-        from reports.visual.core.images import normalised, read_inputs, square
-
-        images, which = read_inputs(self, run, size)
-        return normalised(np.stack([square(image.pixels, size) for image in images])), which
-
     def _fields(self, network: Network, images: Tensor) -> Fields:
         layers = layer_names(network.backbone)
         for layer in self.layers or []:
@@ -110,9 +104,7 @@ class ReceptiveField(DataVisualization):
         layers = self.layers or [layers[i] for i in even(len(layers), LAYERS)]
         maps, units = effective_receptive_fields(network.backbone, images, layers, self.seed)
         if not np.isfinite(maps).all():
-            raise UserError(
-                f"{network.name}, {network.weights}: its gradients are not finite; the weights have diverged"
-            )
+            raise UserError(f"{network.name}, {network.weights}: gradients are not finite; the weights have diverged")
         name = f"{network.name}\n{'untrained' if network.untrained else 'trained'}"
         if len(self.weights or []) > 1 and "(run " in network.weights:
             name += "\n" + network.weights.rpartition("(run ")[2].rstrip(")")
@@ -121,14 +113,8 @@ class ReceptiveField(DataVisualization):
 
 @dataclass(frozen=True)
 class Fields:
-    """Receptive fields of one network's layers.
-
-    Attributes:
-        name: of the network and its weights, in up to two lines.
-        layers: names.
-        maps: ``[layers, H, W]``, not negative.
-        units: (top, left, height, width) in pixels of the input that each centre unit lies over; None where that is not known.
-    """
+    """Receptive fields of one network's layers: ``maps [layers, H, W]``, not negative, and the cell in the input of each layer's
+    centre unit (None where that is not known). ``name``: the network and its weights, in up to three lines."""
 
     name: str
     layers: Sequence[str]
@@ -191,8 +177,7 @@ def effective_receptive_fields(
 
     device = next(backbone.parameters()).device
     generator = torch.Generator().manual_seed(seed)
-    height, width = images.shape[-2:]
-    fields = np.zeros((len(layers), height, width))
+    fields = np.zeros((len(layers), *images.shape[-2:]))
     units: list[Unit | None] = []
     parts = images.split(BATCH)
     for part in track(parts, "gradients", len(parts)):
@@ -201,7 +186,7 @@ def effective_receptive_fields(
         units = []
         for number, map_BChw in enumerate(maps):
             rows, columns = map_BChw.shape[-2:]
-            units.append(_unit(backbone, (rows, columns), (height, width)))
+            units.append(_unit(backbone, (rows, columns), images.shape[-2:]))
             centre_BC = map_BChw[:, :, rows // 2, columns // 2]
             signs = torch.randint(0, 2, centre_BC.shape, generator=generator).to(device) * 2 - 1
             (gradient,) = torch.autograd.grad((centre_BC * signs).sum(), part, retain_graph=number + 1 < len(maps))
@@ -214,14 +199,11 @@ def _unit(backbone: Backbone, grid: tuple[int, int], size: tuple[int, int]) -> U
     centre unit i on pixel i · stride."""
     from backbones.resnet import ResNet
 
-    (rows, columns), (height, width) = grid, size
-    cell = height / rows, width / columns
-    top, left = rows // 2 * cell[0], columns // 2 * cell[1]
-    if backbone.has_tokens:
-        return top, left, *cell
-    if isinstance(backbone, ResNet):
-        return top - (cell[0] - 1) / 2, left - (cell[1] - 1) / 2, *cell
-    return None
+    if not backbone.has_tokens and not isinstance(backbone, ResNet):
+        return None
+    cell = np.divide(size, grid)
+    corner = np.floor_divide(grid, 2) * cell - (0 if backbone.has_tokens else (cell - 1) / 2)
+    return *corner.tolist(), *cell.tolist()
 
 
 def relative(field: np.ndarray) -> np.ndarray:
@@ -239,7 +221,7 @@ def field_size(field: np.ndarray) -> float:
 def share_outside(field: np.ndarray, unit: Unit) -> float:
     """The part of all contributions that comes from pixels whose centres are not in the unit's cell."""
     top, left, height, width = unit
-    rows, columns = np.arange(field.shape[0]) + 0.5, np.arange(field.shape[1]) + 0.5
+    rows, columns = (np.arange(side) + 0.5 for side in field.shape)
     inside = np.outer((rows > top) & (rows < top + height), (columns > left) & (columns < left + width))
     total = field.sum()
     return float(field[~inside].sum() / total) if total > 0 else 0.0

@@ -19,7 +19,7 @@ from data.datasets import open_dataset
 from reports.visual import attention, crops, embedding, neighbours, pca, receptive_field
 from reports.visual.core import images as pictures
 from reports.visual.core import video
-from reports.visual.core.network import configs_of
+from reports.visual.core.network import plan_of
 from reports.visual.core.runs import training_options
 from reports.visual.cross_correlation import projections_of
 from training.batches import Batches, hold_out
@@ -227,11 +227,12 @@ def test_chosen_images_are_of_different_classes(toy):
 
 
 def test_crops_are_those_of_the_first_step(toy, weak_run):
-    config, method_config = configs_of(training_options(weak_run))
+    plan = plan_of(training_options(weak_run))
+    config, method_config = plan.config, plan.method_config
     assert (config.pairing, method_config.local_crops) == ("same_label", 2)
     store = open_dataset("imagefolder", "train", toy, 32)
     store = store.subset(hold_out(len(store), config.knn_every)[0])
-    samples = crops.first_samples(store, config, method_config, 3)
+    samples = crops.first_samples(plan, 3)
     from methods.core.base import METHODS
 
     views = list(METHODS.get("weak_dino").views(method_config, 16))
@@ -248,14 +249,15 @@ def test_crops_are_those_of_the_first_step(toy, weak_run):
 
 def test_recomputed_correlation_equals_what_training_kept(barlow_run, monkeypatch):
     """On the images and crops that the run's own diagnostics look at: those held out."""
-    monkeypatch.setattr("reports.visual.core.network.hold_out", lambda n, every: hold_out(n, every)[::-1])
+    monkeypatch.setattr("training.plan.hold_out", lambda n, every: hold_out(n, every)[::-1])
     first, second, _ = projections_of(barlow_run, 100, torch.device("cpu"))
     with np.load(barlow_run / "figures" / "cross_correlation.npz") as kept:
         np.testing.assert_allclose(cross_correlation(first, second), kept["matrices"][-1].astype(np.float32), atol=2e-3)
 
 
 def test_options_of_a_run_are_read_back(barlow_run):
-    config, method_config = configs_of(training_options(barlow_run))
+    plan = plan_of(training_options(barlow_run))
+    config, method_config = plan.config, plan.method_config
     assert isinstance(config, TrainConfig)
     assert (config.method, config.optimizer, config.batch_size) == ("barlow_twins", "lars", 8)
     assert method_config.projector == "24-24"

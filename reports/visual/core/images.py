@@ -26,12 +26,7 @@ MOST_CELLS = 2**15
 
 @dataclass(frozen=True)
 class InputImage:
-    """An image and its name.
-
-    Attributes:
-        name: file name, or path in the data set.
-        pixels: uint8 ``[H, W, 3]``.
-    """
+    """An image, uint8 ``[H, W, 3]``, and its file's name, or its path in the data set."""
 
     name: str
     pixels: np.ndarray
@@ -43,11 +38,8 @@ def read_image(path: Path) -> InputImage:
 
 
 def files_of(paths: Sequence[str]) -> list[Path]:
-    """The files named, and those in the folders named, in sorted order; hidden files are left out.
-
-    Raises:
-        UserError: a path that does not exist, or a folder without files.
-    """
+    """The files named, and those in the folders named, sorted, without hidden ones. Raises UserError for a path that does not exist
+    and for a folder without files."""
     files: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
@@ -79,10 +71,6 @@ def read_inputs(options: Any, run: Mapping[str, Any], size: int) -> tuple[list[I
         options: ``images``, or else ``data`` (default: the run's), ``data_root``, ``count`` and ``seed``.
         run: options of the run whose network looks at them; empty for others' weights.
         size: side in pixels that the network takes.
-
-    Raises:
-        UsageError: neither images nor a data set is named.
-        UserError: they cannot be read.
     """
     if options.images is not None:
         images = [read_image(file) for file in files_of(options.images)]
@@ -117,14 +105,8 @@ def class_names(store: ImageStore, index: int) -> str:
 
 
 def fitted(picture: InputImage, multiple: int, short_side: int) -> np.ndarray:
-    """The image with its short side resized (bicubic; 0: left as it is) and both sides cut, about the centre, to multiples.
-
-    Returns:
-        uint8 ``[h, w, 3]``.
-
-    Raises:
-        UserError: less than one patch is left, or far too many.
-    """
+    """The image with its short side resized (bicubic; 0: left as it is) and both sides cut, about the centre, to multiples: uint8
+    ``[h, w, 3]``. Raises UserError where less than one patch is left, or far too many."""
     image = Image.fromarray(picture.pixels)
     width, height = image.size
     if short_side:

@@ -12,16 +12,14 @@ import torch
 
 from backbones.base import Backbone
 from backbones.formats.source import Source
-from common.errors import UsageError, UserError
-from data.datasets import open_dataset
-from data.store.store import ImageStore
+from common.errors import UserError
 from eval.core.context import EvalContext, make_context
 from eval.core.options import WeightsOptions
-from methods.core.base import METHODS, MethodConfig
+from methods.core.base import METHODS
 from reports.visual.core.base import FeaturesVisualization, ImagesVisualization
-from training.batches import hold_out, short_side_for
 from training.config import TrainConfig
 from training.machine.devices import pick_device
+from training.plan import Plan
 
 DEFAULT_SIZE = 224
 
@@ -52,15 +50,8 @@ class Network:
 def load_network(
     weights: str | None, backbone: str | None, key: str | None, image_size: int | None, device: str, seed: int
 ) -> Network:
-    """Build a backbone and load weights into it; gradients are off for its parameters.
-
-    Args:
-        weights: a run directory, a run's checkpoint, or a weights file; None: untrained.
-        backbone: its name; None: the run's.
-        key: which network of a checkpoint.
-        image_size: of the images it will mostly see; None: the run's, else 224.
-        device: as the option has it.
-        seed: of untrained weights.
+    """Build a backbone and load weights into it; gradients are off for its parameters. The arguments are the options of
+    ``NetworkVisualization``; ``image_size`` is that of the images it will mostly see (None: the run's, else 224).
 
     Raises:
         UsageError: no backbone is named and the weights do not name it.
@@ -106,33 +97,23 @@ def run_title(run: str | Path, options: dict[str, Any]) -> str:
 
 def context_of(options: FeaturesVisualization) -> tuple[EvalContext, str]:
     """Weights and data as evaluations have them, with the same cache of features; and what titles call the weights."""
-    is_run = options.weights is not None and Path(options.weights).is_dir()
+    source = Source(options.weights)
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(WeightsOptions)}
-    out = options.weights if is_run else str(options.folder())
+    out = options.weights if source.is_run_directory else str(options.folder())
     context = make_context(WeightsOptions(**{**given, "out": out}))
-    return context, weights_title(options.weights, Source(options.weights).options, options.key)
+    return context, weights_title(options.weights, source.options, options.key)
 
 
-def configs_of(options: Mapping[str, Any]) -> tuple[TrainConfig, MethodConfig]:
-    """Options of a training, those of the trainer and those of its method; what is not said has the method's default."""
+def plan_of(options: Mapping[str, Any]) -> Plan:
+    """The plan of a training with these options; what they leave out has the method's default. Nothing is resolved or checked."""
     kind = METHODS.get(options["method"])
-    return (
-        TrainConfig(**{**kind.recipe, **_fields_of(TrainConfig, options)}),
-        kind.Config(**_fields_of(kind.Config, options)),
-    )
+    config = TrainConfig(**{**kind.recipe, **_fields_of(TrainConfig, options)})
+    return Plan(config, kind.Config(**_fields_of(kind.Config, options)))
 
 
 def _fields_of(kind: type, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that a dataclass has; sequences are tuples there."""
-    found = {field.name: options[field.name] for field in dataclasses.fields(kind) if field.name in options}
-    tuples = {field.name for field in dataclasses.fields(kind) if isinstance(field.default, tuple)}
-    return {name: tuple(value) if name in tuples else value for name, value in found.items()}
-
-
-def train_images(config: TrainConfig) -> ImageStore:
-    """The images that a run trains on: without those that it holds out. ``config.image_size`` is resolved."""
-    if config.image_size is None:
-        raise UsageError("--image_size is needed")
-    root = None if config.data_root is None else Path(config.data_root)
-    store = open_dataset(config.data, "train", root, short_side_for(config.image_size))
-    return store.subset(hold_out(len(store), config.knn_every)[0])
+    fields = [field for field in dataclasses.fields(kind) if field.name in options]
+    tuples = {field.name for field in fields if isinstance(field.default, tuple)}
+    values = {field.name: options[field.name] for field in fields}
+    return {name: tuple(value) if name in tuples else value for name, value in values.items()}
