@@ -28,11 +28,7 @@ class PluginOption:
 
 
 class UnknownOption(UsageError):
-    """A command has no option of that name.
-
-    Attributes:
-        option: its name, without dashes.
-    """
+    """A command has no ``option`` of that name (without dashes)."""
 
     def __init__(self, option: str, message: str):
         super().__init__(message)
@@ -67,13 +63,13 @@ def make_parser(command: str, description: str, epilog: str = "") -> argparse.Ar
 
 
 def require_one_process(command: str) -> None:
-    """Raises UsageError where ``torchrun`` has started several processes of a command that is one: each would do all of it."""
+    """Raises UsageError if ``torchrun`` has started several processes of the command: each would do all of its work."""
     if int(os.environ.get("WORLD_SIZE") or 1) > 1:
         raise UsageError(f"{command} is one process; start it without torchrun, which is for training and for segment")
 
 
 def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
-    """Parse all of ``words``; an unknown option (``UnknownOption``) names the nearest known one."""
+    """Parse all of ``words``. Raises UnknownOption, which names the nearest option."""
     namespace, unknown = parser.parse_known_args(list(words))
     for word in unknown:
         if word.startswith("--"):
@@ -97,19 +93,17 @@ def read_command(command: str, description: str, kind: type[Options], words: Seq
 def read_open_command(
     command: str, description: str, kind: type[Options], words: Sequence[str], epilog: str
 ) -> tuple[Options, dict[str, Any]]:
-    """The same of a command that hands further options on to other commands: its own, and the further ones."""
+    """The same for a command that hands further options on to others: its own options, and the further ones."""
     parser = make_parser(command, description, epilog=epilog)
     parser.add_arguments(kind, dest="command")
     namespace, further = parser.parse_known_args(list(words))
     return namespace.command, further_options(further)
 
 
-def load_plugins(words: Sequence[str]) -> list[str]:
-    """Import what each ``--plugin`` among ``words`` names, since names of options and choices depend on it. Returns the names."""
-    plugins = value_of(words, "plugin") or []
-    for plugin in plugins:
+def load_plugins(words: Sequence[str]) -> None:
+    """Import what each ``--plugin`` among ``words`` names: it decides which names and options there are."""
+    for plugin in value_of(words, "plugin") or []:
         load_plugin(plugin)
-    return plugins
 
 
 def further_options(words: Sequence[str]) -> dict[str, Any]:
@@ -137,8 +131,8 @@ def parse_value(word: str) -> Any:
 
 
 def value_of(words: Sequence[str], option: str, many: bool = False) -> Any:
-    """What ``words`` give for one option, before the real parser can be built: its last value, None where it is absent; a
-    list with ``many``."""
+    """What ``words`` give for one option, before the real parser can be built: its last value, a list with ``many``, None if it is
+    absent."""
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     finder.add_argument(f"--{option}", nargs="*" if many else None, action="append" if option == "plugin" else "store")
     try:
@@ -148,17 +142,12 @@ def value_of(words: Sequence[str], option: str, many: bool = False) -> Any:
 
 
 def words_of(options: Mapping[str, Any]) -> list[str]:
-    """The command-line words that say the same as a mapping of options (None: not said). So a configuration file goes
-    through the same checks as the command line."""
+    """A mapping of options as words of a command line, without those that are None, so that a configuration file goes through the
+    same checks as the command line."""
     words: list[str] = []
     for name, value in options.items():
-        if value is None:
-            continue
-        words.append(f"--{name}")
-        if isinstance(value, (list, tuple)):
-            words += [str(item) for item in value]
-        else:
-            words.append(str(value))
+        if value is not None:
+            words += [f"--{name}", *map(str, value if isinstance(value, (list, tuple)) else [value])]
     return words
 
 
@@ -177,9 +166,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
             f"--config {path}: names a plugin; plug-ins are programs, so they are named on the command line only: --plugin"
         )
     for name, value in options.items():
-        if isinstance(value, dict) or (
-            isinstance(value, list) and any(isinstance(item, (dict, list)) for item in value)
-        ):
+        if any(isinstance(item, (dict, list)) for item in (value if isinstance(value, list) else [value])):
             raise UsageError(
                 f"--config {path}: the option {name!r} holds a mapping or lists; options are plain values or lists"
             )

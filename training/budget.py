@@ -28,8 +28,8 @@ def parse_budget(text: str) -> tuple[str, float]:
 
 
 def minutes_of_a_step(stepper: Stepper, batches: Batches) -> float:
-    """Minutes that an optimiser step takes, as the mean over processes. The schedules have to know where they end, so some steps are
-    timed before training, with a ``stepper`` whose weights are thrown away."""
+    """Minutes that an optimiser step takes, as the mean over processes. The schedules have to know where they end, so some steps
+    are timed before training, with a ``stepper`` whose weights are thrown away."""
     stepper.method.train()
     # As if inside a long training: the schedules of a short one could end before the last step that is timed.
     epochs = batches.config.epochs + WARM_UP + TIMED

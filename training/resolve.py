@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,8 @@ WITHOUT_EFFECT = options_without_effect(TrainConfig)
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
-    """A copy with every default filled in that depends on other options, the data set or the machine. All checks of single
-    options are here, too.
-
-    Raises:
-        UsageError: an option out of its range, or options that contradict each other.
-    """
+    """A copy with every default filled in that depends on other options, the data set or the machine. Raises UsageError for an
+    option out of its range, or options that contradict each other."""
     _check(config)
     precision = pick_precision(config.precision, pick_device(config.device))
     if config.strategy == "fsdp" and precision == "fp16":
@@ -75,17 +71,21 @@ def _check(config: TrainConfig) -> None:
 def options_of(config: TrainConfig, method_config: MethodConfig, evaluations: Mapping[str, Any]) -> dict[str, Any]:
     """All options of a run, as the command line names them: plain values and lists."""
     options = {**dataclasses.asdict(config), **dataclasses.asdict(method_config)}
-    for name, evaluation in evaluations.items():
-        options |= {f"{name}_{option}": value for option, value in dataclasses.asdict(evaluation).items()}
+    options |= _options_of_evaluations(evaluations)
     return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
 
 
-def require_same_run(run: Path, config: TrainConfig, method_config: MethodConfig) -> None:
-    """See that a run directory is free, or holds this very run.
+def _options_of_evaluations(evaluations: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        f"{name}_{option}": value
+        for name, evaluation in evaluations.items()
+        for option, value in dataclasses.asdict(evaluation).items()
+    }
 
-    Raises:
-        UserError: it holds a run with other options, which are named, or one of unknown options.
-    """
+
+def require_same_run(run: Path, config: TrainConfig, method_config: MethodConfig) -> None:
+    """See that a run directory is free, or holds this very run. Raises UserError, which names the options, if it holds a run with
+    other ones, or with unknown ones."""
     if not (run / CONFIG).exists():
         for kind in (LOG, CHECKPOINTS):
             if (run / kind).exists():
@@ -93,34 +93,34 @@ def require_same_run(run: Path, config: TrainConfig, method_config: MethodConfig
                     f"{run} holds {kind} but no {CONFIG}, so what was trained is unknown; give another --out"
                 )
         return
-    there = require_options(run)
     now = options_of(config, method_config, {})
-    differing = [name for name in now if name not in WITHOUT_EFFECT and there.get(name) != now[name]]
-    if differing:
-        what = "; ".join(f"{name} was {there.get(name)}, now {now[name]}" for name in differing)
-        raise UserError(f"{run} holds a run with other options ({what}); give another --out, or those options")
+    if differing := _differences(dict.fromkeys(now) | require_options(run), now, WITHOUT_EFFECT):
+        raise UserError(f"{run} holds a run with other options ({differing}); give another --out, or those options")
 
 
 def other_options(run: Path, config: TrainConfig, method_config: MethodConfig) -> str:
-    """In which options what is asked for differs from the run that a directory holds, in words; "" where in none, or where nothing
-    is known of a run there. What the machine decides does not count, for runs may come from another one: what
-    ``auto`` stands for, the epochs of a budget, what is read from initial weights."""
-    there = written_options(run)
+    """Options in which a run differs from the one that a directory holds, in words; "" for none, or for an unknown run. What the
+    machine decides does not count, since runs may come from another one: what ``auto`` stands for, the epochs of a budget, what
+    is read from initial weights."""
     now = options_of(_on_any_machine(config), method_config, {})
-    open_ones = {"precision"} if config.precision == "auto" else set()
+    ignored = {*WITHOUT_EFFECT}
+    if config.precision == "auto":
+        ignored.add("precision")
     if config.budget is not None:  # which is compared itself
-        open_ones |= {"epochs", "warmup_epochs"}
+        ignored |= {"epochs", "warmup_epochs"}
     if config.init is not None:  # read from the file where they are not given
-        open_ones |= {name for name in ("init_sha256", "init_labels") if now[name] is None}
-    differing = [n for n in now if n in there and n not in WITHOUT_EFFECT and n not in open_ones and there[n] != now[n]]
-    return "; ".join(f"{name} was {there[name]}, now {now[name]}" for name in differing)
+        ignored |= {name for name in ("init_sha256", "init_labels") if now[name] is None}
+    return _differences(written_options(run), now, ignored)
 
 
 def is_out_of_date(run: Path, config: TrainConfig, evaluations: Mapping[str, Any]) -> bool:
-    """Whether a finished run is to be gone through again: its data lie in another folder now, which may hold other images, or one
-    of these evaluations (name to options) was last asked for with other options. False where nothing is known."""
-    there = written_options(run)
-    now = {"data_root": config.data_root}
-    for name, options in evaluations.items():
-        now |= {f"{name}_{option}": value for option, value in dataclasses.asdict(options).items()}
-    return any(option in there and there[option] != value for option, value in now.items())
+    """Whether a finished run is to be gone through again: its data lie in another folder now, which may hold other images, or an
+    evaluation was last asked for with other options. False for an unknown run."""
+    now = {"data_root": config.data_root, **_options_of_evaluations(evaluations)}
+    return bool(_differences(written_options(run), now))
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], ignored: Collection[str] = ()) -> str:
+    """The options of both that differ, in words."""
+    names = [name for name in now if name in before and name not in ignored and before[name] != now[name]]
+    return "; ".join(f"{name} was {before[name]}, now {now[name]}" for name in names)
