@@ -1,4 +1,4 @@
-"""Progress bars of the evaluations: on standard error, and only where somebody can see them move."""
+"""What evaluations show while they work, on standard error: progress bars, where somebody can see them move, notes and warnings."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 T = TypeVar("T")
+
+
+def note(message: str, style: str = "dim") -> None:
+    Console(stderr=True).print(message, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def warn(message: str) -> None:
+    note(message, "yellow")
 
 
 def progress_bar(*columns: TextColumn, show: bool = True) -> Progress:

@@ -10,16 +10,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from rich.console import Console
 from torch import Tensor
 
 from common.errors import UserError
 from common.options import option
+from common.progress import warn
 from common.statistics.retrieval_map import trapezoid_precision
 from data.sets.copydays import Copydays, image_files
 from data.sets.core.benchmark import fingerprint_of
 from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
 from eval.core.context import EvalContext
+from eval.core.files import file_features
 from eval.core.scoring import measure_means
 from rundir.results import Measurement
 
@@ -74,11 +75,7 @@ class CopyDetection(Evaluation):
         learnt_from, distractors = self._folder(self.config.whitening), self._folder(self.config.distractors)
         for name, files in (("whitening", learnt_from), ("distractors", distractors)):
             if not files:
-                Console(stderr=True).print(
-                    f"copydays: no --copydays_{name}, so this is not the published protocol",
-                    style="yellow",
-                    soft_wrap=True,
-                )
+                warn(f"copydays: no --copydays_{name}, so this is not the published protocol")
         database = self._descriptors(context, "originals", data.originals)
         queries = self._descriptors(context, "copies", data.copies)
         if distractors:
@@ -118,7 +115,7 @@ class CopyDetection(Evaluation):
             return descriptors(context.backbone.tokens(images)[0].float())
 
         batch_size = max(1, min(64, 2**21 // size**2))
-        return context.file_features(f"copydays-{part}", files, square, encode, {"size": size}, batch_size)
+        return file_features(context, f"copydays-{part}", files, square, encode, {"size": size}, batch_size)
 
 
 def descriptors(tokens_BND: Tensor) -> Tensor:

@@ -11,19 +11,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from common.errors import UsageError
 from common.files import digest_of
 from common.options import one_of, option
+from common.progress import note
 from data.label_subset import labelled_parts
 from data.store.store import ImageStore
 from data.views.central import eval_images
 from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
 from eval.core.context import EvalContext
 from eval.core.nested import NestedTraining
-from eval.core.probe import HELD_OUT, best_rate, different_rates, measure_logits, quality, split_held_out, targets_of
+from eval.core.probe import HELD_OUT, best_rate, different_rates, measure_logits, quality, targets_of
 from methods.core.layer_rates import scaled_groups
 from methods.supervised import Supervised, SupervisedConfig
 from rundir.results import Measurement
@@ -123,8 +123,7 @@ class Finetune(Evaluation):
 
     def _choose(self, context: EvalContext, rows: np.ndarray, rates: list[float]) -> tuple[float, float]:
         """The best learning rate on a tenth of the images after training on the rest, and its quality there."""
-        targets = targets_of(context, rows)
-        out = split_held_out("finetune", targets, context.seed)
+        targets, out = targets_of(context, "finetune", rows)
         qualities = []
         for rate in rates:
             task = self._trained(context, rows[~out.numpy()], rate)
@@ -176,9 +175,7 @@ class Finetune(Evaluation):
         make_backbone = functools.partial(context.copy_of_backbone, context.image_size)
         task = FinetuneTask(task_config, make_backbone, context.train.num_classes)
         if not training.has_ended:
-            Console(stderr=True).print(
-                f"finetune: {len(rows)} images of {context.train.name} at learning rate {rate:g}", style="dim"
-            )
+            note(f"finetune: {len(rows)} images of {context.train.name} at learning rate {rate:g}")
             views = FinetuneTask.views(task_config, context.image_size)
             batches = Batches(context.train.subset(rows), views, training.config, context.device)
             training.train(task, batches, images=len(rows))

@@ -11,23 +11,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from common.options import option
+from eval.core import probe
 from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
 from eval.core.context import EvalContext
-from eval.core.probe import (
-    HELD_OUT,
-    Heads,
-    HeadsCheckpoint,
-    best_head,
-    different_rates,
-    head_scores,
-    heads_for,
-    measure_logits,
-    probe_features,
-    scaler,
-    split_held_out,
-    targets_of,
-    train_heads,
-)
+from eval.core.probe import Heads, HeadsCheckpoint
 from rundir.results import Measurement
 
 
@@ -35,7 +22,9 @@ from rundir.results import Measurement
 class LinearConfig(EvaluationConfig):
     """Options of the linear probe on cached features."""
 
-    lrs: list[float] = option([1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0], above=0, form=different_rates)
+    lrs: list[float] = option(
+        [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0], above=0, form=probe.different_rates
+    )
     """learning rates tried, for 256 images: they are multiplied by the batch size / 256"""
     epochs: int = option(100, at_least=1)
     """passes over the features"""
@@ -57,21 +46,21 @@ class Linear(Evaluation):
     config: LinearConfig
 
     def feature_kinds(self, context: EvalContext) -> list[str]:
-        return [probe_features(context.backbone)]
+        return [probe.kind_for(context.backbone)]
 
     def run(self, context: EvalContext) -> list[Measurement]:
         config = self.config
-        kind = probe_features(context.backbone)
+        kind = probe.kind_for(context.backbone)
         rows = context.labelled("train")
-        features, targets = context.features("train", kind)[rows], targets_of(context, rows)
-        mean, std = scaler(features)
+        targets, out = probe.targets_of(context, "linear", rows)
+        features = context.features("train", kind)[rows]
+        mean, std = probe.scaler(features)
         features = features.sub_(mean).div_(std)
 
         about = [config.epochs, config.batch_size, list(features.shape)]
         rates = sorted(config.lrs)
-        out = split_held_out("linear", targets, context.seed)
         heads = self._trained(context, "choice", rates, features[~out], targets[~out], about)
-        chosen, held = best_head("linear", heads, features[out], targets[out], rates)
+        chosen, held = probe.best_head("linear", heads, features[out], targets[out], rates)
         heads = self._trained(context, "final", [rates[chosen]], features, targets, about)
         del features
 
@@ -83,19 +72,19 @@ class Linear(Evaluation):
             "lrs": rates,
             "epochs": config.epochs,
             "batch_size": config.batch_size,
-            "selection": f"learning rate by {HELD_OUT:.0%} of the training images, then trained on all; last epoch",
+            "selection": f"learning rate by {probe.HELD_OUT:.0%} of the training images, then trained on all; last epoch",
             "chosen_lr": rates[chosen],
             "chosen_quality": held,
         }
-        return measure_logits(context, "linear", head_scores(heads, test, 0), protocol)
+        return probe.measure_logits(context, "linear", probe.head_scores(heads, test, 0), protocol)
 
     def _trained(
         self, context: EvalContext, part: str, rates: list[float], features: Tensor, targets: Tensor, about: list
     ) -> Heads:
         """Heads after all epochs on these features. ``about``: what they depend on beside the rates."""
         config = self.config
-        heads = heads_for(context, features.shape[1], rates, config.batch_size)
+        heads = probe.heads_for(context, features.shape[1], rates, config.batch_size)
         checkpoint = HeadsCheckpoint(context, f"linear-{part}", [rates, *about])
         title = f"linear probe, {part}"
-        train_heads(heads, features, targets, config.epochs, config.batch_size, context.seed, title, checkpoint)
+        probe.train_heads(heads, features, targets, config.epochs, config.batch_size, context.seed, title, checkpoint)
         return heads

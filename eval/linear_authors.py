@@ -15,21 +15,10 @@ from common.options import option
 from common.progress import progress_bar
 from data.views.maker import ViewMaker
 from data.views.spec import View
+from eval.core import probe
 from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
 from eval.core.context import EvalContext
-from eval.core.probe import (
-    HELD_OUT,
-    Heads,
-    HeadsCheckpoint,
-    best_head,
-    different_rates,
-    head_scores,
-    heads_for,
-    measure_logits,
-    probe_features,
-    split_held_out,
-    targets_of,
-)
+from eval.core.probe import Heads, HeadsCheckpoint
 from eval.features.extract import compute_features
 from rundir.results import Measurement
 from training.machine.devices import autocast
@@ -43,7 +32,7 @@ RESNET_RATES, RESNET_DECAY = [0.03, 0.1, 0.3, 1.0], 1e-6
 class LinearAuthorsConfig(EvaluationConfig):
     """Options of the authors' linear evaluation (defaults: theirs)."""
 
-    lrs: list[float] | None = option(None, above=0, form=different_rates)
+    lrs: list[float] | None = option(None, above=0, form=probe.different_rates)
     """learning rates tried, for 256 images: they are multiplied by the batch size / 256; default: around the published one"""
     epochs: int = option(100, at_least=1)
     """passes over the augmented training images"""
@@ -70,7 +59,7 @@ class LinearAuthors(Evaluation):
     config: LinearAuthorsConfig
 
     def feature_kinds(self, context: EvalContext) -> list[str]:
-        return [f"last{self.config.blocks}" if self.config.blocks else probe_features(context.backbone)]
+        return [f"last{self.config.blocks}" if self.config.blocks else probe.kind_for(context.backbone)]
 
     def run(self, context: EvalContext) -> list[Measurement]:
         config = self.config
@@ -79,12 +68,11 @@ class LinearAuthors(Evaluation):
         decay = VIT_DECAY if vit else RESNET_DECAY
         (kind,) = self.feature_kinds(context)
         rows = context.labelled("train")
-        targets = targets_of(context, rows)
-        out = split_held_out("linear_authors", targets, context.seed)
+        targets, out = probe.targets_of(context, "linear_authors", rows)
         central = context.features("train", kind)
-        heads = heads_for(context, central.shape[1], rates * 2, config.batch_size, decay)
+        heads = probe.heads_for(context, central.shape[1], rates * 2, config.batch_size, decay)
         self._train(context, heads, rows, targets, out, kind)
-        chosen, held = best_head("linear_authors", heads, central[rows[out.numpy()]], targets[out], rates)
+        chosen, held = probe.best_head("linear_authors", heads, central[rows[out.numpy()]], targets[out], rates)
         test = context.features("test", kind)[context.labelled("test")]
         protocol = {
             "probe": "linear classifier on random resized crops (scale 0.08 to 1) and flips",
@@ -93,11 +81,13 @@ class LinearAuthors(Evaluation):
             "lrs": rates,
             "epochs": config.epochs,
             "batch_size": config.batch_size,
-            "selection": f"learning rate by {HELD_OUT:.0%} of the training images; trained on all; last epoch",
+            "selection": f"learning rate by {probe.HELD_OUT:.0%} of the training images; trained on all; last epoch",
             "chosen_lr": rates[chosen],
             "chosen_quality": held,
         }
-        return measure_logits(context, "linear_authors", head_scores(heads, test, len(rates) + chosen), protocol)
+        return probe.measure_logits(
+            context, "linear_authors", probe.head_scores(heads, test, len(rates) + chosen), protocol
+        )
 
     def _train(
         self, context: EvalContext, heads: Heads, rows: np.ndarray, targets: Tensor, out: Tensor, kind: str

@@ -42,15 +42,12 @@ def retrieval_scores(
         gallery_labels: int64 ``[N]``, or bool ``[N, C]`` where images have several labels.
         queries: ``[Q, D]``; each with at least one relevant image in the gallery, and not in it itself.
         query_labels: ``[Q]`` or ``[Q, C]``.
-        progress: show a progress bar.
 
     Returns:
         for each of ``METRICS`` float64 ``[Q]`` in [0, 1]: whether the nearest is relevant; the share of relevant images among
         the R nearest; the mean over the R first ranks of the precision there, counting irrelevant ranks as 0.
 
-    Raises:
-        UserError: features that are not finite.
-        ValueError: a query without relevant images.
+    Raises UserError for features that are not finite, ValueError for a query without relevant images.
     """
     # Imported here, because this takes a second and `--help` shows this file's options.
     from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
@@ -122,10 +119,7 @@ class Retrieval(Evaluation):
 
     def run(self, context: EvalContext) -> list[Measurement]:
         train_rows, test_rows = context.labelled("train"), context.labelled("test")
-        gallery_labels, query_labels = (
-            torch.from_numpy(np.asarray(store.labels if store.label_sets is None else store.label_sets)[rows])
-            for store, rows in ((context.train, train_rows), (context.test, test_rows))
-        )
+        gallery_labels, query_labels = context.labels("train", train_rows), context.labels("test", test_rows)
         kept = has_relevant(gallery_labels, query_labels)
         if not kept.any():
             raise UserError(

@@ -17,6 +17,7 @@ from common.statistics.retrieval_map import retrieval_map
 from data.sets.core.revisited import Revisited
 from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
 from eval.core.context import EvalContext
+from eval.core.files import file_features
 from eval.core.scoring import measure_means
 from rundir.results import Measurement
 
@@ -79,10 +80,10 @@ class RevisitedRetrieval(Evaluation):
             return shrink(part, max(part.size) * factor)
 
         about = {"size": config.size, "scales": list(scales)}
-        gallery = context.file_features(f"{data.name}-images", data.images, whole, encode, about)
+        gallery = file_features(context, f"{data.name}-images", data.images, whole, encode, about)
         prepare = whole if config.whole_queries else cut
         about["boxes"] = None if config.whole_queries else data.boxes.tolist()
-        queries = context.file_features(f"{data.name}-queries", data.queries, prepare, encode, about)
+        queries = file_features(context, f"{data.name}-queries", data.queries, prepare, encode, about)
         similar = F.normalize(gallery, dim=1) @ F.normalize(queries, dim=1).T
         ranks = similar.argsort(dim=0, descending=True, stable=True).numpy()
         return [m for setting in SETTINGS for m in self._measure(context, setting, ranks, scales)]
@@ -95,11 +96,11 @@ class RevisitedRetrieval(Evaluation):
             [np.concatenate(lists) for lists in zip(*(data.places[grade] for grade in grades), strict=True)]
             for grades in SETTINGS[setting]
         )
-        scored = retrieval_map(ranks, ok, junk, CUTOFFS)
-        rows = np.flatnonzero(~np.isnan(scored.aps))
-        outcomes = {f"map_{setting}": scored.aps[rows]}
+        aps, precisions = retrieval_map(ranks, ok, junk, CUTOFFS)
+        rows = np.flatnonzero(~np.isnan(aps))
+        outcomes = {f"map_{setting}": aps[rows]}
         for column, cutoff in enumerate(CUTOFFS):
-            outcomes[f"precision_at_{cutoff}_{setting}"] = scored.precisions[rows, column]
+            outcomes[f"precision_at_{cutoff}_{setting}"] = precisions[rows, column]
         names = [data.queries[row].name for row in rows]
         protocol = {
             "setting": setting,

@@ -17,7 +17,7 @@ from backbones.base import Backbone
 from common.distributed import is_main, main_first
 from common.errors import UserError
 from common.options import IMAGE_SIZE, one_of, option
-from common.progress import track
+from common.progress import note, track
 from common.statistics.confusion import bootstrap_scores, class_scores, confusion_matrix, scores
 from data.datasets import open_dataset
 from data.store.store import ImageStore
@@ -158,9 +158,7 @@ class Segmentation(Evaluation):
             workers = 1 if maps else min(8, os.cpu_count() or 1)
             batches = SegmentationBatches(store, sample, training.config, context.device, workers)
             if is_main():
-                Console(stderr=True).print(
-                    f"segmentation: training {head} on {len(store)} images of {store.name}", style="dim"
-                )
+                note(f"segmentation: training {head} on {len(store)} images of {store.name}")
             training.train(task, batches, images=len(store), fingerprint=store.fingerprint)
         for file in files if is_main() else ():
             file.unlink(missing_ok=True)  # the heads are trained; nothing reads the maps again

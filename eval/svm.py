@@ -15,7 +15,7 @@ from rich.table import Table
 
 from common.errors import UserError
 from common.options import option
-from common.progress import track
+from common.progress import track, warn
 from common.statistics.average_precision import interpolated_precision
 from data.sets.voc2007 import difficult_only
 from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
@@ -99,7 +99,7 @@ class SVM(Evaluation):
         few = [f"{name} ({counts[c]})" for c, name in enumerate(classes) if name not in costs]
         for what, names in (("few training images of", few), ("not converged:", unfinished)):
             if names:
-                Console(stderr=True).print(f"svm: {what} {', '.join(names)}", style="yellow", soft_wrap=True)
+                warn(f"svm: {what} {', '.join(names)}")
         protocol = {
             "classifier": "LinearSVC, squared hinge, L2, one a class",
             "features": "pooled, L2-normalised",

@@ -18,10 +18,10 @@ _CHUNK = 1 << 22
 def mean_interval(
     values: np.ndarray, level: float = 0.95, resamples: int = 20 * RESAMPLES, seed: int = 0
 ) -> tuple[float, float]:
-    """Interval of the mean of ``values``, one number a sample (``[n]``, such as 0 and 1 for wrong and right).
+    """Interval of the mean of ``values``, one number a sample (``[n]``, such as 0 and 1 for wrong and right). Raises ValueError for
+    no samples or values that are not finite.
 
     How often each distinct value is drawn is multinomial, so that outcomes of few distinct values cost nothing per sample.
-    Raises ValueError for no samples or values that are not finite.
     """
     values = np.asarray(values, np.float64)
     if values.ndim != 1 or len(values) == 0 or not np.isfinite(values).all():
@@ -41,17 +41,13 @@ def bootstrap(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Interval of any statistic of n samples.
+    """Interval of any statistic of n samples. Raises ValueError where no resample has a value.
 
     Args:
         statistic: takes how often each sample is drawn, float64 ``[r, n]`` (each row sums to n), and returns ``[r]``. NaN,
             where a resample has no value (no positive drawn), is left out of the quantiles.
-        n: number of samples.
         level: coverage aimed at.
-        resamples: number of resamples.
         seed: equal seeds draw equal resamples, whatever the statistic: differences of two statistics can be paired.
-
-    Raises ValueError where no resample has a value.
     """
     results = [statistic(weights) for weights in resample_counts(n, resamples, seed)]
     return _percentiles(np.concatenate(results), level)

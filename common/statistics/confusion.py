@@ -19,8 +19,8 @@ def confusion_matrix(predicted: np.ndarray, mask: np.ndarray, num_classes: int) 
     """
     if predicted.shape != mask.shape:
         raise ValueError(f"prediction of {predicted.shape} and mask of {mask.shape} differ in size")
-    known = mask != VOID
-    true, guess = mask[known].astype(np.int64), predicted[known].astype(np.int64)
+    counted = mask != VOID
+    true, guess = mask[counted].astype(np.int64), predicted[counted].astype(np.int64)
     if true.size and (true.max() >= num_classes or guess.max() >= num_classes or guess.min() < 0):
         raise ValueError(f"a class is outside 0 to {num_classes - 1}")
     return np.bincount(true * num_classes + guess, minlength=num_classes**2).reshape(num_classes, num_classes)
@@ -58,8 +58,8 @@ def scores(matrices: np.ndarray) -> dict[str, np.ndarray]:
     total = matrices.sum((-2, -1))
 
     def mean(values: np.ndarray) -> np.ndarray:
-        known = ~np.isnan(values)
-        return np.where(known, values, 0).sum(-1) / np.maximum(known.sum(-1), 1)
+        present = ~np.isnan(values)
+        return np.where(present, values, 0).sum(-1) / np.maximum(present.sum(-1), 1)
 
     result = {
         "miou": mean(by_class["iou"]),
@@ -73,16 +73,10 @@ def scores(matrices: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def bootstrap_scores(matrices: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, np.ndarray]:
-    """``scores`` of bootstrap resamples of the images: ``[resamples]`` each.
-
-    Args:
-        matrices: per-image confusion matrices ``[n, C, C]``.
-
-    A resample of n images is a vector of counts, so that all resampled data-set matrices are one product
-    ``[resamples, n] · [n, C²]``.
-    """
+    """``scores`` of bootstrap resamples of the images: ``[resamples]`` each, from per-image confusion matrices ``[n, C, C]``."""
     n, num_classes, _ = matrices.shape
     flat = matrices.reshape(n, -1).astype(np.float64)
-    # Draws are those of the report's paired tests, so that intervals there and here are the same.
+    # A resample is a vector of counts, so one product gives all resampled matrices. Draws are those of the report's paired
+    # tests, so that intervals there and here are the same.
     resampled = np.concatenate([counts @ flat for counts in resample_counts(n, resamples, seed)])
     return scores(resampled.reshape(resamples, num_classes, num_classes))

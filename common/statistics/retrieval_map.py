@@ -4,31 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 
-@dataclass(frozen=True)
-class RetrievalScores:
-    """Of Q queries and K cut-offs.
-
-    Attributes:
-        map: mean of ``aps`` over the queries that have positives, in [0, 1].
-        aps: average precision of each query, ``[Q]``; NaN for a query without positives.
-        precisions: precision at each cut-off, ``[Q, K]``; NaN for a query without positives.
-        mean_precisions: ``[K]``, means over the same queries as ``map``.
-    """
-
-    map: float
-    aps: np.ndarray
-    precisions: np.ndarray
-    mean_precisions: np.ndarray
-
-
 def retrieval_map(
     ranks: np.ndarray, ok: Sequence[np.ndarray], junk: Sequence[np.ndarray], cutoffs: Sequence[int] = (1, 5, 10)
-) -> RetrievalScores:
+) -> tuple[np.ndarray, np.ndarray]:
     """Score rankings. Junk images are removed from a ranking before it is scored. Average precision is the area under the
     precision-recall curve by trapezoids. A cut-off beyond the last positive is lowered to the last positive's place, as in
     the reference.
@@ -37,7 +19,10 @@ def retrieval_map(
         ranks: int ``[database, Q]``: column q lists database images from best to worst for query q.
         ok: for each query its positives (any order).
         junk: for each query the images that count neither way.
-        cutoffs: ranks, from 1, at which to take the precision.
+        cutoffs: K ranks, from 1, at which to take the precision.
+
+    Returns:
+        average precision ``[Q]`` and precision at each cut-off ``[Q, K]``, in [0, 1]; NaN for a query without positives.
 
     Raises:
         ValueError: lists of other lengths than Q; a positive that a ranking lacks; no query with positives.
@@ -62,20 +47,15 @@ def retrieval_map(
         for column, cutoff in enumerate(cutoffs):
             at = min(places[-1] + 1, cutoff)
             precisions[query, column] = (places < at).sum() / at
-    scored = ~np.isnan(aps)
-    if not scored.any():
+    if np.isnan(aps).all():
         raise ValueError("no query has positives")
-    return RetrievalScores(float(aps[scored].mean()), aps, precisions, precisions[scored].mean(axis=0))
+    return aps, precisions
 
 
 def trapezoid_precision(places: np.ndarray, positives: int) -> float:
-    """Average precision of a ranking, in [0, 1]: the area under its precision-recall curve by trapezoids.
-
-    Args:
-        places: of the positives that the ranking holds, from 0, rising.
-        positives: how many there are; those that it lacks add nothing.
-    """
-    found = np.arange(len(places))
-    before = np.where(places == 0, 1.0, found / np.maximum(places, 1))
-    after = (found + 1) / (places + 1)
+    """Average precision of a ranking, in [0, 1]: the area under its precision-recall curve by trapezoids. The ranking holds
+    positives at ``places`` (from 0, rising); others of the ``positives`` add nothing."""
+    hits = np.arange(len(places))
+    before = np.where(places == 0, 1.0, hits / np.maximum(places, 1))
+    after = (hits + 1) / (places + 1)
     return float((before + after).sum() / (2 * positives))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from backbones import build_backbone
@@ -21,12 +20,11 @@ from common.errors import UsageError, UserError
 from common.files import digest_of
 from common.options import check
 from data.datasets import default_image_size, open_benchmark, open_dataset
-from data.sets.core.benchmark import Benchmark, fingerprint_of, is_benchmark
+from data.sets.core.benchmark import Benchmark, is_benchmark
 from data.store.store import ImageStore
 from eval.core.options import WeightsOptions
 from eval.features.cache import ArrayCache
 from eval.features.extract import FrozenBackbone, Kind, store_features
-from eval.features.files import file_features
 from rundir.paths import FEATURES
 from training.machine.devices import pick_device, pick_precision
 
@@ -106,25 +104,6 @@ class EvalContext(FrozenBackbone):
         other weights, data or sizes have other files."""
         return ArrayCache(self.run_dir / FEATURES / f"{name}-{digest_of(about)}.npy", rows)
 
-    def file_features(
-        self,
-        name: str,
-        files: Sequence[Path],
-        prepare: Callable[[Image.Image, int], Image.Image],
-        encode: Callable[[Tensor], Tensor],
-        about: dict[str, Any],
-        batch_size: int = 1,
-    ) -> Tensor:
-        """Features of image files, float32 ``[n, D]``, computed once and cached (arguments: ``eval.features.files``).
-
-        Args:
-            name: of the cache file, such as "roxford5k-queries".
-            about: what the features depend on beside weights, files and precision.
-        """
-        parts = [self.weights_hash, fingerprint_of(files, files[0].parent), self.precision, about]
-        cache = self.cache(name, len(files), parts)
-        return file_features(self, cache, f"features of {name}", files, prepare, encode, batch_size)
-
     def labelled(self, split: str) -> np.ndarray:
         """Indices of the images that have a label, int64. Raises UserError where there are none."""
         rows = _labelled(self.store(split))
@@ -133,6 +112,11 @@ class EvalContext(FrozenBackbone):
                 f"{self.test.name}: no image of the {split} split has a label, so nothing can be classified there"
             )
         return rows
+
+    def labels(self, split: str, rows: np.ndarray) -> Tensor:
+        """Labels of these images: int64 ``[n]``, or bool ``[n, classes]`` where images have several."""
+        store = self.store(split)
+        return torch.from_numpy((store.labels if store.label_sets is None else store.label_sets)[rows])
 
     def protocol(self) -> dict[str, Any]:
         """The part of every protocol that the context fixes."""

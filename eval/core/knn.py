@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from rich.console import Console
 
+from common.progress import note
 from eval.core.context import EvalContext
 from eval.core.scoring import measure_classes, measure_label_scores
 from eval.features.votes import knn_classify, knn_label_scores
@@ -23,9 +22,7 @@ def ks_that_fit(ks: Sequence[int], images: int, evaluation: str) -> list[int]:
     if not fitting or fitting == ks:
         return ks
     left_out = ", ".join(map(str, ks[len(fitting) :]))
-    Console(stderr=True, soft_wrap=True).print(
-        f"{evaluation}: k = {left_out} left out: the bank has {images} labelled images", highlight=False
-    )
+    note(f"{evaluation}: k = {left_out} left out: the bank has {images} labelled images", style="none")
     return fitting
 
 
@@ -38,19 +35,13 @@ def measure_knn(
     about: Mapping[str, Any] | None = None,
     suffix: str = "",
 ) -> list[Measurement]:
-    """Measurements of the evaluation for each k.
-
-    Args:
-        bank_rows: the labelled training images that vote.
-        about: of the protocol, which bank that is.
-        suffix: tells the predictions files from others of the evaluation.
-    """
+    """Measurements for each k. The labelled training images ``bank_rows`` vote; ``about`` describes them in the protocol, and
+    ``suffix`` tells the predictions files from others of the evaluation."""
     ks = ks_that_fit(ks, len(bank_rows), evaluation)
     # The bank stays on the CPU: the search puts it on the device normalised, and it need not be there twice.
     bank = context.features("train", "pooled")[bank_rows]
     queries = context.features("test", "pooled")[context.labelled("test")].to(context.device)
-    several = context.train.label_sets is not None
-    labels = torch.from_numpy((context.train.label_sets if several else context.train.labels)[bank_rows])
+    labels, several = context.labels("train", bank_rows), context.train.label_sets is not None
     if several:
         results = knn_label_scores(bank, labels, queries, ks, temperature, progress=True)
     else:

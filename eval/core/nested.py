@@ -45,10 +45,9 @@ class NestedTraining:
         lr: float,
         **train: Any,
     ) -> NestedTraining:
-        """Resolve the options.
+        """Resolve the options. The training will lie in ``METHOD/NAME-DIGEST`` of the run.
 
         Args:
-            name: the training lies in ``METHOD/NAME-DIGEST`` of the run.
             depends: what else decides the outcome, such as the training data's fingerprint.
             lr: learning rate as it is, whatever the batch.
             train: further options of ``TrainConfig``; ``method``, ``epochs`` and ``batch_size`` among them.

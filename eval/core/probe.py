@@ -10,13 +10,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from rich.console import Console
 from torch import Tensor
 
 from backbones.base import Backbone
 from common.errors import UserError
 from common.files import archive_damage, atomic_file, digest_of
-from common.progress import track
+from common.progress import track, warn
 from common.statistics.average_precision import mean_average_precision
 from eval.core.context import EvalContext
 from eval.core.scoring import measure_classes, measure_label_scores
@@ -33,15 +32,14 @@ SAVE_EVERY = 60.0
 
 
 class Heads:
-    """M linear classifiers that see the same batches and differ in their learning rate. All their logits are one matrix product,
-    and so are all their gradients: M heads cost little more than one.
+    """M linear classifiers that see the same batches and differ in their learning rate. One matrix product gives all their logits,
+    and one all their gradients: M heads cost little more than one.
 
     SGD with momentum, as ``torch.optim.SGD`` has it. Weights start from one draw of N(0, 0.01), biases at 0, as in both
     references (dino/eval_linear.py, barlowtwins/evaluate.py).
 
     Args:
-        width: D.
-        classes: C.
+        width, classes: D and C.
         rates: the M peak learning rates.
         weight_decay: of weights and biases.
         multi_label: binary cross-entropy of each class (mean over classes) in place of cross-entropy.
@@ -135,11 +133,12 @@ def train_heads(
     checkpoint: HeadsCheckpoint | None = None,
 ) -> None:
     """Train on features ``[N, D]`` for ``epochs`` passes in random order, learning rates falling to 0 along half a cosine over all
-    steps, under a progress bar. A last smaller batch of an epoch counts by its own mean.
+    steps. An epoch's last, smaller batch counts by its own mean.
 
     Args:
         targets: int64 ``[N]`` or multi-hot ``[N, C]``.
         seed: of the order.
+        title: for the progress bar.
         checkpoint: where the heads are kept meanwhile, and continued from.
     """
     device = heads.bias_MC.device
@@ -150,7 +149,7 @@ def train_heads(
     steps, step = epochs * per_epoch, start * per_epoch
     for epoch in track(range(epochs), title, epochs):
         order = torch.randperm(len(features), generator=generator)
-        if epoch < start:  # drawn all the same, so that the next epoch's order is what it would have been
+        if epoch < start:  # its order is drawn all the same, since the next epoch's follows from it
             continue
         # Copied whole: a copy of each step's rows would wait for the step before.
         batches = zip(order.to(features.device).split(batch_size), order.to(device).split(batch_size), strict=True)
@@ -177,7 +176,7 @@ class HeadsCheckpoint:
         self._saved = time.monotonic()
 
     def load(self, heads: Heads) -> int:
-        """Restore the heads; the number of epochs they have had (0: there is nothing whole to continue)."""
+        """Restore the heads, and return the number of epochs they have had (0: nothing to continue)."""
         try:
             if archive_damage(self.path) is not None:
                 return 0
@@ -190,7 +189,7 @@ class HeadsCheckpoint:
             return 0
 
     def save(self, heads: Heads, epochs: int, last: bool) -> None:
-        """Keep the heads if that was long ago, or the last time."""
+        """Keep the heads, if they are the last or were kept long ago."""
         if not last and time.monotonic() - self._saved < SAVE_EVERY:
             return
         with atomic_file(self.path) as file:
@@ -199,7 +198,7 @@ class HeadsCheckpoint:
 
 
 def _near(features: Tensor, device: torch.device) -> Tensor:
-    """The features on the device, where they take less than half of its free memory, else as they are."""
+    """The features on the device if they take less than half of its free memory, else as they are."""
     if device.type == "cuda":
         # What torch's allocator keeps for later tensors is free, too.
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -216,8 +215,8 @@ def head_scores(heads: Heads, features: Tensor, head: int) -> Tensor:
 
 
 def quality(scores: Tensor, targets: Tensor) -> float:
-    """What a learning rate is chosen by, in [0, 1]: accuracy, or mean average precision of multi-hot targets; -1 for scores that
-    are not finite, so that a diverged head is never chosen."""
+    """The measure by which a learning rate is chosen, in [0, 1]: accuracy, or mean average precision for multi-hot targets; -1 for
+    scores that are not finite, so that a diverged head is never chosen."""
     if not scores.isfinite().all():
         return -1.0
     if targets.ndim == 1:
@@ -227,17 +226,13 @@ def quality(scores: Tensor, targets: Tensor) -> float:
 
 
 def held_out(targets: Tensor, part: float, seed: int) -> np.ndarray:
-    """Which training samples the learning rate is chosen on: bool ``[N]``, about ``part`` of every class.
-
-    Args:
-        targets: int64 ``[N]``, or multi-hot ``[N, C]`` (drawn without regard to class).
-        part: in (0, 1).
-    """
+    """Which training samples the learning rate is chosen on: bool ``[N]``, about ``part`` of every class (of all samples, if
+    targets are multi-hot)."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(targets))
     if targets.ndim == 1:
         order = order[np.argsort(targets.numpy()[order], kind="stable")]
-    # Every so many-th of the samples sorted by class (shuffled within one) is a stratified draw.
+    # Samples at equal distances, sorted by class and shuffled within one, are a stratified draw.
     step = 1 / part
     places = np.floor(np.arange(rng.random() * step, len(targets), step)).astype(np.int64)
     chosen = np.zeros(len(targets), bool)
@@ -253,19 +248,12 @@ def scaler(features: Tensor) -> tuple[Tensor, Tensor]:
     return mean.float(), torch.where(std > 1e-6 * (1 + mean.abs()), std, 1.0).float()
 
 
-def probe_features(backbone: Backbone) -> Kind:
+def kind_for(backbone: Backbone) -> Kind:
     """What the references' linear probes see (recipes of both papers): CLS of the last four blocks for ViTs up to the width of
     ViT-S, CLS and mean patch token for wider ones, pooled features of anything else."""
     if not backbone.has_tokens:
         return "pooled"
     return f"last{min(4, backbone.depth)}" if backbone.width < 768 else "cls+mean"
-
-
-def targets_of(context: EvalContext, rows: np.ndarray) -> Tensor:
-    """Labels of training images: int64 ``[n]``, or multi-hot float32 ``[n, C]``."""
-    if context.train.label_sets is None:
-        return torch.from_numpy(context.train.labels[rows])
-    return torch.from_numpy(context.train.label_sets[rows]).float()
 
 
 def heads_for(
@@ -289,13 +277,16 @@ def different_rates(rates: Sequence[float]) -> None:
         raise ValueError("give different learning rates")
 
 
-def split_held_out(evaluation: str, targets: Tensor, seed: int) -> Tensor:
-    """Which training images choose the learning rate, bool ``[n]``."""
-    if len(targets) < 10:
+def targets_of(context: EvalContext, evaluation: str, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Labels of training images, int64 ``[n]`` or multi-hot float32 ``[n, C]``; and which of the images choose the learning rate,
+    bool ``[n]``."""
+    if len(rows) < 10:
         raise UserError(
-            f"{evaluation}: {len(targets)} labelled training images are too few to choose a learning rate on; give at least 10"
+            f"{evaluation}: {len(rows)} labelled training images are too few to choose a learning rate on; give at least 10"
         )
-    return torch.from_numpy(held_out(targets, HELD_OUT, seed))
+    labels = context.labels("train", rows)
+    targets = labels if labels.ndim == 1 else labels.float()
+    return targets, torch.from_numpy(held_out(targets, HELD_OUT, context.seed))
 
 
 def best_head(
@@ -315,11 +306,9 @@ def best_rate(evaluation: str, qualities: Sequence[float], rates: Sequence[float
     others = [*qualities[:best], *qualities[best + 1 :]]
     if best in (0, len(rates) - 1) and others and qualities[best] > max(others):
         side, further = ("smallest", "smaller") if best == 0 else ("largest", "larger")
-        Console(stderr=True).print(
+        warn(
             f"{evaluation}: the best learning rate, {rates[best]:g}, is the {side} tried; {further} ones in "
-            f"--{evaluation}_lrs may be better",
-            style="yellow",
-            soft_wrap=True,
+            f"--{evaluation}_lrs may be better"
         )
     return best, qualities[best]
 

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from common.files import digest_of
 from common.options import check
+from common.progress import note
 from data.sets.core.benchmark import fingerprint_of
 from eval.core.base import EVALUATIONS, EvaluationConfig, check_data, facts_of
 from eval.core.context import EvalContext
@@ -34,8 +35,7 @@ def run_evaluations(
     Returns:
         all measurements, in the order of ``names``.
     """
-    console = Console(stderr=True, soft_wrap=True)
-    console.print(f"{context.backbone_name}: {context.weights}", markup=False, highlight=False)
+    note(f"{context.backbone_name}: {context.weights}", style="none")
     evaluations = {}
     for name in dict.fromkeys(names):
         kind = EVALUATIONS.get(name)
@@ -77,10 +77,9 @@ def run_evaluations(
             ]
             write_results(results_file(context.run_dir, name), [*others[name], *measured[name]])
         else:
-            console.print(
+            note(
                 f"{name} on {context.test.name}: measured before with the same weights, data and options; "
-                "its result is used (--again measures anew)",
-                style="dim",
+                "its result is used (--again measures anew)"
             )
     measurements = [m for name in evaluations for m in measured[name]]
     if measurements:

@@ -27,15 +27,7 @@ def measure(
     samples: str = "test images",
     data: dict[str, Any] | None = None,
 ) -> list[Measurement]:
-    """A measurement for each metric.
-
-    Args:
-        n: number of samples.
-        protocol: everything that fixes the numbers.
-        predictions: file with the samples' outcomes.
-        samples: what was resampled for the intervals.
-        data: default: the context's.
-    """
+    """A measurement for each metric, from ``n`` samples. ``samples`` says what was resampled; ``data``: else the context's."""
     return [
         Measurement(
             evaluation=evaluation,
@@ -72,12 +64,11 @@ def measure_means(
     interval: Callable[[np.ndarray], tuple[float, float]] = mean_interval,
     **saved: np.ndarray,
 ) -> list[Measurement]:
-    """A measurement for each metric that is a mean over samples, in percent; their outcomes are saved.
+    """A measurement for each metric that is a mean over samples, in percent; the outcomes are saved as predictions.
 
     Args:
         names: of the samples.
         outcomes: by metric, each sample's outcome in [0, 1], ``[n]``.
-        protocol, suffix, samples: as ``measure`` and ``save_outcomes`` have them.
         interval: ends of the interval of the mean of ``[n]``.
         saved: further arrays for the predictions file, ``[n, …]``.
     """
@@ -97,13 +88,8 @@ def measure_classes(
     suffix: str = "",
     top5: bool = True,
 ) -> list[Measurement]:
-    """Top-1 and, where there are more than 5 classes, top-5 accuracy in percent on the labelled test images.
-
-    Args:
-        guesses: classes, best first, int ``[n, min(5, classes)]``, for ``context.labelled("test")``.
-        protocol: what fixes the numbers beside what the context fixes.
-        top5: False where five guesses make no sense.
-    """
+    """Top-1 and, where there are more than 5 classes, top-5 accuracy in percent on the labelled test images. ``guesses`` are their
+    classes, best first, int ``[n, min(5, classes)]``; ``top5`` is False where five guesses make no sense."""
     rows = context.labelled("test")
     hits = guesses == context.test.labels[rows][:, None]
     outcomes = {"top1": hits[:, 0]}
@@ -118,10 +104,7 @@ def measure_label_scores(
     context: EvalContext, evaluation: str, scores: np.ndarray, protocol: dict[str, Any], suffix: str = ""
 ) -> list[Measurement]:
     """Mean average precision in percent, over the classes that occur in the test split, where images have several labels.
-
-    Args:
-        scores: ``[n, classes]``, comparable between images, for ``context.labelled("test")``.
-    """
+    ``scores`` ``[n, classes]`` of the labelled test images are comparable between images."""
     rows = context.labelled("test")
     truth = context.test.label_sets[rows]
     scores = scores.astype(np.float32)

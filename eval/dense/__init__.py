@@ -1,2 +1,2 @@
-"""Predictions for each pixel: feature maps, the segmentation task and its scores, attention masks, propagation through
-videos."""
+"""Predictions for each pixel. ``task`` is segmentation as the trainer sees it, ``batches`` and ``maps`` are what it trains on,
+``predict`` and ``examples`` what it predicts; masks from attention, and labels propagated through videos, stand by themselves."""

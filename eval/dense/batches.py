@@ -20,16 +20,7 @@ Sample = Callable[[int, int], tuple[list[Tensor], Tensor]]
 
 
 class SegmentationBatches(WholeBatches):
-    """Batches of samples, a function of the step as those of ``training.batches.Batches``.
-
-    Args:
-        store: the images to train on.
-        config: resolved options of the training.
-        workers: threads that make samples.
-
-    Raises:
-        UserError: fewer images than a batch has.
-    """
+    """Batches of samples, which ``workers`` threads make; see ``training.batches.BatchSource``."""
 
     def __init__(self, store: ImageStore, sample: Sample, config: TrainConfig, device: torch.device, workers: int = 1):
         super().__init__(store, config, device, " (beside other evaluations: --segmentation_batch_size)")
@@ -67,12 +58,7 @@ def image_samples(store: ImageStore, augmentation: SegmentationAugmentation) -> 
 def map_samples(
     store: ImageStore, maps: Mapping[int, Tensor], blocks: tuple[int, ...], augmentation: SegmentationAugmentation
 ) -> Sample:
-    """Maps of whole images, flipped or not.
-
-    Args:
-        maps: for each block ``[n, 2, C, h, w]``, as ``eval.dense.maps`` computes them.
-        blocks: which of them, in order.
-    """
+    """Maps of whole images, flipped or not, of these ``blocks`` in this order; ``maps`` as ``eval.dense.maps`` computes them."""
 
     def sample(image: int, seed: int) -> tuple[list[Tensor], Tensor]:
         flipped = augmentation.flips(seed)

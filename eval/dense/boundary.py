@@ -26,11 +26,11 @@ def boundary_f(mask: np.ndarray, truth: np.ndarray) -> float:
     nothing: its precision (or recall) is 1, and the other's recall (or precision) 0.
     """
     radius = math.ceil(BOUND * math.hypot(*mask.shape))
-    found, wanted = (np.argwhere(contour(region)) for region in (mask, truth))
-    if len(found) == 0 or len(wanted) == 0:
-        return float(len(found) == len(wanted))
-    precision = (cKDTree(wanted).query(found)[0] <= radius).mean()
-    recall = (cKDTree(found).query(wanted)[0] <= radius).mean()
+    of_mask, of_truth = (np.argwhere(contour(region)) for region in (mask, truth))
+    if len(of_mask) == 0 or len(of_truth) == 0:
+        return float(len(of_mask) == len(of_truth))
+    precision = (cKDTree(of_truth).query(of_mask)[0] <= radius).mean()
+    recall = (cKDTree(of_mask).query(of_truth)[0] <= radius).mean()
     return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
 
 
@@ -42,8 +42,8 @@ def contour(region: np.ndarray) -> np.ndarray:
 
 
 def recall_and_decay(values: np.ndarray) -> tuple[float, float]:
-    """Of one object's measure over the frames, ``[T]``: the part of the frames above 0.5, and the mean over the first quarter less
-    that over the last (quarters share their end frames, as in the reference's ``db_statistics``)."""
+    """The part of the frames at which an object's measure ``[T]`` is above 0.5, and its mean over the first quarter less that over
+    the last. Quarters share their end frames, as in the reference's ``db_statistics``."""
     ends = np.round(np.linspace(1, len(values), 5) + 1e-10).astype(int) - 1
     first, last = values[ends[0] : ends[1] + 1], values[ends[3] : ends[4] + 1]
     return float((values > 0.5).mean()), float(first.mean() - last.mean())

@@ -1,4 +1,4 @@
-"""Which images a report shows of a segmentation, and what it needs to draw them."""
+"""The test images that a report shows of a segmentation, and what it needs to draw them."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ class Examples:
             return  # void all over
         kept = self._kept.setdefault(head, {})
         kept[image] = (float(np.nanmean(iou)), _small(predicted, Image.Resampling.NEAREST))
-        order = sorted((found[0], other) for other, found in kept.items() if other not in self._fixed)
+        order = sorted((mean, other) for other, (mean, _) in kept.items() if other not in self._fixed)
         for _, other in order[COUNT:-COUNT]:
             del kept[other]
 
     def save(self, path: Path) -> None:
-        """Write ``images``: uint8 ``[k, SIDE, SIDE, 3]``, white where there is none; ``truth``: classes ``[k, SIDE, SIDE]``, 255
-        for void and where there is no image; ``sizes [k, 2]``: height and width of each; ``names [k]``; ``classes [C]``; ``fixed``:
-        places of the images that are the same for all; and for each head ``predicted_HEAD`` like ``truth``, 255 for images that
-        are not its own, ``iou_HEAD [k]`` (mean over an image's classes in percent; NaN likewise), ``best_HEAD`` and
+        """Write ``images``: uint8 ``[k, SIDE, SIDE, 3]``, white around an image; ``truth``: classes ``[k, SIDE, SIDE]``, 255 for
+        void and around an image; ``sizes [k, 2]``: height and width; ``names [k]``; ``classes [C]``; ``fixed``: places of the
+        images that are the same for all; and for each head ``predicted_HEAD`` like ``truth``, 255 for images that it does not
+        show, ``iou_HEAD [k]`` (mean over an image's classes in percent; NaN for the same images), ``best_HEAD`` and
         ``worst_HEAD``: places of its best and worst images, best and worst first."""
         images = sorted({image for kept in self._kept.values() for image in kept} | set(self._fixed))
         place = {image: position for position, image in enumerate(images)}
@@ -78,8 +78,8 @@ class Examples:
 
 
 def _varied(store: ImageStore) -> list[int]:
-    """Images that together show many classes: in a fixed random order, each with the most classes not shown yet. Nothing of
-    any prediction is looked at."""
+    """Images that together show many classes: in a fixed random order, each with the most classes not shown yet. Predictions play
+    no part."""
     order = np.random.default_rng(0).permutation(len(store))[:200]
     contents = {int(image): set(np.unique(store.mask(int(image)))) - {0, VOID} for image in order}
     chosen: list[int] = []

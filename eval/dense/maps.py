@@ -30,19 +30,11 @@ def map_shapes(network: FrozenBackbone, blocks: Sequence[int], size: int) -> dic
 
 
 def cached_maps(
-    network: FrozenBackbone,
-    store: ImageStore,
-    blocks: Sequence[int],
-    size: int,
-    folder: Path,
-    about: dict[str, object],
+    network: FrozenBackbone, store: ImageStore, blocks: Sequence[int], size: int, folder: Path, about: dict[str, object]
 ) -> tuple[dict[int, Tensor], list[Path]]:
-    """Maps of every image of a store, fitted into a square, as it is and flipped; continued where it was interrupted.
+    """Maps of every image of a store, fitted into a square of ``size`` pixels, as it is and flipped, cached in ``folder``.
 
     Args:
-        blocks: whose maps.
-        size: side of the square in pixels.
-        folder: of the cache.
         about: what the maps depend on beside the arguments (weights).
 
     Returns:

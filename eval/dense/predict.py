@@ -23,6 +23,9 @@ from training.machine.devices import autocast
 #: Pixels (of network input) that are looked at together.
 PIXELS = 2**20
 
+#: By name: a head, on the network's device and in evaluation mode, and the blocks that it reads.
+Heads = Mapping[Any, tuple[SegmentationHead, Sequence[int]]]
+
 
 @dataclass(frozen=True, kw_only=True)
 class View:
@@ -46,19 +49,16 @@ class View:
     multiple: int = 1
 
     @property
+    def stride(self) -> int:
+        """Distance of sliding windows in pixels."""
+        return max(1, round(self.size * 2 / 3))
+
+    @property
     def words(self) -> str:
         """For protocols."""
         if self.mode == "whole":
             return f"whole image, longer side {self.size}, padded to a square with the mean colour"
-        return f"windows of {self.size} on the image with shorter side {self.size}, {stride_of(self.size)} apart"
-
-
-def stride_of(size: int) -> int:
-    """Distance of sliding windows in pixels."""
-    return max(1, round(size * 2 / 3))
-
-
-Heads = Mapping[Any, tuple[SegmentationHead, Sequence[int]]]
+        return f"windows of {self.size} on the image with shorter side {self.size}, {self.stride} apart"
 
 
 @torch.inference_mode()
@@ -66,9 +66,6 @@ def predict(
     network: FrozenBackbone, heads: Heads, store: ImageStore, view: View
 ) -> Iterator[tuple[int, dict[Any, Tensor]]]:
     """Classes of every pixel of every image of a store, by several heads on one pass of the backbone.
-
-    Args:
-        heads: by name: head (on the network's device, in evaluation mode) and the blocks that it reads.
 
     Yields:
         the image's index, and for each head uint8 ``[H, W]`` on the CPU at the image's original resolution.
@@ -80,7 +77,7 @@ def predict(
     batches = ahead(lambda part: [original(store, image) for image in part], parts)
     for part, images in zip(parts, batches, strict=True):
         for image, by_head in zip(part, predict_images(network, heads, images, view), strict=True):
-            yield image, {head: p.argmax(0).to(torch.uint8).cpu() for head, p in by_head.items()}
+            yield image, {head: p_CHW.argmax(0).to(torch.uint8).cpu() for head, p_CHW in by_head.items()}
 
 
 @torch.inference_mode()
@@ -89,7 +86,7 @@ def predict_images(
 ) -> Iterator[dict[Any, Tensor]]:
     """Mean class probabilities over scales and flips: for each image (uint8 ``[3, H, W]``) and head ``[C, H, W]``.
 
-    Of all images together only what the heads give at the network's resolution is kept: at the images' own, it is large.
+    Only the heads' logits at the network's resolution are kept for all images together: at the images' own, they are large.
     """
     look = _whole if view.mode == "whole" else _slide
     looks = []
@@ -99,62 +96,65 @@ def predict_images(
             looks.append((flip, list(look(network, heads, seen, view, scale))))
     for place, image in enumerate(images):
         totals: dict[Any, Tensor] = {}
-        for flip, found in looks:
-            for name, logits in found[place].items():
-                # Sizes first, probabilities then: interpolated probabilities would blur what the head is sure of.
-                full = F.interpolate(logits[None], image.shape[-2:], mode="bilinear", align_corners=False)
-                full = full[0].softmax(0)
-                full = full.flip(-1) if flip else full
-                totals[name] = totals[name] + full if name in totals else full
-        yield {name: total / len(looks) for name, total in totals.items()}
+        for flip, by_image in looks:
+            for head, logits_Chw in by_image[place].items():
+                # Resized before the softmax: interpolated probabilities would blur what the head is sure of.
+                logits_CHW = F.interpolate(logits_Chw[None], image.shape[-2:], mode="bilinear", align_corners=False)[0]
+                p_CHW = logits_CHW.softmax(0)
+                p_CHW = p_CHW.flip(-1) if flip else p_CHW
+                totals[head] = totals[head] + p_CHW if head in totals else p_CHW
+        yield {head: total / len(looks) for head, total in totals.items()}
 
 
-def _logits(network: FrozenBackbone, heads: Heads, inputs: Tensor) -> dict[Any, Tensor]:
-    """Float32 logits ``[B, C, S, S]`` of each head, for normalised ``inputs`` ``[B, 3, S, S]``."""
+def _logits(network: FrozenBackbone, heads: Heads, inputs_B3SS: Tensor) -> dict[Any, Tensor]:
+    """Float32 logits ``[B, C, S, S]`` of each head for normalised inputs."""
     blocks = sorted({block for _, of_head in heads.values() for block in of_head})
+    size = (inputs_B3SS.shape[-2], inputs_B3SS.shape[-1])
     with autocast(network.device, network.precision):
-        maps = dict(zip(blocks, network.backbone.maps(inputs.to(network.device), blocks), strict=True))
-        size = (inputs.shape[-2], inputs.shape[-1])
+        maps = dict(zip(blocks, network.backbone.maps(inputs_B3SS.to(network.device), blocks), strict=True))
         return {name: head([maps[b] for b in of_head], size).float() for name, (head, of_head) in heads.items()}
 
 
 def _whole(
     network: FrozenBackbone, heads: Heads, images: Sequence[Tensor], view: View, scale: float
 ) -> Iterator[dict[Any, Tensor]]:
+    """Logits ``[C, h, w]`` of each head for each fitted image."""
     side = math.ceil(view.size * scale / view.multiple - 1e-9) * view.multiple
-    fitted = [fit_image(image, side) for image in images]
-    logits = _logits(network, heads, torch.stack([pixels for pixels, _ in fitted]))
-    for place, (_, (height, width)) in enumerate(fitted):
-        yield {name: values[place, :, :height, :width] for name, values in logits.items()}
+    fitted, sizes = zip(*(fit_image(image, side) for image in images), strict=True)
+    logits = _logits(network, heads, torch.stack(fitted))
+    for place, (height, width) in enumerate(sizes):
+        yield {head: logits_BCSS[place, :, :height, :width] for head, logits_BCSS in logits.items()}
 
 
 def _slide(
     network: FrozenBackbone, heads: Heads, images: Sequence[Tensor], view: View, scale: float
 ) -> Iterator[dict[Any, Tensor]]:
+    """Logits ``[C, h, w]`` of each head for each resized image, averaged over the windows that see a pixel."""
+    side = view.size
+    batch = max(1, PIXELS // side**2)
     for image in images:
-        factor = view.size * scale / min(image.shape[-2:])
-        height, width = (max(1, round(side * factor)) for side in image.shape[-2:])
-        pixels = normalise(resize_image(image, (height, width)))
-        places = [(top, left) for top in _starts(height, view.size) for left in _starts(width, view.size)]
-        windows = [pad_image(pixels[:, t : t + view.size, l : l + view.size], view.size) for t, l in places]
+        factor = side * scale / min(image.shape[-2:])
+        height, width = (max(1, round(length * factor)) for length in image.shape[-2:])
+        pixels_3hw = normalise(resize_image(image, (height, width)))
+        places = [(top, left) for top in _starts(height, view) for left in _starts(width, view)]
+        windows = [pad_image(pixels_3hw[:, t : t + side, l : l + side], side) for t, l in places]
         sums: dict[Any, Tensor] = {}
-        counts = torch.zeros(height, width, device=network.device)
-        batch = max(1, PIXELS // view.size**2)
+        counts_hw = torch.zeros(height, width, device=network.device)
         for start in range(0, len(windows), batch):
             logits = _logits(network, heads, torch.stack(windows[start : start + batch]))
             for place, (top, left) in enumerate(places[start : start + batch]):
-                area = (slice(top, min(top + view.size, height)), slice(left, min(left + view.size, width)))
+                area = (slice(top, min(top + side, height)), slice(left, min(left + side, width)))
                 inside = (slice(0, area[0].stop - top), slice(0, area[1].stop - left))
-                counts[area] += 1
-                for name, values in logits.items():
-                    if name not in sums:
-                        sums[name] = torch.zeros(values.shape[1], height, width, device=network.device)
-                    sums[name][(slice(None), *area)] += values[(place, slice(None), *inside)]
-        yield {name: total / counts for name, total in sums.items()}
+                counts_hw[area] += 1
+                for head, logits_BCSS in logits.items():
+                    if head not in sums:
+                        sums[head] = torch.zeros(logits_BCSS.shape[1], height, width, device=network.device)
+                    sums[head][(slice(None), *area)] += logits_BCSS[(place, slice(None), *inside)]
+        yield {head: sum_Chw / counts_hw for head, sum_Chw in sums.items()}
 
 
-def _starts(length: int, size: int) -> list[int]:
-    """Where windows of ``size`` begin so that they cover ``length``; the last one ends at the border."""
-    if length <= size:
+def _starts(length: int, view: View) -> list[int]:
+    """Where windows begin so that they cover ``length``; the last one ends at the border."""
+    if length <= view.size:
         return [0]
-    return sorted({*range(0, length - size, stride_of(size)), length - size})
+    return sorted({*range(0, length - view.size, view.stride), length - view.size})

@@ -1,52 +1,42 @@
-"""Arrays on disk that are whole or known not to be, and that grow by rows, continued where they were interrupted.
+"""Arrays on disk that grow by rows, continue after an interruption, and are never taken for whole when they are not.
 
 A finished array is a ``.npy`` of float32 ``[rows, D]`` with a checksum beside it. While it grows it is ``NAME.npy.part``, and a
-journal says how many of its rows have reached the disk.
+journal holds how many of its rows have reached the disk.
 """
 
 from __future__ import annotations
 
 import io
-import json
 import math
 import os
 import time
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-from common.files import write_json
+from common.files import read_json, write_json
 
 #: Seconds of work that an interruption may cost: how often to ``commit``.
 COMMIT_EVERY = 20.0
 
 
-@dataclass
 class ArrayCache:
-    """One cache file of ``rows`` rows.
+    """A cache file that has ``rows`` rows when it is finished."""
 
-    Attributes:
-        path: of the finished file.
-        rows: that it will have.
-    """
-
-    path: Path
-    rows: int
-
-    def __post_init__(self) -> None:
-        self.part = self.path.with_suffix(".npy.part")
-        self.journal = self.path.with_suffix(".journal.json")
-        self.checksum = self.path.with_suffix(".json")
+    def __init__(self, path: Path, rows: int):
+        self.path, self.rows = path, rows
+        self.part = path.with_suffix(".npy.part")
+        self.journal = path.with_suffix(".journal.json")
+        self.checksum = path.with_suffix(".json")
         self._file: BinaryIO | None = None
 
     def load(self) -> np.ndarray | None:
         """The finished array, memory-mapped (changes stay in memory); None where it is absent, cut short or damaged."""
         try:
-            expected = json.loads(self.checksum.read_text(encoding="utf-8"))["crc32"]
+            expected = read_json(self.checksum)["crc32"]
             with open(self.path, "rb") as file:
                 if _crc(file) != expected:
                     return None
@@ -58,7 +48,7 @@ class ArrayCache:
     def resume(self) -> int:
         """How many rows an interrupted extraction left whole."""
         try:
-            journal = json.loads(self.journal.read_text(encoding="utf-8"))
+            journal = read_json(self.journal)
             with open(self.part, "rb") as file:
                 if _crc(file, journal["bytes"]) != journal["crc32"]:
                     return 0
@@ -67,31 +57,26 @@ class ArrayCache:
             return 0
 
     def begin(self, rows: int) -> None:
-        """Open for appending after the first ``rows`` rows, which ``resume`` has found to be there."""
+        """Open for appending after the first ``rows`` rows, which ``resume`` has counted as whole."""
         self._done = rows
         self.part.parent.mkdir(parents=True, exist_ok=True)
-        if rows == 0:
-            self._file = open(self.part, "w+b")  # noqa: SIM115
-            self._crc = self._bytes = 0
-            return
-        self._file = open(self.part, "r+b")  # noqa: SIM115
-        version = np.lib.format.read_magic(self._file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(self._file)
-        self._bytes = self._file.tell() + rows * shape[1] * dtype.itemsize
-        self._file.truncate(self._bytes)
-        self._file.seek(0)
-        self._crc = _crc(self._file, self._bytes)
-        self._file.seek(0, os.SEEK_END)
+        self._file = open(self.part, "r+b" if rows else "w+b")  # noqa: SIM115
+        self._crc = self._bytes = 0
+        if rows:
+            np.lib.format.read_magic(self._file)
+            shape, _, dtype = np.lib.format.read_array_header_1_0(self._file)
+            self._bytes = self._file.tell() + rows * shape[1] * dtype.itemsize
+            self._file.truncate(self._bytes)
+            self._file.seek(0)
+            self._crc = _crc(self._file, self._bytes)
 
     def append(self, rows: np.ndarray) -> None:
-        rows = np.ascontiguousarray(rows, np.float32)
         if self._bytes == 0:
             header = io.BytesIO()
             about = {"descr": "<f4", "fortran_order": False, "shape": (self.rows, rows.shape[1])}
             np.lib.format.write_array_header_1_0(header, about)
             self._write(header.getvalue())
-        self._write(rows.tobytes())
+        self._write(np.ascontiguousarray(rows, np.float32).tobytes())
         self._done += len(rows)
 
     def _write(self, content: bytes) -> None:
@@ -112,7 +97,7 @@ class ArrayCache:
         self.journal.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Keep what there is for a continuation."""
+        """Keep the rows so far for a continuation."""
         if self._file is not None and not self._file.closed:
             self.commit()
             self._file.close()
@@ -141,7 +126,7 @@ def fill(caches: Sequence[ArrayCache], batches: Callable[[int], Iterable[Sequenc
 
 
 def _crc(file: BinaryIO, length: int | None = None) -> int:
-    """CRC-32 of the next ``length`` bytes (None: all); of fewer, where the file ends before."""
+    """CRC-32 of the next ``length`` bytes (None: all), or of fewer where the file ends."""
     crc, left = 0, math.inf if length is None else length
     while left > 0 and (content := file.read(int(min(left, 1 << 24)))):
         crc = zlib.crc32(content, crc)

@@ -67,7 +67,7 @@ class FrozenBackbone:
             gather: reads a batch; runs ahead, in threads.
             prepare: makes the network's input of it, on the device, in float32.
             compute: runs in inference mode, in the precision of forward passes.
-            done: images that were dealt with before, for the bar.
+            done: images that were computed before, for the bar.
         """
         total, first, began = done + sum(map(len, parts)), done, time.monotonic()
         with progress_bar(TextColumn("images/s {task.fields[rate]:.0f}")) as bar:
@@ -92,8 +92,8 @@ def cached_rows(
     rows_each: int = 1,
     threads: int = 1,
 ) -> dict[Key, Tensor]:
-    """What is computed of every image: from the caches, or computed into those that are not whole. An interrupted computation
-    continues.
+    """What a network computes of every image: read from the caches, or computed into those that are not whole. An interrupted
+    computation continues. Raises UserError for values that are not finite.
 
     Args:
         title: what it is, for the progress bar and messages ("features of cifar10 test").
@@ -103,10 +103,7 @@ def cached_rows(
         rows_each: rows of the caches for each image.
 
     Returns:
-        for each key float32 ``[rows, D]`` on the CPU, memory-mapped; what follows the first axis is flattened.
-
-    Raises:
-        UserError: values that are not finite.
+        for each key float32 ``[rows, D]`` on the CPU, memory-mapped; axes after the first are flattened.
     """
     arrays = {key: cache.load() for key, cache in caches.items()}
     missing = [key for key, array in arrays.items() if array is None]
@@ -137,11 +134,8 @@ def cached_rows(
 def store_features(
     network: FrozenBackbone, store: ImageStore, caches: Mapping[Kind, ArrayCache], image_size: int
 ) -> dict[Kind, Tensor]:
-    """Features of each kind of every image of a store, in its order, float32 ``[n, D]``; see ``cached_rows``.
-
-    Args:
-        image_size: side in pixels of the central crop, after a resize of the short side to 256/224 of it.
-    """
+    """Features of each kind of every image of a store, in its order, float32 ``[n, D]``; see ``cached_rows``. The central crop has
+    ``image_size`` pixels a side, after a resize of the short side to 256/224 of it."""
     return cached_rows(
         network,
         caches,

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -59,7 +54,7 @@ def nearest_neighbours(bank: Tensor, queries: Tensor, k: int) -> Iterator[tuple[
             unsure = (~sure).nonzero()[:, 0]
             if len(unsure):
                 best[unsure], places[unsure] = _search(bank, chunk[unsure], k, columns)
-            # Where features are all alike, as an untrained network's may be, it does not pay.
+            # It does not pay where features are all alike, as an untrained network's may be.
             rounded = len(unsure) < len(chunk) / 2
         else:
             best, places = _search(bank, chunk, k, columns)
@@ -75,26 +70,26 @@ def _search(
     best = places = None
     for start in range(0, len(bank), columns):
         tile = queries @ bank[start : start + columns].to(dtype).T
-        values, found = _top(tile, min(k, tile.shape[1]))
-        found = found + start
+        values, rows = _top(tile, min(k, tile.shape[1]))
+        rows = rows + start
         if best is None:
-            best, places = values, found
+            best, places = values, rows
         else:
             best, kept = torch.cat([best, values], 1).topk(min(k, best.shape[1] + values.shape[1]), sorted=False)
-            places = torch.cat([places, found], 1).gather(1, kept)
+            places = torch.cat([places, rows], 1).gather(1, kept)
     return best, places
 
 
 def _candidates(k: int) -> int:
-    """How many rows a search in bfloat16 finds for each query, so that the k nearest are hardly ever not among them."""
+    """How many rows a search in bfloat16 finds for each query: enough that the k nearest are nearly always among them."""
     return 2 * k + 64
 
 
 def _search_rounded(
     bank: Tensor, queries: Tensor, k: int, columns: int, longest: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As ``_search`` by way of bfloat16, and for which queries no other row can be nearer: bool ``[q]``. ``longest``: greatest norm
-    of a bank row."""
+    """As ``_search``, by way of bfloat16; and for which queries (bool ``[q]``) no other row can be nearer. ``longest``: the longest
+    bank row's norm."""
     rounded, places = _search(bank, queries, min(_candidates(k), len(bank)), columns, torch.bfloat16)
     # Row by row: torch's batched product with a vector takes four times as long.
     exact = torch.stack([bank.index_select(0, rows) @ query for rows, query in zip(places, queries, strict=True)])
@@ -111,9 +106,8 @@ def _top(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """As ``values.topk(k, sorted=False)`` along rows, several times as fast where k is small beside their length: the best k
     elements lie in those k groups that have the greatest maxima."""
     length = values.shape[1]
-    size = 2 ** round(
-        math.log2(max(1.0, math.sqrt(length / k)))
-    )  # about as many group maxima as group members to look at
+    # About as many group maxima as group members to look at.
+    size = 2 ** round(math.log2(max(1.0, math.sqrt(length / k))))
     groups = length // size
     if size < 4 or groups < k:
         return values.topk(k, sorted=False)

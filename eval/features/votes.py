@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -12,9 +11,6 @@ from torch import Tensor
 from common.errors import UserError
 from common.progress import track
 from eval.features.neighbours import nearest_neighbours, tile_rows
-
-if TYPE_CHECKING:
-    pass
 
 
 def knn_classify(
@@ -38,7 +34,6 @@ def knn_classify(
         ks: numbers of neighbours, each in 1 to N.
         temperature: above 0.
         num_classes: C.
-        progress: show a progress bar.
 
     Returns:
         for each k the best min(5, C) classes, best first: int64 ``[Q, min(5, C)]``, on the device of ``queries``.
@@ -46,7 +41,6 @@ def knn_classify(
     Raises:
         UserError: a k larger than the bank, or not positive; a temperature that is not positive; labels out of range.
     """
-    _check(bank, bank_labels, ks, temperature)
     if bank_labels.min() < 0 or bank_labels.max() >= num_classes:
         raise UserError(
             f"k-NN: bank labels from {bank_labels.min()} to {bank_labels.max()}, but there are {num_classes} classes; "
@@ -54,11 +48,11 @@ def knn_classify(
         )
     guesses: dict[int, list[Tensor]] = {k: [] for k in ks}
     labels = bank_labels.to(queries.device)
-    for similarity, places in _search(bank, queries, max(ks), progress):
-        weights, voters = _vote_weights(similarity, temperature), labels[places]
+    for weights, places in _voters(bank, bank_labels, queries, ks, temperature, progress):
+        votes = labels[places]
         for k in guesses:
-            scores = similarity.new_zeros(len(similarity), num_classes)
-            scores.scatter_add_(1, voters[:, :k], weights[:, :k])
+            scores = weights.new_zeros(len(weights), num_classes)
+            scores.scatter_add_(1, votes[:, :k], weights[:, :k])
             guesses[k].append(best_classes(scores))
     return {k: torch.cat(parts) for k, parts in guesses.items()}
 
@@ -80,13 +74,11 @@ def knn_label_scores(
     Returns:
         for each k the scores, float32 ``[Q, C]``.
     """
-    _check(bank, bank_label_sets, ks, temperature)
     scores: dict[int, list[Tensor]] = {k: [] for k in ks}
     label_sets = bank_label_sets.to(queries.device)
-    for similarity, places in _search(bank, queries, max(ks), progress):
-        weights = _vote_weights(similarity, temperature)
-        shares = similarity.new_zeros(len(similarity), label_sets.shape[1])
-        total, done = similarity.new_zeros(len(similarity), 1), 0
+    for weights, places in _voters(bank, bank_label_sets, queries, ks, temperature, progress):
+        shares = weights.new_zeros(len(weights), label_sets.shape[1])
+        total, done = weights.new_zeros(len(weights), 1), 0
         for k in sorted(scores):
             for rank in range(done, k):  # one neighbour at a time: never [q, k, C] at once
                 shares += weights[:, rank : rank + 1] * label_sets[places[:, rank]]
@@ -109,29 +101,21 @@ def best_classes(scores: Tensor) -> Tensor:
     return classes
 
 
-def check_options(ks: Sequence[int], temperature: float) -> None:
-    if not ks or min(ks) < 1:
-        raise UserError(f"k-NN: k must be at least 1 (given: {', '.join(map(str, ks)) or 'none'})")
-    if not temperature > 0:
-        raise UserError(f"k-NN: the temperature is {temperature}; give a number above 0")
-
-
-def _check(bank: Tensor, labels: Tensor, ks: Sequence[int], temperature: float) -> None:
+def _voters(
+    bank: Tensor, labels: Tensor, queries: Tensor, ks: Sequence[int], temperature: float, progress: bool
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """For chunks of queries, the weights of the votes of their nearest bank rows, nearest first, and these rows."""
     if len(labels) != len(bank):
         raise ValueError(f"{len(labels)} labels for {len(bank)} features")
-    check_options(ks, temperature)
+    if not ks or min(ks) < 1:
+        raise UserError(f"k-NN: k must be at least 1 (given: {', '.join(map(str, ks)) or 'none'})")
     if max(ks) > len(bank):
         raise UserError(f"k-NN: k = {max(ks)}, but the bank has only {len(bank)} labelled images; give smaller ks")
-
-
-def _search(bank: Tensor, queries: Tensor, k: int, progress: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    if not temperature > 0:
+        raise UserError(f"k-NN: the temperature is {temperature}; give a number above 0")
     bank = F.normalize(bank.to(queries.device).float(), dim=1)
-    chunks = nearest_neighbours(bank, F.normalize(queries.float(), dim=1), k)
+    chunks = nearest_neighbours(bank, F.normalize(queries.float(), dim=1), max(ks))
     total = -(-len(queries) // tile_rows(queries.device))
-    return track(chunks, "k-NN", total, show=progress)
-
-
-def _vote_weights(similarity: Tensor, temperature: float) -> Tensor:
-    """exp(similarity / temperature), up to a factor for each query, which changes no ranking and keeps small temperatures
-    from overflowing."""
-    return ((similarity - similarity[:, :1]) / temperature).exp()
+    for similarity, places in track(chunks, "k-NN", total, show=progress):
+        # Up to a factor for each query, which changes no ranking and keeps small temperatures from overflowing.
+        yield ((similarity - similarity[:, :1]) / temperature).exp(), places

@@ -86,7 +86,7 @@ def test_flipping_an_image_flips_its_prediction():
 
 def test_windows_cover_everything():
     for length in range(1, 200):
-        starts = _starts(length, 48)
+        starts = _starts(length, View(size=48))
         covered = np.zeros(length, bool)
         for start in starts:
             covered[start : start + 48] = True

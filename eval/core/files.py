@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,26 +12,28 @@ from PIL import Image
 from torch import Tensor
 
 from common.images import normalise
+from data.sets.core.benchmark import fingerprint_of
 from data.store.decode import require_pixels
-from eval.features.cache import ArrayCache
-from eval.features.extract import FrozenBackbone, cached_rows
+from eval.core.context import EvalContext
+from eval.features.extract import cached_rows
 
 
 def file_features(
-    network: FrozenBackbone,
-    cache: ArrayCache,
-    title: str,
+    context: EvalContext,
+    name: str,
     files: Sequence[Path],
     prepare: Callable[[Image.Image, int], Image.Image],
     encode: Callable[[Tensor], Tensor],
+    about: dict[str, Any],
     batch_size: int = 1,
 ) -> Tensor:
-    """Features of files, in their order, float32 ``[n, D]``; see ``cached_rows``.
+    """Features of image files, in their order, float32 ``[n, D]``, computed once and cached.
 
     Args:
-        prepare: makes of an RGB image and its place in ``files`` the one that is looked at; all of one size where batches are
-            larger than 1.
+        name: of the cache file, such as "roxford5k-queries".
+        prepare: makes of an RGB image and its place in ``files`` the one that is looked at. All of a batch have one size.
         encode: normalised images ``[B, 3, h, w]`` on the device to features ``[B, D]``.
+        about: what the features depend on beside weights, files and precision, JSON-able.
 
     Raises:
         UserError: a file that is no image, or features that are not finite.
@@ -40,14 +43,15 @@ def file_features(
         image = prepare(Image.fromarray(require_pixels(files[place])), place)
         return torch.tensor(np.asarray(image)).permute(2, 0, 1)
 
+    depends = [context.weights_hash, fingerprint_of(files, files[0].parent), context.precision, about]
     features = cached_rows(
-        network,
-        {"files": cache},
-        title,
+        context,
+        {name: context.cache(name, len(files), depends)},
+        f"features of {name}",
         lambda part: torch.stack([read(place) for place in part]),
-        lambda images: normalise(images.to(network.device)),
-        lambda pixels, _: {"files": encode(pixels)},
+        lambda images: normalise(images.to(context.device)),
+        lambda pixels, _: {name: encode(pixels)},
         batch_size,
         threads=4,
     )
-    return features["files"]
+    return features[name]
