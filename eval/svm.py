@@ -58,8 +58,8 @@ class SVM(Evaluation):
     """
 
     title = "SVM"
-    metrics = {"map_interpolated": "mAP (VOC)", "map_11_point": "mAP (VOC 2007)"}
-    headline = ("map_interpolated",)
+    metrics = {"map": "mAP", "map_interpolated": "mAP (VOC)", "map_11_point": "mAP (VOC 2007)"}
+    headline = ("map",)
     Config = SVMConfig
     config: SVMConfig
 

@@ -47,7 +47,7 @@ def _interval(low: float, high: float, places: int) -> str:
     return f"[{low:.{places}f}, {high:.{places}f}]"
 
 
-def identity_of(rows: Sequence[Row]) -> tuple[list[Heading], list[list[Entry]]]:
+def row_names(rows: Sequence[Row]) -> tuple[list[Heading], list[list[Entry]]]:
     """The first columns of a table, and their entries for each row: method, backbone, and variant where any row has one."""
     names = ["Method", "Backbone", *(["Variant"] if any(row.variant for row in rows) else [])]
     entries = [[text(value) for value in (row.method_name, row.backbone, row.variant)][: len(names)] for row in rows]
@@ -56,7 +56,7 @@ def identity_of(rows: Sequence[Row]) -> tuple[list[Heading], list[list[Entry]]]:
 
 def results(comparison: Comparison, name: str) -> Table:
     """The comparison table: one number an evaluation, and what has to be known to compare rows."""
-    headings, lines = identity_of(comparison.rows)
+    headings, lines = row_names(comparison.rows)
     for column in comparison.headline:
         kind = comparison.columns[column]
         mark = UNEQUAL if column in comparison.unequal_protocols else ""
@@ -145,12 +145,13 @@ def differences(comparison: Comparison, name: str) -> Table:
     """Pairs of rows, tested; the better row, or the one with the larger value, first."""
     numeric = ("Difference", "p", "p, Holm")
     names = ("Evaluation", "Row", "against", *numeric, "Holds", "Unequal", "Test")
+    decimals = {column: column_decimals(comparison, column) for column in comparison.headline}
     lines = []
     for pair in comparison.tests.itertuples():
         a, b = comparison.rows[pair.a], comparison.rows[pair.b]
         sign, first, second = (1, a, b) if pair.difference >= 0 else (-1, b, a)
         low, high = sorted((sign * pair.low, sign * pair.high))
-        difference, places = sign * pair.difference, column_decimals(comparison, pair.column)
+        difference, places = sign * pair.difference, decimals[pair.column]
         holds = "yes" if pair.holds else "no"
         unequal = [SETTINGS[key].lower() for key in unequal_settings(a, b)]
         lines.append(
@@ -187,7 +188,7 @@ def differences(comparison: Comparison, name: str) -> Table:
 
 def measurements(comparison: Comparison, name: str) -> Table:
     """Every measurement, a line each."""
-    headings, identities = identity_of(comparison.rows)
+    headings, identities = row_names(comparison.rows)
     headings += [
         Heading("Evaluation"),
         Heading("Metric"),

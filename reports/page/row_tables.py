@@ -9,7 +9,7 @@ from reports.analysis.comparison import Comparison
 from reports.analysis.identity import trained_options
 from reports.analysis.rows import Row, differing_options, plain, short_count
 from reports.analysis.tables import Heading, Table, number, text
-from reports.page.comparison_tables import UNEQUAL, identity_of
+from reports.page.comparison_tables import UNEQUAL, row_names
 
 #: The columns of the table of costs, by keys of ``Row.cost``: heading, and the number as text.
 COSTS = {
@@ -27,7 +27,7 @@ MOST_NAMES, MOST_VALUES = 8, 6
 
 def costs(rows: Sequence[Row]) -> Table:
     """What the rows cost."""
-    headings, lines = identity_of(rows)
+    headings, lines = row_names(rows)
     headings += [*(Heading(name, numeric=True) for name, _ in COSTS.values()), Heading("Device")]
     for row, line in zip(rows, lines, strict=True):
         line += [*(number(row.cost[key], form) for key, (_, form) in COSTS.items()), text(row.device)]

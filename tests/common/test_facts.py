@@ -63,6 +63,7 @@ def test_facts_of_a_plugin_from_outside():
     [
         ("knn", "top1", "k-NN top-1"),
         ("linear_authors", "map", "Linear (authors’) mAP"),
+        ("svm", "map", "SVM mAP"),
         ("segmentation_linear_pixels", "miou", "Segmentation linear, pixels mIoU"),
         ("segmentation_of_mine", "mean_iou", "Segmentation of mine mean iou"),
         ("somebody_elses", "f1", "Somebody elses F1"),
@@ -77,5 +78,7 @@ def test_directions_and_headlines():
     assert facts_of("davis", "j_decay")["lower_is_better"] and not facts_of("davis", "j_mean")["lower_is_better"]
     assert facts_of("somebody_elses", "error")["lower_is_better"]
     assert [metric for metric in ("top1", "top5", "map") if facts_of("knn", metric)["headline"]] == ["top1", "map"]
-    for name in EVALUATIONS.names():
-        assert EVALUATIONS.facts(name)["headline"]
+    for name in EVALUATIONS.names():  # a headline has a title, so it is a metric that the evaluation knows
+        facts = EVALUATIONS.facts(name)
+        assert facts["headline"] and set(facts["headline"]) <= facts["metrics"].keys()
+    assert facts_of("svm", "map")["headline"]
