@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""The command line: a table of commands, and how their errors are told."""
+"""The command line: a table of commands, and how their errors are printed."""
 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -65,6 +66,8 @@ def main(words: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("stopped; the same command continues", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        raise
     except Exception as error:
         sentence = explain(error)
         if sentence is None:
@@ -74,6 +77,18 @@ def main(words: Sequence[str]) -> int:
         return 1
 
 
-if __name__ == "__main__":
+def program() -> int:
+    """The program: ``main`` with this process's words, and an output that may be narrow or closed."""
     sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold what the terminal cannot show
-    sys.exit(main(sys.argv[1:]))
+    try:
+        try:
+            return main(sys.argv[1:])
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads it, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(program())

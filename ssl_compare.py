@@ -378,4 +378,4 @@ def main() -> int:
     with _toolkit():
         import run
 
-        return run.main(sys.argv[1:])
+        return run.program()

@@ -22,6 +22,16 @@ def test_help_lists_every_command_and_imports_no_torch():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL).returncode == 0
 
 
+@pytest.mark.parametrize("program", [["run.py"], ["-c", "import sys, ssl_compare; sys.exit(ssl_compare.main())"]])
+def test_a_reader_that_has_seen_enough_is_no_error(program):
+    process = subprocess.Popen(
+        [sys.executable, *program, "--help"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.wait()
+
+
 def test_a_grid_begins_without_the_trainer():
     """Importing it takes seconds, which its cells spend as well."""
     code = (

@@ -22,7 +22,7 @@ from training.config import TrainConfig
 #: Training on with a learning rate above this part of the recipe's, or with a faster teacher than this, has undone trained weights:
 #: facebookresearch/dino issues 116, 207 and 284.
 GENTLE_LR = 0.2
-#: The authors' learning rates by optimiser (DINO's ViTs and ResNet-50, Barlow Twins), for a method whose recipe has another optimiser.
+#: The authors' learning rates (DINO's ViTs and ResNet-50, Barlow Twins) for a method whose recipe has another optimiser.
 USUAL_LR = {"adamw": TrainConfig.lr, "sgd": 0.03, "lars": 0.2}
 GENTLE_MOMENTUM = 0.999
 
