@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from common.cli import PluginOption, load_plugins, make_parser, parse, require_one_process, value_of
 from common.errors import UserError
 from common.files import remove_unfinished
+from common.options import option
 from eval.core.base import EVALUATIONS, EvaluationConfig, check_data
 from eval.core.context import EvalContext, make_context
 from eval.core.options import WeightsOptions
@@ -35,8 +35,8 @@ class WeightsCommand(PluginOption, WeightsOptions):
 class EvaluateCommand(WeightsCommand):
     """Evaluate any weights. Each evaluation has further options, --EVALUATION_OPTION."""
 
-    evals: list[str] = dataclasses.field(default_factory=lambda: ["knn", "linear"])
-    """evaluations, which docs/evaluations.md describes: knn, linear, linear_authors, knn_low_shot, svm, finetune, davis, …"""
+    evals: list[str] = option(["knn", "linear"], names=EVALUATIONS.names)
+    """evaluations; docs/evaluations.md describes them"""
 
 
 def main(words: Sequence[str]) -> int:

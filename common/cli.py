@@ -44,7 +44,9 @@ def make_parser(command: str, description: str, epilog: str = "") -> argparse.Ar
         def add_arguments(self, *args: Any, **more: Any) -> Any:
             added = super().add_arguments(*args, **more)
             for argument in [argument for group in (added, *added.descendants) for argument in group.fields]:
-                if allowed := str(facts_of(argument.parent.dataclass, argument.field.name).get("range", "")):
+                facts = facts_of(argument.parent.dataclass, argument.field.name)
+                names = ", ".join(facts["names"]()) if facts.get("names") else ""
+                if allowed := "; ".join(filter(None, (str(facts.get("range", "")), names))):
                     argument.help = f"{argument.help} [{allowed}]"
             return added
 

@@ -10,7 +10,7 @@ common.errors.UsageError: --lr -1: give 0 or more
 >>> options_without_effect(Config)
 frozenset({'device'})
 
-The string under a field is its help; ``common.cli.make_parser`` appends the range. Imports no torch.
+The string under a field is its help; ``common.cli.make_parser`` appends the range and the names to choose from. Imports no torch.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ def option(
     default: Any = MISSING,
     *,
     form: Callable[[Any], Any] | None = None,
+    names: Callable[[], Iterable[str]] | None = None,
     changes_results: bool = True,
     only_training: bool = False,
     **bounds: Any,
@@ -69,6 +70,7 @@ def option(
     Args:
         default: its default; a list is copied for each instance. None means "decided elsewhere" and is always valid.
         form: raises ValueError, whose message says what to give, for a value that is malformed.
+        names: the names to choose from, such as ``DATASETS.names``, for help; by default those of ``one_of``.
         changes_results: False for an option that affects only speed, place or what is written beside the results. A run can
             continue with another value, and runs that differ only in it count as one.
         only_training: True for an option that only training reads: runs of an untrained method do not depend on it.
@@ -77,6 +79,7 @@ def option(
     facts = {
         "range": Range(**bounds),
         "form": form,
+        "names": names or getattr(form, "names", None),
         "changes_results": changes_results,
         "only_training": only_training,
     }
@@ -146,6 +149,7 @@ def one_of(kind: str, names: Callable[[], Iterable[str]]) -> Callable[[str | Seq
             if name not in names():
                 raise unknown_name(kind, name, names())
 
+    form.names = names
     return form
 
 

@@ -79,6 +79,11 @@ def plugins_of(package: str) -> Registry:
     return _BY_PACKAGE.get(package) or Registry("plug-in", package)
 
 
+def names_of(package: str) -> Callable[[], list[str]]:
+    """A function that lists a package's plug-ins when it is called: after those of ``--plugin`` have been registered."""
+    return lambda: plugins_of(package).names()
+
+
 @functools.cache
 def literals_of(file: Path, name: str) -> dict[str, Any]:
     """Literal attributes of the class in ``file`` that is called ``name`` or registered under it, and of its bases in the

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from common.errors import UsageError, UserError
 from data.sets.core.base import DATASETS, require_folder
-from data.sets.core.benchmark import Benchmark, is_benchmark
+from data.sets.core.benchmark import Benchmark
 
 if TYPE_CHECKING:
     from data.store.store import ImageStore
@@ -49,9 +49,9 @@ def open_dataset(
     """
     from data.store.open import open_store  # imports torch
 
-    if is_benchmark(name):
-        raise UsageError(f"{name} has no training images and no labels; run.py evaluate --data {name} measures on it")
     kind = DATASETS.get(name)
+    if kind.is_benchmark:
+        raise UsageError(f"{name} has no training images and no labels; run.py evaluate --data {name} measures on it")
     if short_side is not None and short_side < 2:
         raise UserError(f"short_side is {short_side}; give at least 2 pixels")
     if root is None and kind.make_folder is not None:

@@ -61,7 +61,7 @@ class FinetuneConfig(EvaluationConfig):
     layer_decay: float = option(1.0, above=0, at_most=1)
     """each layer of the backbone learns at so much of the next one's rate"""
     optimizer: str | None = option(None, form=one_of("optimizer", lambda: OPTIMIZERS))
-    """adamw, sgd or lars; default: adamw for ViTs, sgd for others"""
+    """default: adamw for ViTs, sgd for others"""
     weight_decay: float | None = option(None, at_least=0)
     """biases and norms have none; default: 0.05 for ViTs, 0 for others"""
     epochs: int = option(20, at_least=1)

@@ -53,7 +53,7 @@ class SegmentationConfig(EvaluationConfig):
     """Options of segmentation."""
 
     heads: list[str] = option(["linear"], form=one_of("head", SEGMENTATION_HEADS.names))
-    """linear, linear_pixels, setr_naive, setr_pup, setr_mla, deeplabv3; each is trained and measured by itself"""
+    """segmentation heads; each is trained and measured by itself"""
     finetune: bool = False
     """train the backbone, too; without it, it stays frozen"""
     crop_size: int | None = option(None, **IMAGE_SIZE)
@@ -71,7 +71,7 @@ class SegmentationConfig(EvaluationConfig):
     batch_size: int = option(16, at_least=1)
     """images per optimiser step"""
     optimizer: str | None = option(None, form=one_of("optimizer", lambda: OPTIMIZERS))
-    """adamw, sgd or lars; default: adamw on a frozen backbone, sgd where it is trained"""
+    """default: adamw on a frozen backbone, sgd where it is trained"""
     lr: float | None = option(None, above=0)
     """learning rate as it is, whatever the batch; default: 0.001 with a frozen backbone, 0.007 where it is trained"""
     weight_decay: float = option(1e-4, at_least=0)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import backbones
 from common.options import IMAGE_SIZE, option
+from common.registry import names_of
+from data.sets.core.base import image_sizes, names_with_images
 
 
 @dataclass(kw_only=True)
@@ -13,12 +16,12 @@ class TrainConfig:
     """Options of a training run. A method's ``recipe`` overrides the defaults below with what its paper publishes; the
     user's configuration file overrides both, and the command line overrides all."""
 
-    method: str = "dino"
+    method: str = option("dino", names=names_of("methods"))
     """what to train with: a file's name in methods/"""
-    backbone: str = "vit_s16"
-    """vit_nano, vit_t16, vit_s16, vit_s8, vit_b16, vit_b8, resnet18, resnet18_cifar, resnet50, or timm:NAME"""
-    data: str = "demo"
-    """demo, imagefolder, cifar10, imagenet, voc2007 or voc2012"""
+    backbone: str = option("vit_s16", names=backbones.names)
+    """backbone, by its name, or timm:NAME"""
+    data: str = option("demo", names=names_with_images)
+    """data set, by its name"""
     data_root: str | None = option(None, changes_results=False)
     """folder of the data set; demo needs none"""
     stream: bool = option(False, changes_results=False)
@@ -27,8 +30,8 @@ class TrainConfig:
     out: str | None = option(None, changes_results=False)
     """run directory; default runs/METHOD-BACKBONE-DATA-SEED"""
 
-    image_size: int | None = option(None, **IMAGE_SIZE)
-    """side of full-size crops and of evaluation images, in pixels; default: the data set's own (224, demo and cifar10: 32)"""
+    image_size: int | None = option(None, names=image_sizes, **IMAGE_SIZE)
+    """side of full-size crops and of evaluation images, in pixels; default: the data set's own"""
     epochs: float = option(100, above=0, only_training=True)
     """passes over the training images; may be a fraction"""
     budget: str | None = option(None, only_training=True)
@@ -99,10 +102,10 @@ class TrainConfig:
     """how many of them to keep, the last included; the best by the online k-NN is kept beside them"""
     log_every: int = option(10, at_least=1, changes_results=False, only_training=True)
     """optimiser steps between records in log.jsonl"""
-    evals: list[str] | None = option(None, changes_results=False)
+    evals: list[str] | None = option(None, changes_results=False, names=names_of("eval"))
     """evaluations to run after training, such as: knn linear"""
-    visualize: list[str] | None = option(None, changes_results=False)
-    """pictures to draw after training, for reports, such as: attention pca; run.py visualize --help lists them"""
+    visualize: list[str] | None = option(None, changes_results=False, names=names_of("reports.visual"))
+    """pictures to draw after training, for reports, such as: attention pca"""
     tensorboard: bool = option(False, changes_results=False)
     """also log to TensorBoard, under the run directory"""
     wandb: bool = option(False, changes_results=False)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from common.errors import UsageError
 from common.registry import Registry, literals_of, plugins_of
-from data.sets.core.benchmark import is_benchmark
+from data.sets.core.base import DATASETS
 from rundir.results import Measurement
 
 if TYPE_CHECKING:
@@ -120,6 +120,6 @@ def check_data(name: str, data: str) -> None:
         raise UsageError(
             f"--evals {name} measures on {' or '.join(benchmarks)}, not on {data}; give --data {benchmarks[0]}"
         )
-    if not benchmarks and is_benchmark(data):
+    if not benchmarks and DATASETS.facts(data).get("is_benchmark"):
         fitting = [other for other in EVALUATIONS.names() if data in EVALUATIONS.get(other).benchmarks]
         raise UsageError(f"--evals {name} cannot measure on {data}; give --evals {' '.join(fitting)}")

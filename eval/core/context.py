@@ -20,7 +20,8 @@ from common.errors import UsageError, UserError
 from common.files import digest_of
 from common.options import check
 from data.datasets import default_image_size, open_benchmark, open_dataset
-from data.sets.core.benchmark import Benchmark, is_benchmark
+from data.sets.core.base import DATASETS
+from data.sets.core.benchmark import Benchmark
 from data.store.store import ImageStore
 from eval.core.options import WeightsOptions
 from eval.features.cache import ArrayCache
@@ -177,7 +178,7 @@ def make_context(options: WeightsOptions) -> EvalContext:
 
     network, described = source.build(backbone, image_size, options.seed, options.key)
     root = None if data_root is None else Path(data_root)
-    if is_benchmark(data):
+    if DATASETS.facts(data).get("is_benchmark"):
         train = test = open_benchmark(data, root)
     else:
         short_side = round(image_size * 256 / 224)

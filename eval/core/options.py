@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import backbones
 from common.options import IMAGE_SIZE, option
+from data.sets.core.base import DATASETS, image_sizes
 
 
 @dataclass(kw_only=True)
@@ -17,16 +19,14 @@ class WeightsOptions:
     barlow_twins:resnet50, timm:NAME.TAG, torchvision:NAME; default: untrained"""
     key: str | None = None
     """which network of a checkpoint, such as teacher or student; default: the one that the run evaluates, else the teacher"""
-    backbone: str | None = None
-    """vit_nano, vit_t16, vit_s16, vit_s8, vit_b16, vit_b8, resnet18, resnet18_cifar, resnet50, pixels or timm:NAME;
-    default: the run's"""
-    data: str | None = None
-    """demo, imagefolder, cifar10, imagenet, voc2007 or voc2012, or what one evaluation reads: davis, roxford5k, rparis6k or
-    copydays; default: the run's"""
+    backbone: str | None = option(None, names=backbones.names)
+    """backbone, by its name, or timm:NAME; default: the run's"""
+    data: str | None = option(None, names=DATASETS.names)
+    """data set, by its name; default: the run's"""
     data_root: str | None = None
     """folder of the data set; default: the run's; demo needs none"""
-    image_size: int | None = option(None, **IMAGE_SIZE)
-    """side of evaluation images, in pixels; default: the run's, else the data set's own (224, demo and cifar10: 32)"""
+    image_size: int | None = option(None, names=image_sizes, **IMAGE_SIZE)
+    """side of evaluation images, in pixels; default: the run's, else the data set's own"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps"""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

@@ -10,6 +10,7 @@ import common.options
 from common.cli import make_parser, parse
 from common.errors import UsageError
 from common.options import check, one_of, option, options_of_training, options_without_effect
+from data.sets.core.base import DATASETS
 from training.config import TrainConfig
 
 
@@ -38,6 +39,8 @@ class Config:
     """a device"""
     flag: bool = False
     """a flag"""
+    data: str = option("demo", names=DATASETS.names)
+    """a data set"""
     nested: Nested = field(default_factory=Nested)
 
 
@@ -86,6 +89,7 @@ def test_a_command_checks_and_shows_ranges(capsys):
     text = capsys.readouterr().out
     assert "learning rate [0 or more]" in text and "a share [0 or more and less than 1]" in text
     assert "a flag [" not in text and "a device [" not in text
+    assert f"a data set [{', '.join(DATASETS.names())}]" in " ".join(text.split())
 
 
 def test_what_options_affect():

@@ -17,7 +17,6 @@ from data.sets import demo
 from data.sets.cifar10 import CLASSES
 from data.sets.core import demo_scenes
 from data.sets.core.base import DATASETS
-from data.sets.core.benchmark import is_benchmark
 from data.sets.core.voc import CLASSES as VOC_CLASSES
 from rundir.results import names_hash
 
@@ -30,7 +29,7 @@ def test_names_sizes_and_unknown_ones():
     images = ["cifar10", "demo", "imagefolder", "imagenet", "voc2007", "voc2012"]
     benchmarks = ["copydays", "davis", "roxford5k", "rparis6k"]
     assert DATASETS.names() == sorted(images + benchmarks)
-    assert [name for name in DATASETS.names() if is_benchmark(name)] == benchmarks
+    assert [name for name in DATASETS.names() if DATASETS.facts(name)["is_benchmark"]] == benchmarks
     assert [default_image_size(name) for name in images] == [32, 32, 224, 224, 224, 224]
     assert all(DATASETS.get(name).title for name in DATASETS.names())
     for call in (default_image_size, lambda name: opened(name, "train", None)):

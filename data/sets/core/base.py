@@ -18,6 +18,7 @@ class DataSet:
 
     Class attributes:
         title: its name in print.
+        is_benchmark: whether one evaluation alone reads it (``data.sets.core.benchmark``).
         image_size: side in pixels of full-size crops and evaluation images where the user gives none.
         make_folder: ``(cache) -> folder`` for data that is made on this machine; None where the user has to name the folder.
         fetch: ``(root)`` downloads what is missing in a folder; None where that is up to the user.
@@ -28,6 +29,7 @@ class DataSet:
     """
 
     title: ClassVar[str]
+    is_benchmark: ClassVar[bool] = False
     image_size: ClassVar[int] = 224
     make_folder: ClassVar[Callable[[Path | None], Path] | None] = None
     fetch: ClassVar[Callable[[Path], None] | None] = None
@@ -44,6 +46,16 @@ class DataSet:
             UserError: missing, incomplete or wrong data.
         """
         raise NotImplementedError
+
+
+def names_with_images() -> list[str]:
+    """The data sets to train on, sorted."""
+    return [name for name in DATASETS.names() if not DATASETS.facts(name)["is_benchmark"]]
+
+
+def image_sizes() -> list[str]:
+    """The image sizes where the user gives none, for help: ``cifar10: 32``, …"""
+    return [f"{name}: {DATASETS.facts(name)['image_size']}" for name in names_with_images()]
 
 
 def require_folder(data: str, root: Path | None) -> Path:

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from common.errors import UserError
-from data.sets.core.base import DATASETS, DataSet
+from data.sets.core.base import DataSet
 
 
 class Benchmark(DataSet):
@@ -20,17 +20,13 @@ class Benchmark(DataSet):
         files: all that the evaluation reads, in a fixed order.
     """
 
+    is_benchmark = True
     files: tuple[Path, ...]
 
     @cached_property
     def fingerprint(self) -> str:
         """Hash over the files' names and contents."""
         return fingerprint_of(self.files, self.root)
-
-
-def is_benchmark(name: str) -> bool:
-    """Whether a data set of that name is for one evaluation only."""
-    return name in DATASETS.names() and issubclass(DATASETS.get(name), Benchmark)
 
 
 def fingerprint_of(files: Iterable[Path], root: Path) -> str:
