@@ -23,6 +23,7 @@ STEPS = 3
 CASES = {
     "dino-vit": ("dino", "small_vit", {"local_size": 8}),
     "dino-resnet": ("dino", "resnet18_cifar", {"use_bn_in_head": True, "local_size": 8}),
+    "dino-predictor": ("dino", "small_vit", {"predictor": True, "use_bn_in_head": True, "local_size": 8}),
     "dino-sinkhorn": ("dino", "small_vit", {"centering": "sinkhorn_knopp"}),
     "dino-timm": ("dino", "timm:resnet10t", {}),
     "weak_dino": ("weak_dino", "small_vit", {}),
