@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 #: ``@BACKBONES.register("name")`` and takes ``**hints`` for those it does not know.
 BACKBONES: Registry[Callable[..., Backbone]] = Registry("backbone")
 
-#: What a builder may be told. A family takes the hints that its ``build`` has as arguments: see ``build_backbone``.
+#: Keywords beside ``image_size``. A family takes the hints that its ``build`` has as arguments: see ``build_backbone``.
 HINTS = {"drop_path_rate", "zero_init_residual", "output_stride"}
 
 
@@ -46,7 +46,7 @@ def names() -> list[str]:
 
 
 def check_name(name: str) -> None:
-    """Raises UsageError, naming the nearest known one, where ``build_backbone`` does not know ``name``."""
+    """Raises UsageError where ``build_backbone`` does not know ``name``, with the nearest name."""
     if not name.startswith("timm:") and name not in names():
         raise unknown_name("backbone", name, [*names(), "timm:NAME"])
 
@@ -56,11 +56,10 @@ def build_backbone(name: str, image_size: int = 224, **hints: Any) -> Backbone:
 
     Args:
         name: one of ``names()``, or ``timm:NAME``.
-        image_size: side in pixels of the square images it will mostly see. The named backbones have the same parameters
-            whatever it is; some timm models are built for it.
-        hints: ``drop_path_rate`` (ViTs, timm), ``zero_init_residual`` (ResNets), ``output_stride`` (ResNets, timm):
-            8, 16 or 32 input pixels per cell of the last map. A family ignores the first two if it does not have them; an
-            output stride that it cannot give is an error.
+        image_size: side in pixels of the square images it will mostly see. Only timm models and pixels depend on it.
+        hints: ``drop_path_rate`` (ViTs, timm), ``zero_init_residual`` (ResNets), ``output_stride`` (ResNets, timm): 8, 16 or 32
+            input pixels per cell of the last map. A family ignores the first two if it does not have them; an output stride that
+            it cannot give is an error.
 
     Raises UsageError for an unknown name, UserError where the backbone cannot take images of that size.
     """

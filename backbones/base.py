@@ -38,13 +38,13 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def tokens(self, images: Tensor, blocks: Sequence[int] = (-1,)) -> list[Tensor]:
-        """For each named block (negative: from the end), its tokens after the final norm: ``[B, 1 + N, width]``, CLS first,
-        then patches row by row (reference: ``get_intermediate_layers``)."""
+        """Tokens of each named block (negative: from the end) after the final norm: ``[B, 1 + N, width]``, CLS first, then
+        patches row by row (reference: ``get_intermediate_layers``)."""
         raise UserError(f"{self.label} has no CLS and patch tokens; choose a ViT, such as vit_s16")
 
     def maps(self, images: Tensor, blocks: Sequence[int] = (-1,)) -> list[Tensor]:
-        """For each named block, its map ``[B, C, h, w]``. A ViT: normed patch tokens, C = width, H/stride × W/stride.
-        A ResNet: the stage's output, with that stage's own channels and stride (``map_channels``, ``map_strides``)."""
+        """Map of each named block, ``[B, C, h, w]``. A ViT: normed patch tokens, C = width, H/stride × W/stride. A ResNet: the
+        stage's output, of its own channels and stride (``map_channels``, ``map_stride``)."""
         raise NotImplementedError
 
     def map_channels(self, block: int = -1) -> int:
@@ -61,7 +61,7 @@ class Backbone(nn.Module):
 
 
 def named_blocks(blocks: Sequence[int], depth: int) -> list[int]:
-    """Indices in ``range(depth)`` of the named blocks (negative: from the end); raises UserError for one that is not there."""
+    """Indices in ``range(depth)`` of the named blocks (negative: from the end). Raises UserError for a block out of range."""
     for block in blocks:
         if not -depth <= block < depth:
             raise UserError(f"block {block} was asked for, but the backbone has blocks 0 to {depth - 1}")
@@ -69,12 +69,11 @@ def named_blocks(blocks: Sequence[int], depth: int) -> list[int]:
 
 
 def avoid_single_pixels(network: nn.Module) -> nn.Module:
-    """Work around a fault of oneDNN: on a CPU, the weight gradient of a strided bf16 convolution of a single pixel reads
-    uninitialised memory, up to NaN (seen with torch 2.15 on a CPU with AVX-512 BF16). ResNets meet it where a crop is so small
-    that a stage sees one pixel.
+    """Let strided convolutions pad inputs of one row or column by another of zeros. As strides are above 1 and the padding is half
+    of the kernel, that changes no output.
 
-    Each strided convolution pads inputs of one row or column by another of zeros. As strides are above 1 and the padding is half
-    of the kernel, that changes no output."""
+    It avoids a fault of oneDNN: on a CPU, the weight gradient of a strided bf16 convolution of a single pixel, as in ResNets on
+    very small crops, reads uninitialised memory, up to NaN (seen with torch 2.15 on a CPU with AVX-512 BF16)."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and all(
             stride > 1 and isinstance(padding, int) and kernel == 2 * padding + 1 > 1

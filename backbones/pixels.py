@@ -1,4 +1,4 @@
-"""Raw pixels as features: the honest reference that learned features have to beat."""
+"""Raw pixels as features: what learned features have to beat."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ LARGEST_SIDE = 32
 
 
 class Pixels(Backbone):
-    """No network: the image, averaged down to at most 32 × 32 cells, as one vector ``[B, 3 · side²]``. It has no parameters. Its
-    side is a buffer, so that a checkpoint for another image size does not load.
+    """The image, averaged down to at most 32 × 32 cells, as one vector ``[B, 3 · side²]``. It has no parameters. Its side is a
+    buffer, so that a checkpoint for another image size does not load.
 
     Args:
         image_size: side in pixels of the square images it will see.

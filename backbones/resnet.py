@@ -19,8 +19,7 @@ class ResNet(torchvision_resnet.ResNet, Backbone):
 
     Args:
         block, layers: torchvision's description of the network.
-        cifar_stem: a 3×3 convolution of stride 1 and no max-pool in place of the 7×7 stem, for images of about 32 pixels
-            (stage strides 1, 2, 4, 8).
+        cifar_stem: a 3×3 convolution of stride 1 and no max-pool, for images of about 32 pixels (stage strides 1, 2, 4, 8).
         zero_init_residual: each residual branch starts at zero (Barlow Twins' ResNet-50 does).
         output_stride: 32, or 16 or 8 with dilated last stages, as segmentation heads want; bottleneck networks only.
     """
@@ -33,12 +32,9 @@ class ResNet(torchvision_resnet.ResNet, Backbone):
         zero_init_residual: bool = False,
         output_stride: int = 32,
     ):
-        dilate = {32: (False, False, False), 16: (False, False, True), 8: (False, True, True)}
+        dilate = [False, output_stride == 8, output_stride < 32]
         super().__init__(
-            block,
-            list(layers),
-            zero_init_residual=zero_init_residual,
-            replace_stride_with_dilation=list(dilate[output_stride]),
+            block, list(layers), zero_init_residual=zero_init_residual, replace_stride_with_dilation=dilate
         )
         self.fc = nn.Identity()
         if cifar_stem:
@@ -46,7 +42,7 @@ class ResNet(torchvision_resnet.ResNet, Backbone):
             nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
             self.maxpool = nn.Identity()
         first = 1 if cifar_stem else 4
-        # Convolutions are faster with channels innermost, on CPUs and on GPUs; the weights' values and shapes are the same.
+        # Convolutions are faster with channels innermost, on CPUs and on GPUs.
         self.to(memory_format=torch.channels_last)
         self._strides = [min(first * 2**stage, output_stride) for stage in range(4)]
         self._channels = [64 * 2**stage * block.expansion for stage in range(4)]

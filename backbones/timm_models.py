@@ -19,12 +19,11 @@ from common.errors import UsageError, UserError
 
 
 class TimmBackbone(Backbone):
-    """A timm model without its classifier.
+    """A timm model without its classifier; pooled features are the classifier's input.
 
-    Pooled features are what the model gives its classifier. ``depth`` counts what timm's ``forward_intermediates`` can name:
-    a ViT's blocks, a CNN's stages (with the stem, where timm has it so). Tokens and CLS attention leave register and
-    distillation tokens out (of the attention's columns too, whose sum is then less than 1). Tokens are normed where
-    the model norms its tokens.
+    ``depth`` counts what timm's ``forward_intermediates`` can name: a ViT's blocks, a CNN's stages (with the stem, where timm
+    counts it). Tokens and CLS attention leave register and distillation tokens out (of the attention's columns too, whose sum is
+    then less than 1). Tokens are normed where the model norms its tokens.
 
     Args:
         model: built with ``num_classes=0``.
@@ -55,7 +54,7 @@ class TimmBackbone(Backbone):
         return self.model
 
     def _pooled_width(self, image_size: int) -> int:
-        """Measured by running the model, since timm's attributes leave out what some heads add before the classifier."""
+        """Measured by running the model, since timm's attributes leave out the layers of some heads before the classifier."""
         training = self.model.training
         self.model.eval()
         with torch.no_grad():
@@ -128,13 +127,11 @@ class TimmBackbone(Backbone):
 def build(
     name: str, image_size: int, drop_path_rate: float | None = None, output_stride: int | None = None
 ) -> TimmBackbone:
-    """``timm:NAME``, with random weights. It is built for timm's own image size where the model then takes ``image_size`` too,
-    so that timm's weight files fit it, and otherwise for ``image_size``."""
+    """``timm:NAME``, with random weights: built for timm's own image size, so that timm's files fit, if the model then takes
+    images of ``image_size``; else built for ``image_size``."""
     check_timm_name(name.removeprefix("timm:"))
     required = {} if output_stride is None else {"output_stride": output_stride}
-    optional = {"dynamic_img_size": True}
-    if drop_path_rate is not None:
-        optional["drop_path_rate"] = drop_path_rate
+    optional = {"dynamic_img_size": True} | ({} if drop_path_rate is None else {"drop_path_rate": drop_path_rate})
     try:
         return TimmBackbone(_create(name, required, optional), name, image_size)
     except UserError as error:
@@ -164,7 +161,7 @@ def check_timm_name(name: str) -> None:
     model, _, tag = name.partition(".")
     if not timm.is_model(model):
         near = difflib.get_close_matches(model, timm.list_models(), n=1)
-        hint = f"did you mean timm:{near[0]}?" if near else "timm.list_models() lists what there is"
+        hint = f"did you mean timm:{near[0]}?" if near else "timm.list_models() lists them"
         raise UsageError(f"unknown timm model {model!r}; {hint}")
     tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{model}.*")]
     if tag and tag not in tags:

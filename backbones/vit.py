@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -35,7 +34,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def split(self, tokens_BND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, each ``[B, heads, N, D / heads]``."""
+        """Queries, keys and values, ``[B, heads, N, D / heads]`` each."""
         qkv = self.qkv(tokens_BND).unflatten(-1, (3, self.heads, -1))
         return qkv.permute(2, 0, 3, 1, 4).unbind(0)
 
@@ -43,8 +42,8 @@ class Attention(nn.Module):
         query, key, value = self.split(tokens_BND)
         query = query[:, :, :outputs]
         if self.written_out and query.device.type == "cpu" and query.dtype != torch.float32:
-            # The fused kernel has no fast half-precision path on CPUs: forward and backward of 197 tokens took it 2.8 times
-            # as long as these matrix products (in float32 it is the faster of the two, and on accelerators always).
+            # On CPUs the fused kernel is slow in half precision: forward and backward of 197 tokens took 2.8 times as long as by
+            # these matrix products. In float32, and on accelerators, it is the faster of the two.
             mixed = (query * query.shape[-1] ** -0.5 @ key.mT).softmax(-1).to(value.dtype) @ value
         else:
             mixed = F.scaled_dot_product_attention(query, key, value)
@@ -71,11 +70,10 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block (reference: ``Block``): tokens ``[B, N, D]`` → the same, or only the first ``outputs`` of them:
-    the last block computes only the CLS token where nothing else is used.
+    """Pre-norm transformer block (reference: ``Block``): tokens ``[B, N, D]`` → the same, or the first ``outputs`` of them (where
+    only the CLS token is used, the last block computes no other).
 
     Args:
-        width, heads: of the attention; the MLP is four times as wide.
         drop_path: stochastic depth: in training each of an image's two branches is left out with this probability, and otherwise
             divided by 1 - drop_path (reference: ``drop_path``).
     """
@@ -148,7 +146,7 @@ class VisionTransformer(Backbone):
         position_size: side in pixels of the square image whose grid the position embeddings have. It belongs to the
             architecture, not to the training size: weights are then interchangeable between input sizes.
         drop_path_rate: stochastic depth of the last block; it rises linearly from 0 at the first.
-        convolutional_stem: embed patches (of 4 pixels) with a few small convolutions instead of a single large one.
+        convolutional_stem: embed patches (of 4 pixels) by ``ConvolutionalStem``.
         init_std: of the linear layers' truncated normal.
     """
 
@@ -171,45 +169,36 @@ class VisionTransformer(Backbone):
         self.depth = depth
         self.grid = position_size // patch_size
 
-        if convolutional_stem:
-            self.patch_embed: nn.Module = ConvolutionalStem(width)
-        else:
-            self.patch_embed = PatchEmbedding(patch_size, width)
+        self.patch_embed = ConvolutionalStem(width) if convolutional_stem else PatchEmbedding(patch_size, width)
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + self.grid**2, width))
         rates = torch.linspace(0, drop_path_rate, depth, device="cpu").tolist()
         self.blocks = nn.ModuleList(Block(width, heads, rate) for rate in rates)
         self.norm = nn.LayerNorm(width, eps=1e-6)
-        self._initialise(init_std)
-
-    def _initialise(self, std: float) -> None:
-        """As the authors: truncated normal (0.02) for linear layers, CLS and positions; PyTorch's own for the patch convolution
-        (reference: ``_init_weights``)."""
+        # As the authors (``_init_weights``); the patch convolution keeps PyTorch's initial weights.
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=std)
+                nn.init.trunc_normal_(module.weight, std=init_std)
                 nn.init.zeros_(module.bias)
-
-    def _positions(self, rows: int, columns: int) -> Tensor:
-        """Position embeddings ``[1, 1 + rows · columns, D]`` for an image of that many patches."""
-        if rows == columns == self.grid:
-            return self.pos_embed
-        return interpolate_positions(self.pos_embed, rows, columns)
 
     def _embed(self, images: Tensor) -> Tensor:
         """Tokens ``[B, 1 + N, D]`` before the first block."""
         rows, columns = check_divisible(images.shape[-2:], self.patch_size)
         patches = self.patch_embed(images)
         tokens = torch.cat([self.cls_token.to(patches.dtype).expand(patches.shape[0], -1, -1), patches], dim=1)
-        return tokens + self._positions(rows, columns)
+        return tokens + interpolate_positions(self.pos_embed, rows, columns)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def _before_last(self, images: Tensor) -> Tensor:
+        """Tokens ``[B, 1 + N, D]`` before the last block."""
         tokens = self._embed(images)
         for block in self.blocks[:-1]:
             tokens = block(tokens)
-        return self.norm(self.blocks[-1](tokens, 1)[:, 0])
+        return tokens
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.norm(self.blocks[-1](self._before_last(images), 1)[:, 0])
 
     def tokens(self, images: Tensor, blocks: Sequence[int] = (-1,)) -> list[Tensor]:
         wanted = named_blocks(blocks, self.depth)
@@ -226,11 +215,8 @@ class VisionTransformer(Backbone):
         return [tokens[:, 1:].mT.unflatten(2, (rows, -1)) for tokens in self.tokens(images, blocks)]
 
     def cls_attention(self, images: Tensor) -> Tensor:
-        tokens = self._embed(images)
-        for block in self.blocks[:-1]:
-            tokens = block(tokens)
         last = self.blocks[-1]
-        query, key, _ = last.attn.split(last.norm1(tokens))
+        query, key, _ = last.attn.split(last.norm1(self._before_last(images)))
         scores = (query[:, :, :1] * query.shape[-1] ** -0.5) @ key.mT
         return scores.squeeze(2).softmax(-1)
 
@@ -239,6 +225,8 @@ def interpolate_positions(pos_embed: Tensor, rows: int, columns: int) -> Tensor:
     """Position embeddings ``[1, 1 + g², D]`` of a square grid as ``[1, 1 + rows · columns, D]``; the CLS token's stays as it is
     (reference: ``interpolate_pos_encoding``)."""
     grid = math.isqrt(pos_embed.shape[1] - 1)
+    if rows == columns == grid:
+        return pos_embed
     patches = pos_embed[:, 1:].unflatten(1, (grid, grid)).permute(0, 3, 1, 2)
     # The authors scale by a factor, with 0.1 of a cell added against rounding down (facebookresearch/dino issue 8). The factor
     # moves the sampling points, so interpolating to a size would give other features.
@@ -251,7 +239,7 @@ def check_divisible(size: Sequence[int], patch_size: int) -> tuple[int, int]:
     not divide the image."""
     height, width = size
     if height % patch_size or width % patch_size or not (height and width):
-        below, above = (max(1, math.floor(width / patch_size)) * patch_size, math.ceil(width / patch_size) * patch_size)
+        below, above = max(1, width // patch_size) * patch_size, -(-width // patch_size) * patch_size
         raise UserError(
             f"images of {height}×{width} pixels do not divide into patches of {patch_size}; "
             f"choose sides that are multiples of {patch_size}, such as {below}"
@@ -261,30 +249,20 @@ def check_divisible(size: Sequence[int], patch_size: int) -> tuple[int, int]:
 
 
 #: The authors' models (reference: ``vit_tiny``, ``vit_small``, ``vit_base``), and a nano one for the demo's 32-pixel images.
-#: Its stem, depth and initialisation make it learn within a minute on two CPU cores: with labels, 200 steps of 64 demo scenes
+#: Its stem, depth and initialisation let it learn within a minute on two CPU cores: with labels, 200 steps of 64 demo scenes
 #: took it to 91% k-NN accuracy; 375 steps took a plain ViT of 4 blocks to 56% (experiments/demo.yaml).
 _SHAPES: dict[str, dict[str, Any]] = {
-    "vit_nano": {
-        "width": 96,
-        "depth": 2,
-        "heads": 3,
-        "position_size": 32,
-        "convolutional_stem": True,
-        "init_std": 0.1,
-    },
+    "vit_nano": {"width": 96, "depth": 2, "heads": 3, "position_size": 32, "convolutional_stem": True, "init_std": 0.1},
     "vit_t16": {"width": 192, "depth": 12, "heads": 3},
     "vit_s16": {"width": 384, "depth": 12, "heads": 6},
     "vit_s8": {"width": 384, "depth": 12, "heads": 6},
     "vit_b16": {"width": 768, "depth": 12, "heads": 12},
     "vit_b8": {"width": 768, "depth": 12, "heads": 12},
 }
-ARCHITECTURES = {
-    name: partial(VisionTransformer, patch_size=PATCH_SIZES[name], **shape) for name, shape in _SHAPES.items()
-}
+ARCHITECTURES = {name: {"patch_size": PATCH_SIZES[name], **shape} for name, shape in _SHAPES.items()}
 
 
 def build(name: str, image_size: int, drop_path_rate: float = 0.0) -> VisionTransformer:
-    """One of ``ARCHITECTURES``. ``image_size`` changes nothing in it, and is only checked against the patch."""
-    backbone = ARCHITECTURES[name](drop_path_rate=drop_path_rate)
-    check_divisible((image_size, image_size), backbone.patch_size)
-    return backbone
+    """The ViT called ``name``. ``image_size`` changes nothing in it, and is only checked against the patch."""
+    check_divisible((image_size, image_size), PATCH_SIZES[name])
+    return VisionTransformer(drop_path_rate=drop_path_rate, **ARCHITECTURES[name])

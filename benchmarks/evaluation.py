@@ -122,7 +122,7 @@ def features(bench: Bench) -> list[Measurement]:
     name = bench.pick("vit_s16", "vit_t16")
     images = torch.randn(batch, 3, 224, 224, generator=torch.Generator().manual_seed(0)).to(bench.device)
     network = build_backbone(name, 224).to(bench.device).eval()
-    reference = VisionTransformer(**ARCHITECTURES[name].keywords).to(bench.device).eval()
+    reference = VisionTransformer(**ARCHITECTURES[name]).to(bench.device).eval()
 
     def ours(precision: str) -> None:
         with autocast(bench.device, precision):

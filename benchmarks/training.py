@@ -54,7 +54,7 @@ def our_stepper(
 
 def plain_dino_step(backbone: str, out_dim: int, device: torch.device) -> plain_dino.PlainStep:
     """The reference's step of a ViT of ours."""
-    sizes = ARCHITECTURES[backbone].keywords
+    sizes = ARCHITECTURES[backbone]
     student, teacher = (
         plain_dino.Network(VisionTransformer(**sizes, drop_path_rate=rate), out_dim) for rate in (0.1, 0.0)
     )

@@ -1,5 +1,5 @@
-"""Whole states of a training in the authors' layouts, out and in: what ``main_dino.py`` and Barlow Twins' ``main.py`` save as
-``checkpoint.pth``, and what our own checkpoints hold."""
+"""Whole states of a training, in our layout and in the authors': the ``checkpoint.pth`` of ``main_dino.py`` and of Barlow Twins'
+``main.py``."""
 
 from __future__ import annotations
 
@@ -24,14 +24,9 @@ _ARCHITECTURES = {
 
 
 def dino_checkpoint(state: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``main_dino.py`` saves: ``student`` (wrapped in DistributedDataParallel), ``teacher`` (wrapped where there is
-    BatchNorm), ``optimizer``, ``epoch`` (those done), ``args``, ``dino_loss``, and in fp16 ``fp16_scaler``.
-
-    Args:
-        state: a checkpoint of a run (``training.checkpoint``).
-
-    Raises UsageError where the run is none of DINO, or has a predictor.
-    """
+    """A run's checkpoint (``training.checkpoint``) as ``main_dino.py`` saves it: ``student`` (wrapped in DistributedDataParallel),
+    ``teacher`` (wrapped if it has BatchNorm), ``optimizer``, ``epoch`` (the number done), ``args``, ``dino_loss``, and in fp16
+    ``fp16_scaler``. Raises UsageError for a run of another method, or with a predictor."""
     method, options = state["method"], state["config"]
     parts = {name.partition(".")[0] for name in method}
     if parts != {"student", "teacher", "loss"} or "loss.center" not in method:
@@ -52,21 +47,12 @@ def dino_checkpoint(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def barlow_twins_checkpoint(state: Mapping[str, Any]) -> dict[str, Any]:
-    """What Barlow Twins' ``main.py`` saves: ``epoch`` (those done), ``model`` (wrapped in DistributedDataParallel) and
-    ``optimizer``.
-
-    Args:
-        state: a checkpoint of a run (``training.checkpoint``).
-
-    Raises UsageError where the run is none of Barlow Twins as published.
-    """
+    """A run's checkpoint (``training.checkpoint``) as Barlow Twins' ``main.py`` saves it: ``epoch`` (the number done), ``model``
+    (wrapped in DistributedDataParallel) and ``optimizer``. Raises UsageError unless it is a run of Barlow Twins as published."""
     method, options = state["method"], state["config"]
     parts = {name.partition(".")[0] for name in method}
-    if (
-        options["method"] != "barlow_twins"
-        or parts != {"backbone", "projector", "bn"}
-        or not options["bn_in_projector"]
-    ):
+    published = parts == {"backbone", "projector", "bn"} and options["method"] == "barlow_twins"
+    if not published or not options["bn_in_projector"]:
         raise UsageError(
             f"--format barlow_twins_full: a run of {options['method']} with {', '.join(sorted(parts))}; the authors' layout is of "
             "barlow_twins with a backbone, a projector with BatchNorm, and bn"
@@ -76,21 +62,18 @@ def barlow_twins_checkpoint(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def method_state(content: Mapping[str, Any]) -> dict[str, Tensor] | None:
-    """The whole state of a method under our names, from a checkpoint of ours or of the authors'; None where ``content`` is
-    none."""
+    """The whole state of a method under our names, from a checkpoint of ours or of the authors'; None for other files."""
     if "backbone_prefix" in content:
         return dict(content["method"])
     if {"student", "teacher", "dino_loss"} <= content.keys():
-        found = {
-            f"{part}.{name}": value
-            for part in ("student", "teacher")
-            for name, value in without_wrappers(content[part]).items()
+        parts = {part: without_wrappers(content[part]) for part in ("student", "teacher")} | {
+            "loss": content["dino_loss"]
         }
-        return found | {f"loss.{name}": value for name, value in content["dino_loss"].items()}
+        return {f"{part}.{name}": value for part, state in parts.items() for name, value in state.items()}
     if isinstance(content.get("model"), Mapping):
-        found = without_wrappers(content["model"])
-        if {name.partition(".")[0] for name in found} == {"backbone", "projector", "bn"}:
-            return found
+        state = without_wrappers(content["model"])
+        if {name.partition(".")[0] for name in state} == {"backbone", "projector", "bn"}:
+            return state
     return None
 
 
@@ -101,18 +84,18 @@ def _under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def _epochs_done(state: Mapping[str, Any]) -> int:
     if "steps_per_epoch" not in state:
         raise UserError(
-            "the checkpoint does not say how many steps an epoch has; continue its run for another one that does"
+            "the checkpoint does not say how many steps an epoch has; continue its run, whose next checkpoint will"
         )
     return state["step"] // max(1, state["steps_per_epoch"])
 
 
 def _optimizer(state: Mapping[str, Any], filters: bool | None) -> dict[str, Any]:
-    """The optimiser's state; groups and their order are the authors' already. ``filters``: as their LARS has them."""
+    """The optimiser's state; groups and their order are the authors' already. ``filters``: the value of their LARS's two filters."""
     optimizer = state["optimizer"]
     if optimizer is None:
-        raise UsageError("the run has not trained anything, so there is no optimiser in it")
-    extra = {"weight_decay_filter": filters, "lars_adaptation_filter": filters}
-    added = extra if state["config"]["optimizer"] == "lars" else {}
+        raise UsageError("the run has not trained anything, so it has no optimiser")
+    is_lars = state["config"]["optimizer"] == "lars"
+    added = {"weight_decay_filter": filters, "lars_adaptation_filter": filters} if is_lars else {}
     groups = [
         {**{name: value for name, value in group.items() if name not in _OUR_GROUP_ENTRIES}, **added}
         for group in optimizer["param_groups"]
@@ -121,7 +104,7 @@ def _optimizer(state: Mapping[str, Any], filters: bool | None) -> dict[str, Any]
 
 
 def _dino_arguments(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of the run as ``main_dino.py`` calls them; its ViTs have their patch size beside their name."""
+    """The options of the run under ``main_dino.py``'s names, whose ViTs have their patch size beside their name."""
     options, name = state["config"], state["backbone_name"]
     ours = (
         "out_dim norm_last_layer momentum_teacher use_bn_in_head warmup_teacher_temp teacher_temp warmup_teacher_temp_epochs "

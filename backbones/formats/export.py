@@ -1,15 +1,14 @@
-"""A backbone's weights out, in the layouts that other programs read. Each file is read back, by the program it is for where
-that is installed, and takes its place only if the features are the same."""
+"""A backbone's weights out, in the layouts that other programs read. Each file is read back, by the program that it is for, and
+takes its place only if the features are the same."""
 
 from __future__ import annotations
 
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import timm
@@ -25,7 +24,7 @@ from backbones.vit import VisionTransformer
 from common.errors import UsageError, UserError
 from common.files import atomic_file
 
-#: Largest difference of features that counts as none, as a part of their largest magnitude: rounding, in another order.
+#: Largest difference of features that rounding in another order explains, as a part of their largest magnitude.
 TOLERANCE = 1e-4
 
 #: What timm calls the backbones that it has too.
@@ -42,13 +41,7 @@ TIMM_NAMES = {
 
 @dataclass(frozen=True)
 class Written:
-    """A file that was written, and read back.
-
-    Attributes:
-        path: the file.
-        difference: largest absolute difference of features, as a part of their largest magnitude.
-        reader: what read it.
-    """
+    """A file that was written, and read back by ``reader``; ``difference`` of features as in ``difference_of``."""
 
     path: Path
     difference: float
@@ -62,7 +55,7 @@ class Written:
 
 
 def plain_state(module: nn.Module) -> dict[str, Tensor]:
-    """A module's state dict, dense and on the CPU, as the authors' files of backbones are: names as they stand."""
+    """A module's state dict, dense and on the CPU, as the authors' files of backbones are."""
     return {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
 
 
@@ -70,14 +63,13 @@ def export_backbone(backbone: Backbone, name: str, kind: str, path: Path, image_
     """Write one backbone's weights.
 
     Args:
-        backbone: with its weights.
-        name: what it was built by.
+        name: what the backbone was built by.
         kind: a key of ``FORMATS``.
         path: of the file, which is replaced.
         image_size: side in pixels of the images whose features are compared, and which an ONNX model takes.
 
     Raises:
-        UsageError: the layout has no place for that backbone; its file name should end otherwise.
+        UsageError: the layout has no place for that backbone, or its files' names end otherwise.
         UserError: what was read back gives other features: no file is written.
     """
     write, read = FORMATS[kind]
@@ -89,20 +81,18 @@ def export_backbone(backbone: Backbone, name: str, kind: str, path: Path, image_
     images = torch.randn(3, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
 
     def check(file: Path) -> tuple[float, str]:
-        features, reader = read(file, name, images)
         with torch.no_grad():
+            features, reader = read(file, name, images)
             return difference_of(features, backbone(images)), reader
 
     return write_checked(path, lambda file: write(backbone, name, file, images), check)
 
 
 def write_checked(path: Path, write: Callable[[Path], None], check: Callable[[Path], tuple[float, str]]) -> Written:
-    """Write a file beside its place, check it, and put it there if its features are the same.
+    """Write a file in a temporary folder, check it, and put it at ``path`` if its features are the same.
 
     Args:
-        path: where to.
-        write: given a path of that name in a temporary folder.
-        check: given the same, says how much features differ, and what read it.
+        check: gives the difference of features (see ``difference_of``), and what read the file.
 
     Raises UserError where they differ by more than ``TOLERANCE``; what was at ``path`` before stays.
     """
@@ -129,45 +119,42 @@ def difference_of(features: Tensor, expected: Tensor) -> float:
     return difference.item() if difference.isfinite() else float("inf")
 
 
-def require_known(name: str, kind: str, known: Mapping[str, Any] | tuple[str, ...]) -> None:
+def require_known(name: str, kind: str, names: Iterable[str]) -> None:
     """Raises UsageError where a layout has no place for a backbone."""
-    if name not in known:
-        raise UsageError(f"--format {kind}: there is no {name} in that layout (it is for {', '.join(known)})")
+    if name not in names:
+        raise UsageError(f"--format {kind}: there is no {name} in that layout (it is for {', '.join(names)})")
 
 
 def _write_dino(backbone: Backbone, name: str, path: Path, images: Tensor) -> None:
-    """As ``dino_deitsmall16_pretrain.pth``, ``dino_resnet50_pretrain.pth`` and ``dino_xcit_small_12_p16_pretrain.pth``: plain
-    names."""
+    """As ``dino_deitsmall16_pretrain.pth``, ``dino_resnet50_pretrain.pth`` and ``dino_xcit_small_12_p16_pretrain.pth``."""
     if isinstance(backbone, TimmBackbone) and name.startswith("timm:xcit_"):
         torch.save(_as_xcit_authors(plain_state(backbone.model)), path)
         return
-    require_known(name, "dino", {**TIMM_NAMES, "timm:xcit_…": ""})
+    require_known(name, "dino", (*TIMM_NAMES, "timm:xcit_…"))
     torch.save(plain_state(backbone), path)
 
 
 def _as_xcit_authors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A timm XCiT's tensors as facebookresearch/xcit has them, into which DINO's hub loads its files: query, key and value of class
-    attention are one layer, and the position encoding is spelt otherwise. (``timm.models.xcit.checkpoint_filter_fn`` is the way
-    back.)"""
-    found = {}
+    """A timm XCiT's tensors in facebookresearch/xcit's layout, which DINO's hub loads: query, key and value of class attention are
+    one layer, and the position encoding has another name. (Back: ``timm.models.xcit.checkpoint_filter_fn``.)"""
+    theirs = {}
     for name, value in state.items():
         match = re.fullmatch(r"(cls_attn_blocks\.\d+\.attn\.)([qkv])\.(\w+)", name)
         if match is None:
-            found[name.replace("pos_embed.", "pos_embeder.")] = value
+            theirs[name.replace("pos_embed.", "pos_embeder.")] = value
         elif match[2] == "q":
-            found[f"{match[1]}qkv.{match[3]}"] = torch.cat([state[f"{match[1]}{part}.{match[3]}"] for part in "qkv"])
-    return found
+            theirs[f"{match[1]}qkv.{match[3]}"] = torch.cat([state[f"{match[1]}{part}.{match[3]}"] for part in "qkv"])
+    return theirs
 
 
 def _read_ours(path: Path, name: str, images: Tensor) -> tuple[Tensor, str]:
     backbone = build_backbone(name, images.shape[-1]).eval()
     Source(path).load_into(backbone, name)
-    with torch.no_grad():
-        return backbone(images), f"a new {name}"
+    return backbone(images), f"a new {name}"
 
 
 def _write_torchvision(backbone: Backbone, name: str, path: Path, images: Tensor) -> None:
-    """As ``resnet50.pth`` of Barlow Twins: torchvision's names, without a classifier."""
+    """As Barlow Twins' ``resnet50.pth``: torchvision's names, without a classifier."""
     require_known(name, "torchvision", ("resnet18", "resnet50"))
     torch.save(plain_state(backbone), path)
 
@@ -176,24 +163,22 @@ def _read_torchvision(path: Path, name: str, images: Tensor) -> tuple[Tensor, st
     model = torchvision.models.get_model(name).eval()
     model.fc = nn.Identity()
     model.load_state_dict(torch.load(path, weights_only=True))
-    with torch.no_grad():
-        return model(images), f"torchvision's {name}"
+    return model(images), f"torchvision's {name}"
 
 
 def _write_timm(backbone: Backbone, name: str, path: Path, images: Tensor) -> None:
     """timm's names are DINO's for ViTs, and torchvision's for ResNets."""
     if not isinstance(backbone, TimmBackbone):
-        require_known(name, "timm", {**TIMM_NAMES, "timm:NAME": ""})
-    model = backbone.model if isinstance(backbone, TimmBackbone) else backbone
-    safetensors.torch.save_file(plain_state(model), path, {"format": "pt", "architecture": _timm_name(name)})
+        require_known(name, "timm", (*TIMM_NAMES, "timm:NAME"))
+    metadata = {"format": "pt", "architecture": _timm_name(name)}
+    safetensors.torch.save_file(plain_state(backbone.published), path, metadata)
 
 
 def _read_timm(path: Path, name: str, images: Tensor) -> tuple[Tensor, str]:
     if name.startswith("timm:"):  # perhaps built for another image size than timm's own
         return _read_ours(path, name, images)
     model = timm.create_model(_timm_name(name), num_classes=0, checkpoint_path=str(path)).eval()
-    with torch.no_grad():
-        return model(images), f"timm's {_timm_name(name)}"
+    return model(images), f"timm's {_timm_name(name)}"
 
 
 def _timm_name(name: str) -> str:
@@ -202,14 +187,20 @@ def _timm_name(name: str) -> str:
 
 def _write_onnx(backbone: Backbone, name: str, path: Path, images: Tensor) -> None:
     """``images [batch, 3, H, W]``, any batch of one size, normalised by ImageNet's mean and deviation → ``features [batch, D]``."""
-    _require_onnx()
-    shapes = {"images": {0: torch.export.Dim("batch")}}
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"--format onnx needs a package that is not installed ({error.name}): pip install '.[export]'"
+        ) from error
     program = torch.onnx.export(
         backbone,
         (images[:2],),
         input_names=["images"],
         output_names=["features"],
-        dynamic_shapes=shapes,
+        dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
         dynamo=True,
         verbose=False,
     )
@@ -221,17 +212,6 @@ def _read_onnx(path: Path, name: str, images: Tensor) -> tuple[Tensor, str]:
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return torch.from_numpy(session.run(None, {"images": images.numpy()})[0]), "ONNX Runtime"
-
-
-def _require_onnx() -> None:
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            f"--format onnx needs a package that is not installed ({error.name}): pip install '.[export]'"
-        ) from error
 
 
 #: How each layout of a backbone is written, and read back.
