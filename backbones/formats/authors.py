@@ -90,7 +90,7 @@ def _epochs_done(state: Mapping[str, Any]) -> int:
 
 
 def _optimizer(state: Mapping[str, Any], filters: bool | None) -> dict[str, Any]:
-    """The optimiser's state; groups and their order are the authors' already. ``filters``: the value of their LARS's two filters."""
+    """The optimiser's state; groups and their order are the authors' already. ``filters``: what their LARS's two filters hold."""
     optimizer = state["optimizer"]
     if optimizer is None:
         raise UsageError("the run has not trained anything, so it has no optimiser")

@@ -2,7 +2,7 @@
 ``timm:NAME.TAG``, ``torchvision:NAME.WEIGHTS``.
 
 Addresses are those of the authors' READMEs (facebookresearch/dino 7c446df, facebookresearch/barlowtwins 8e8d284) and of the
-libraries. Files lie in ``weights/FAMILY`` of the cache (timm's: in the Hugging Face hub's), and are used without a network.
+libraries. Files lie in ``weights/FAMILY`` of the cache (timm's: in the Hugging Face hub's), and need no network after that.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FAMILIES = ("dino", "barlow_twins", "timm", "torchvision")
 DINO_URL = "https://dl.fbaipublicfiles.com/dino"
 BARLOW_TWINS_URL = "https://dl.fbaipublicfiles.com/barlowtwins/ljng"
 
-#: DINO's backbones, by what the authors' files call them.
+#: What the authors' files call DINO's backbones.
 _DINO_FILES = {
     "vit_s16": "deitsmall16",
     "vit_s8": "deitsmall8",
@@ -41,11 +41,11 @@ class Release:
     """Released weights.
 
     Attributes:
-        url: of the file ("" where there is only the hub).
-        backbone: what they are of; None where no backbone here is known to be it.
+        url: of the file ("": only on the hub).
+        backbone: its name; None if no backbone here fits.
         sha256: the first digits of the file's digest, as its name gives them; None: not published.
-        repository: on the Hugging Face hub, where they come from there.
-        labels: which labels their training used, as reports say it ("?": not known).
+        repository: on the Hugging Face hub, for weights that come from the hub.
+        labels: which labels their training used, in the words of reports ("?": not known).
         remark: what a user of them has to know.
     """
 
@@ -58,33 +58,30 @@ class Release:
 
     @property
     def file_name(self) -> str:
-        """Of the file in the cache."""
+        """Name of the file in the cache."""
         return Path(self.url).name if self.repository is None else f"{Path(self.repository).name}.safetensors"
 
 
-def _published() -> dict[str, Release]:
-    found = {}
-    for name, stem in _DINO_FILES.items():
-        backbone = f"timm:{name}_224" if name.startswith("xcit") else name
-        folder = f"{DINO_URL}/dino_{stem}_pretrain"
-        found[f"dino:{name}"] = Release(f"{folder}/dino_{stem}_pretrain.pth", backbone)
-        found[f"dino:{name}:full"] = Release(f"{folder}/dino_{stem}_pretrain_full_checkpoint.pth", backbone)
-    found["barlow_twins:resnet50"] = Release(f"{BARLOW_TWINS_URL}/resnet50.pth", "resnet50")
-    found["barlow_twins:resnet50:full"] = Release(f"{BARLOW_TWINS_URL}/checkpoint.pth", "resnet50")
-    return found
-
-
-#: The authors' own. No digests of them were published.
-PUBLISHED = _published()
+#: The authors' own, whose digests were not published.
+PUBLISHED = {
+    f"dino:{name}{suffix}": Release(
+        f"{DINO_URL}/dino_{stem}_pretrain/dino_{stem}_{file}", f"timm:{name}_224" if name.startswith("xcit") else name
+    )
+    for name, stem in _DINO_FILES.items()
+    for suffix, file in (("", "pretrain.pth"), (":full", "pretrain_full_checkpoint.pth"))
+} | {
+    "barlow_twins:resnet50": Release(f"{BARLOW_TWINS_URL}/resnet50.pth", "resnet50"),
+    "barlow_twins:resnet50:full": Release(f"{BARLOW_TWINS_URL}/checkpoint.pth", "resnet50"),
+}
 
 
 def is_released(weights: str | Path | None) -> bool:
-    """Whether ``weights`` names a release (a file or folder of that name goes first)."""
+    """Whether ``weights`` names a release, and no file or folder."""
     return str(weights).partition(":")[0] in FAMILIES and ":" in str(weights) and not Path(str(weights)).exists()
 
 
 def release_of(spec: str) -> Release:
-    """What a name stands for. Raises UsageError for an unknown one, naming the nearest known one."""
+    """The release of a name. Raises UsageError for an unknown name, with the nearest one."""
     family, _, name = spec.partition(":")
     if family == "timm":
         return _of_timm(name)
@@ -96,12 +93,12 @@ def release_of(spec: str) -> Release:
 
 
 def find_release(spec: str) -> Path:
-    """The file of released weights, fetched where the cache lacks it, and checked every time: by the published digest, else by
-    the one that was taken when the file came.
+    """The file of released weights, fetched if the cache lacks it, and checked every time: by the published digest, else by the
+    digest that was taken when the file came.
 
     Raises:
         UsageError: unknown name.
-        UserError: the file cannot be fetched (the message says which one to put where), is damaged, or has changed.
+        UserError: the file cannot be fetched (the message says which file to put where), is damaged, or has changed.
     """
     release = release_of(spec)
     folder = cache_root() / "weights" / spec.partition(":")[0]
@@ -128,7 +125,7 @@ def _from_url(release: Release, path: Path) -> Path:
         arrived.unlink()
         raise
     if release.sha256 is None:
-        _record_digest(arrived, path)
+        _record_digest(digest(arrived, "sha256"), path)
     arrived.replace(path)
     return path
 
@@ -138,51 +135,48 @@ def _from_hub(release: Release) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.utils import logging
 
-    logging.set_verbosity_error()  # it tells each retry, and what comes of them is said below
+    logging.set_verbosity_error()  # no line for each retry
     try:
         path = Path(hf_hub_download(release.repository, "model.safetensors"))
-    except Exception as error:  # its own, those of its HTTP client, and those of the disk
+    except Exception as error:  # the hub's, its HTTP client's, the disk's
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UserError(
             f"{release.repository} cannot be had from the Hugging Face hub ({reason.rstrip('.')})"
         ) from error
-    named = path.resolve().name
-    if re.fullmatch(r"[0-9a-f]{64}", named) and (found := digest(path, "sha256")) != named:
-        raise UserError(
-            f"{path.resolve()}: damaged (its SHA-256 digest is {found[:8]}…); delete it, and it is fetched again"
-        )
+    file = path.resolve()
+    if re.fullmatch(r"[0-9a-f]{64}", file.name) and (sha256 := digest(file, "sha256")) != file.name:
+        raise UserError(f"{file}: damaged (its SHA-256 digest is {sha256[:8]}…); delete it, and it is fetched again")
     return path
 
 
 def _check_whole(path: Path, where: str, what_to_do: str) -> None:
-    """Raises UserError for a file that is none of weights, or cut short, as far as its outside tells."""
-    with open(path, "rb") as file:
-        start = file.read(2)
+    """Raises UserError for a file that holds no weights, or is cut short, as far as can be seen without unpickling it."""
     if path.suffix == ".safetensors":
         return  # backbones.formats.weights reads it whole
+    with open(path, "rb") as file:
+        start = file.read(2)
     if start == b"PK":  # an archive of torch.save, which has checksums
         reason = archive_damage(path)
-    else:  # one from before torch 1.6 is a bare pickle
+    else:  # before torch 1.6, a bare pickle
         reason = None if start[:1] == b"\x80" else "neither an archive nor a pickle"
     if reason:
         raise UserError(f"{where}is no whole weights file ({reason}){what_to_do}")
 
 
 def _check_digest(path: Path, release: Release, spec: str) -> None:
-    found = digest(path, "sha256")
+    sha256 = digest(path, "sha256")
+    record = _record_of(path)
     if release.sha256:
-        if not found.startswith(release.sha256):
+        if not sha256.startswith(release.sha256):
             raise UserError(
                 f"{path}: not the file that was published as {spec} (its SHA-256 digest begins with "
-                f"{found[: len(release.sha256)]}, not {release.sha256}); delete it, and it is fetched again"
+                f"{sha256[: len(release.sha256)]}, not {release.sha256}); delete it, and it is fetched again"
             )
-        return
-    record = _record_of(path)
-    if not record.is_file():
-        _record_digest(path, path)
-    elif (known := record.read_text(encoding="utf-8", errors="replace")[:64]) != found:
+    elif not record.is_file():
+        _record_digest(sha256, path)
+    elif (before := record.read_text(encoding="utf-8", errors="replace")[:64]) != sha256:
         raise UserError(
-            f"{path}: changed since it came (its SHA-256 digest is {found[:8]}…, and {record.name} says {known[:8]}…); "
+            f"{path}: changed since it came (its SHA-256 digest is {sha256[:8]}…, and {record.name} says {before[:8]}…); "
             "delete both, and it is fetched again, or the latter alone, if you put this file there"
         )
 
@@ -191,14 +185,15 @@ def _record_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
 
-def _record_digest(content: Path, path: Path) -> None:
-    """Write the digest of ``content`` down beside ``path``, as ``sha256sum --check`` reads it."""
-    write_text(_record_of(path), f"{digest(content, 'sha256')}  {path.name}\n")
+def _record_digest(sha256: str, path: Path) -> None:
+    """Write a file's digest beside it, as ``sha256sum --check`` reads it."""
+    write_text(_record_of(path), f"{sha256}  {path.name}\n")
 
 
 def _of_torchvision(name: str) -> Release:
-    """``NAME`` (torchvision's default weights) or ``NAME.WEIGHTS``, such as resnet50.IMAGENET1K_V1; a segmentation model's are
-    of its backbone."""
+    """``NAME`` (torchvision's default weights) or ``NAME.WEIGHTS``, such as resnet50.IMAGENET1K_V1. From a segmentation model the
+    backbone is taken."""
+    import timm
     import torchvision
 
     model, _, tag = name.partition(".")
@@ -210,11 +205,11 @@ def _of_torchvision(name: str) -> Release:
     if not len(kinds):
         raise UserError(f"torchvision has no weights of {model}; choose another model")
     weights = kinds[tag] if tag else kinds.DEFAULT
-    own = model.rpartition("_")[2] if model.rpartition("_")[2] in names() else model
+    ending = model.rpartition("_")[2]
+    backbone = ending if ending in names() else f"timm:{model}" if timm.is_model(model) else None
     sha256 = re.search(r"-([0-9a-f]{8,})\.", Path(weights.url).name)
-    return Release(
-        weights.url, _known(own), sha256[1] if sha256 else None, labels="all", remark=_remark(weights.transforms())
-    )
+    remark = _remark(weights.transforms())
+    return Release(weights.url, backbone, sha256[1] if sha256 else None, labels="all", remark=remark)
 
 
 def _of_timm(name: str) -> Release:
@@ -232,24 +227,10 @@ def _of_timm(name: str) -> Release:
     return Release(about.url or "", f"timm:{model}", repository=about.hf_hub_id, labels=labels, remark=_remark(about))
 
 
-def _known(model: str) -> str | None:
-    """The backbone of that name: ours, else timm's."""
-    import timm
-
-    if model in names():
-        return model
-    return f"timm:{model}" if timm.is_model(model) else None
-
-
 def _remark(about: Any) -> str:
-    """That weights were trained on images normalised otherwise than everything here is."""
+    """A remark where training normalised images otherwise than this toolkit does."""
     mean, std = getattr(about, "mean", None), getattr(about, "std", None)
     if mean is None or (tuple(mean), tuple(std)) == (IMAGENET_MEAN, IMAGENET_STD):
         return ""
-    return (
-        f"trained on images normalised by mean {_plain(mean)} and std {_plain(std)}, and given ones by ImageNet's here"
-    )
-
-
-def _plain(values: Any) -> str:
-    return " ".join(f"{value:g}" for value in values)
+    mean, std = (" ".join(f"{value:g}" for value in values) for values in (mean, std))
+    return f"trained on images normalised by mean {mean} and std {std}, and given ones by ImageNet's here"
