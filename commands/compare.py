@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -24,23 +23,14 @@ from training.grids.launchers.cells import ENDED, is_done, run_cells, tail_of
 from training.grids.options import CompareCommand
 from training.resolve import is_out_of_date, other_options
 
-#: Options that a run's name tells.
-NAMED = ("method", "backbone", "seed")
-
 
 def main(words: Sequence[str]) -> int:
+    """Run a grid and write its report. Returns 1 if a cell failed (the others are run and reported all the same); 0 also if cells
+    go on without this process."""
     require_one_process("compare")
     load_plugins(words)
     epilog = "Any option of training or of a method may follow."
-    return compare(*read_open_command("compare", __doc__, CompareCommand, words, epilog))
-
-
-def compare(command: CompareCommand, further: Mapping[str, Any]) -> int:
-    """Run a grid and write its report. ``further``: options for every cell that has them.
-
-    Returns the exit status: 1 if a cell failed (the others are run and reported all the same); 0 if cells go on without this
-    process.
-    """
+    command, further = read_open_command("compare", __doc__, CompareCommand, words, epilog)
     command.launch.check()
     grid = grid_of(command, further)
     fix_backbones(grid)
@@ -86,11 +76,8 @@ def _asked(cell: Cell) -> TrainOptions:
 
 
 def to_evaluate_again(asked: Mapping[str, TrainOptions], out: Path) -> set[str]:
-    """Names of the cells that were evaluated with other options than are asked for now, or on data in another folder.
-
-    Raises UserError if a cell's directory holds a training with other options: the report would take its results for those asked
-    for.
-    """
+    """Names of the cells that were evaluated with other options than are asked for now, or on data in another folder. Raises
+    UserError if a cell's directory holds a training with other options: the report would show its results as those asked for."""
     again = set()
     for name, options in asked.items():
         run = run_of(out, name)
@@ -114,31 +101,29 @@ def print_plan(
     console: Console,
     again: Collection[str] = (),
 ) -> None:
-    """Print each cell's options and estimated minutes of training, and the minutes of all that is left.
-
-    Args:
-        jobs: cells that share this machine at a time; None: they run elsewhere.
-        again: cells that are to be evaluated again.
-    """
+    """Print each cell's options and estimated minutes of training, and the minutes of all that is left. ``jobs``: cells that share
+    this machine at a time; None: they run elsewhere."""
     from training.grids.estimate import TimeEstimate, in_words  # with the trainer, which slows a grid's start
 
     estimate = TimeEstimate([(cell.options, run_of(out, cell.name)) for cell in cells])
     table = Table(title=f"{title}: {len(cells)} runs in {out}", title_justify="left")
     for column in ("run", "status", "training", "options of its own"):
         table.add_column(column)
-    given = [{k: v for k, v in cell.options.items() if v is not None and k not in NAMED} for cell in cells]
+    named = ("method", "backbone", "seed")  # a run's name has them
+    given = [{k: v for k, v in cell.options.items() if v is not None and k not in named} for cell in cells]
     common = {name for name in given[0] if all(options.get(name) == given[0][name] for options in given)}
     left, unknown = 0.0, 0
     for cell, options in zip(cells, given, strict=True):
         done = is_done(run_of(out, cell.name), cell.options.get("evals") or []) and cell.name not in again
-        minutes, why = None, ""
+        minutes = None
+        words = " ".join(f"{k}={v}" for k, v in options.items() if k not in common)
         try:
             minutes = estimate.minutes(asked[cell.name].train, asked[cell.name].method)
         except UserError as error:  # such as data that are not on this machine; the rest of the plan stands
-            why = f"\n({error})"
-        left, unknown = left + (0.0 if done else minutes or 0.0), unknown + (not done and minutes is None)
-        words = " ".join(f"{k}={v}" for k, v in options.items() if k not in common)
-        table.add_row(cell.name, "done" if done else "to run", in_words(minutes), Text(words + why))
+            words += f"\n({error})"
+        if not done:
+            left, unknown = left + (minutes or 0.0), unknown + (minutes is None)
+        table.add_row(cell.name, "done" if done else "to run", in_words(minutes), Text(words))
     console.print(table)
     more = f", and {unknown} runs of unknown length" if unknown else ""
     here = f"; {jobs} at a time share this machine" if jobs else ""

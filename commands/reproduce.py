@@ -4,6 +4,8 @@ matplotlib."""
 from __future__ import annotations
 
 import contextlib
+import importlib
+import itertools
 import json
 import re
 import shlex
@@ -23,7 +25,7 @@ from common.environment import ROOT
 from common.errors import UsageError, UserError, unknown_name
 from common.files import read_yaml, write_text
 from common.options import options_without_effect
-from data.sets.core.base import require_folder
+from data.sets.core.base import DATASETS, require_folder
 from reports import build_report
 from reports.analysis.published import PublishedTable, read_published
 from reports.analysis.reproduction import measured, side_by_side
@@ -34,9 +36,6 @@ from rundir.read import read_runs
 from training.config import TrainConfig
 from training.grids.grid import Cell, cells_of, fix_backbones, options_of_methods, read_grid
 from training.grids.launchers.process import start, stopping_well
-
-#: Data without a folder of its own to give.
-BUILT_IN = "demo"
 
 
 @dataclass(kw_only=True)
@@ -59,12 +58,6 @@ class ReproduceCommand:
     """print the commands; run nothing"""
 
 
-def main(words: Sequence[str]) -> int:
-    require_one_process("reproduce")
-    epilog = "Any option of training, or of evaluate and its evaluations, may follow."
-    return reproduce(*read_open_command("reproduce", __doc__, ReproduceCommand, words, epilog))
-
-
 @dataclass(frozen=True)
 class Task:
     """One command of a row, for one of its table's parts."""
@@ -75,35 +68,40 @@ class Task:
     command: str  # train or evaluate
     options: Mapping[str, Any]
 
+    def words(self, out: Path) -> list[str]:
+        """For ``run.py``."""
+        return [self.command, *words_of({**self.options, "out": str(run_of(out, self.name))})]
 
-def reproduce(command: ReproduceCommand, further: Mapping[str, Any]) -> int:
-    """List the published tables, or run some. ``further``: options for the rows' commands that have them, over the table's own.
 
-    Returns the exit status: 1 if a row could not be measured; the others are measured all the same. Raises UserError for an
-    unknown table, row or data set, or an output folder of other options.
-    """
-    known = read_published()
+def main(words: Sequence[str]) -> int:
+    """Returns 1 if a row could not be measured; the others are measured all the same."""
+    require_one_process("reproduce")
+    epilog = "Any option of training, or of evaluate and its evaluations, may follow."
+    command, further = read_open_command("reproduce", __doc__, ReproduceCommand, words, epilog)
+    published = read_published()
     console = Console(markup=False, highlight=False, soft_wrap=True)
     if command.list:
-        print_list(known, Path(command.out), console)
+        print_list(published, Path(command.out), console)
         return 0
     if not command.tables:
         raise UsageError(
             "reproduce: which table? Give one, such as dino/table2; python run.py reproduce --list shows them"
         )
     for name in command.tables:
-        if name not in known:
-            raise unknown_name("published table", name, known)
-    return max([run_table(known[name], command, further, console) for name in command.tables])
+        if name not in published:
+            raise unknown_name("published table", name, published)
+    return max([run_table(published[name], command, further, console) for name in command.tables])
 
 
 def run_table(table: PublishedTable, command: ReproduceCommand, further: Mapping[str, Any], console: Console) -> int:
-    """Run the rows of one table, one after the other, print them beside the published numbers, and write both into
-    ``OUT/TABLE``: as CSV, as Markdown and as a report. What has been measured before is not measured again."""
+    """Run the rows of one table one after the other, print them beside the published numbers, and write both into ``OUT/TABLE``:
+    as CSV, as Markdown and as a report. What has been measured before is not measured again.
+
+    Args:
+        further: options for the rows' commands that have them, over the table's own.
+    """
     out = Path(command.out) / table.name
-    tasks = tasks_of(table, command.rows, command.seeds, further)
-    if further:
-        tasks = _fitting(tasks, further, console)
+    tasks = _fitting(tasks_of(table, command.rows, command.seeds, further), further, console)
     roots = _roots(table, tasks, command.data_root or [])
     due, missing = [], {}
     for task in tasks:
@@ -111,18 +109,17 @@ def run_table(table: PublishedTable, command: ReproduceCommand, further: Mapping
             due.append(_with_data(task, table, roots))
         except UserError as error:
             missing[task.row, task.part] = str(error)
-    commands = [[task.command, *words_of({**task.options, "out": str(run_of(out, task.name))})] for task in due]
     if command.dry_run:
-        for task, words in zip(due, commands, strict=True):
-            console.print(f"# {task.row}\npython run.py {shlex.join(words)}")
+        for task in due:
+            console.print(f"# {task.row}\npython run.py {shlex.join(task.words(out))}")
     else:
         for task in due:
             own = {name: value for name, value in further.items() if name in task.options}
             _mark(run_of(out, task.name), table, task, own)
-        for number, (task, words) in enumerate(zip(due, commands, strict=True), 1):
+        for number, task in enumerate(due, 1):
             log = output_of(out, task.name)
             console.print(f"[{number}/{len(due)}] {table.name}, {task.name}: running; it prints into {log}")
-            if reason := _run(words, log):
+            if reason := _run(task.words(out), log):
                 missing[task.row, task.part] = reason
         _show(table, out, missing, console)
     for (row, part), reason in missing.items():
@@ -131,14 +128,15 @@ def run_table(table: PublishedTable, command: ReproduceCommand, further: Mapping
 
 
 def _fitting(tasks: Sequence[Task], further: Mapping[str, Any], console: Console) -> list[Task]:
-    """The tasks, each without the ``further`` options that its command does not have; prints which. One of each kind of command is
-    parsed, so that a wrong option, or one that no command has, raises UsageError before anything is written."""
-    kinds = {(task.part, task.options.get("method")): task for task in tasks}
-    unknown = {kind: _unknown(task, further) for kind, task in kinds.items()}
+    """The tasks, each without the ``further`` options that its command does not have; prints which. Raises UsageError for an
+    option that no command has, before anything is written."""
+    if not (further and tasks):
+        return list(tasks)
+    one_of_kind = {(task.part, task.options.get("method")): task for task in tasks}
+    unknown = {kind: _unknown(task, further) for kind, task in one_of_kind.items()}
     for name in further:
-        errors = [by_name.get(name) for by_name in unknown.values()]
-        if errors and all(errors):
-            raise errors[0]
+        if all(name in errors for errors in unknown.values()):
+            raise unknown[tasks[0].part, tasks[0].options.get("method")][name]
     fitting = []
     for task in tasks:
         lacking = unknown[task.part, task.options.get("method")]
@@ -151,12 +149,9 @@ def _fitting(tasks: Sequence[Task], further: Mapping[str, Any], console: Console
 
 
 def _unknown(task: Task, further: Mapping[str, Any]) -> dict[str, UsageError]:
-    """The ``further`` options that a task's command does not have, with its error for each. Raises UsageError for any other error
-    in its options."""
-    from commands.evaluate import read_options as read_evaluate
-    from commands.train import read_options as read_train
-
-    read = read_train if task.command == "train" else read_evaluate
+    """The ``further`` options that a task's command does not have, each with its error. Raises UsageError for any other error in
+    its options."""
+    read = importlib.import_module(f"commands.{task.command}").read_options
     unknown: dict[str, UsageError] = {}
     while True:
         try:
@@ -192,8 +187,8 @@ def _run(words: Sequence[str], log: Path) -> str:
 def tasks_of(
     table: PublishedTable, rows: Sequence[str] | None, seeds: Sequence[int] | None, further: Mapping[str, Any]
 ) -> list[Task]:
-    """The commands of a table's rows that can be run. ``rows`` picks some by name; raises UsageError for an unknown one, or for one
-    that cannot be run."""
+    """The commands of a table's rows that can be run, or of those named in ``rows``. Raises UsageError for a name that is unknown,
+    or of a row that cannot be run."""
     chosen = [table.row(name) for name in dict.fromkeys(rows or ())]
     for row in chosen:
         if row.not_run:
@@ -245,7 +240,7 @@ def _roots(table: PublishedTable, tasks: Sequence[Task], words: Sequence[str]) -
 def _with_data(task: Task, table: PublishedTable, roots: Mapping[str, str]) -> Task:
     """The task with the folder of its data. Raises UserError where that is missing."""
     data = str(task.options.get("data"))
-    if data == BUILT_IN:
+    if DATASETS.get(data).make_folder is not None:
         return task
     # Parts, not data sets, name the folders where several are image folders.
     ambiguous = data == "imagefolder" and len(table.parts) > 1
@@ -282,7 +277,7 @@ def _mark(directory: Path, table: PublishedTable, task: Task, further: Mapping[s
 def _show(table: PublishedTable, out: Path, missing: Mapping[tuple[str, str], str], console: Console) -> None:
     """Print what has been measured beside what was published, and write it into files."""
     directories = runs_with_results(out)
-    runs = read_runs(directories)[0] if directories else []
+    runs, _ = read_runs(directories)
     both = side_by_side(table, runs, missing)
     shown = RichTable(title=both.title, title_justify="left")
     for heading in both.headings[:-1]:  # remarks follow below
@@ -321,30 +316,26 @@ def _needs(table: PublishedTable) -> str:
     if table.grid:
         return f"data: {read_yaml(ROOT / table.grid)['base']['data']}; trains {table.grid}"
     parts = [part if options["data"] == "imagefolder" else options["data"] for part, options in table.parts.items()]
-    weights = ", ".join(table.weights)
-    return f"data: {', '.join(dict.fromkeys(parts))}" + (f"; weights: {weights}" if weights else "")
+    weights = f"; weights: {', '.join(table.weights)}" if table.weights else ""
+    return f"data: {', '.join(dict.fromkeys(parts))}{weights}"
 
 
 def _so_far(table: PublishedTable, out: Path) -> str:
     """How many of a table's published numbers have been measured, and the largest difference."""
-    directories = runs_with_results(out / table.name)
-    runs = read_runs(directories)[0] if directories else []
+    runs, _ = read_runs(runs_with_results(out / table.name))
     wanted, differences, further = 0, [], 0
-    for row in table.rows:
-        for name, column in table.columns.items():
-            if not column.evaluation:
-                continue
-            result = measured(table, row, column, runs)
-            if name in row.published and not row.not_run:
-                wanted += 1
-                if result:
-                    differences.append(result.value - row.published[name])
-            elif result:
-                further += 1
+    measurable = [(name, column) for name, column in table.columns.items() if column.evaluation]
+    for row, (name, column) in itertools.product(table.rows, measurable):
+        result = measured(table, row, column, runs)
+        if name not in row.published or row.not_run:
+            further += result is not None
+            continue
+        wanted += 1
+        if result:
+            differences.append(result.value - row.published[name])
     words = f"{len(differences)} of {wanted} numbers" if wanted else f"{further} numbers, none published"
     if differences:
-        largest = max(differences, key=abs)
-        words += f", at most {largest:+.3g} off".replace("-", "−")
+        words += f", at most {max(differences, key=abs):+.3g} off".replace("-", "−")
     if any((run.reproduces or {}).get("changed") for run in runs):
         words += ", some with other options than the table's"
     return words

@@ -36,14 +36,7 @@ def main(words: Sequence[str]) -> int:
 
 def segment_weights(command: SegmentCommand, config: SegmentationConfig) -> list[Measurement]:
     """Train segmentation heads on each of the weights that the command names, and measure them. The processes of a ``torchrun``
-    train together, and the first one measures.
-
-    Returns:
-        the measurements, which are also in the run directories' ``results/``.
-
-    Raises:
-        UserError: options, weights or data are wrong.
-    """
+    train together, and the first one measures."""
     if command.out and len(command.weights or ()) > 1:
         raise UsageError(
             "--out is one directory, and there are several --weights; leave it out, or give them one by one"

@@ -15,6 +15,7 @@ from rich.console import Console
 from commands.visualize import draw_for_run
 from common.cli import PluginOption, load_plugins, make_parser, parse, read_config, value_of, words_of
 from common.distributed import is_main
+from common.progress import note
 from eval.core.base import EVALUATIONS, EvaluationConfig, check_data
 from methods.core.base import METHODS, MethodConfig
 from reports.visual.core.base import check_for_reports
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class TrainCommand(PluginOption):
-    """Options of the command line that do not belong to the run itself."""
+    """Options that do not belong to the run itself."""
 
     config: str | None = None
     """YAML file of options, as a run writes it into its config.yaml; the command line overrides it"""
@@ -39,7 +40,7 @@ class TrainCommand(PluginOption):
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What the words of ``run.py train`` say: of the command itself, of the run, of its method and of its evaluations."""
+    """What the words of ``run.py train`` say: options of the command, the run, its method and its evaluations."""
 
     command: TrainCommand
     train: TrainConfig
@@ -67,9 +68,8 @@ def train(
     """Pre-train a backbone, or continue where its run directory stops; then evaluate it and draw its pictures.
 
     Args:
-        config: options; see ``training.config``.
-        method_config: the method's own.
-        evaluations: by name, what to measure afterwards, with its options.
+        config, method_config: options of the training and its method.
+        evaluations: options of what to measure afterwards, by name.
         resume: continue what the run directory holds; if not, it has to be free.
 
     Returns:
@@ -131,7 +131,7 @@ def read_options(words: Sequence[str]) -> TrainOptions:
 
 
 def _fitting(options: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
-    """A configuration file's options without those of its method and its evaluations where ``words`` name others; says which."""
+    """A configuration file's options without those of its method and evaluations where ``words`` name others; prints which."""
 
     def names_in(kind: type, prefix: str = "") -> set[str]:
         return {prefix + field.name for field in dataclasses.fields(kind)}
@@ -146,20 +146,16 @@ def _fitting(options: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
             gone |= names_in(EVALUATIONS.get(name).Config, f"{name}_")
     gone &= options.keys()
     if gone:
-        Console(stderr=True).print(
-            f"--config: left out, for they belong to another method or evaluation: {', '.join(sorted(gone))}",
-            style="dim",
-            soft_wrap=True,
-        )
+        note(f"--config: left out, for they belong to another method or evaluation: {', '.join(sorted(gone))}")
     return {name: value for name, value in options.items() if name not in gone}
 
 
 def print_plan(plan: Plan) -> None:
-    """Print a plan: its options as YAML, and a line for every number that needs a unit."""
+    """Print a plan's options as YAML, and a line for every number that needs a unit."""
     console = Console(highlight=False, soft_wrap=True)
     console.print(yaml.safe_dump({"options": plan.options}, sort_keys=False, allow_unicode=True), markup=False)
     (images, held_out), costs, config = plan.images, plan.costs, plan.config
-    memory = {name: value for name, value in costs["memory_gib"].items() if value is not None}
+    memory = [f"{k.replace('_', ' ')} {gib:.2f} GiB" for k, gib in costs["memory_gib"].items() if gib is not None]
     lines = {
         "training images": f"{len(images):,} ({len(held_out):,} more held out for the online k-NN)",
         "left out each epoch": f"{plan.left_out:,} images, others each time (the last, partial batch)",
@@ -169,12 +165,11 @@ def print_plan(plan: Plan) -> None:
         "parameters": f"{costs['parameters']:,} of the backbone, {costs['trained_parameters']:,} trained",
         "FLOPs an image": f"{_si(costs['flops'])} of the backbone at {config.image_size} pixels",
         "FLOPs an image, training": f"{_si(costs['training_flops'])} forward and backward of all views",
-        "memory, estimated": ", ".join(f"{name.replace('_', ' ')} {value:.2f} GiB" for name, value in memory.items()),
+        "memory, estimated": ", ".join(memory),
     }
-    if costs["training_flops"] is None:
-        del lines["FLOPs an image, training"]
     for name, line in lines.items():
-        console.print(f"{name}: {line}", markup=False)
+        if name != "FLOPs an image, training" or costs["training_flops"] is not None:
+            console.print(f"{name}: {line}", markup=False)
 
 
 def _si(value: float | None) -> str:
