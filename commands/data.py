@@ -1,5 +1,6 @@
 """Build, check and describe a data set: is it whole, and what is in it."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from common.images import VOID
 from data.datasets import fetch, open_dataset
 from data.store.store import ImageStore, shared_content
 
-#: With more classes than this only the smallest and the largest are listed.
+#: With more classes than this only the 10 smallest and the 10 largest are listed.
 MOST_CLASSES = 100
 #: Names listed for each way of converting images.
 MOST_NAMES = 20
@@ -24,7 +25,7 @@ MOST_NAMES = 20
 
 @dataclass(kw_only=True)
 class DataCommand(PluginOption):
-    """Options of the command that builds, checks and describes a data set."""
+    """Build, check and describe a data set."""
 
     name: str = field(positional=True)
     """a data set: a file of data/sets/, or of a plug-in"""
@@ -59,8 +60,10 @@ def describe(
     tables = [_overview(stores), _classes(stores)]
     tables += [_masks(store) for store in stores if store.has_masks]
     for store in stores:
-        tables += [_skipped(store)] if store.damaged else []
-        tables += [_converted(store)] if store.converted else []
+        if store.damaged:
+            tables.append(_table(f"skipped images, {store.split}", {"file": "left", "reason": "left"}, store.damaged))
+        if store.converted:
+            tables.append(_converted(store))
     for table in tables:
         console.print(table)
     for warning in warnings_of(*stores):
@@ -68,7 +71,7 @@ def describe(
 
 
 def warnings_of(train: ImageStore, test: ImageStore) -> list[str]:
-    """Sentences on what is not wrong, but makes results doubtful."""
+    """Sentences on what makes results doubtful without being an error."""
     warnings = []
     if shared := shared_content(train, test):
         pairs = "; ".join(f"{a} = {b}" for a, b in shared[:3]) + ("; …" if len(shared) > 3 else "")
@@ -106,28 +109,24 @@ def _overview(stores: list[ImageStore]) -> Table:
     def spread(values: np.ndarray) -> str:
         return f"{values.min()} / {np.median(values):.0f} / {values.max()}"
 
-    def labels(store: ImageStore) -> str:
-        return "one" if store.label_sets is None else f"{store.label_sets.sum(axis=1).mean():.2f}"
-
-    rows = {
-        "images": [f"{len(store):,}" for store in stores],
-        "skipped": [f"{len(store.damaged):,}" for store in stores],
-        "converted to RGB": [f"{len(store.converted):,}" for store in stores],
-        "classes": [f"{store.num_classes}" for store in stores],
-        "labels an image": [labels(store) for store in stores],
-        "short side, pixels": [spread(store.original_sizes.min(axis=1)) for store in stores],
-        "long side, pixels": [spread(store.original_sizes.max(axis=1)) for store in stores],
-        "stored short side": ["as it is" if s.short_side is None else f"at most {s.short_side}" for s in stores],
-        "masks": ["yes" if store.has_masks else "no" for store in stores],
-        "fingerprint": [store.fingerprint for store in stores],
-    }
-    return _table(
-        stores[0].name,
-        {"": "left", **{store.split: "right" for store in stores}},
-        [(title, *values) for title, values in rows.items()],
-        caption="sides: smallest / median / largest",
-        caption_justify="left",
-    )
+    columns = [
+        {
+            "images": f"{len(store):,}",
+            "skipped": f"{len(store.damaged):,}",
+            "converted to RGB": f"{len(store.converted):,}",
+            "classes": f"{store.num_classes}",
+            "labels an image": "one" if store.label_sets is None else f"{store.label_sets.sum(axis=1).mean():.2f}",
+            "short side, pixels": spread(store.original_sizes.min(axis=1)),
+            "long side, pixels": spread(store.original_sizes.max(axis=1)),
+            "stored short side": "as it is" if store.short_side is None else f"at most {store.short_side}",
+            "masks": "yes" if store.has_masks else "no",
+            "fingerprint": store.fingerprint,
+        }
+        for store in stores
+    ]
+    rows = [(title, *(column[title] for column in columns)) for title in columns[0]]
+    headings = {"": "left", **{store.split: "right" for store in stores}}
+    return _table(stores[0].name, headings, rows, caption="sides: smallest / median / largest", caption_justify="left")
 
 
 def _classes(stores: list[ImageStore]) -> Table:
@@ -156,16 +155,11 @@ def _masks(store: ImageStore) -> Table:
     return _table(f"masks, {store.split}", columns, rows)
 
 
-def _skipped(store: ImageStore) -> Table:
-    """All skipped files with their reasons."""
-    return _table(f"skipped images, {store.split}", {"file": "left", "reason": "left"}, store.damaged)
-
-
 def _converted(store: ImageStore) -> Table:
     """The converted files, the first few of each way."""
-    ways: dict[str, list[str]] = {}
+    ways = defaultdict(list)
     for name, how in store.converted:
-        ways.setdefault(how, []).append(name)
+        ways[how].append(name)
     rows = [
         (how, f"{len(names):,}", "\n".join(names[:MOST_NAMES] + ["…"] * (len(names) > MOST_NAMES)))
         for how, names in sorted(ways.items())

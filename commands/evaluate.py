@@ -46,13 +46,8 @@ def main(words: Sequence[str]) -> int:
 
 
 def read_options(words: Sequence[str]) -> tuple[EvaluateCommand, dict[str, EvaluationConfig]]:
-    """Parse the words of ``run.py evaluate``; plug-ins are loaded on the way.
-
-    Returns:
-        the options of the command itself, and those of each evaluation that it names.
-
-    Raises UsageError for an unknown option or evaluation (naming the nearest known one) or a value of another kind.
-    """
+    """The options that the words of ``run.py evaluate`` give, and those of each evaluation that they name; plug-ins are loaded on
+    the way. Raises UsageError for an unknown option or evaluation (naming the nearest one) or a value of another kind."""
     load_plugins(words)
     parser = make_parser("evaluate", __doc__)
     parser.add_arguments(EvaluateCommand, dest="command")
@@ -67,7 +62,7 @@ def evaluate_weights(command: EvaluateCommand, configs: Mapping[str, EvaluationC
     """Evaluate what the command names, and print the measurements.
 
     Args:
-        configs: options of each evaluation, by name; these are run.
+        configs: the evaluations to run, by name, with their options.
 
     Returns:
         the measurements, which are also in the run directory's ``results/``.
@@ -91,9 +86,8 @@ def evaluate_weights(command: EvaluateCommand, configs: Mapping[str, EvaluationC
 
 
 def _options_of(command: EvaluateCommand, context: EvalContext) -> dict[str, Any] | None:
-    """What the directory's ``config.yaml`` has to say; None where it is the run that the weights belong to."""
-    weights = Path(command.weights) if command.weights else None
-    if weights is not None and weights.is_dir() and weights.resolve() == context.run_dir.resolve():
+    """Contents of the directory's ``config.yaml``; None where the directory is the run that the weights belong to."""
+    if command.weights and Path(command.weights).resolve() == context.run_dir.resolve():
         return None
     options: dict[str, Any] = {}
     if command.weights is None:
@@ -110,8 +104,8 @@ def _options_of(command: EvaluateCommand, context: EvalContext) -> dict[str, Any
 
 
 def _claim(directory: Path, options: dict[str, Any]) -> None:
-    """Write ``config.yaml``, or see that the one there says the same. Data may differ: results of several data sets go into one
-    directory. Raises UserError where the directory is another run's."""
+    """Write ``config.yaml``, or raise UserError where the directory is another run's. Data may differ: results of several data
+    sets go into one directory."""
     if not (directory / CONFIG).exists():
         write_options(directory, options)
         return

@@ -51,7 +51,7 @@ def export(command: ExportCommand) -> Written:
     """Write weights in another layout, and read them back.
 
     Raises:
-        UsageError: options contradict each other, or the layout has no place for what the weights are of.
+        UsageError: options contradict each other, or the layout has no place for such a network.
         UserError: the weights cannot be read, or give other features when read back (then no file is written).
     """
     if command.weights is None or command.out is None:
@@ -69,8 +69,8 @@ def export(command: ExportCommand) -> Written:
 
 def _export_full(command: ExportCommand, source: Source, name: str, image_size: int) -> Written:
     """A run's whole training. Every tensor must come back, and each backbone give the same features."""
-    convert, known = FULL_FORMATS[command.format]
-    require_known(name, command.format, known)
+    convert, backbones = FULL_FORMATS[command.format]
+    require_known(name, command.format, backbones)
     if not source.run:
         raise UsageError(f"--format {command.format}: {command.weights} is no run of this toolkit; give one")
     before = method_state(source.content)

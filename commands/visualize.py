@@ -28,11 +28,8 @@ def main(words: Sequence[str]) -> int:
 
 
 def visualize(options: Visualization) -> list[Path]:
-    """Make the pictures of one kind; returns the files written.
-
-    Raises:
-        UserError: weights, data or images cannot be used, or not for this kind of picture.
-    """
+    """Make the pictures of one kind; returns the files written. Raises UserError where weights, data or images cannot be used, or
+    not for this kind of picture."""
     try:
         return options.draw()
     except (PermissionError, NotADirectoryError, FileExistsError) as error:
@@ -40,8 +37,8 @@ def visualize(options: Visualization) -> list[Path]:
 
 
 def draw_for_run(run: Path, kinds: Sequence[str]) -> None:
-    """Draw pictures of a run into its ``figures/``, for a report; a kind that is there already is not drawn again. A network that
-    cannot be looked at so (a ResNet has no attention) is reported, and stops nothing."""
+    """Draw pictures of a run into its ``figures/``, for a report, but for kinds that are drawn already. Prints why a kind cannot be
+    drawn (a ResNet has no attention)."""
     for what in kinds:
         if pictures_of(run, what):
             continue

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import datetime
 import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
 from typing import Any, Protocol
@@ -30,13 +29,13 @@ from training.config import TrainConfig
 from training.diagnostics import ROWS, CollapseWatch, effective_rank
 from training.logging import RunLog
 from training.machine.devices import peak_memory_gib, synchronize
-from training.machine.environment import describe_environment
+from training.machine.environment import describe_environment, now
 from training.machine.interrupt import Interruption
 from training.step import Stepper
 
 
 class Monitor(Protocol):
-    """What looks at a training from outside. All processes call it together, and it leaves the method as it was."""
+    """Measures a method while it trains, and leaves it as it was. All processes call it together."""
 
     def knn(self) -> dict[str, Any] | None:
         """A ``knn`` record with ``top1`` (percent) and ``n`` (images); None where k-NN cannot be measured."""
@@ -47,18 +46,14 @@ class Monitor(Protocol):
 
 @dataclass
 class Session:
-    """A training in a run directory: begun, continued, or stopped.
+    """A training in a run directory, where it begins, or continues.
 
     Attributes:
-        directory: of the run.
         config: resolved options.
         options: everything that the run depends on, for its checkpoints and loggers.
-        stepper: the method and its optimiser.
         batches: None for a method without training.
-        watch: for signs of collapse.
-        monitor: measures k-NN and diagnostics, or None.
         about: further fields of the log's first record.
-        costs: fields of the log's last record; called after the first step, since counting takes seconds.
+        costs: gives fields of the log's last record; called after the first step, since counting takes seconds.
     """
 
     directory: Path
@@ -67,9 +62,9 @@ class Session:
     stepper: Stepper
     batches: BatchSource | None
     watch: CollapseWatch
-    monitor: Monitor | None = None
-    about: dict[str, Any] = field(default_factory=dict)
-    costs: Callable[[], Mapping[str, Any]] = dict
+    monitor: Monitor | None
+    about: dict[str, Any]
+    costs: Callable[[], Mapping[str, Any]]
 
     def __post_init__(self) -> None:
         self.checkpoint = last_checkpoint(self.directory)
@@ -89,29 +84,22 @@ class Session:
             torch.backends.cudnn.benchmark = True  # all steps have the same few sizes; evaluations may have many
             seconds = self.steps(start, seconds)
             torch.backends.cudnn.benchmark = False
-            images = self.total * config.batch_size
-            epochs = config.epochs if self.total else 0
-            self.log.write(
-                "end",
-                self.total,
-                epochs,
-                minutes=seconds / 60,
-                images_seen=images,
-                images_per_second=images / seconds if seconds else None,
-                peak_memory_gib=peak_memory_gib(self.stepper.device),
-                finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-                **self.costs(),
-            )
+            epochs, images = config.epochs if self.total else 0, self.total * config.batch_size
+            end = {
+                "minutes": seconds / 60,
+                "images_seen": images,
+                "images_per_second": images / seconds if seconds else None,
+                "peak_memory_gib": peak_memory_gib(self.stepper.device),
+                "finished": now(),
+            }
+            self.log.write("end", self.total, epochs, **end, **self.costs())
             self.log.say(
                 f"{self.directory}: trained {epochs:g} epochs in {seconds / 60:.1f} minutes; {self.checkpoint}"
             )
 
     def steps(self, start: int, seconds: float) -> float:
-        """Take the steps from ``start`` (taken so far) to the last.
-
-        Returns:
-            seconds of training, those before ``start`` included; without evaluations, diagnostics and checkpoints.
-        """
+        """Take the steps from ``start`` (taken so far) to the last. Returns seconds of training, those before ``start`` included;
+        without evaluations, diagnostics and checkpoints."""
         config, stepper, batches = self.config, self.stepper, self.batches
         device = stepper.device
         finite = torch.ones((), dtype=torch.bool, device=device)
@@ -150,7 +138,7 @@ class Session:
                     clock.pause()
                     if not is_finite(stepper.method):
                         raise self._not_finite("a weight", done)
-                    best = self._look(done, knn) if knn or last else False
+                    best = (knn or last) and self._measure(done, knn)
                     self._save(done, clock.seconds, best)
                     if stopped:  # also after the last step, since evaluations may follow
                         self.log.say(
@@ -165,14 +153,13 @@ class Session:
         self.log.rewind(-1)
         self._write_environment()
         left_out = self.batches.left_out if self.batches else 0
-        plan = {"steps_per_epoch": self.per_epoch, "left_out_each_epoch": left_out}
-        self.log.write("start", 0, 0, **self.about, **plan)
+        self.log.write("start", 0, 0, **self.about, steps_per_epoch=self.per_epoch, left_out_each_epoch=left_out)
         if left_out:
             self.log.say(
                 f"{left_out} of {left_out + self.per_epoch * self.config.batch_size} images are left out each epoch, "
                 f"others each time: the last batch would be smaller than {self.config.batch_size}"
             )
-        self._save(0, 0.0, self._look(0, knn=True))
+        self._save(0, 0.0, self._measure(0, knn=True))
         return 0, 0.0
 
     def _restore(self, state: dict[str, Any]) -> tuple[int, float]:
@@ -227,7 +214,7 @@ class Session:
         epoch = f"epoch {progress.epoch + 1}/{math.ceil(self.config.epochs)}"
         self.log.advance(done, f"{epoch}, loss {values['loss']:.4f}, {speed:.0f} images/s")
 
-    def _look(self, done: int, knn: bool) -> bool:
+    def _measure(self, done: int, knn: bool) -> bool:
         """Log the online k-NN and the diagnostics. True if the k-NN is better than ever before."""
         if self.monitor is None:
             return False
@@ -257,10 +244,10 @@ class Session:
 
     def _write_environment(self, resumed_after: int | None = None) -> None:
         if is_main():
-            here = describe_environment(self.stepper.device, self.config.precision)
-            if self.config.method in METHODS.names():  # a segmentation head is trained here, too
-                here["method"] = facts_of(self.config.method)
-            write_environment(self.directory, here, resumed_after)
+            environment = describe_environment(self.stepper.device, self.config.precision)
+            if self.config.method in METHODS.names():  # segmentation heads, which train here too, are not
+                environment["method"] = facts_of(self.config.method)
+            write_environment(self.directory, environment, resumed_after)
 
 
 class _Clock:

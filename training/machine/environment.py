@@ -16,7 +16,7 @@ import torch
 from common.distributed import world_size
 from common.environment import ROOT
 
-PACKAGES = (
+PACKAGES = [
     "torch",
     "torchvision",
     "timm",
@@ -26,16 +26,16 @@ PACKAGES = (
     "scikit-learn",
     "pillow",
     "pytorch-metric-learning",
-)
+]
 
 
 def describe_environment(device: torch.device, precision: str) -> dict[str, Any]:
     """A JSON-able description of this process's surroundings. ``commit`` and ``modified`` (tracked files differ from it) are None
-    outside a git checkout, ``cuda`` without a CUDA device; ``threads`` are torch's."""
+    outside a git checkout, ``cuda`` without a CUDA device."""
     commit = _git("rev-parse", "HEAD")
     return {
         "command": ["python", *sys.argv],
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "started": now(),
         "commit": commit,
         "modified": None if commit is None else bool(_git("status", "--porcelain", "--untracked-files=no")),
         "python": platform.python_version(),
@@ -49,6 +49,10 @@ def describe_environment(device: torch.device, precision: str) -> dict[str, Any]
         "processes": world_size(),
         "cuda": torch.version.cuda if device.type == "cuda" else None,
     }
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _version(package: str) -> str | None:
@@ -69,10 +73,9 @@ def _git(*words: str) -> str | None:
 def _cpu_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
 
 
 def _device_name(device: torch.device) -> str:
