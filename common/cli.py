@@ -153,16 +153,22 @@ def words_of(options: Mapping[str, Any]) -> list[str]:
     return words
 
 
+def read_mapping(option: str, path: str | Path, advice: str) -> dict[str, Any]:
+    """The mapping in the YAML file that an option names. Raises UsageError, which ends with ``advice``, for any other file."""
+    try:
+        content = read_yaml(Path(path))
+    except OSError as error:
+        raise UsageError(f"--{option} {path}: cannot be read ({error.strerror}); {advice}") from error
+    except ValueError as error:
+        raise UsageError(f"--{option} {path}: not YAML ({error})") from error
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise UsageError(f"--{option} {path}: holds no mapping of names to values; {advice}")
+    return content
+
+
 def read_config(path: str | Path) -> dict[str, Any]:
     """Options from a YAML file, as a run writes them into its ``config.yaml``: a mapping of option names to values."""
-    try:
-        options = read_yaml(Path(path))
-    except OSError as error:
-        raise UsageError(f"--config {path}: cannot be read ({error.strerror}); give a run's config.yaml") from error
-    except ValueError as error:
-        raise UsageError(f"--config {path}: not YAML ({error})") from error
-    if not isinstance(options, dict) or not all(isinstance(name, str) for name in options):
-        raise UsageError(f"--config {path}: holds no mapping of options to values; give a run's config.yaml")
+    options = read_mapping("config", path, "give a run's config.yaml")
     if "plugin" in options:
         raise UsageError(
             f"--config {path}: names a plugin; plug-ins are programs, so they are named on the command line only: --plugin"

@@ -30,9 +30,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common.cli import parse_value
+from common.cli import parse_value, read_mapping
 from common.errors import UsageError, unknown_name
-from common.files import read_yaml
 from common.options import options_of_training
 from training.config import TrainConfig
 from training.grids.options import CompareCommand
@@ -43,7 +42,6 @@ KEYS = {
     **dict.fromkeys(("seeds", "evals", "visualize"), list),
     **dict.fromkeys(("base", "methods", "on_request", "backbones", "variants", "vary"), dict),
 }
-NAMES = {list: "list", dict: "mapping", str: "text"}
 
 
 @dataclass
@@ -69,7 +67,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Cell:
-    """One training of a grid: its directory's name and its options for ``run.py train``."""
+    """One training of a grid: its directory's name, and its options for ``run.py train``."""
 
     name: str
     options: Mapping[str, Any]
@@ -77,42 +75,32 @@ class Cell:
 
 def read_grid(path: str | Path) -> Grid:
     """Read a grid file. Raises UsageError naming the file and the key that is wrong."""
-    try:
-        content = read_yaml(Path(path))
-    except OSError as error:
-        raise UsageError(f"--grid {path}: cannot be read ({error.strerror}); grids are in experiments/") from error
-    except ValueError as error:
-        raise UsageError(f"--grid {path}: not YAML ({error})") from error
-    if not isinstance(content, dict):
-        raise UsageError(f"--grid {path}: holds no mapping; see the grids in experiments/")
-    for key in content:
-        if key not in KEYS:
-            raise unknown_name(f"key in {path}", str(key), KEYS)
-    for key in ("methods", "on_request", "backbones"):
-        if isinstance(content.get(key), list):
-            content[key] = {str(name): {} for name in content[key]}
-        content[key] = content.get(key) or {}
+    content = read_mapping("grid", path, "see the grids in experiments/")
     for key, value in content.items():
-        kind = KEYS[key]
-        if not isinstance(value, kind):
-            raise UsageError(f"{path}: {key!r} must be a {NAMES[kind]}")
-        item_kind, items = (int, "whole numbers") if key == "seeds" else (str, "names")
-        for item in value if kind is list else ():
-            if type(item) is not item_kind:
-                raise UsageError(f"{path}: {key!r} lists {item!r}; give {items}")
-    for key in ("methods", "on_request", "backbones", "variants"):
-        if key in content:
-            content[key] = {str(name): _options(path, name, options or {}) for name, options in content[key].items()}
-    for key in ("base", "vary"):
-        content[key] = _options(path, key, content.get(key, {}))
-    for name, values in content["vary"].items():
+        if key not in KEYS:
+            raise unknown_name(f"key in {path}", key, KEYS)
+        if key in ("methods", "on_request", "backbones"):
+            content[key] = value = dict.fromkeys(map(str, value)) if isinstance(value, list) else value or {}
+        if not isinstance(value, KEYS[key]):
+            kind = {list: "list", dict: "mapping", str: "text"}[KEYS[key]]
+            raise UsageError(f"{path}: {key!r} must be a {kind}")
+        if isinstance(value, list):
+            item_kind, items = (int, "whole numbers") if key == "seeds" else (str, "names")
+            for item in value:
+                if type(item) is not item_kind:
+                    raise UsageError(f"{path}: {key!r} lists {item!r}; give {items}")
+        elif key in ("base", "vary"):
+            content[key] = _options(path, key, value)
+        elif isinstance(value, dict):
+            content[key] = {str(name): _options(path, name, options or {}) for name, options in value.items()}
+    for name, values in content.get("vary", {}).items():
         if not isinstance(values, list) or not values:
             raise UsageError(f"{path}: vary: {name!r} must list its values")
     return Grid(**content)
 
 
 def _options(path: str | Path, where: Any, options: Any) -> dict[str, Any]:
-    """The options of a mapping in a grid file. Raises UsageError for one that is no plain value or list of plain values."""
+    """The options of a mapping in a grid file. Raises UsageError unless they are plain values or lists of them."""
     if not isinstance(options, dict):
         raise UsageError(f"{path}: {where!r} must be a mapping of options to values")
     for name, value in options.items():
@@ -123,7 +111,7 @@ def _options(path: str | Path, where: Any, options: Any) -> dict[str, Any]:
 
 
 def grid_of(command: CompareCommand, further: Mapping[str, Any]) -> Grid:
-    """The grid that a command asks for: its file's, overridden by its own options and by ``further`` training options."""
+    """The grid of a command: its file's, overridden by its own options and by ``further`` options of training."""
     grid = read_grid(command.grid) if command.grid else Grid()
     in_file = {**grid.on_request, **grid.methods}
     grid.file_methods, grid.file_evals = list(in_file), grid.evals
@@ -153,8 +141,8 @@ def grid_of(command: CompareCommand, further: Mapping[str, Any]) -> Grid:
 
 
 def options_of_methods(methods: Sequence[str]) -> dict[str, set[str]]:
-    """The options of each method's trainings."""
-    from methods.core.base import METHODS
+    """Names of the options of each method's trainings."""
+    from methods.core.base import METHODS  # imports torch, which run.py status does without
 
     common = {f.name for f in dataclasses.fields(TrainConfig)}
     return {name: common | {f.name for f in dataclasses.fields(METHODS.get(name).Config)} for name in methods}
@@ -169,24 +157,24 @@ def fix_backbones(grid: Grid) -> None:
             options.setdefault("backbone", backbone)
 
 
-def cells_of(grid: Grid, known: Mapping[str, set[str]]) -> list[Cell]:
+def cells_of(grid: Grid, method_options: Mapping[str, set[str]]) -> list[Cell]:
     """The cells of a grid, in the order of methods, backbones, varied values, seeds.
 
     Args:
-        grid: the grid.
-        known: options of each method of the grid or of its file (``options_of_methods``). ``base`` and ``vary`` reach only the
-            methods that have the option.
+        method_options: names of the options of each method of the grid or of its file (``options_of_methods``). ``base`` and
+            ``vary`` reach only the methods that have the option.
 
-    Raises UsageError for an option that no method has, or that is not one of the method or variant that names it.
+    Raises UsageError for an option that no method has, or not the method that it is given to.
     """
-    _check_names(grid, known)
+    _check_names(grid, method_options)
     cells: dict[str, Cell] = {}
     for method, own in grid.methods.items():
-        common = {k: v for k, v in grid.base.items() if k in known[method] or _is_of_evaluation(k, grid.evals)}
+        having = method_options[method]
+        common = {k: v for k, v in grid.base.items() if k in having or _is_of_evaluation(k, grid.evals)}
         applicable = {}
         for name, values in grid.vary.items():
             of_method, _, option = name.rpartition(".")
-            if of_method in ("", method) and option in known[method]:
+            if of_method in ("", method) and option in having:
                 applicable[option] = values
         backbones = {own["backbone"]: {}} if "backbone" in own else grid.backbones
         for (backbone, backbone_options), (variant, changes), varied, seed in itertools.product(
@@ -196,7 +184,10 @@ def cells_of(grid: Grid, known: Mapping[str, set[str]]) -> list[Cell]:
             options |= {"seed": seed, "evals": list(grid.evals) or None}
             if grid.visualize and seed == grid.seeds[0]:
                 options["visualize"] = list(grid.visualize)
-            values = [f"{option}={_short(value)}" for option, value in varied.items()]
+            values = [
+                f"{option}={'+'.join(map(str, value)) if isinstance(value, list) else value}"
+                for option, value in varied.items()
+            ]
             labels = [method, backbone, *filter(None, [variant]), *values, f"seed{seed}"]
             name = re.sub(r"[^A-Za-z0-9_.=+-]", "_", "-".join(labels))
             if name in cells:
@@ -205,28 +196,28 @@ def cells_of(grid: Grid, known: Mapping[str, set[str]]) -> list[Cell]:
     return list(cells.values())
 
 
-def _check_names(grid: Grid, known: Mapping[str, set[str]]) -> None:
+def _check_names(grid: Grid, method_options: Mapping[str, set[str]]) -> None:
     """Raise UsageError for an option or a method that the grid names wrongly."""
 
     def require(name: str, names: Iterable[str], what: str) -> None:
         if name not in names:
             raise unknown_name(what, name, names)
 
-    every = set().union(*known.values())
+    every = set().union(*method_options.values())
     for name in grid.base:
         if not _is_of_evaluation(name, (*grid.evals, *grid.file_evals)):
             require(name, every, "option of this grid")
     for method, options in grid.methods.items():
         for name in options:
-            require(name, known[method], f"option of {method}")
+            require(name, method_options[method], f"option of {method}")
     for variant, options in grid.variants.items():
         for name, method in itertools.product(options, grid.methods):
-            require(name, known[method], f"option of {method} in the variant {variant!r}")
+            require(name, method_options[method], f"option of {method} in the variant {variant!r}")
     for name in grid.vary:
         method, _, option = name.rpartition(".")
         if method:
             require(method, grid.methods, "method in --vary")
-        require(option, known[method] if method else every, f"option of {method or 'this grid'}")
+        require(option, method_options[method] if method else every, f"option of {method or 'this grid'}")
 
 
 def _is_of_evaluation(option: str, evaluations: Sequence[str]) -> bool:
@@ -234,8 +225,7 @@ def _is_of_evaluation(option: str, evaluations: Sequence[str]) -> bool:
 
 
 def without_repeats(cells: Sequence[Cell]) -> tuple[list[Cell], str]:
-    """Leave out cells of methods that train nothing, if they differ from another cell only in options of training. The first of
-    them keeps its name, so that a grid that has begun finds its directory.
+    """Leave out cells of methods that train nothing, if they differ from an earlier cell only in options of training.
 
     Returns the cells that stay, in their order, and a line on what is left out and why ("" for nothing).
     """
@@ -269,7 +259,3 @@ def _variations(vary: Mapping[str, Sequence[Any]], mode: str) -> list[dict[str, 
     if mode == "one_at_a_time":
         return [{}, *({name: value} for name, values in vary.items() for value in values)]
     raise UsageError(f"vary_mode must be product or one_at_a_time, not {mode!r}")
-
-
-def _short(value: Any) -> str:
-    return "+".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

@@ -44,7 +44,7 @@ def describe_environment(device: torch.device, precision: str) -> dict[str, Any]
         "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "device": _device_name(device),
+        "device": {"cpu": "CPU", "mps": "Apple GPU (mps)"}.get(device.type) or torch.cuda.get_device_name(device),
         "precision": precision,
         "processes": world_size(),
         "cuda": torch.version.cuda if device.type == "cuda" else None,
@@ -76,9 +76,3 @@ def _cpu_name() -> str:
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return "Apple GPU (mps)" if device.type == "mps" else "CPU"
