@@ -4,6 +4,7 @@ Same-label pairing follows jneyzaguirre1/dino_evaluation: the first global crop 
 crop from another image of its label. That code returns too few crops for small classes; images are repeated here.
 """
 
+from collections.abc import Sequence
 from typing import Literal, Protocol
 
 import numpy as np
@@ -36,36 +37,27 @@ class SameLabel:
     class has no other image or the anchor no label.
 
     Args:
-        members: bool ``[n, classes]`` or int64 labels ``[n]`` (-1: unlabelled) of the images whose labels may be used.
+        classes: the images of each class whose labels may be used.
+        n: number of all images.
         views: number of views V.
         paired: the views (from 0) that come from other images.
     """
 
-    def __init__(self, members: np.ndarray, views: int, paired: list[int]):
+    def __init__(self, classes: Sequence[np.ndarray], n: int, views: int, paired: list[int]):
         self.views = views
         self.paired = paired
-        n = len(members)
-        # One row per (image, label) that may be used, sorted by label: a class is then a slice of `_images`.
-        if members.ndim == 1:
-            images = np.flatnonzero(members >= 0)
-            labels = members[images]
-            order = np.argsort(labels, kind="stable")
-            images, labels = images[order], labels[order]
-        else:
-            labels, images = np.nonzero(members.T)
-        sizes = np.bincount(labels) if len(labels) else np.zeros(1, np.int64)
-        starts = np.concatenate([[0], np.cumsum(sizes)])
-        self._images = images.astype(np.int64)
-        self._sizes = sizes
-        self._starts = starts
-        self._rank = np.arange(len(images)) - starts[labels]  # of the image within its class
-        self._label = labels
-        # The rows of each image, first those whose class has another image: a label of no other image is the last resort.
-        alone = sizes[labels] < 2
-        self._rows = np.lexsort((labels, alone, images))
-        counts = np.bincount(images, minlength=n)
-        useful = np.bincount(images[~alone], minlength=n)
-        self._first = np.concatenate([[0], np.cumsum(counts)])
+        # One row per (image, label) that may be used, sorted by label: a class is a slice of `_images`.
+        self._images = np.concatenate(classes)
+        self._sizes = np.array([len(images) for images in classes])
+        self._starts = np.cumsum(self._sizes) - self._sizes
+        self._label = np.repeat(np.arange(len(classes)), self._sizes)
+        self._rank = np.arange(len(self._images)) - self._starts[self._label]  # of the image within its class
+        # The rows of each image, first those whose class has another image: a class of this image alone is the last resort.
+        alone = self._sizes[self._label] < 2
+        self._rows = np.lexsort((self._label, alone, self._images))
+        counts = np.bincount(self._images, minlength=n)
+        useful = np.bincount(self._images[~alone], minlength=n)
+        self._first = np.cumsum(counts) - counts
         self._choices = np.where(useful > 0, useful, counts)
 
     def sources(self, anchors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -75,8 +67,8 @@ class SameLabel:
         columns = np.flatnonzero(self._choices[anchors] > 0)
         if not len(columns) or not self.paired:
             return result
-        labelled = anchors[columns]
-        row = self._rows[self._first[labelled] + rng.integers(0, self._choices[labelled])]
+        images = anchors[columns]
+        row = self._rows[self._first[images] + rng.integers(0, self._choices[images])]
         label = self._label[row]
         ranks = _draw(self._rank[row], self._sizes[label], len(self.paired), rng)
         result[np.asarray(self.paired)[:, None], columns] = self._images[self._starts[label] + ranks]
@@ -119,26 +111,24 @@ def labelled(labels: np.ndarray, label_sets: np.ndarray | None, fraction: float,
     """
     if not 0 < fraction <= 1:
         raise UsageError(f"label_fraction is {fraction}; give a number above 0 and at most 1")
-    members = _members(labels, label_sets)
-    has_label = members.any(axis=1) if members.ndim == 2 else members >= 0
-    if fraction == 1:
-        return has_label
-    priority = np.random.default_rng([seed, 0x1ABE1]).permutation(len(members))
-    chosen = np.zeros(len(members), bool)
-    if members.ndim == 1:
-        images = np.flatnonzero(has_label)
-        images = images[np.lexsort((priority[images], members[images]))]
-        sizes = np.bincount(members[images]) if len(images) else np.zeros(1, np.int64)
-        rank = np.arange(len(images)) - np.concatenate([[0], np.cumsum(sizes)])[members[images]]
-        chosen[images[rank < _quota(sizes, fraction)[members[images]]]] = True
-        return chosen
-    sizes = members.sum(axis=0)
-    for label in np.argsort(sizes, kind="stable"):
-        missing = _quota(sizes[label], fraction) - int((members[:, label] & chosen).sum())
-        candidates = np.flatnonzero(members[:, label] & ~chosen)
+    priority = np.random.default_rng([seed, 0x1ABE1]).permutation(len(labels))
+    chosen = np.zeros(len(labels), bool)
+    for images in sorted(_images_of_classes(labels, label_sets), key=len):
+        quota = max(round(len(images) * fraction), min(len(images), 1))
+        free = images[~chosen[images]]
+        missing = quota - (len(images) - len(free))
         if missing > 0:
-            chosen[candidates[np.argsort(priority[candidates])[:missing]]] = True
+            chosen[free[np.argsort(priority[free])[:missing]]] = True
     return chosen
+
+
+def _images_of_classes(labels: np.ndarray, label_sets: np.ndarray | None) -> list[np.ndarray]:
+    """The images of each class, rising."""
+    if label_sets is not None:
+        return [np.flatnonzero(column) for column in label_sets.T]
+    order = np.argsort(labels, kind="stable")
+    ends = np.searchsorted(labels[order], np.arange(labels.max(initial=-1) + 1))
+    return np.split(order, ends)[1:]  # without the unlabelled, which are -1
 
 
 def make_pairing(
@@ -176,14 +166,5 @@ def make_pairing(
     usable = labelled(labels, label_sets, label_fraction, seed)
     if not usable.any():
         raise UserError("same_label pairing needs labels, and none of the training images has one; use same_image")
-    members = _members(labels, label_sets)
-    members = members & usable[:, None] if members.ndim == 2 else np.where(usable, members, -1)
-    return SameLabel(members, views, paired)
-
-
-def _members(labels: np.ndarray, label_sets: np.ndarray | None) -> np.ndarray:
-    return np.asarray(labels, np.int64) if label_sets is None else np.asarray(label_sets, bool)
-
-
-def _quota(sizes: np.ndarray, fraction: float) -> np.ndarray:
-    return np.maximum(np.rint(np.asarray(sizes) * fraction), np.minimum(sizes, 1)).astype(np.int64)
+    classes = [images[usable[images]] for images in _images_of_classes(labels, label_sets)]
+    return SameLabel(classes, len(labels), views, paired)

@@ -8,7 +8,6 @@ import os
 import time
 import warnings
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -42,6 +41,7 @@ class Builder:
         self.data = folder / DATA
         self.journal = folder / "building.jsonl"
         self.commits: list[dict] = []
+        self.added = _nothing()
 
     def run(self, progress: bool) -> None:
         """Build or continue, then put the finished store in its place. Raises UserError for refused data."""
@@ -58,7 +58,11 @@ class Builder:
         """Take over what an interrupted build of the same source left, up to its last commit."""
         try:
             header, *self.commits = read_json_lines(self.journal)
-            usable = header == {"key": self.key} and self.data.is_file() and all(map(_is_whole, self.commits))
+            usable = (
+                header == {"key": self.key}
+                and self.data.is_file()
+                and all(line.get("checksum") == _checksum(line) for line in self.commits)
+            )
         except (OSError, ValueError):  # no journal, an empty one, or a damaged one
             usable = False
         end = self.commits[-1]["end"] if usable and self.commits else 0
@@ -75,24 +79,23 @@ class Builder:
         skipped = sum(len(commit["skipped"]) for commit in self.commits)
         title = f"{'decoding' if self.keep else 'checking'} {self.listing.data} {self.listing.split}"
         columns = (TextColumn("images/s {task.fields[rate]:.0f}"), TextColumn("skipped {task.fields[skipped]}"))
-        commit = _Commit(file.tell(), self.keep)
         began = committed = time.monotonic()
         # Few are decoded ahead, since decoded photos are large.
         outcomes = ahead(self._read, range(start, total), processors(), 4 * processors())
         with progress_bar(*columns, show=show) as bar:
             task = bar.add_task(title, total=total, completed=start, rate=0.0, skipped=skipped)
             for row, outcome in enumerate(outcomes, start):
-                commit.add(file, row, outcome)
+                self._add(file, row, outcome)
+                skipped += isinstance(outcome, DamagedImage)
                 now = time.monotonic()
                 if now - committed >= COMMIT_SECONDS or row == total - 1:
-                    skipped += len(commit.skipped)
-                    self._commit(file, commit, row + 1)
-                    commit, committed = _Commit(file.tell(), self.keep), now
+                    self._commit(file, row + 1)
+                    committed = now
                 bar.update(task, completed=row + 1, rate=(row + 1 - start) / max(now - began, 1e-9), skipped=skipped)
 
-    def _read(self, row: int) -> _Decoded | Exception:
-        """Decode one image, or return why it is skipped or the data set refused. Runs in a thread: Pillow and the hash let others
-        run meanwhile."""
+    def _read(self, row: int) -> tuple[np.ndarray, list[np.ndarray], Sample] | Exception:
+        """One image as its record, its planes and all else, or why it is skipped or the data set refused. Runs in a thread: Pillow
+        and the hash let others run meanwhile."""
         try:
             sample = self.listing.read(row, self.short_side)
         except (DamagedImage, WrongData) as reason:
@@ -105,14 +108,44 @@ class Builder:
         record["digest"] = _digest(*planes)
         if sample.mask is not None:
             record["mask_digest"] = _digest(sample.mask)
-        return _Decoded(record, planes, sample)
+        return record, planes, sample
 
-    def _commit(self, file: BinaryIO, commit: _Commit, following: int) -> None:
+    def _add(self, file: BinaryIO, row: int, outcome: tuple[np.ndarray, list[np.ndarray], Sample] | Exception) -> None:
+        if isinstance(outcome, WrongData):
+            self.added["refused"].append(str(outcome))
+            return
+        if isinstance(outcome, DamagedImage):
+            self.added["skipped"].append((row, str(outcome)))
+            return
+        record, planes, sample = outcome
+        record["offset"] = self._write(file, *planes)
+        record["mask_offset"] = -1 if sample.mask is None else self._write(file, sample.mask)
+        self.added["records"].append(record.tobytes())
+        if sample.label_set is not None:
+            self.added["label_sets"].append(sample.label_set.tobytes())
+        if sample.image.note:
+            self.added["converted"].append((row, sample.image.note))
+
+    def _write(self, file: BinaryIO, *arrays: np.ndarray) -> int:
+        """The place in the file where the arrays begin; -1 where none is kept."""
+        if not self.keep:
+            return -1
+        offset = file.tell()
+        for array in arrays:
+            file.write(array.data)
+        return offset
+
+    def _commit(self, file: BinaryIO, following: int) -> None:
+        """Write the journal's line of what was added since the last."""
         file.flush()
         os.fsync(file.fileno())
-        line = commit.line(file.tell(), following)
+        line = {"next": following, "end": file.tell(), **self.added}
+        for entry in ("records", "label_sets"):
+            line[entry] = base64.b64encode(b"".join(line[entry])).decode()
+        line["checksum"] = _checksum(line)
         append_json_line(self.journal, line)
         self.commits.append(line)
+        self.added = _nothing()
 
     def _finish(self) -> None:
         def all_of(entry: str) -> list:
@@ -147,66 +180,9 @@ class Builder:
                 old.unlink()
 
 
-@dataclass(frozen=True)
-class _Decoded:
-    record: np.ndarray
-    planes: list[np.ndarray]
-    sample: Sample
-
-
-class _Commit:
-    """What is added between two lines of the journal."""
-
-    def __init__(self, end: int, keep: bool):
-        self.end, self.keep = end, keep
-        self.records: list[np.ndarray] = []
-        self.label_sets: list[np.ndarray] = []
-        self.converted: list[tuple[int, str]] = []
-        self.skipped: list[tuple[int, str]] = []
-        self.refused: list[str] = []
-
-    def add(self, file: BinaryIO, row: int, outcome: _Decoded | Exception) -> None:
-        if isinstance(outcome, WrongData):
-            self.refused.append(str(outcome))
-            return
-        if isinstance(outcome, DamagedImage):
-            self.skipped.append((row, str(outcome)))
-            return
-        sample = outcome.sample
-        outcome.record["offset"] = self._write(file, *outcome.planes)
-        outcome.record["mask_offset"] = -1 if sample.mask is None else self._write(file, sample.mask)
-        self.records.append(outcome.record)
-        if sample.label_set is not None:
-            self.label_sets.append(sample.label_set)
-        if sample.image.note:
-            self.converted.append((row, sample.image.note))
-
-    def _write(self, file: BinaryIO, *arrays: np.ndarray) -> int:
-        """The place in the file where the arrays begin; -1 where none is kept."""
-        if not self.keep:
-            return -1
-        offset = self.end
-        for array in arrays:
-            file.write(array.data)
-            self.end += array.nbytes
-        return offset
-
-    def line(self, end: int, following: int) -> dict:
-        line = {
-            "next": following,
-            "end": end,
-            "records": base64.b64encode(b"".join(record.tobytes() for record in self.records)).decode(),
-            "label_sets": base64.b64encode(b"".join(label_set.tobytes() for label_set in self.label_sets)).decode(),
-            "converted": self.converted,
-            "skipped": self.skipped,
-            "refused": self.refused,
-        }
-        return {**line, "checksum": _checksum(line)}
-
-
-def _is_whole(line: dict) -> bool:
-    """Whether a journal's line is as ``_Commit.line`` wrote it."""
-    return line.get("checksum") == _checksum(line)
+def _nothing() -> dict[str, list]:
+    """What a line of the journal holds of no images."""
+    return {"records": [], "label_sets": [], "converted": [], "skipped": [], "refused": []}
 
 
 def _checksum(line: dict) -> int:

@@ -3,6 +3,8 @@ with a reason, not guessed at; exact conversions are noted."""
 
 import re
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -16,12 +18,12 @@ from common.images import VOID
 
 #: Largest image in pixels (height × width); a file that claims more is taken for a decompression bomb. Pillow's own default.
 MAX_PIXELS = 89_478_485
-#: Largest file in bytes: more than ``MAX_PIXELS`` take unpacked. (A JPEG file is read to its end.)
+#: Largest file in bytes; ``MAX_PIXELS`` take less unpacked. (A JPEG file is read to its end.)
 MAX_BYTES = 2**30
-#: Longest side as a multiple of the shorter one. Beyond it no crop shows anything, and a batch padded to such an image takes too
-#: much memory.
+#: Longest side as a multiple of the shorter one. Crops of longer images show nothing, and padding a batch to one fills the memory.
 MAX_ASPECT = 100
 
+#: What each of Pillow's modes is converted by.
 _EXACT = {
     "RGB": "",
     "L": "greyscale, repeated over three channels",
@@ -51,7 +53,7 @@ class Decoded:
     """One image.
 
     Attributes:
-        image: Pillow's, in its mode RGB.
+        image: in Pillow's mode RGB.
         original_size: (height, width) before any resizing.
         note: how the file was converted to RGB ("" where it was RGB).
     """
@@ -87,26 +89,38 @@ def decode_image(path: Path, short_side: int | None = None) -> Decoded:
             other; more than ``MAX_PIXELS`` or ``MAX_BYTES``; CMYK, more than 8 bits a channel, transparency, several frames; EPS.
         UserError: the system does not let the file be read.
     """
+    with _opened(path) as (file, image):
+        _check(image)
+        note = _EXACT[image.mode]
+        jpeg = image.format in ("JPEG", "MPO")
+        image = _to_rgb(image)
+        if jpeg:
+            _check_end(file)
+    return _decoded(image, short_side, note)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, Image.Image]]:
+    """An image file. Errors that damaged bytes cause in the block become DamagedImage, and the system's become UserError."""
     # Other libraries switch this on for the whole process, and a truncated file would then come out padded with grey.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
-    # Pillow's decoders raise many kinds of exceptions for damaged bytes (OSError, SyntaxError, ValueError, struct.error, …).
     try:
         check_file(path)
         with open(path, "rb") as file, Image.open(file) as image:
-            _check(image)
-            note = _EXACT[image.mode]
-            jpeg = image.format in ("JPEG", "MPO")
-            image = _to_rgb(image)
-            if jpeg:
-                _check_end(file)
-    except (DamagedImage, MemoryError):
+            yield file, image
+    except (DamagedImage, UserError, MemoryError):
         raise
     except FileNotFoundError:
         raise DamagedImage("no such file") from None
+    # Pillow's decoders raise many kinds of exceptions for damaged bytes (OSError, SyntaxError, ValueError, struct.error, …).
     except Exception as error:
-        _raise_if_unreadable(error, path)
-        raise DamagedImage(_sentence(error)) from error
-    return _decoded(image, short_side, note)
+        if isinstance(error, OSError) and error.errno is not None:  # Pillow's own have no number
+            raise UserError(
+                f"{path}: cannot be read ({error.strerror}); this says nothing about the image, so try again"
+            ) from error
+        # In one line, without the names of file objects, which change from run to run.
+        text = " ".join(re.sub(r" <[^>]*>| '[^']*/[^']*'", "", str(error)).split())
+        raise DamagedImage(text.rstrip(".") or type(error).__name__) from error
 
 
 def require_pixels(path: Path) -> np.ndarray:
@@ -133,15 +147,12 @@ def from_array(pixels: np.ndarray, short_side: int | None = None) -> Decoded:
 
 
 def decode_mask(path: Path, classes: int, image_size: tuple[int, int]) -> np.ndarray:
-    """Read a class mask: palette indices or grey values are class ids.
+    """Read a class mask, uint8 ``[height, width]``: palette indices or grey values are class ids.
 
     Args:
         path: the file.
         classes: number of classes with the background; ids 0 to ``classes - 1`` and 255 (void) are right.
         image_size: (height, width) of the image it belongs to.
-
-    Returns:
-        uint8 ``[height, width]``.
 
     Raises:
         WrongData: as ``read_ids``; a foreign class id.
@@ -157,50 +168,40 @@ def decode_mask(path: Path, classes: int, image_size: tuple[int, int]) -> np.nda
 
 
 def read_ids(path: Path, image_size: tuple[int, int] | None = None) -> np.ndarray:
-    """Read a mask of any ids, of classes or of objects: palette indices or grey values.
+    """Read a mask of any ids, of classes or of objects, uint8 ``[height, width]``: palette indices or grey values.
 
     Args:
         path: the file.
         image_size: (height, width) of the image it belongs to; None: any.
 
-    Returns:
-        uint8 ``[height, width]``.
-
     Raises:
         WrongData: missing, undecodable, RGB or any other mode, another size than its image's, more than ``MAX_PIXELS`` or
-            ``MAX_BYTES``. It names the file.
+            ``MAX_BYTES``.
         UserError: the system does not let the file be read.
     """
-    ImageFile.LOAD_TRUNCATED_IMAGES = False  # as for images
     try:
-        check_file(path)
-        with Image.open(path) as image:
+        with _opened(path) as (_, image):
+            size = f"{image.height}×{image.width}"
             if image.mode not in ("P", "L"):
                 raise WrongData(
                     f"{path}: the mask is a {image.mode} image, not one of ids; give palette or 8-bit grey PNG files"
                 )
             if image_size is not None and (image.height, image.width) != tuple(image_size):
                 raise WrongData(
-                    f"{path}: the mask is {image.height}×{image.width} pixels and its image "
-                    f"{image_size[0]}×{image_size[1]} (height×width); masks have the size of their images"
+                    f"{path}: the mask is {size} pixels and its image {image_size[0]}×{image_size[1]} (height×width); "
+                    "masks have the size of their images"
                 )
             if image.height * image.width > MAX_PIXELS:
-                raise WrongData(
-                    f"{path}: the mask claims {image.height}×{image.width} pixels, more than {MAX_PIXELS:,}"
-                )
+                raise WrongData(f"{path}: the mask claims {size} pixels, more than {MAX_PIXELS:,}")
             return np.array(image, np.uint8)
-    except FileNotFoundError:
-        raise WrongData(f"{path}: the mask is missing") from None
-    except (WrongData, MemoryError):
-        raise
-    except Exception as error:
-        _raise_if_unreadable(error, path)
-        raise WrongData(f"{path}: the mask cannot be read: {_sentence(error)}") from error
+    except DamagedImage as error:
+        problem = f"cannot be read: {error}" if path.exists() else "is missing"
+        raise WrongData(f"{path}: the mask {problem}") from error
 
 
 def read_annotation(path: Path, classes: tuple[str, ...]) -> np.ndarray:
     """The classes in a VOC annotation, bool ``[classes]``, without objects marked difficult, as VOC's classification task counts
-    them. Raises WrongData, with the file's name, where it is missing, no XML, or holds an unknown class."""
+    them. Raises WrongData where it is missing, no XML, or holds an unknown class."""
     try:
         check_file(path)
         objects = ElementTree.parse(path).getroot().findall("object")
@@ -275,18 +276,3 @@ def _decoded(image: Image.Image, short_side: int | None, note: str) -> Decoded:
     if size != image.size:
         image = image.resize(size, Image.Resampling.BICUBIC)
     return Decoded(image, (height, width), note)
-
-
-def _raise_if_unreadable(error: Exception, path: Path) -> None:
-    """Raise UserError for an error of the system, which says nothing about the image, so that it does not count as damaged.
-    (Pillow's own OSErrors have no number.)"""
-    if isinstance(error, OSError) and error.errno is not None:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); nothing is known about it, so try again"
-        ) from error
-
-
-def _sentence(error: Exception) -> str:
-    """The error's message in one line, without the names of file objects, which change from run to run."""
-    text = re.sub(r" <[^>]*>| '[^']*/[^']*'", "", str(error))
-    return " ".join(text.split()).rstrip(".") or type(error).__name__
