@@ -46,7 +46,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Delete half-written files of killed processes in a folder and below. No other process may be writing there."""
+    """Delete the half-written files of killed processes in and below a folder that no other process writes to."""
     for leftover in folder.rglob(".*.tmp"):
         leftover.unlink(missing_ok=True)
 
@@ -64,10 +64,10 @@ def name_also(path: Path, other: Path) -> None:
 
 
 def archive_damage(path: Path) -> str | None:
-    """What is wrong with the bytes of a zip archive, the format of ``torch.save`` and ``np.savez``; None: nothing.
+    """What is wrong with the bytes of a zip archive, the format of ``torch.save`` and ``np.savez``; None: nothing. Raises OSError.
 
-    Such a file has a CRC-32 of each of its parts. ``torch.load`` does not check them: of 300 files with one bit flipped it read
-    288 as other numbers. Raises OSError where the file cannot be read at all."""
+    The archive has a CRC-32 of each part. ``torch.load`` does not check them: of 300 files with one bit flipped it read 288 as
+    other numbers."""
     try:
         with zipfile.ZipFile(path) as archive:
             part = archive.testzip()
@@ -79,10 +79,7 @@ def archive_damage(path: Path) -> str | None:
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a ``.npz`` file.
-
-    Raises ValueError, with one line, where the file is damaged or holds something else; OSError where it cannot be read at
-    all."""
+    """The arrays of a ``.npz`` file. Raises OSError, or ValueError with one line where it is damaged or holds something else."""
     import numpy as np  # slow, and reading options does not need it
 
     if reason := archive_damage(path):
@@ -102,6 +99,15 @@ def write_arrays(path: Path, **arrays: np.ndarray) -> None:
 
     with atomic_file(path) as file:
         np.savez_compressed(file, **arrays)
+
+
+def read_text(path: Path, most: int = -1) -> str:
+    """A UTF-8 file, at most ``most`` characters of it. Raises OSError, or ValueError with one line where it is no UTF-8."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            return file.read(most)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"no UTF-8 text ({error.reason} at byte {error.start})") from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -139,12 +145,12 @@ def append_json_line(path: Path, record: dict[str, Any]) -> None:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSON-lines log. A last line cut short by a kill is left out; damage elsewhere raises ValueError
-    naming file and line."""
+    """The records of a JSON-lines log, without a last line cut short by a kill. Raises ValueError naming file and line for other
+    damage."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: no UTF-8 text ({error.reason} at byte {error.start})") from error
+        text = read_text(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     records = []
     for number, record in parse_json_lines(text):
         if isinstance(record, ValueError):
@@ -173,15 +179,12 @@ def parse_json_lines(text: str, skip: Collection[int] = ()) -> Iterator[tuple[in
 
 #: libyaml's loader, ten times as fast. Deep nesting overflows its stack and kills the process.
 _FAST_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-#: No configuration has more values, those that aliases repeat included.
-MAX_YAML_VALUES = 100_000
-#: No configuration has more characters.
-MAX_YAML_LENGTH = 2**24
+#: No configuration has more values, with those that aliases repeat, or more characters.
+MAX_YAML_VALUES, MAX_YAML_LENGTH = 100_000, 2**24
 
 
 def parse_yaml(text: str) -> Any:
-    """The value of YAML text, built of plain values only: a tag that names a Python object is refused, so nothing in the text
-    is run.
+    """The value of YAML text. Nothing in it is run: tags that name Python objects are refused.
 
     Raises ValueError, with one line, for text that is no YAML, that has merge keys, or whose aliases stand for so many values
     that they would fill the memory (which merge keys do while they are read)."""
@@ -205,11 +208,7 @@ def parse_yaml(text: str) -> Any:
 
 def read_yaml(path: Path) -> Any:
     """``parse_yaml`` of a UTF-8 file. Also raises OSError."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read(MAX_YAML_LENGTH + 1)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"no UTF-8 text ({error.reason} at byte {error.start})") from error
+    text = read_text(path, MAX_YAML_LENGTH + 1)
     if len(text) > MAX_YAML_LENGTH:
         raise ValueError(f"more than {MAX_YAML_LENGTH:,} characters")
     return parse_yaml(text)

@@ -1,5 +1,5 @@
-"""From image files to pixels. Begin with ``open``. ``listing`` says which images there are, and ``decode`` reads one.
+"""From image files to pixels. Begin with ``open``. ``listing`` names the images, and ``decode`` reads one.
 
 ``build`` packs all of them once into a memory-mapped file, which ``store`` reads; ``stream`` decodes them anew where that file does
-not fit. ``index`` is what is known of a finished store.
+not fit. ``index`` describes a finished store.
 """

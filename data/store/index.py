@@ -46,7 +46,7 @@ def write_index(
 
 
 def read_store(folder: Path, key: str, listing: Listing, short_side: int | None) -> ImageStore | None:
-    """The finished store in a folder; None where there is none with this key, or its files are not whole."""
+    """The finished store in a folder; None for a missing store, another key, or damaged files."""
     try:
         index = read_arrays(folder / "index.npz")
         about = json.loads(index["about"].tobytes())

@@ -1,4 +1,4 @@
-"""Opening the store of a listing: found, or built first."""
+"""Opening the store of a listing, which is built first if it is missing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PART_OF_FREE_SPACE = 0.95
 def open_store(
     listing: Listing, short_side: int | None, cache: Path | None, progress: bool, stream: bool = False
 ) -> ImageStore:
-    """The store of a listing, built if there is none yet, or if the source (names, sizes, modification times, labels) or
+    """The store of a listing, built if it is missing, or if the source (names, sizes, modification times, labels) or
     ``short_side`` has changed. Processes that want the same store at once wait for the first.
 
     With ``stream``, or if a store would not fit on the disk, every image is decoded once, to check and count it, and then anew
@@ -41,17 +41,14 @@ def open_store(
     read-only cache folder.
     """
     source = hashlib.sha256(os.fsencode(listing.root.resolve())).hexdigest()[:12]
-    folder = cache_root(cache) / f"{listing.data}-{listing.split}-{short_side or 'full'}-{source}"
+    name = f"{listing.data}-{listing.split}-{short_side or 'full'}-{source}"
+    folder = cache_root(cache) / name
     key = key_of(listing, short_side)
     console = Console(stderr=True, quiet=not is_main(), soft_wrap=True, highlight=False)
-
-    def wait(owner: str) -> None:
-        console.print(f"waiting for {owner}, which builds {folder.name}")
-
     try:
         store = read_store(folder, key, listing, short_side)
         if store is None:
-            with owned_lock(folder / "lock", wait):
+            with owned_lock(folder / "lock", lambda owner: console.print(f"waiting for {owner}, which builds {name}")):
                 store = read_store(folder, key, listing, short_side)
                 if store is None and not stream and (reason := _too_large(folder, listing, short_side)):
                     console.print(f"{listing.data} {listing.split}: {reason}", markup=False)
@@ -80,13 +77,13 @@ def open_store(
 
 
 def _too_large(folder: Path, listing: Listing, short_side: int | None) -> str | None:
-    """Why the listing's store would not fit on the disk of ``folder``, by the sizes of some of its images; None: it would."""
+    """Why the store would not fit on the disk of ``folder``, by the sizes of some of its images; None: it would."""
     rows = np.unique(np.linspace(0, len(listing.names) - 1, HEADERS).astype(int))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # data.store.decode refuses such images itself
         sizes = [size for row in rows if (size := _bytes_of(listing, row, short_side)) is not None]
     if not sizes:
-        return None  # the build says what is wrong with them
+        return None  # the build will say why
     needed = sum(sizes) / len(sizes) * len(listing.names)
     begun = folder / DATA
     free = shutil.disk_usage(folder).free + (begun.stat().st_size if begun.exists() else 0)

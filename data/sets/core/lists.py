@@ -1,4 +1,4 @@
-"""Text files that list images, and the splits that they stand for."""
+"""Lists of images in text files, and their splits."""
 
 import re
 import stat
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from common.errors import UserError, unknown_name
+from common.files import read_text
 from data.store.listing import stamp_of
 
 T = TypeVar("T")
@@ -22,21 +23,21 @@ def of_split(choices: dict[str, T], split: str) -> T:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 text file, without their ends. Raises UserError for any other file, or one above ``MAX_BYTES``."""
+    """The lines of a UTF-8 text file, without their ends. Raises UserError for other files and for one above ``MAX_BYTES``."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
             raise UserError(f"{path}: no regular file, or more than 256 MiB; that is no list")
-        return path.read_text(encoding="utf-8-sig").splitlines()
+        return read_text(path).splitlines()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: no UTF-8 text ({error.reason} at byte {error.start})") from error
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def read_names(path: Path) -> list[str]:
-    """The names in a list, one a line: file names without folder and suffix. Raises UserError, with file and line, for other
-    lines, and for a name that stands there twice."""
+    """The names in a list, one a line: file names without folder and suffix. Raises UserError for other lines and for repeated
+    names."""
     names: dict[str, int] = {}
     repeated = []
     for number, line in enumerate(read_lines(path), 1):
