@@ -1,5 +1,4 @@
-"""Objects from attention alone, without training (DINO, arXiv 2104.14294, figure 4): how well the last block's CLS attention covers
-the objects of the test images."""
+"""How well the last block's CLS attention covers the objects of the test images (DINO, arXiv 2104.14294, figure 4)."""
 
 from __future__ import annotations
 
@@ -55,11 +54,11 @@ class AttentionJaccardConfig(EvaluationConfig):
 class AttentionJaccard(Evaluation):
     """The Jaccard similarity in percent of masks from the last block's CLS attention with the objects of the test images.
 
-    Each head's attention to the patches is cut to the fewest patches that hold ``mass`` of it, and the mask is enlarged to the
-    image's resolution without interpolation. For each object the best head counts; then the mean over an image's objects, then
-    over images that have one. Objects are instances where the data set has a mask of them (``SegmentationObject``) for every test
-    image, else all of an image's pixels of a class; the protocol says which. Published for ViT-S/16 on VOC 2012 (random weights /
-    supervised / DINO): 22.0 / 27.3 / 45.9. The authors' code for it is not public.
+    A head's mask is the fewest patches that hold ``mass`` of its attention, enlarged to the image's resolution without
+    interpolation. For each object the best head counts; then the mean over an image's objects, then over images. Objects are
+    instances if every test image has a mask of them (``SegmentationObject``), else all of an image's pixels of a class; the
+    protocol tells which. Published for ViT-S/16 on VOC 2012 (random weights / supervised / DINO): 22.0 / 27.3 / 45.9. The
+    authors' code for it is not public.
 
     Raises UserError for a backbone without CLS attention, and for data without masks.
     """

@@ -28,7 +28,7 @@ from rundir.results import Measurement
 GEM_POWER, GEM_LEAST = 4, 1e-6
 #: Eigenvalues below this part of the largest are raised to it (reference: utils.py, ``PCA.train_pca``).
 LEAST_EIGENVALUE = 1e-5
-#: Images of a ranking that are looked at; a positive beyond them is not found (reference: ``similarity.topk(20)``).
+#: Images of a ranking that count (reference: ``similarity.topk(20)``).
 RANKS = 20
 
 
@@ -50,7 +50,7 @@ class CopyDetection(Evaluation):
     distractors.
 
     An image's descriptor is its CLS token and the generalised mean (exponent 4) of its patch tokens, whitened, and compared by
-    cosine. Without whitening or distractors the number is not the published one, and a warning says so.
+    cosine. A warning names a missing whitening or missing distractors, without which the protocol is not the published one.
 
     Raises UserError for a backbone without tokens, an image that cannot be read, and a folder without images.
     """
@@ -126,12 +126,9 @@ def descriptors(tokens_BND: Tensor) -> Tensor:
 
 
 class Whitening:
-    """A linear map under which the images it was learnt from have second moments of 1, without correlation.
+    """A linear map under which the features ``[n, D]`` it is learnt from are uncorrelated and have second moments of 1.
 
-    As in the reference, what is decomposed is the second moment around 0, although the mean is subtracted from what is whitened.
-
-    Args:
-        features: ``[n, D]`` to learn from.
+    As in the reference, the second moment around 0 is decomposed, although the mean is subtracted before features are whitened.
     """
 
     def __init__(self, features: Tensor):

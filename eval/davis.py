@@ -59,13 +59,12 @@ class DavisPropagation(Evaluation):
     """J&F, J and F (mean over objects of the mean over frames), recall and decay of J and F in percent, and seconds a frame.
 
     Each patch of a frame takes the labels of its most similar patches in the first frame and the ``n_last_frames`` before it, as
-    soft as they were found there. Soft labels are upsampled (bilinear), stretched to [0, 1] for each object and then the largest
-    wins. J is the Jaccard index of regions, F the F-measure of contours (``eval.dense.boundary``), both at the original resolution,
-    without the first and the last frame. Masks are written as palette PNG files under ``davis/VIDEO`` in the run directory, where
-    the benchmark's own program can read them.
+    soft as they are there. J is the Jaccard index of regions, F the F-measure of contours (``eval.dense.boundary``), both at the
+    original resolution, without the first and the last frame. The benchmark's own program can read the masks, palette PNG files
+    under ``davis/VIDEO`` in the run directory.
 
-    Raises UserError for a backbone without maps, for frames that cannot be read, and for masks that are wrong
-    (``data.sets.davis.Video.read_masks``) or of another size than their frames.
+    Raises UserError for a backbone without maps, unreadable frames, and masks that are wrong (``data.sets.davis.Video.read_masks``)
+    or of another size than their frames.
     """
 
     title = "DAVIS"
@@ -95,7 +94,7 @@ class DavisPropagation(Evaluation):
                 f"--davis_size {self.config.size} is no multiple of the {stride} pixels of a cell of {context.backbone_name}'s map"
             )
         names, of_video, measures = [], [], []
-        seconds, frames = 0.0, 0
+        seconds = frames = 0
         for number, video in enumerate(track(data.videos, "following objects", len(data.videos))):
             truth = video.read_masks()
             began = time.perf_counter()
@@ -145,7 +144,7 @@ class DavisPropagation(Evaluation):
 
     @torch.inference_mode()
     def follow(self, context: EvalContext, video: Video, first: np.ndarray) -> np.ndarray:
-        """The masks of a video, uint8 ``[T, H, W]`` like ``first``, which is the first of them."""
+        """The masks of a video, uint8 ``[T, H, W]``, from its first mask."""
         config, device = self.config, context.device
         labels_HW = torch.from_numpy(first).to(device)
         objects = int(first.max())
@@ -189,17 +188,15 @@ class DavisPropagation(Evaluation):
 
 
 def frame_size(shape: tuple[int, int], short: int, multiple: int) -> tuple[int, int]:
-    """Height and width of a frame whose shorter side becomes ``short`` pixels and whose longer side is then cut (by resizing) to a
-    multiple (reference: ``read_frame``)."""
+    """Height and width after a resize to ``short``, the longer side rounded down to a multiple (reference: ``read_frame``)."""
     height, width = shape
     long = int(short * max(shape) / min(shape) // multiple * multiple)
     return (long, short) if height > width else (short, long)
 
 
 def hard_labels(soft_hwC: Tensor, frame: tuple[int, int], shape: tuple[int, int]) -> Tensor:
-    """Object ids uint8 of the original ``shape`` from soft labels ``[h, w, C]``: upsampled to the frame's size, each label
-    stretched to [0, 1] over the frame, the largest taken, and that resized by nearest pixels (reference: ``norm_mask`` and what
-    follows)."""
+    """Object ids, uint8 of the original ``shape``: soft labels are upsampled to the frame, each is stretched to [0, 1], and the
+    largest wins (reference: ``norm_mask`` and the lines after it)."""
     full = F.interpolate(soft_hwC.permute(2, 0, 1)[None], tuple(frame), mode="bilinear")[0]
     lowest, highest = full.amin((1, 2), keepdim=True), full.amax((1, 2), keepdim=True)
     spread = torch.where(highest > lowest, highest - lowest, 1)
@@ -208,11 +205,7 @@ def hard_labels(soft_hwC: Tensor, frame: tuple[int, int], shape: tuple[int, int]
 
 
 def object_measures(masks: np.ndarray, truth: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """For each object of a video, J and F of each measured frame, ``[T - 2]`` each.
-
-    Args:
-        masks, truth: object ids, uint8 ``[T, H, W]``; the objects are those of the true first frame.
-    """
+    """For each object of the first true mask, J and F of each measured frame, ``[T - 2]``; arguments ``[T, H, W]``."""
     for number in range(1, int(truth[0].max()) + 1):
         pairs = [(mask == number, true == number) for mask, true in zip(masks[1:-1], truth[1:-1], strict=True)]
         yield np.array([region_jaccard(*pair) for pair in pairs]), np.array([boundary_f(*pair) for pair in pairs])
@@ -229,12 +222,8 @@ def object_outcomes(measures: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, 
 
 
 def video_interval(values: np.ndarray, of_video: np.ndarray) -> tuple[float, float]:
-    """Interval of a mean over objects. Videos are drawn, since objects of one are followed through the same frames.
-
-    Args:
-        values: ``[objects]``.
-        of_video: which video each is of, 0 to V - 1.
-    """
+    """Interval of a mean over objects, ``of_video`` the number of each one's video. Videos are resampled, since objects of one
+    share its frames."""
     sums, counts = np.bincount(of_video, values), np.bincount(of_video)
     return bootstrap(lambda weights: weights @ sums / (weights @ counts), len(counts))
 

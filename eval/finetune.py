@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from training.optimizers import OPTIMIZERS
 @dataclass(frozen=True)
 class _Recipe:
     optimizer: str
-    lrs: tuple[float, ...]
+    lrs: Sequence[float]
     backbone_lr_scale: float
     weight_decay: float
     warmup_epochs: float | None
@@ -77,11 +78,8 @@ class Finetune(Evaluation):
     """Top-1 (and top-5) of a fine-tuned network on the test images, or mean average precision where images have several labels.
 
     Random resized crops and flips, learning rate along half a cosine to 0. With several learning rates, each is trained without a
-    tenth of the labelled training images and the best on those is trained anew on all of them. The state after the last step is
-    measured on central crops: the test images choose nothing.
-
-    Each training is a run directory of its own, ``finetune/DATA-DIGEST`` in the run, so that an interrupted one continues, and one
-    that has ended is not trained again. The backbone of the run stays as it is.
+    tenth of the labelled training images, and the best on those is trained anew on all. The state after the last step is measured
+    on central crops: the test images choose nothing. Each training is the run directory ``finetune/DATA-DIGEST`` in the run.
     """
 
     title = "Fine-tuning"
@@ -122,7 +120,7 @@ class Finetune(Evaluation):
         return measure_logits(context, "finetune", logits, protocol, name)
 
     def _choose(self, context: EvalContext, rows: np.ndarray, rates: list[float]) -> tuple[float, float]:
-        """The best learning rate on a tenth of the images after training on the rest, and its quality there."""
+        """The learning rate that is best on a tenth of the images after training on the rest, and its quality there."""
         targets, out = targets_of(context, "finetune", rows)
         qualities = []
         for rate in rates:
@@ -132,13 +130,8 @@ class Finetune(Evaluation):
         return rates[best], held
 
     def _recipe(self, context: EvalContext) -> _Recipe:
-        config, default = self.config, VIT if context.backbone.has_tokens else RESNET
-        given = {
-            "optimizer": config.optimizer,
-            "lrs": None if config.lrs is None else tuple(config.lrs),
-            "backbone_lr_scale": config.backbone_lr_scale,
-            "weight_decay": config.weight_decay,
-        }
+        default = VIT if context.backbone.has_tokens else RESNET
+        given = {name: getattr(self.config, name) for name in ("optimizer", "lrs", "backbone_lr_scale", "weight_decay")}
         return dataclasses.replace(default, **{name: value for name, value in given.items() if value is not None})
 
     def _trained(self, context: EvalContext, rows: np.ndarray, rate: float) -> FinetuneTask:
@@ -150,9 +143,7 @@ class Finetune(Evaluation):
                 f"give at most {len(rows)}"
             )
         task_config = FinetuneTaskConfig(
-            drop_path=config.drop_path,
-            backbone_lr_scale=recipe.backbone_lr_scale,
-            layer_decay=config.layer_decay,
+            drop_path=config.drop_path, backbone_lr_scale=recipe.backbone_lr_scale, layer_decay=config.layer_decay
         )
         training = NestedTraining.plan(
             context,
@@ -171,7 +162,6 @@ class Finetune(Evaluation):
             keep_checkpoints=1,
         )
         torch.manual_seed(seed_of(MODEL, context.seed))
-
         make_backbone = functools.partial(context.copy_of_backbone, context.image_size)
         task = FinetuneTask(task_config, make_backbone, context.train.num_classes)
         if not training.has_ended:

@@ -1,5 +1,4 @@
-"""k-NN with few labels (DINO, arXiv 2104.14294, table 10): the bank is a part of the training images, everything else as in
-``eval.knn``."""
+"""k-NN with few labels (DINO, arXiv 2104.14294, table 10): as ``eval.knn``, from a part of the training images."""
 
 from __future__ import annotations
 
@@ -16,8 +15,6 @@ from rundir.results import Measurement
 
 @dataclass(kw_only=True)
 class KNNLowShotConfig(EvaluationConfig):
-    """Options of k-NN with few labels."""
-
     fractions: list[float] = option([0.01, 0.1], above=0, at_most=1)
     """parts of each class whose labels are used, each measured"""
     lists: list[str] = option([])
@@ -30,7 +27,7 @@ class KNNLowShotConfig(EvaluationConfig):
 
 @EVALUATIONS.register("knn_low_shot")
 class KNNLowShot(Evaluation):
-    """As ``knn``, from a bank of a part of the training images: drawn from every class alike, by the seed, or those on a list."""
+    """As ``knn``, from a bank of a part of the training images: drawn from every class alike, or those on a list."""
 
     title = "k-NN, few labels"
     variants = {"k": 20, "labels": None, "labelled_images": None}

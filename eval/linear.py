@@ -1,8 +1,5 @@
 """A fast linear probe on cached features: many learning rates in one training, the best chosen on training images.
-
-The authors' own protocol, which augments training images and takes as many passes through the backbone as it has epochs, is
-``eval.linear_authors``.
-"""
+``eval.linear_authors`` has the authors' own protocol, which augments training images."""
 
 from __future__ import annotations
 
@@ -20,8 +17,6 @@ from rundir.results import Measurement
 
 @dataclass(kw_only=True)
 class LinearConfig(EvaluationConfig):
-    """Options of the linear probe on cached features."""
-
     lrs: list[float] = option(
         [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0], above=0, form=probe.different_rates
     )
@@ -36,9 +31,9 @@ class LinearConfig(EvaluationConfig):
 class Linear(Evaluation):
     """Top-1 (and top-5) of a linear classifier on frozen features, or mean average precision where images have several labels.
 
-    Features are those that DINO's probe takes, of the central crop, standardised by the training split (which is no more than
-    another parametrisation of a linear classifier, and makes one range of learning rates right for any backbone). A tenth of the
-    training images chooses the learning rate; the classifier is then trained on all of them, and its last state is measured.
+    Features are those of DINO's probe, of the central crop, standardised by the training split: another parametrisation of a linear
+    classifier, which makes one range of learning rates right for any backbone. A tenth of the training images chooses the learning
+    rate; the classifier is then trained on all of them, and its last state is measured.
     """
 
     title = "Linear"
@@ -81,7 +76,7 @@ class Linear(Evaluation):
     def _trained(
         self, context: EvalContext, part: str, rates: list[float], features: Tensor, targets: Tensor, about: list
     ) -> Heads:
-        """Heads after all epochs on these features. ``about``: what they depend on beside the rates."""
+        """Heads after all epochs. ``about``: what they depend on beside the rates."""
         config = self.config
         heads = probe.heads_for(context, features.shape[1], rates, config.batch_size)
         checkpoint = HeadsCheckpoint(context, f"linear-{part}", [rates, *about])

@@ -92,7 +92,7 @@ class LinearAuthors(Evaluation):
     def _train(
         self, context: EvalContext, heads: Heads, rows: np.ndarray, targets: Tensor, out: Tensor, kind: str
     ) -> None:
-        """All epochs, from the first or from where an interruption left them."""
+        """Train all epochs, from where an interruption left them."""
         config, device = self.config, context.device
         maker = ViewMaker([View(name="crop", size=context.image_size, scale=(0.08, 1.0))])
         half = len(heads.rates_M) // 2
@@ -105,7 +105,7 @@ class LinearAuthors(Evaluation):
             task = bar.add_task("linear_authors", total=config.epochs * steps, completed=start * steps)
             for epoch in range(start, config.epochs):
                 factor = 0.5 * (1 + math.cos(math.pi * epoch / config.epochs))
-                # Order and crops are functions of the seed and the epoch, so that an interrupted training continues alike.
+                # Order and crops depend on the seed and the epoch alone, so that an interrupted training continues alike.
                 generator = torch.Generator().manual_seed((context.seed << 32) + epoch)
                 order = torch.randperm(len(rows), generator=generator)
                 parts = order.split(config.batch_size)

@@ -1,8 +1,5 @@
 """Retrieval on frozen features: precision at 1, R-precision and MAP@R (Musgrave et al. 2020, arXiv 2003.08505, section 3.2),
-computed by pytorch-metric-learning's ``AccuracyCalculator`` on our exact nearest neighbours.
-
-Queries are the labelled test images; what they are to find are the training images with their label.
-"""
+computed by pytorch-metric-learning's ``AccuracyCalculator`` on our exact nearest neighbours."""
 
 from __future__ import annotations
 
@@ -27,20 +24,20 @@ METRICS = {
     "r_precision": "r_precision",
     "map_at_r": "mean_average_precision_at_r",
 }
-#: Queries in one call of the library, which compares the labels of all their neighbours at once.
+#: Queries in one call of the library: it compares the labels of all their neighbours at once.
 _CHUNK = 256
 
 
 def retrieval_scores(
     gallery: Tensor, gallery_labels: Tensor, queries: Tensor, query_labels: Tensor, progress: bool = False
 ) -> dict[str, np.ndarray]:
-    """Scores of each query, from a ranking of the gallery by cosine similarity. A gallery image is relevant if it shares a label
+    """Scores of each query from a ranking of the gallery by cosine similarity. A gallery image is relevant if it shares a label
     with the query; R is the number of relevant ones.
 
     Args:
         gallery: ``[N, D]``, any float type, on the device to search on.
         gallery_labels: int64 ``[N]``, or bool ``[N, C]`` where images have several labels.
-        queries: ``[Q, D]``; each with at least one relevant image in the gallery, and not in it itself.
+        queries: ``[Q, D]``, not in the gallery.
         query_labels: ``[Q]`` or ``[Q, C]``.
 
     Returns:
@@ -49,8 +46,7 @@ def retrieval_scores(
 
     Raises UserError for features that are not finite, ValueError for a query without relevant images.
     """
-    # Imported here, because this takes a second and `--help` shows this file's options.
-    from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
+    from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator  # takes a second to import
 
     if not (gallery.isfinite().all() and queries.isfinite().all()):
         raise UserError("retrieval: features are not finite; the training has diverged, or the weights are damaged")
@@ -62,53 +58,45 @@ def retrieval_scores(
         similarities, places = zip(*nearest_neighbours(gallery, query.to(gallery.device), k), strict=True)
         return torch.cat(similarities).cpu(), torch.cat(places).cpu()
 
-    # The library returns means over queries, or over each distinct label. With its query's number in front of every label,
-    # labels are all distinct and the means are the queries' own; only what is behind the number is compared.
+    def numbered(labels: Tensor, numbers: Tensor) -> Tensor:
+        return torch.cat([numbers[:, None], labels.cpu().view(len(labels), -1).to(numbers.dtype)], dim=1)
+
+    def share_a_label(first: Tensor, second: Tensor) -> Tensor:
+        if gallery_labels.ndim == 1:
+            return first[..., 1] == second[..., 1]
+        return ((first[..., 1:] > 0) & (second[..., 1:] > 0)).any(dim=-1)
+
+    # The library returns means over queries, or over each distinct label. With its query's number in front, every label is
+    # distinct and the means are the queries' own; the comparison leaves the number out.
     calculator = AccuracyCalculator(
         include=tuple(METRICS.values()),
         return_per_class=True,
         k="max_bin_count",
-        label_comparison_fn=_same_label if gallery_labels.ndim == 1 else _shared_label,
+        label_comparison_fn=share_a_label,
         device=torch.device("cpu"),  # float64, which not every accelerator has
         knn_func=neighbours,
     )
-    numbered_gallery = _numbered(gallery_labels.cpu(), torch.full((len(gallery),), -1))
+    on_cpu = gallery.cpu(), numbered(gallery_labels, torch.full((len(gallery),), -1))
     parts: dict[str, list[Any]] = {metric: [] for metric in METRICS}
-    on_cpu = gallery.cpu()
-    starts = range(0, len(queries), _CHUNK)
-    for start in track(starts, "retrieval", len(starts), show=progress):
-        chunk = queries[start : start + _CHUNK]
-        numbered = _numbered(query_labels[start : start + _CHUNK].cpu(), torch.arange(len(chunk)))
-        accuracies = calculator.get_accuracy(chunk.cpu(), numbered, on_cpu, numbered_gallery)
+    chunks = list(zip(queries.split(_CHUNK), query_labels.split(_CHUNK), strict=True))
+    for chunk, labels in track(chunks, "retrieval", len(chunks), show=progress):
+        accuracies = calculator.get_accuracy(chunk.cpu(), numbered(labels, torch.arange(len(chunk))), *on_cpu)
         for metric, theirs in METRICS.items():
             parts[metric] += accuracies[theirs]
     return {metric: np.asarray(values, np.float64) for metric, values in parts.items()}
 
 
 def has_relevant(gallery_labels: Tensor, query_labels: Tensor) -> Tensor:
-    """Which queries share a label with some gallery image: bool ``[Q]``. Labels as in ``retrieval_scores``."""
+    """Which queries share a label with a gallery image: bool ``[Q]``. Labels as in ``retrieval_scores``."""
     if gallery_labels.ndim == 1:
         return torch.isin(query_labels, gallery_labels)
     return (query_labels.bool() & gallery_labels.bool().any(dim=0)).any(dim=1)
 
 
-def _numbered(labels: Tensor, numbers: Tensor) -> Tensor:
-    return torch.cat([numbers[:, None], labels.view(len(labels), -1).to(numbers.dtype)], dim=1)
-
-
-def _same_label(first: Tensor, second: Tensor) -> Tensor:
-    return first[..., 1] == second[..., 1]
-
-
-def _shared_label(first: Tensor, second: Tensor) -> Tensor:
-    return ((first[..., 1:] > 0) & (second[..., 1:] > 0)).any(dim=-1)
-
-
 @EVALUATIONS.register("retrieval")
 class Retrieval(Evaluation):
-    """Percentages, means over the queries. The gallery is the training split, so that queries are independent of each other and
-    can be resampled. Test images whose labels no training image has can find nothing; they are no queries, and the protocol
-    says how many they are."""
+    """Means over the labelled test images, in percent. The gallery is the training split, so that queries are independent and can
+    be resampled. Test images whose labels no training image has are left out; the protocol gives their number."""
 
     title = "Retrieval"
     metrics = {"precision_at_1": "precision at 1", "r_precision": "r precision", "map_at_r": "map at r"}

@@ -21,7 +21,7 @@ from eval.core.files import file_features
 from eval.core.scoring import measure_means
 from rundir.results import Measurement
 
-#: Which grades a query has to find, and which count neither way.
+#: The grades of positives, and those that count neither way.
 SETTINGS = {"medium": (("easy", "hard"), ("junk",)), "hard": (("hard",), ("junk", "easy"))}
 CUTOFFS = (1, 5, 10)
 #: Factors on an image's sides (reference: utils.py, ``multi_scale``).
@@ -121,7 +121,7 @@ def clipped(box: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int]
 
 
 def shrink(image: Image.Image, longer: float) -> Image.Image:
-    """A copy whose longer side is at most so many pixels, aspect ratio kept (reference: ``thumbnail`` of Pillow, Lanczos)."""
+    """A copy whose longer side is at most ``longer`` pixels, aspect ratio kept (reference: Pillow's ``thumbnail``, Lanczos)."""
     image = image.copy()
     side = max(1, round(longer))
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
@@ -129,8 +129,8 @@ def shrink(image: Image.Image, longer: float) -> Image.Image:
 
 
 def multi_scale_features(backbone: Backbone, images: Tensor, scales: tuple[float, ...]) -> Tensor:
-    """Pooled features ``[B, D]`` of normalised images, averaged over scales (bilinear, no antialiasing) as they are. Pixels at the
-    right and bottom that fill no patch are left out, as a ViT's patch convolution does."""
+    """Pooled features ``[B, D]`` of normalised images, averaged over scales (bilinear, no antialiasing). Pixels at the right and
+    bottom that fill no patch are left out, as by a ViT's patch convolution."""
     total = 0
     for scale in scales:
         scaled = images if scale == 1 else F.interpolate(images, scale_factor=scale, mode="bilinear")

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import torch
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from backbones.base import Backbone
 from common.distributed import is_main, main_first
@@ -50,8 +50,6 @@ def _ends(scale: Sequence[float]) -> None:
 
 @dataclass(kw_only=True)
 class SegmentationConfig(EvaluationConfig):
-    """Options of segmentation."""
-
     heads: list[str] = option(["linear"], form=one_of("head", SEGMENTATION_HEADS.names))
     """segmentation heads; each is trained and measured by itself"""
     finetune: bool = False
@@ -96,12 +94,9 @@ class SegmentationConfig(EvaluationConfig):
 
 @EVALUATIONS.register("segmentation")
 class Segmentation(Evaluation):
-    """mIoU first, pixel accuracy, mean accuracy, precision, recall and F1 (``common.statistics.confusion``) of each head, as the
-    evaluation ``segmentation_HEAD``. Background is a class, void (255) counts nowhere. The weights are those after the last step:
-    nothing is chosen by looking at test images.
-
-    Each head's training is a run directory of its own, ``segmentation/HEAD-DATA-DIGEST`` in the run, so that an interrupted one
-    continues, and one that has ended is not trained again.
+    """mIoU, pixel accuracy, mean accuracy, precision, recall and F1 (``common.statistics.confusion``) of each head, as the
+    evaluation ``segmentation_HEAD``. Background is a class, void (255) counts nowhere. The state after the last step is measured:
+    the test images choose nothing. Each head's training is the run directory ``segmentation/HEAD-DATA-DIGEST`` in the run.
     """
 
     title = "Segmentation"
@@ -130,14 +125,11 @@ class Segmentation(Evaluation):
         return [m for head in tasks for m in self._measure(context, head, matrices[head], protocol)]
 
     def train(self, context: EvalContext) -> dict[str, NestedTraining]:
-        """Train each head, unless that has been done. Several processes call this together.
-
-        Returns:
-            by head, its training, which has ended.
-        """
+        """Train each head, unless that has been done; returns the trainings by head. Several processes call this together."""
         self._check(context)
-        config, size = self.config, self._size(context)
-        store = self._images(context)
+        config, size, store = self.config, self._size(context), context.train
+        if config.train_list != "train":
+            store = open_dataset(store.name, config.train_list, store.root, store.short_side)
         trainings = {head: self._plan(context, head, store) for head in dict.fromkeys(config.heads)}
         due = {head: training for head, training in trainings.items() if not training.has_ended}
         maps, files = {}, []
@@ -161,7 +153,7 @@ class Segmentation(Evaluation):
                 note(f"segmentation: training {head} on {len(store)} images of {store.name}")
             training.train(task, batches, images=len(store), fingerprint=store.fingerprint)
         for file in files if is_main() else ():
-            file.unlink(missing_ok=True)  # the heads are trained; nothing reads the maps again
+            file.unlink(missing_ok=True)  # nothing reads the maps again
         return trainings
 
     def _check(self, context: EvalContext) -> None:
@@ -174,13 +166,8 @@ class Segmentation(Evaluation):
     def _size(self, context: EvalContext) -> int:
         return self.config.crop_size or context.image_size
 
-    def _images(self, context: EvalContext) -> ImageStore:
-        if self.config.train_list == "train":
-            return context.train
-        return open_dataset(context.train.name, self.config.train_list, context.train.root, context.train.short_side)
-
     def _backbone(self, context: EvalContext) -> Backbone:
-        """A copy of the context's backbone, dilated as the options say."""
+        """A copy of the context's backbone with the output stride that the options ask for."""
         stride = self.config.output_stride or (8 if context.backbone_name == "resnet50" else None)
         return context.copy_of_backbone(self._size(context), **({} if stride is None else {"output_stride": stride}))
 
@@ -223,7 +210,7 @@ class Segmentation(Evaluation):
         )
 
     def _predict(self, context: EvalContext, tasks: dict[str, SegmentationTask], view: View) -> dict[str, np.ndarray]:
-        """By head the confusion matrices of the test images, int32 ``[n, C, C]``; examples are kept for the report."""
+        """By head the confusion matrices of the test images, int32 ``[n, C, C]``. Saves examples for the report."""
         test = context.test
         matrices: dict[str, list[np.ndarray]] = {head: [] for head in tasks}
         examples = Examples(test)
@@ -241,7 +228,7 @@ class Segmentation(Evaluation):
         return {head: np.stack(of_images).astype(np.int32) for head, of_images in matrices.items()}
 
     def _protocol(self, context: EvalContext, view: View, backbone: Backbone) -> dict[str, object]:
-        """What the protocols of all heads say."""
+        """The part of the protocol that all heads share."""
         config, (optimizer, lr) = self.config, RECIPES[self.config.finetune]
         distorted = ", distortion" if config.distort else ""
         protocol = {
@@ -288,16 +275,13 @@ class Segmentation(Evaluation):
 
 
 def summary(matrices: dict[str, np.ndarray], classes: Sequence[str]) -> Table:
-    """Per-class IoU of each head, in percent. A class that is in no mask and was never predicted is absent: a dash."""
-    table = Table(title="IoU in percent", title_justify="left")
-    table.add_column("")
-    for head in matrices:
-        table.add_column(head, justify="right")
-    totals = {head: of_images.sum(0) for head, of_images in matrices.items()}
-    ious = {head: class_scores(total)["iou"] for head, total in totals.items()}
-    for place, name in enumerate(classes):
-        values = [iou[place] for iou in ious.values()]
+    """Per-class IoU of each head, in percent; a dash for a class that is in no mask and no prediction."""
+    heads = [Column(head, justify="right") for head in matrices]
+    table = Table("", *heads, title="IoU in percent", title_justify="left")
+    totals = [of_images.sum(0) for of_images in matrices.values()]
+    ious = [class_scores(total)["iou"] for total in totals]
+    for name, *values in zip(classes, *ious, strict=True):
         table.add_row(name, *("–" if np.isnan(value) else f"{100 * value:.1f}" for value in values))
     table.add_section()
-    table.add_row("mean", *(f"{scores(total)['miou']:.1f}" for total in totals.values()))
+    table.add_row("mean", *(f"{scores(total)['miou']:.1f}" for total in totals))
     return table

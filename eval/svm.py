@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch.nn.functional as F
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from common.errors import UserError
 from common.options import option
@@ -35,8 +35,6 @@ TOLERANCE, MOST_ITERATIONS = 1e-4, 2000
 
 @dataclass(kw_only=True)
 class SVMConfig(EvaluationConfig):
-    """Options of the support vector machines."""
-
     costs: list[float] = option([0.1, 0.01, *(0.5**power for power in range(4, 20))], above=0)
     """values of C that are tried for each class (default: the published ones)"""
 
@@ -46,13 +44,12 @@ class SVM(Evaluation):
     """Mean average precision in percent of one linear SVM a class on pooled, L2-normalised features, where images have several
     labels.
 
-    C is chosen for each class by the mean average precision over three folds of the training split; then the SVM is trained
-    on all of it. A class with fewer than three training images of it has the median of the others' C, one with none scores 0
-    everywhere; both are named. Images whose only objects of a class are difficult count nowhere for that class.
+    The mean average precision over three folds of the training split chooses each class's C; then its SVM is trained on the whole
+    split. A class with fewer than three training images gets the median of the others' C, one without any scores 0; a warning
+    names both. Images whose only objects of a class are difficult count nowhere for that class.
 
-    Metrics: ``map`` as of every other evaluation here (the area under the steps; difficult objects are negatives, so that
-    it has images to compare runs by), ``map_interpolated`` (the area under VOC's interpolated curve, as the published protocol
-    has it), ``map_11_point`` (VOC 2007's own), and the latter for each class.
+    Metrics: ``map`` as of the other evaluations (area under the steps, difficult objects are negatives), ``map_interpolated``
+    (area under VOC's interpolated curve, the published protocol), ``map_11_point`` (VOC 2007's), and the latter for each class.
 
     Raises UserError for data with one label an image, and where no class has three training images.
     """
@@ -112,20 +109,17 @@ class SVM(Evaluation):
         }
         measurements = measure_label_scores(context, "svm", scores[test.labelled], protocol)
         estimates = voc_estimates(scores, test, classes)
-        table = Table()
-        table.add_column("class")
-        table.add_column("AP, 11 points, %", justify="right")
+        table = Table("class", Column("AP, 11 points, %", justify="right"))
         for metric, (value, *_) in estimates.items():
             if metric.startswith("ap_"):
                 table.add_row(metric.removeprefix("ap_11_point_"), f"{value:.1f}")
         Console(stderr=True).print(table)
-        protocol |= context.protocol()
         file = measurements[0].predictions
-        return [*measurements, *measure(context, "svm", estimates, len(scores), protocol, file)]
+        return [*measurements, *measure(context, "svm", estimates, len(scores), measurements[0].protocol, file)]
 
 
 def voc_estimates(scores: np.ndarray, test: _Split, classes: list[str]) -> dict[str, Estimate]:
-    """By metric what VOC measures: means over the classes, then each class."""
+    """VOC's measures by metric: means over the classes, then each class."""
     present = np.flatnonzero(test.present.any(axis=0))
 
     def of_class(c: int, points: int | None, weights: np.ndarray) -> np.ndarray:
@@ -144,14 +138,9 @@ def voc_estimates(scores: np.ndarray, test: _Split, classes: list[str]) -> dict[
 
 
 class _Split:
-    """A split's images that have a label, if only of difficult objects.
-
-    Attributes:
-        features: float64 ``[n, D]``, L2-normalised.
-        present, ignored: bool ``[n, classes]``: labels, and what counts neither way.
-        labelled: bool ``[n]``: images with a label that is not difficult.
-        marked: True where the data mark difficult objects.
-    """
+    """A split's images that have a label, if only of difficult objects: L2-normalised ``features`` float64 ``[n, D]``; the labels
+    ``present`` and those ``ignored`` as difficult, bool ``[n, classes]``; ``labelled`` ``[n]``: images with a label present;
+    ``marked``: whether the data mark difficult objects."""
 
     def __init__(self, context: EvalContext, split: str):
         store = context.store(split)
@@ -166,7 +155,7 @@ class _Split:
 
 
 def best_cost(features: np.ndarray, present: np.ndarray, costs: list[float], seed: int) -> float:
-    """The one of ``costs`` with the greatest mean average precision over the folds; of equals the smallest."""
+    """The cost with the greatest mean average precision over the folds; the smallest of equals."""
     from sklearn.model_selection import cross_val_score
 
     quality = {

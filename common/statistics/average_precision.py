@@ -8,8 +8,8 @@ import numpy as np
 
 
 def average_precision(scores: np.ndarray, positives: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Area under the precision-recall steps of one class, for several weightings of the images at once; for unit weights it
-    equals ``sklearn.metrics.average_precision_score`` (images of equal score enter together).
+    """Area under the precision-recall steps of one class, for several weightings of the images at once. Unit weights give
+    ``sklearn.metrics.average_precision_score`` (images of equal score enter together).
 
     Args:
         scores: ``[n]``, higher is more likely.
@@ -19,8 +19,7 @@ def average_precision(scores: np.ndarray, positives: np.ndarray, weights: np.nda
     Returns:
         ``[r]`` in [0, 1]; NaN where no positive has a weight.
     """
-    hits, precision = _curve(scores, positives, weights)
-    return _area(hits, precision)
+    return _area(*_curve(scores, positives, weights))
 
 
 def interpolated_precision(
@@ -30,8 +29,7 @@ def interpolated_precision(
     section 4.2). Arguments and result as of ``average_precision``.
 
     Args:
-        points: mean over so many recalls, evenly from 0 to 1: 11 as VOC 2007 has it. None: area under the whole curve, as VOC has
-            it since 2010.
+        points: mean over that many recalls, evenly from 0 to 1 (VOC 2007: 11). None: area under the whole curve (VOC since 2010).
     """
     hits, precision = _curve(scores, positives, weights)
     best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
@@ -64,11 +62,7 @@ def _area(hits: np.ndarray, precision: np.ndarray) -> np.ndarray:
 
 def mean_average_precision(scores: np.ndarray, label_sets: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """The statistic ``weights [r, n] -> [r]``: average precision (in [0, 1]) averaged over the classes that have a positive.
-
-    Args:
-        scores: ``[n, classes]``.
-        label_sets: bool ``[n, classes]``.
-    """
+    ``scores``: ``[n, classes]``, ``label_sets``: bool ``[n, classes]``."""
     present = np.flatnonzero(label_sets.any(axis=0))
 
     def statistic(weights: np.ndarray) -> np.ndarray:

@@ -11,18 +11,15 @@ from collections.abc import Callable
 import numpy as np
 
 RESAMPLES = 2000
-#: Largest number of counts drawn at once (bounds the memory to a few times 8 bytes of it).
+#: Counts drawn at once, which bounds the memory.
 _CHUNK = 1 << 22
 
 
 def mean_interval(
     values: np.ndarray, level: float = 0.95, resamples: int = 20 * RESAMPLES, seed: int = 0
 ) -> tuple[float, float]:
-    """Interval of the mean of ``values``, one number a sample (``[n]``, such as 0 and 1 for wrong and right). Raises ValueError for
-    no samples or values that are not finite.
-
-    How often each distinct value is drawn is multinomial, so that outcomes of few distinct values cost nothing per sample.
-    """
+    """Interval of the mean of ``values``, one number a sample (``[n]``, such as 0 and 1 for wrong and right). Few distinct values
+    are drawn from the multinomial distribution, at no cost per sample. Raises ValueError for no samples or non-finite values."""
     values = np.asarray(values, np.float64)
     if values.ndim != 1 or len(values) == 0 or not np.isfinite(values).all():
         raise ValueError(f"a bootstrap needs finite values [n], n ≥ 1, and got shape {values.shape}")
@@ -41,21 +38,20 @@ def bootstrap(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Interval of any statistic of n samples. Raises ValueError where no resample has a value.
+    """Interval of any statistic of n samples. Raises ValueError if no resample has a value.
 
     Args:
-        statistic: takes how often each sample is drawn, float64 ``[r, n]`` (each row sums to n), and returns ``[r]``. NaN,
-            where a resample has no value (no positive drawn), is left out of the quantiles.
-        level: coverage aimed at.
-        seed: equal seeds draw equal resamples, whatever the statistic: differences of two statistics can be paired.
+        statistic: takes how often each sample is drawn, float64 ``[r, n]`` (each row sums to n), and returns ``[r]``. NaN (no
+            positive drawn) is left out of the quantiles.
+        seed: equal seeds draw equal resamples, whatever the statistic, so that differences of statistics can be paired.
     """
     results = [statistic(weights) for weights in resample_counts(n, resamples, seed)]
     return _percentiles(np.concatenate(results), level)
 
 
 def resample_counts(n: int, resamples: int, seed: int = 0):
-    """Yield float64 arrays ``[r, n]`` of how often each sample is drawn, ``resamples`` rows in all, in bounded memory. The
-    rows are the same however many are asked for."""
+    """Yield float64 arrays ``[r, n]`` of how often each sample is drawn, ``resamples`` rows in all, in bounded memory. The first
+    rows do not depend on ``resamples``."""
     if n < 1:
         raise ValueError("a bootstrap needs at least one sample")
     rng = np.random.default_rng(seed)

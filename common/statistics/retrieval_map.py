@@ -11,13 +11,12 @@ import numpy as np
 def retrieval_map(
     ranks: np.ndarray, ok: Sequence[np.ndarray], junk: Sequence[np.ndarray], cutoffs: Sequence[int] = (1, 5, 10)
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Score rankings. Junk images are removed from a ranking before it is scored. Average precision is the area under the
-    precision-recall curve by trapezoids. A cut-off beyond the last positive is lowered to the last positive's place, as in
-    the reference.
+    """Score rankings after junk images are removed. Average precision is the area under the precision-recall curve by trapezoids. A
+    cut-off beyond the last positive is lowered to it, as in the reference.
 
     Args:
         ranks: int ``[database, Q]``: column q lists database images from best to worst for query q.
-        ok: for each query its positives (any order).
+        ok: for each query its positives, in any order.
         junk: for each query the images that count neither way.
         cutoffs: K ranks, from 1, at which to take the precision.
 
@@ -53,8 +52,8 @@ def retrieval_map(
 
 
 def trapezoid_precision(places: np.ndarray, positives: int) -> float:
-    """Average precision of a ranking, in [0, 1]: the area under its precision-recall curve by trapezoids. The ranking holds
-    positives at ``places`` (from 0, rising); others of the ``positives`` add nothing."""
+    """Average precision of a ranking, in [0, 1]: the area under its precision-recall curve by trapezoids. ``positives`` is their
+    number; those in the ranking are at ``places``, from 0, rising."""
     hits = np.arange(len(places))
     before = np.where(places == 0, 1.0, hits / np.maximum(places, 1))
     after = (hits + 1) / (places + 1)

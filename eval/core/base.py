@@ -1,4 +1,4 @@
-"""What an evaluation is, what it gets, and what it returns."""
+"""What an evaluation is, and how its results are shown."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ EVALUATIONS: Registry[type[Evaluation]] = Registry("evaluation", "eval")
 
 @dataclass(kw_only=True)
 class EvaluationConfig:
-    """An evaluation's own options; each field is a command-line option. Subclass it in the evaluation's file."""
+    """An evaluation's options: each field of a subclass is a command-line option."""
 
 
 class Evaluation:
-    """Base of all evaluations. A subclass in ``eval/NAME.py``, decorated with ``@EVALUATIONS.register("NAME")``, is one.
+    """Base of all evaluations: subclasses in ``eval/NAME.py``, decorated with ``@EVALUATIONS.register("NAME")``.
 
     Class attributes:
         Config: dataclass of its options.
@@ -58,30 +58,23 @@ class Evaluation:
         self.config = config
 
     def feature_kinds(self, context: EvalContext) -> list[str]:
-        """The kinds of cached features (``eval.features.extract``) that ``run`` will read, so that those of all evaluations can be
-        extracted together."""
+        """The kinds of features (``eval.features.extract``) that ``run`` reads: those of all evaluations are extracted together."""
         return []
 
     def files(self) -> list[Path]:
-        """Files that its options name, or that lie in folders they name: what they hold is a part of what was asked for."""
+        """Files that its options name, or that lie in folders they name. If they change, the evaluation measures anew."""
         return []
 
     def run(self, context: EvalContext) -> list[Measurement]:
-        """Measure. Nothing may be chosen by looking at ``context.test``. Raises UserError where the backbone or the data
-        cannot be evaluated so (attention of a ResNet, k-NN without labels)."""
+        """Measure. Nothing may be chosen by looking at ``context.test``. Raises UserError for a backbone or data that it cannot
+        measure (attention of a ResNet, k-NN without labels)."""
         raise NotImplementedError
 
 
 def facts_of(evaluation: str, metric: str) -> dict[str, Any]:
-    """How to show a measurement, by what its evaluation declares (see ``Evaluation``). Imports no evaluation.
-
-    Args:
-        evaluation: name of an evaluation, of one with a part of it ("segmentation_linear"), or unknown.
-
-    Returns:
-        ``evaluation`` and ``metric`` (titles), ``unit``, ``lower_is_better``, ``headline``, ``variants`` and ``grouped_by``:
-        what a measurement keeps of it.
-    """
+    """What its evaluation declares about a measurement: titles of ``evaluation`` and ``metric``, ``unit``, ``lower_is_better``,
+    ``headline``, ``variants`` and ``grouped_by`` (see ``Evaluation``). Imports no evaluation; the name may have a part
+    ("segmentation_linear") or be unknown."""
     declared = _declared(evaluation)
     return {
         "evaluation": declared["title"],
@@ -109,12 +102,12 @@ def _declared(evaluation: str) -> dict[str, Any]:
             part = evaluation.removeprefix(f"{name}_")
             part_title = plugins_of(declared["parts"]).facts(part).get("title") or part.replace("_", " ")
             return declared | {"title": f"{declared['title']} {part_title}"}
-    # Not of this checkout: what it measures may be called as others call it.
+    # Unknown here: it may use the names of metrics that other evaluations use.
     return literals_of(Path(__file__), "Evaluation") | {"title": title, "metrics": metrics, "variants": variants}
 
 
 def check_data(name: str, data: str) -> None:
-    """Raise UsageError where the evaluation ``name`` cannot measure on the data set called ``data``."""
+    """Raise UsageError if the evaluation ``name`` cannot measure on the data set ``data``."""
     benchmarks = EVALUATIONS.get(name).benchmarks
     if benchmarks and data not in benchmarks:
         raise UsageError(

@@ -32,10 +32,9 @@ from training.machine.devices import pick_device, pick_precision
 
 @dataclass(kw_only=True)
 class EvalContext(FrozenBackbone):
-    """A backbone to evaluate, and what with.
+    """A backbone to evaluate, the data and the options.
 
     Attributes:
-        backbone_name: what it was built by.
         weights: where its weights come from, in words.
         train, test: the splits; nothing may be chosen by looking at ``test``. A benchmark, which has no splits, is both.
         image_size: side in pixels of evaluation images.
@@ -72,7 +71,7 @@ class EvalContext(FrozenBackbone):
         return backbone
 
     def frozen(self, backbone: Backbone) -> FrozenBackbone:
-        """Another backbone, looked through as the context's own."""
+        """Another backbone on the same device in the same precision."""
         return FrozenBackbone(backbone=backbone, device=self.device, precision=self.precision)
 
     def store(self, split: str) -> ImageStore:
@@ -101,8 +100,7 @@ class EvalContext(FrozenBackbone):
             self._features |= {(split, kind): tensor for kind, tensor in features.items()}
 
     def cache(self, name: str, rows: int, about: Any) -> ArrayCache:
-        """A file under ``features/`` whose name holds a digest of everything that its ``rows`` rows depend on (JSON-able), so that
-        other weights, data or sizes have other files."""
+        """A file under ``features/``, named by a digest of everything that its rows depend on (JSON-able)."""
         return ArrayCache(self.run_dir / FEATURES / f"{name}-{digest_of(about)}.npy", rows)
 
     def labelled(self, split: str) -> np.ndarray:
@@ -128,12 +126,10 @@ class EvalContext(FrozenBackbone):
         }
 
     def data(self) -> dict[str, Any]:
-        """``Measurement.data``: the name, sizes and fingerprints of what is measured on."""
+        """``Measurement.data``: the name, sizes and fingerprints of the test data."""
         if isinstance(self.test, Benchmark):
-            return {
-                "name": self.test.name,
-                "test": {"files": len(self.test.files), "fingerprint": self.test.fingerprint},
-            }
+            about_files = {"files": len(self.test.files), "fingerprint": self.test.fingerprint}
+            return {"name": self.test.name, "test": about_files}
 
         def about(store: ImageStore) -> dict[str, Any]:
             counts = {"images": len(store), "labelled": len(_labelled(store)), "skipped": len(store.damaged)}
@@ -153,15 +149,15 @@ def _labelled(store: ImageStore) -> np.ndarray:
 
 
 def make_context(options: WeightsOptions) -> EvalContext:
-    """A context for any weights. What ``options`` leave open is taken from the run that the weights belong to.
+    """A context for any weights. The run that the weights belong to gives what ``options`` leave open.
 
     Raises:
         UsageError: something needed was not given, or is unknown.
         UserError: weights or data cannot be read.
     """
     check(options)
-    weights, data, data_root = options.weights, options.data, options.data_root
-    source = Source(weights)
+    data, data_root = options.data, options.data_root
+    source = Source(options.weights)
     backbone = source.backbone_name(options.backbone)
     of_run = source.options
     if data is None:
@@ -174,33 +170,34 @@ def make_context(options: WeightsOptions) -> EvalContext:
         same_data = of_run.get("data") == data and source.run.get("image_size")
         image_size = source.run["image_size"] if same_data else default_image_size(data)
     device = pick_device(options.device)
-    precision = pick_precision(options.precision, device)
 
-    network, described = source.build(backbone, image_size, options.seed, options.key)
+    network, weights = source.build(backbone, image_size, options.seed, options.key)
     root = None if data_root is None else Path(data_root)
     if DATASETS.facts(data).get("is_benchmark"):
         train = test = open_benchmark(data, root)
     else:
         short_side = round(image_size * 256 / 224)
         train, test = (open_dataset(data, split, root, short_side) for split in ("train", "test"))
-    if train is not test and train.classes != test.classes:
-        raise UserError(
-            f"{data}: the training and test splits have different classes; give a data set with the same in both"
-        )
+        if train.classes != test.classes:
+            raise UserError(
+                f"{data}: the training and test splits have different classes; give a data set with the same in both"
+            )
     out = options.out
-    if out is None:
-        stem = source.spec.replace(":", "_") if source.release else Path(weights).stem if weights else "untrained"
-        name = f"evaluate-{backbone.replace(':', '_')}-{stem}-{data}-{options.seed}"
-        out = weights if source.is_run_directory else Path("runs") / name
+    if out is None and source.is_run_directory:
+        out = options.weights
+    elif out is None:
+        stem = Path(options.weights).stem if options.weights else "untrained"
+        stem = source.spec.replace(":", "_") if source.release else stem
+        out = f"runs/evaluate-{backbone.replace(':', '_')}-{stem}-{data}-{options.seed}"
     return EvalContext(
         backbone=network,
         backbone_name=backbone,
-        weights=described,
+        weights=weights,
         train=train,
         test=test,
         image_size=image_size,
         device=device,
-        precision=precision,
+        precision=pick_precision(options.precision, device),
         run_dir=Path(out),
         seed=options.seed,
     )

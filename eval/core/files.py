@@ -1,4 +1,4 @@
-"""Features of images that are files of a benchmark, each prepared in its own way."""
+"""Features of a benchmark's image files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def file_features(
 
     Args:
         name: of the cache file, such as "roxford5k-queries".
-        prepare: makes of an RGB image and its place in ``files`` the one that is looked at. All of a batch have one size.
+        prepare: gets an RGB image and its place in ``files``, and returns the network's view. All of a batch have one size.
         encode: normalised images ``[B, 3, h, w]`` on the device to features ``[B, D]``.
         about: what the features depend on beside weights, files and precision, JSON-able.
 

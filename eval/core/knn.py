@@ -14,18 +14,6 @@ from eval.features.votes import knn_classify, knn_label_scores
 from rundir.results import Measurement
 
 
-def ks_that_fit(ks: Sequence[int], images: int, evaluation: str) -> list[int]:
-    """The ``ks`` that a bank of so many images has neighbours for, rising; a message names the others. Where none fits, all: the
-    search then refuses them."""
-    ks = sorted(set(ks))
-    fitting = [k for k in ks if k <= images]
-    if not fitting or fitting == ks:
-        return ks
-    left_out = ", ".join(map(str, ks[len(fitting) :]))
-    note(f"{evaluation}: k = {left_out} left out: the bank has {images} labelled images", style="none")
-    return fitting
-
-
 def measure_knn(
     context: EvalContext,
     evaluation: str,
@@ -35,9 +23,14 @@ def measure_knn(
     about: Mapping[str, Any] | None = None,
     suffix: str = "",
 ) -> list[Measurement]:
-    """Measurements for each k. The labelled training images ``bank_rows`` vote; ``about`` describes them in the protocol, and
-    ``suffix`` tells the predictions files from others of the evaluation."""
-    ks = ks_that_fit(ks, len(bank_rows), evaluation)
+    """Measurements for each k that is at most the number of voting images, the labelled training images ``bank_rows``. ``about``
+    describes them in the protocol, and ``suffix`` in the names of predictions files."""
+    ks = sorted(set(ks))
+    fitting = [k for k in ks if k <= len(bank_rows)]
+    if fitting and fitting != ks:
+        left_out = ", ".join(map(str, ks[len(fitting) :]))
+        note(f"{evaluation}: k = {left_out} left out: the bank has {len(bank_rows)} labelled images", style="none")
+    ks = fitting or ks  # the search refuses them where none fits
     # The bank stays on the CPU: the search puts it on the device normalised, and it need not be there twice.
     bank = context.features("train", "pooled")[bank_rows]
     queries = context.features("test", "pooled")[context.labelled("test")].to(context.device)

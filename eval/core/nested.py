@@ -1,5 +1,5 @@
-"""A training that is part of an evaluation, such as that of a segmentation head: a run directory inside the run's, so that an
-interrupted one continues, and one that has ended is not trained again."""
+"""A training that is part of an evaluation, such as that of a segmentation head. It is a run directory inside the run's, so that an
+interrupted training continues, and one that has ended is not repeated."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class NestedTraining:
     Attributes:
         task: options of what is trained.
         config: options of the trainer.
-        depends: everything that the outcome depends on, by name. The run directory's name holds a digest of it.
+        depends: everything that the outcome depends on, by name. Its digest is in the run directory's name.
     """
 
     task: MethodConfig
@@ -37,20 +37,14 @@ class NestedTraining:
 
     @classmethod
     def plan(
-        cls,
-        context: EvalContext,
-        name: str,
-        task: MethodConfig,
-        depends: dict[str, Any],
-        lr: float,
-        **train: Any,
+        cls, context: EvalContext, name: str, task: MethodConfig, depends: dict[str, Any], lr: float, **train: Any
     ) -> NestedTraining:
-        """Resolve the options. The training will lie in ``METHOD/NAME-DIGEST`` of the run.
+        """Resolve the options of a training in ``METHOD/NAME-DIGEST`` of the run.
 
         Args:
             depends: what else decides the outcome, such as the training data's fingerprint.
             lr: learning rate as it is, whatever the batch.
-            train: further options of ``TrainConfig``; ``method``, ``epochs`` and ``batch_size`` among them.
+            train: further options of ``TrainConfig``, with ``method``, ``epochs`` and ``batch_size``.
         """
         config = resolve(
             TrainConfig(
@@ -81,7 +75,7 @@ class NestedTraining:
         return self.run.is_dir() and whole_end_of(self.run) is not None
 
     def train(self, method: Method, batches: BatchSource, **about: Any) -> None:
-        """Train, or continue. ``about``: for the log's first record."""
+        """Train, or continue. ``about`` goes into the log's first record."""
         train_task(self.config, self.depends, method, batches, **about)
 
     def restore(self, method: Method) -> None:

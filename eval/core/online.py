@@ -1,6 +1,6 @@
-"""A look at a run while it trains: k-NN on held-out training images, and what the features look like.
+"""Measurements of a run while it trains: k-NN on held-out training images, and diagnostics of features.
 
-Nothing here changes the run: buffers are put back, and every training step seeds its own random numbers.
+They do not change the run: buffers are restored, and every training step seeds its own random numbers.
 """
 
 from __future__ import annotations
@@ -41,12 +41,7 @@ BATCH = 128
 
 
 class Monitor:
-    """The online evaluation of one run. All processes call its methods together; each does its share.
-
-    Args:
-        plan: of the run.
-        method: on its device.
-    """
+    """The online evaluation of one run. All processes call its methods together; each does its share."""
 
     def __init__(self, plan: Plan, method: Method):
         self.method, self.config, self.device = method, plan.config, plan.device
@@ -59,7 +54,7 @@ class Monitor:
         self._probe = np.sort(np.random.default_rng(0).permutation(len(self._probe_store))[:PROBE])
 
     def knn(self) -> dict[str, Any] | None:
-        """Top-1 (percent) of weighted k-NN from the training images on those held out; None where too few have a label."""
+        """Top-1 (percent) of weighted k-NN from the training images on those held out; None if either have no label."""
         if not len(self._queries) or not len(self._bank):
             return None
         with _evaluating(self.method.backbone):
@@ -76,7 +71,7 @@ class Monitor:
     def _features(self, store: ImageStore, images: np.ndarray) -> Tensor:
         """Pooled features ``[n, width]`` of images, each process computing an equal share."""
         share = -(-len(images) // world_size())
-        padded = np.resize(images, share * world_size())  # repeats the first ones; cut off below
+        padded = np.resize(images, share * world_size())  # repeats the first ones, which are cut off below
         mine = padded[rank() * share : (rank() + 1) * share]
         features = []
         for start in range(0, share, BATCH):
@@ -88,12 +83,12 @@ class Monitor:
 
     @torch.no_grad()
     def diagnose(self) -> tuple[dict[str, Any], np.ndarray | None]:
-        """What features look like under two views, by the method's own augmentation, of each of a few hundred fixed images.
+        """Diagnostics of two views, by the method's own augmentation, of a few hundred fixed images.
 
         Returns:
-            ``effective_rank``, ``feature_std``, ``alignment``, ``uniformity`` of the evaluated backbone's pooled features;
-            ``on_diagonal`` and ``off_diagonal`` of the method's projections where it has any; and their cross-correlation,
-            as ``diagnostics.summarize_correlation`` keeps it, or None.
+            ``effective_rank``, ``feature_std``, ``alignment``, ``uniformity`` of the evaluated backbone's pooled features, and
+            ``on_diagonal`` and ``off_diagonal`` if the method has projections; and the projections' cross-correlation, as
+            ``diagnostics.summarize_correlation`` keeps it, or None.
         """
         share = min(len(self._probe), PROBE) // world_size()
         rows = min(self.config.batch_size // world_size() // self.config.accumulate, share)
@@ -101,19 +96,21 @@ class Monitor:
         if share * world_size() < 2 or not self._views:
             return {}, None
         views = self._views if len(self._views) > 1 else self._views * 2
-        maker = ViewMaker(views)
+        maker, store = ViewMaker(views), self._probe_store
         params = maker.sample(share * world_size(), torch.Generator().manual_seed(0))
         features, projections = [], []
         for start in range(rank() * share, (rank() + 1) * share, rows):
             part = slice(start, start + rows)
-            images = self._probe_store.batch(self._probe[part]).to(self.device)
+            images = store.batch(self._probe[part]).to(self.device)
             sources = torch.arange(rows).expand(len(views), rows)
             made = maker.make(images, sources, params[:, part])
             with autocast(self.device, self.config.precision):
                 with _evaluating(self.method.backbone):
                     features.append(torch.cat([self.method.backbone(view).float()[:, None] for view in made[:2]], 1))
                 with _buffers_kept(self.method):
-                    output = self.method(ViewBatch(made[: len(self._views)], self._labels(part)))
+                    labels = store.labels if store.label_sets is None else store.label_sets.astype(np.float32)
+                    labels = torch.from_numpy(labels[self._probe[part]]).to(self.device)
+                    output = self.method(ViewBatch(made[: len(self._views)], labels))
             if output.projections is not None:
                 projections.append(torch.stack([z.float() for z in output.projections], 1))
         first, second = all_gather_rows(torch.cat(features)).unbind(1)
@@ -130,12 +127,6 @@ class Monitor:
         picture, record["on_diagonal"], record["off_diagonal"] = summarize_correlation(matrix)
         return record, picture
 
-    def _labels(self, part: slice) -> Tensor:
-        store, images = self._probe_store, self._probe[part]
-        if store.label_sets is not None:
-            return torch.from_numpy(store.label_sets[images].astype(np.float32)).to(self.device)
-        return torch.from_numpy(store.labels[images]).to(self.device)
-
 
 @contextmanager
 def _evaluating(module: torch.nn.Module) -> Iterator[None]:
@@ -151,7 +142,7 @@ def _evaluating(module: torch.nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _buffers_kept(module: torch.nn.Module) -> Iterator[None]:
-    """Put centres and running statistics back after the block."""
+    """Restore centres and running statistics after the block."""
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
     try:
         yield

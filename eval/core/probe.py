@@ -25,25 +25,18 @@ from rundir.paths import FEATURES
 from rundir.results import Measurement
 
 MOMENTUM = 0.9
-#: Part of the labelled training images that the learning rate is chosen on.
+#: Part of the labelled training images that choose the learning rate.
 HELD_OUT = 0.1
-#: Seconds of work that an interruption may cost (an epoch, where that is longer).
+#: Seconds of work that an interruption may cost, unless an epoch takes longer.
 SAVE_EVERY = 60.0
 
 
 class Heads:
-    """M linear classifiers that see the same batches and differ in their learning rate. One matrix product gives all their logits,
-    and one all their gradients: M heads cost little more than one.
+    """M linear classifiers that see the same batches and differ in their peak learning rate, trained by SGD with momentum as
+    ``torch.optim.SGD`` has it. One matrix product serves all: M heads cost little more than one.
 
-    SGD with momentum, as ``torch.optim.SGD`` has it. Weights start from one draw of N(0, 0.01), biases at 0, as in both
-    references (dino/eval_linear.py, barlowtwins/evaluate.py).
-
-    Args:
-        width, classes: D and C.
-        rates: the M peak learning rates.
-        weight_decay: of weights and biases.
-        multi_label: binary cross-entropy of each class (mean over classes) in place of cross-entropy.
-        seed: of the initial weights.
+    Weights start from one draw of N(0, 0.01), biases at 0, as in both references (dino/eval_linear.py,
+    barlowtwins/evaluate.py). Weight decay is of both. ``multi_label``: binary cross-entropy, its mean over classes.
     """
 
     def __init__(
@@ -71,14 +64,11 @@ class Heads:
 
     @torch.no_grad()
     def step(self, features_BD: Tensor, targets: Tensor, factor: float, used_BM: Tensor | None = None) -> Tensor:
-        """One step of SGD at ``factor`` times the peak learning rates.
+        """One step at ``factor`` times the peak learning rates; returns each head's loss before it, ``[M]``.
 
         Args:
             targets: int64 ``[B]``, or multi-hot ``[B, C]`` with ``multi_label``.
             used_BM: bool: which samples each head may learn from; default: all.
-
-        Returns:
-            each head's loss before the step, ``[M]``.
         """
         logits_BMC = self.logits(features_BD)
         # The gradient of (binary) cross-entropy in the logits is probability minus target, so no graph is needed.
@@ -97,13 +87,11 @@ class Heads:
         else:
             share_BM = used_BM.float() / used_BM.sum(0).clamp(min=1)
         grad_BMC *= share_BM[:, :, None]
-        # Velocities take gradients in as the products make them: weights of many heads and classes are hundreds of megabytes,
-        # and copies of them cost an eighth of a step of 40 heads with 1,000 classes.
-        velocities = self.velocities
-        velocities[0].flatten(1).addmm_(features_BD.T, grad_BMC.flatten(1), beta=MOMENTUM)
-        velocities[1].mul_(MOMENTUM).add_(grad_BMC.sum(0))
+        # The product adds to the velocity in place: a copy would cost an eighth of a step of 40 heads with 1,000 classes.
+        self.velocities[0].flatten(1).addmm_(features_BD.T, grad_BMC.flatten(1), beta=MOMENTUM)
+        self.velocities[1].mul_(MOMENTUM).add_(grad_BMC.sum(0))
         rates_M1 = (factor * self.rates_M)[:, None]
-        for values, velocity in zip([self.weight_DMC, self.bias_MC], velocities, strict=True):
+        for values, velocity in zip([self.weight_DMC, self.bias_MC], self.velocities, strict=True):
             if self.weight_decay:
                 velocity.add_(values, alpha=self.weight_decay)
             values.addcmul_(velocity, rates_M1, value=-1)
@@ -132,15 +120,8 @@ def train_heads(
     title: str,
     checkpoint: HeadsCheckpoint | None = None,
 ) -> None:
-    """Train on features ``[N, D]`` for ``epochs`` passes in random order, learning rates falling to 0 along half a cosine over all
-    steps. An epoch's last, smaller batch counts by its own mean.
-
-    Args:
-        targets: int64 ``[N]`` or multi-hot ``[N, C]``.
-        seed: of the order.
-        title: for the progress bar.
-        checkpoint: where the heads are kept meanwhile, and continued from.
-    """
+    """Train on features ``[N, D]`` and targets (int64 ``[N]`` or multi-hot ``[N, C]``) in random order, learning rates falling to 0
+    along half a cosine over all steps. Continues from the checkpoint."""
     device = heads.bias_MC.device
     features, targets = _near(features, device), targets.to(device)
     generator = torch.Generator().manual_seed(seed)
@@ -149,7 +130,7 @@ def train_heads(
     steps, step = epochs * per_epoch, start * per_epoch
     for epoch in track(range(epochs), title, epochs):
         order = torch.randperm(len(features), generator=generator)
-        if epoch < start:  # its order is drawn all the same, since the next epoch's follows from it
+        if epoch < start:  # drawn all the same, since the next epoch's order follows from it
             continue
         # Copied whole: a copy of each step's rows would wait for the step before.
         batches = zip(order.to(features.device).split(batch_size), order.to(device).split(batch_size), strict=True)
@@ -162,12 +143,8 @@ def train_heads(
 
 
 class HeadsCheckpoint:
-    """Heads after an epoch, in a file under the run's ``features/`` from which the same training continues.
-
-    Args:
-        name: of the training.
-        options: what it depends on beside the context, JSON-able; heads kept with others are not continued.
-    """
+    """Heads after an epoch, in a file under the run's ``features/``. ``options`` are what the training ``name`` depends on beside
+    the context (JSON-able): only a training with the same ones continues."""
 
     def __init__(self, context: EvalContext, name: str, options: list):
         self.path = context.run_dir / FEATURES / f"{name}-{context.train.name}.pt"
@@ -189,7 +166,7 @@ class HeadsCheckpoint:
             return 0
 
     def save(self, heads: Heads, epochs: int, last: bool) -> None:
-        """Keep the heads, if they are the last or were kept long ago."""
+        """Write the heads if they are the last or the file is old."""
         if not last and time.monotonic() - self._saved < SAVE_EVERY:
             return
         with atomic_file(self.path) as file:
@@ -198,9 +175,9 @@ class HeadsCheckpoint:
 
 
 def _near(features: Tensor, device: torch.device) -> Tensor:
-    """The features on the device if they take less than half of its free memory, else as they are."""
+    """The features on the device if they take at most half of its free memory, else as they are."""
     if device.type == "cuda":
-        # What torch's allocator keeps for later tensors is free, too.
+        # Memory that torch's allocator keeps for later tensors is free, too.
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         if features.nbytes > (torch.cuda.mem_get_info(device)[0] + kept) / 2:
             return features
@@ -209,14 +186,13 @@ def _near(features: Tensor, device: torch.device) -> Tensor:
 
 @torch.no_grad()
 def head_scores(heads: Heads, features: Tensor, head: int) -> Tensor:
-    """Logits of one head for features ``[N, D]``: ``[N, C]`` on the CPU, in bounded memory."""
+    """Logits ``[N, C]`` of one head on the CPU, in bounded memory."""
     weight, bias = heads.weight_DMC[:, head], heads.bias_MC[head]
     return torch.cat([(part.to(bias.device) @ weight + bias).cpu() for part in features.split(4096)])
 
 
 def quality(scores: Tensor, targets: Tensor) -> float:
-    """The measure by which a learning rate is chosen, in [0, 1]: accuracy, or mean average precision for multi-hot targets; -1 for
-    scores that are not finite, so that a diverged head is never chosen."""
+    """What chooses a learning rate, in [0, 1]: accuracy, or mean average precision for multi-hot targets; -1 after divergence."""
     if not scores.isfinite().all():
         return -1.0
     if targets.ndim == 1:
@@ -226,8 +202,7 @@ def quality(scores: Tensor, targets: Tensor) -> float:
 
 
 def held_out(targets: Tensor, part: float, seed: int) -> np.ndarray:
-    """Which training samples the learning rate is chosen on: bool ``[N]``, about ``part`` of every class (of all samples, if
-    targets are multi-hot)."""
+    """Which samples choose the learning rate: bool ``[N]``, about ``part`` of every class (of all, if targets are multi-hot)."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(targets))
     if targets.ndim == 1:
@@ -241,7 +216,7 @@ def held_out(targets: Tensor, part: float, seed: int) -> np.ndarray:
 
 
 def scaler(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each feature, ``[D]`` (1 where it is constant), in bounded memory."""
+    """Mean and standard deviation (1 if constant) of each feature, ``[D]``, in bounded memory."""
     parts = features.split(65536)
     mean = sum(part.double().sum(0) for part in parts) / len(features)
     std = (sum((part.double() - mean).square().sum(0) for part in parts) / len(features)).sqrt()
@@ -249,8 +224,8 @@ def scaler(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def kind_for(backbone: Backbone) -> Kind:
-    """What the references' linear probes see (recipes of both papers): CLS of the last four blocks for ViTs up to the width of
-    ViT-S, CLS and mean patch token for wider ones, pooled features of anything else."""
+    """Features of both papers' linear probes: CLS of the last four blocks for ViTs up to the width of ViT-S, CLS and mean patch
+    token for wider ones, pooled features of other backbones."""
     if not backbone.has_tokens:
         return "pooled"
     return f"last{min(4, backbone.depth)}" if backbone.width < 768 else "cls+mean"
@@ -259,7 +234,7 @@ def kind_for(backbone: Backbone) -> Kind:
 def heads_for(
     context: EvalContext, width: int, rates: Sequence[float], batch_size: int, weight_decay: float = 0.0
 ) -> Heads:
-    """Heads for the context's classes. ``rates`` are for 256 images."""
+    """New heads for the context's classes. ``rates`` are for 256 images."""
     return Heads(
         width,
         context.train.num_classes,
@@ -278,8 +253,8 @@ def different_rates(rates: Sequence[float]) -> None:
 
 
 def targets_of(context: EvalContext, evaluation: str, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Labels of training images, int64 ``[n]`` or multi-hot float32 ``[n, C]``; and which of the images choose the learning rate,
-    bool ``[n]``."""
+    """Labels of training images, int64 ``[n]`` or multi-hot float32 ``[n, C]``, and which images choose the learning rate, bool
+    ``[n]``."""
     if len(rows) < 10:
         raise UserError(
             f"{evaluation}: {len(rows)} labelled training images are too few to choose a learning rate on; give at least 10"
@@ -292,14 +267,14 @@ def targets_of(context: EvalContext, evaluation: str, rows: np.ndarray) -> tuple
 def best_head(
     evaluation: str, heads: Heads, features: Tensor, targets: Tensor, rates: Sequence[float]
 ) -> tuple[int, float]:
-    """``best_rate`` of the first heads, one for each of the rising ``rates``, on these features."""
+    """``best_rate`` of the first heads, one for each rate, on these features."""
     qualities = [quality(head_scores(heads, features, head), targets) for head in range(len(rates))]
     return best_rate(evaluation, qualities, rates)
 
 
 def best_rate(evaluation: str, qualities: Sequence[float], rates: Sequence[float]) -> tuple[int, float]:
-    """The place of the best of the rising ``rates`` (the first of equals) and its quality. Warns where rates beyond those tried may
-    be better still. Raises UserError where all diverged."""
+    """The index of the best of the rising ``rates`` and its quality. Warns if rates beyond those tried may be better still. Raises
+    UserError if all diverged."""
     best = int(np.argmax(qualities))
     if qualities[best] < 0:
         raise UserError(f"{evaluation}: training diverged at every learning rate; give smaller --{evaluation}_lrs")

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from common.files import digest_of
 from common.options import check
@@ -24,13 +24,12 @@ def run_evaluations(
 ) -> list[Measurement]:
     """Measure, print, and keep the measurements in ``results/EVALUATION.json`` of the context's run directory.
 
-    A results file holds one protocol for each data set: the last that was asked for. What was measured with other weights is
-    dropped from it, since it would be a result of a network that the run no longer has.
+    A results file holds the last measurements on each data set. Those with weights that the run no longer has are dropped.
 
     Args:
         names: of evaluations; repeated names count once.
         configs: their options; an evaluation without an entry has its defaults.
-        again: measure anew what has been measured with the same weights, data and options.
+        again: measure again what has been measured with the same weights, data and options.
 
     Returns:
         all measurements, in the order of ``names``.
@@ -65,7 +64,7 @@ def run_evaluations(
         measured[name] = same if whole and not again else []
         others[name] = [m for m in kept if m.weights == context.weights_hash and m.data["name"] != context.test.name]
     due = [name for name in evaluations if not measured[name]]
-    # One pass over the images makes all the features that are wanted.
+    # One pass over the images makes the features of all evaluations.
     kinds = [kind for name in due for kind in evaluations[name].feature_kinds(context)]
     for split in ("train", "test"):
         context.prepare(split, kinds)
@@ -89,11 +88,9 @@ def run_evaluations(
 
 def print_measurements(measurements: Sequence[Measurement], run: Path) -> None:
     """Show measurements of one data set as a table on standard output."""
-    table = Table(title=f"test images of {measurements[0].data['name']}", title_justify="left")
-    for column in ("evaluation", "metric"):
-        table.add_column(column)
-    for column in ("value", "95% interval", "n"):
-        table.add_column(column, justify="right")
+    numbers = [Column(header, justify="right") for header in ("value", "95% interval", "n")]
+    title = f"test images of {measurements[0].data['name']}"
+    table = Table("evaluation", "metric", *numbers, title=title, title_justify="left")
     for m in measurements:
         setting = f" (k = {m.protocol['k']})" if "k" in m.protocol else ""
         interval = "–" if m.low is None else f"{m.low:.2f} to {m.high:.2f}"

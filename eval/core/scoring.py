@@ -27,7 +27,7 @@ def measure(
     samples: str = "test images",
     data: dict[str, Any] | None = None,
 ) -> list[Measurement]:
-    """A measurement for each metric, from ``n`` samples. ``samples`` says what was resampled; ``data``: else the context's."""
+    """A measurement for each metric, from ``n`` samples. ``samples`` names what was resampled; ``data``: default: the context's."""
     return [
         Measurement(
             evaluation=evaluation,
@@ -48,7 +48,7 @@ def measure(
 def save_outcomes(
     context: EvalContext, evaluation: str, names: Sequence[str], suffix: str = "", **outcomes: np.ndarray
 ) -> str:
-    """Write the predictions file of an evaluation. ``suffix`` tells it from the evaluation's others ("k20")."""
+    """Write a predictions file of an evaluation, with a suffix if there are several ("k20"); returns its name in the run."""
     file = "-".join(part for part in (evaluation, context.test.name, suffix) if part)
     return save_predictions(context.run_dir, file, names, **outcomes)
 
@@ -69,8 +69,8 @@ def measure_means(
     Args:
         names: of the samples.
         outcomes: by metric, each sample's outcome in [0, 1], ``[n]``.
-        interval: ends of the interval of the mean of ``[n]``.
-        saved: further arrays for the predictions file, ``[n, …]``.
+        interval: gives the ends of the mean's interval.
+        saved: further arrays ``[n, …]`` for the predictions file.
     """
     file = save_outcomes(context, evaluation, names, suffix, **saved, **outcomes)
     estimates = {
@@ -88,8 +88,8 @@ def measure_classes(
     suffix: str = "",
     top5: bool = True,
 ) -> list[Measurement]:
-    """Top-1 and, where there are more than 5 classes, top-5 accuracy in percent on the labelled test images. ``guesses`` are their
-    classes, best first, int ``[n, min(5, classes)]``; ``top5`` is False where five guesses make no sense."""
+    """Top-1 and, of more than 5 classes, top-5 accuracy in percent on the labelled test images. ``guesses``: their classes, best
+    first, int ``[n, min(5, classes)]``; ``top5`` is False if there are no five guesses."""
     rows = context.labelled("test")
     hits = guesses == context.test.labels[rows][:, None]
     outcomes = {"top1": hits[:, 0]}
@@ -103,8 +103,8 @@ def measure_classes(
 def measure_label_scores(
     context: EvalContext, evaluation: str, scores: np.ndarray, protocol: dict[str, Any], suffix: str = ""
 ) -> list[Measurement]:
-    """Mean average precision in percent, over the classes that occur in the test split, where images have several labels.
-    ``scores`` ``[n, classes]`` of the labelled test images are comparable between images."""
+    """Mean average precision in percent, over the classes of the test split, where images have several labels. ``scores``
+    ``[n, classes]`` of the labelled test images must be comparable between images."""
     rows = context.labelled("test")
     truth = context.test.label_sets[rows]
     scores = scores.astype(np.float32)
@@ -117,6 +117,6 @@ def measure_label_scores(
 
 
 def resampled(statistic: Callable[[np.ndarray], np.ndarray], n: int) -> Estimate:
-    """The estimate of a statistic in [0, 1] of n samples (``weights [r, n] -> [r]``) from 1,000 resamples."""
+    """The estimate of a statistic of n samples (``weights [r, n] -> [r]``, in [0, 1]) from 1,000 resamples."""
     low, high = bootstrap(statistic, n, resamples=1000)
     return 100 * float(statistic(np.ones((1, n)))[0]), 100 * low, 100 * high

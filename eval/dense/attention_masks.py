@@ -6,18 +6,12 @@ from torch import Tensor
 
 
 def keep_mass(attention: Tensor, mass: float = 0.6) -> Tensor:
-    """The patches that hold the given part of the attention, fewest first to go: in rising order, patches are dropped while their
-    sum is at most ``1 - mass`` (reference: visualize_attention.py, ``threshold``).
+    """The fewest patches that hold the given part of the attention, bool ``[…, h, w]``: patches are dropped in rising order while
+    their sum is at most ``1 - mass`` (reference: visualize_attention.py, ``threshold``).
 
     Args:
-        attention: ``[…, h, w]``, not negative, of any sum above 0 (CLS to patches, the CLS itself left out).
-        mass: in (0, 1].
-
-    Returns:
-        bool ``[…, h, w]``.
-
-    Raises:
-        ValueError: a mass out of range.
+        attention: of the CLS to patches, ``[…, h, w]``, not negative, of any sum above 0.
+        mass: in (0, 1], else ValueError.
     """
     if not 0 < mass <= 1:
         raise ValueError(f"a part of the attention's mass lies in (0, 1], not {mass}")

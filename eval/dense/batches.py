@@ -38,7 +38,7 @@ class SegmentationBatches(WholeBatches):
         return ViewBatch(views, masks_BHW)
 
     def stream(self, first: int, end: int) -> Iterator[ViewBatch]:
-        """See ``training.batches.BatchSource``. Threads make the batches ahead of the training."""
+        """See ``training.batches.BatchSource``."""
         with ThreadPoolExecutor(self._workers, "samples") as pool:
             for batch in ahead(lambda step: self._gather(step, pool), range(first, end), most=AHEAD):
                 views = [view.to(self.device, non_blocking=True) for view in batch.views]
@@ -58,7 +58,7 @@ def image_samples(store: ImageStore, augmentation: SegmentationAugmentation) -> 
 def map_samples(
     store: ImageStore, maps: Mapping[int, Tensor], blocks: tuple[int, ...], augmentation: SegmentationAugmentation
 ) -> Sample:
-    """Maps of whole images, flipped or not, of these ``blocks`` in this order; ``maps`` as ``eval.dense.maps`` computes them."""
+    """Maps (``cached_maps``) of whole images, flipped or not, of ``blocks`` in this order."""
 
     def sample(image: int, seed: int) -> tuple[list[Tensor], Tensor]:
         flipped = augmentation.flips(seed)
@@ -70,5 +70,5 @@ def map_samples(
 
 
 def original(store: ImageStore, image: int) -> Tensor:
-    """uint8 ``[3, H, W]`` at full resolution. Raises UserError where the file has become unreadable."""
+    """uint8 ``[3, H, W]`` at full resolution. Raises UserError if the file has become unreadable."""
     return torch.tensor(store.original_image(image)).permute(2, 0, 1).contiguous()

@@ -21,9 +21,8 @@ def region_jaccard(mask: np.ndarray, truth: np.ndarray) -> float:
 def boundary_f(mask: np.ndarray, truth: np.ndarray) -> float:
     """F-measure of the contours of two bool ``[H, W]``, in [0, 1].
 
-    A contour pixel matches where the other contour has a pixel within ⌈0.008 · diagonal⌉ (the reference dilates by a disk of that
-    radius). Precision is the part of the mask's contour that matches, recall that of the truth's. An empty contour misses
-    nothing: its precision (or recall) is 1, and the other's recall (or precision) 0.
+    A contour pixel matches if the other contour has a pixel within ⌈0.008 · diagonal⌉ (the reference dilates by a disk of that
+    radius). Precision is the part of the mask's contour that matches, recall that of the truth's; two empty contours give 1, one 0.
     """
     radius = math.ceil(BOUND * math.hypot(*mask.shape))
     of_mask, of_truth = (np.argwhere(contour(region)) for region in (mask, truth))

@@ -1,4 +1,4 @@
-"""The test images that a report shows of a segmentation, and what it needs to draw them."""
+"""The test images of a segmentation that a report shows, with everything it draws of them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,7 @@ SIDE = 192
 
 
 class Examples:
-    """Collects pictures of a test set while it is segmented: some images that are the same for every head, method and run on this
-    test set, and each head's best and worst.
-
-    Args:
-        store: the test images.
-    """
+    """Collects test images while they are segmented: some that are the same for every run, and each head's best and worst."""
 
     def __init__(self, store: ImageStore):
         self._store = store
@@ -32,7 +27,7 @@ class Examples:
         self._kept: dict[str, dict[int, tuple[float, np.ndarray]]] = {}
 
     def offer(self, head: str, image: int, predicted: np.ndarray, matrix: np.ndarray) -> None:
-        """Take in a prediction (uint8 ``[H, W]``) and its confusion matrix."""
+        """Consider a prediction (uint8 ``[H, W]``) with its confusion matrix."""
         iou = class_scores(matrix)["iou"]
         if np.isnan(iou).all():
             return  # void all over
@@ -45,9 +40,9 @@ class Examples:
     def save(self, path: Path) -> None:
         """Write ``images``: uint8 ``[k, SIDE, SIDE, 3]``, white around an image; ``truth``: classes ``[k, SIDE, SIDE]``, 255 for
         void and around an image; ``sizes [k, 2]``: height and width; ``names [k]``; ``classes [C]``; ``fixed``: places of the
-        images that are the same for all; and for each head ``predicted_HEAD`` like ``truth``, 255 for images that it does not
-        show, ``iou_HEAD [k]`` (mean over an image's classes in percent; NaN for the same images), ``best_HEAD`` and
-        ``worst_HEAD``: places of its best and worst images, best and worst first."""
+        images that are the same for all; and for each head ``predicted_HEAD`` like ``truth`` and ``iou_HEAD [k]`` (mean over an
+        image's classes in percent), 255 and NaN for images that it does not show, and ``best_HEAD`` and ``worst_HEAD``: places of
+        its best and worst images, these first."""
         images = sorted({image for kept in self._kept.values() for image in kept} | set(self._fixed))
         place = {image: position for position, image in enumerate(images)}
         arrays: dict[str, np.ndarray] = {
@@ -78,8 +73,7 @@ class Examples:
 
 
 def _varied(store: ImageStore) -> list[int]:
-    """Images that together show many classes: in a fixed random order, each with the most classes not shown yet. Predictions play
-    no part."""
+    """Images that together show many classes, whatever the predictions: each adds the most classes not shown yet."""
     order = np.random.default_rng(0).permutation(len(store))[:200]
     contents = {int(image): set(np.unique(store.mask(int(image)))) - {0, VOID} for image in order}
     chosen: list[int] = []

@@ -20,7 +20,7 @@ from eval.features.extract import FrozenBackbone
 from heads.segmentation.core.base import SegmentationHead
 from training.machine.devices import autocast
 
-#: Pixels (of network input) that are looked at together.
+#: Pixels of network input in a batch.
 PIXELS = 2**20
 
 #: By name: a head, on the network's device and in evaluation mode, and the blocks that it reads.
@@ -29,17 +29,16 @@ Heads = Mapping[Any, tuple[SegmentationHead, Sequence[int]]]
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """How test images are looked at.
+    """How the network sees test images.
 
     Attributes:
         size: side of the network's square input in pixels.
         mode: ``whole``: the image is resized until its longer side is ``size`` and padded to the square, as in training.
             ``slide``: it is resized until its shorter side is ``size``; windows of that side, two thirds of it apart, cover it,
             and logits are averaged where they overlap.
-        scales: factors on the image's size whose probabilities are averaged. Whole images: the square's side is the next multiple
-            of ``multiple``. Windows keep their size.
-        flip: also look at the mirrored image.
-        multiple: what the side of a whole image's square must be divisible by (a ViT's patch size).
+        scales: factors on the image's size (windows keep theirs); probabilities are averaged.
+        flip: also average over the mirrored image.
+        multiple: sides of a whole image's square are rounded up to it (a ViT's patch size).
     """
 
     size: int
@@ -65,12 +64,9 @@ class View:
 def predict(
     network: FrozenBackbone, heads: Heads, store: ImageStore, view: View
 ) -> Iterator[tuple[int, dict[Any, Tensor]]]:
-    """Classes of every pixel of every image of a store, by several heads on one pass of the backbone.
-
-    Yields:
-        the image's index, and for each head uint8 ``[H, W]`` on the CPU at the image's original resolution.
-    """
-    # What is kept of a batch grows with the number of looks at each image.
+    """Segment a store's images by several heads on one pass of the backbone. Yields an image's index and for each head its classes,
+    uint8 ``[H, W]`` on the CPU at the original resolution."""
+    # Memory of a batch grows with the number of looks at each image.
     looks = sum(scale**2 for scale in view.scales) * (1 + view.flip)
     count = max(1, int(PIXELS / (view.size**2 * max(1, looks)))) if view.mode == "whole" else 1
     parts = [range(start, min(start + count, len(store))) for start in range(0, len(store), count)]
@@ -84,10 +80,8 @@ def predict(
 def predict_images(
     network: FrozenBackbone, heads: Heads, images: Sequence[Tensor], view: View
 ) -> Iterator[dict[Any, Tensor]]:
-    """Mean class probabilities over scales and flips: for each image (uint8 ``[3, H, W]``) and head ``[C, H, W]``.
-
-    Only the heads' logits at the network's resolution are kept for all images together: at the images' own, they are large.
-    """
+    """Mean class probabilities over scales and flips: for each image (uint8 ``[3, H, W]``) and head ``[C, H, W]``. Logits of all
+    images together are kept at the network's resolution: at the images' own, they are large."""
     look = _whole if view.mode == "whole" else _slide
     looks = []
     for scale in view.scales:
@@ -109,7 +103,7 @@ def predict_images(
 def _logits(network: FrozenBackbone, heads: Heads, inputs_B3SS: Tensor) -> dict[Any, Tensor]:
     """Float32 logits ``[B, C, S, S]`` of each head for normalised inputs."""
     blocks = sorted({block for _, of_head in heads.values() for block in of_head})
-    size = (inputs_B3SS.shape[-2], inputs_B3SS.shape[-1])
+    size = tuple(inputs_B3SS.shape[-2:])
     with autocast(network.device, network.precision):
         maps = dict(zip(blocks, network.backbone.maps(inputs_B3SS.to(network.device), blocks), strict=True))
         return {name: head([maps[b] for b in of_head], size).float() for name, (head, of_head) in heads.items()}

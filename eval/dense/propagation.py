@@ -1,6 +1,6 @@
-"""Labels carried from frames to the next by nearest neighbours of patch features, looking only where a patch may have moved to
-(DINO, arXiv 2104.14294, table 5; Jabri et al. 2020, arXiv 2006.14613; reference: dino/eval_video_segmentation.py,
-``label_propagation``). Shapes: h × w patches, D features, S source frames, C labels."""
+"""Labels carried from frame to frame by nearest neighbours of patch features (DINO, arXiv 2104.14294, table 5; Jabri et al. 2020,
+arXiv 2006.14613; reference: dino/eval_video_segmentation.py, ``label_propagation``).
+Shapes: h × w patches, D features, S source frames, C labels."""
 
 from __future__ import annotations
 
@@ -16,23 +16,15 @@ TILE = 12
 def propagate(
     target_hwD: Tensor, sources_ShwD: Tensor, labels_ShwC: Tensor, radius: int, topk: int, temperature: float
 ) -> Tensor:
-    """Soft labels of a frame: for each patch the mean of its ``topk`` most similar source patches' labels, weighted by
-    exp(cosine / temperature). Candidates are the patches of all sources at most ``radius`` rows and columns away.
+    """Soft labels ``[h, w, C]`` of a frame: for each patch the mean of its ``topk`` most similar source patches' labels, weighted
+    by exp(cosine / temperature). Patches tied with the last count, too. Candidates are at most ``radius`` rows and columns away.
 
-    Tiles of queries meet the window around them in one matrix product, a row of tiles at a time: memory is linear in the frame's
-    width and does not depend on its height; the result is that of the full, masked matrix. Patches tied with the last of the
-    ``topk`` count, too.
+    Tiles of queries meet the window around them in one matrix product, a row of tiles at a time, so that memory is linear in the
+    frame's width; the result is that of the full, masked matrix.
 
     Args:
         target_hwD: float32 features of the frame.
-        sources_ShwD: of the sources, on the same device.
-        labels_ShwC: their labels, float32.
-        radius: at least 0.
-        topk: at least 1.
-        temperature: above 0.
-
-    Returns:
-        ``[h, w, C]``.
+        sources_ShwD, labels_ShwC: features and labels of the sources, float32, on the same device.
     """
     height, width, _ = target_hwD.shape
     rows, columns = -(-height // TILE), -(-width // TILE)

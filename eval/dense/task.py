@@ -30,17 +30,15 @@ class TaskConfig(MethodConfig):
 
 
 class SegmentationTask(Method):
-    """A segmentation head on a backbone, frozen or not.
-
-    A frozen backbone stays in evaluation mode, so that not even the statistics of its BatchNorm change.
+    """A segmentation head on a backbone. A frozen backbone stays in evaluation mode, so that its BatchNorm keeps its statistics.
 
     Args:
         make_backbone: gives the backbone, with its weights.
         num_classes: background included.
-        precomputed: batches hold the backbone's maps of ``blocks`` in place of images; for a frozen backbone only.
+        precomputed: batches hold a frozen backbone's maps of ``blocks`` in place of images.
 
     Attributes:
-        blocks: whose maps the head and the auxiliary heads read, rising.
+        blocks: the blocks whose maps the head and the auxiliary heads read, rising.
     """
 
     uses_labels = True
@@ -82,7 +80,7 @@ class SegmentationTask(Method):
         """``batch.views``: images ``[B, 3, S, S]``, or, precomputed, the maps of ``blocks``, ``[B, C, h, w]`` each.
         ``batch.labels``: masks uint8 ``[B, S, S]``."""
         masks_BSS = batch.labels
-        size = (masks_BSS.shape[-2], masks_BSS.shape[-1])
+        size = tuple(masks_BSS.shape[-2:])
         if self.precomputed:
             maps = batch.views
         else:

@@ -1,7 +1,7 @@
-"""Arrays on disk that grow by rows, continue after an interruption, and are never taken for whole when they are not.
+"""Arrays on disk that grow by rows, continue after an interruption, and are checked when they are read.
 
 A finished array is a ``.npy`` of float32 ``[rows, D]`` with a checksum beside it. While it grows it is ``NAME.npy.part``, and a
-journal holds how many of its rows have reached the disk.
+journal holds how many rows have reached the disk.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 
 from common.files import read_json, write_json
 
-#: Seconds of work that an interruption may cost: how often to ``commit``.
+#: Seconds of work that an interruption may cost.
 COMMIT_EVERY = 20.0
 
 
@@ -34,7 +34,7 @@ class ArrayCache:
         self._file: BinaryIO | None = None
 
     def load(self) -> np.ndarray | None:
-        """The finished array, memory-mapped (changes stay in memory); None where it is absent, cut short or damaged."""
+        """The finished array, memory-mapped (changes stay in memory); None if it is absent, cut short or damaged."""
         try:
             expected = read_json(self.checksum)["crc32"]
             with open(self.path, "rb") as file:
@@ -46,7 +46,7 @@ class ArrayCache:
         return array if array.dtype == np.float32 and array.ndim == 2 and len(array) == self.rows else None
 
     def resume(self) -> int:
-        """How many rows an interrupted extraction left whole."""
+        """How many intact rows an interrupted extraction left."""
         try:
             journal = read_json(self.journal)
             with open(self.part, "rb") as file:
@@ -57,7 +57,7 @@ class ArrayCache:
             return 0
 
     def begin(self, rows: int) -> None:
-        """Open for appending after the first ``rows`` rows, which ``resume`` has counted as whole."""
+        """Open for appending after the first ``rows`` rows, at most as many as ``resume`` counts."""
         self._done = rows
         self.part.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(self.part, "r+b" if rows else "w+b")  # noqa: SIM115
@@ -104,8 +104,8 @@ class ArrayCache:
 
 
 def fill(caches: Sequence[ArrayCache], batches: Callable[[int], Iterable[Sequence[np.ndarray]]]) -> None:
-    """Grow caches together until they are finished. ``batches(done)`` gives what follows their first ``done`` rows, a batch at a
-    time: an array for each cache. What an interruption leaves is continued by the next call."""
+    """Grow caches together until they are finished, from where an interruption left them. ``batches(done)`` yields the rows after
+    the first ``done``, a batch at a time: an array for each cache."""
     done = min(cache.resume() for cache in caches)
     try:
         for cache in caches:
@@ -126,7 +126,7 @@ def fill(caches: Sequence[ArrayCache], batches: Callable[[int], Iterable[Sequenc
 
 
 def _crc(file: BinaryIO, length: int | None = None) -> int:
-    """CRC-32 of the next ``length`` bytes (None: all), or of fewer where the file ends."""
+    """CRC-32 of the next ``length`` bytes (default: all), or of fewer if the file ends."""
     crc, left = 0, math.inf if length is None else length
     while left > 0 and (content := file.read(int(min(left, 1 << 24)))):
         crc = zlib.crc32(content, crc)

@@ -27,7 +27,7 @@ from training.machine.devices import Precision, autocast
 #: (avgpool_patchtokens).
 Kind = str
 
-#: Pixels of images that are looked at together.
+#: Pixels of a batch.
 PIXELS = 2**23
 
 Key = TypeVar("Key", int, str)
@@ -37,11 +37,7 @@ Result = TypeVar("Result")
 
 @dataclass(kw_only=True)
 class FrozenBackbone:
-    """A backbone that is looked through and never changed: it is moved to the device and put into evaluation mode.
-
-    Attributes:
-        device, precision: of forward passes.
-    """
+    """A backbone that never changes, in evaluation mode, with the device and precision of its forward passes."""
 
     backbone: Backbone
     device: torch.device
@@ -66,8 +62,8 @@ class FrozenBackbone:
             parts: indices of the images of each batch.
             gather: reads a batch; runs ahead, in threads.
             prepare: makes the network's input of it, on the device, in float32.
-            compute: runs in inference mode, in the precision of forward passes.
-            done: images that were computed before, for the bar.
+            compute: runs in inference mode and the backbone's precision.
+            done: images computed before, for the bar.
         """
         total, first, began = done + sum(map(len, parts)), done, time.monotonic()
         with progress_bar(TextColumn("images/s {task.fields[rate]:.0f}")) as bar:
@@ -92,18 +88,19 @@ def cached_rows(
     rows_each: int = 1,
     threads: int = 1,
 ) -> dict[Key, Tensor]:
-    """What a network computes of every image: read from the caches, or computed into those that are not whole. An interrupted
-    computation continues. Raises UserError for values that are not finite.
+    """What a network computes of every image, from the caches, once those that are not finished have been filled.
 
     Args:
-        title: what it is, for the progress bar and messages ("features of cifar10 test").
-        gather, prepare, threads: as ``FrozenBackbone.over`` has them.
-        compute: gives, for each of the keys asked for, ``[B * rows_each, …]``.
-        batch_size: images at once.
+        title: for the progress bar and messages ("features of cifar10 test").
+        gather, prepare, threads: as for ``FrozenBackbone.over``.
+        compute: gives ``[B * rows_each, …]`` for each of these keys.
         rows_each: rows of the caches for each image.
 
     Returns:
         for each key float32 ``[rows, D]`` on the CPU, memory-mapped; axes after the first are flattened.
+
+    Raises:
+        UserError: values that are not finite, or a cache that was damaged while it was written.
     """
     arrays = {key: cache.load() for key, cache in caches.items()}
     missing = [key for key, array in arrays.items() if array is None]
@@ -134,8 +131,7 @@ def cached_rows(
 def store_features(
     network: FrozenBackbone, store: ImageStore, caches: Mapping[Kind, ArrayCache], image_size: int
 ) -> dict[Kind, Tensor]:
-    """Features of each kind of every image of a store, in its order, float32 ``[n, D]``; see ``cached_rows``. The central crop has
-    ``image_size`` pixels a side, after a resize of the short side to 256/224 of it."""
+    """Features of each kind of the central crops of a store's images, float32 ``[n, D]``; see ``cached_rows``."""
     return cached_rows(
         network,
         caches,
@@ -149,11 +145,8 @@ def store_features(
 
 @torch.inference_mode()
 def compute_features(backbone: Backbone, images: Tensor, kinds: Sequence[Kind]) -> dict[Kind, Tensor]:
-    """Features of normalised images ``[B, 3, H, W]``, float32 ``[B, D]`` for each kind, from as few passes as possible.
-
-    Raises:
-        UserError: features of tokens of a backbone that has none, or of more blocks than it has.
-    """
+    """Features of normalised images ``[B, 3, H, W]``, float32 ``[B, D]`` for each kind, from as few passes as possible. Raises
+    UserError for kinds that need tokens or blocks which the backbone lacks."""
     features: dict[Kind, Tensor] = {}
     numbers = {kind: int(kind.removeprefix("last")) for kind in kinds if kind.startswith("last")}
     if numbers or "cls+mean" in kinds:

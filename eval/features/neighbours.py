@@ -10,11 +10,10 @@ from torch import Tensor
 
 from training.machine.devices import pick_precision
 
-#: Queries and bank rows of one tile of similarities: 256 MiB of float32 on a CPU, 512 MiB on an accelerator. (On a CPU, products
-#: with 256 queries ran at 0.8 of the rate of those with 1024.)
+#: Queries and bank rows of one tile of similarities: 256 MiB of float32 on a CPU, 512 MiB on an accelerator.
 _TILE = {"cpu": (1024, 65536)}
 _TILE_ACCELERATOR = (2048, 65536)
-#: Queries, and bank rows for each candidate, from which on a first search in bfloat16 pays, where a CPU is fast at it.
+#: Least queries, and least bank rows for each candidate, for which a first search in bfloat16 is faster.
 _ROUNDED_FROM = (64, 100)
 
 
@@ -25,13 +24,11 @@ def tile_rows(device: torch.device) -> int:
 
 @torch.no_grad()
 def nearest_neighbours(bank: Tensor, queries: Tensor, k: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """For consecutive chunks of queries, the k bank rows of greatest inner product.
+    """For consecutive chunks of queries, the k bank rows of greatest inner product; rows tied at the k-th place are kept
+    arbitrarily.
 
-    One pass over the bank serves a chunk of queries: tile after tile of similarities is reduced to its best k, and these are
-    merged with the best so far. Which of equally similar rows are kept at the k-th place is arbitrary.
-
-    On a CPU that is fast at bfloat16, a pass in that precision finds more than k rows, whose similarities are then computed in
-    float32. Where a bound on the rounding cannot rule out that another row is nearer, that query is searched in float32.
+    On a CPU that is fast at bfloat16, a pass in that precision gives more than k candidates, and float32 ranks them. A query for
+    which a bound on the rounding cannot rule out a nearer row is searched in float32 again.
 
     Args:
         bank: ``[N, D]``, float32, on the device of ``queries``.
@@ -81,30 +78,30 @@ def _search(
 
 
 def _candidates(k: int) -> int:
-    """How many rows a search in bfloat16 finds for each query: enough that the k nearest are nearly always among them."""
+    """How many rows a search in bfloat16 returns: enough that the k nearest are nearly always among them."""
     return 2 * k + 64
 
 
 def _search_rounded(
     bank: Tensor, queries: Tensor, k: int, columns: int, longest: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As ``_search``, by way of bfloat16; and for which queries (bool ``[q]``) no other row can be nearer. ``longest``: the longest
-    bank row's norm."""
+    """As ``_search``, by way of bfloat16; and for which queries no other row can be nearer, bool ``[q]``. ``longest``: the greatest
+    norm in the bank."""
     rounded, places = _search(bank, queries, min(_candidates(k), len(bank)), columns, torch.bfloat16)
     # Row by row: torch's batched product with a vector takes four times as long.
     exact = torch.stack([bank.index_select(0, rows) @ query for rows, query in zip(places, queries, strict=True)])
     best, kept = exact.topk(k, sorted=False)
-    # |a · b| less what bfloat16 makes of it is at most 2^-9 |a| |b| for the rounding of a, of b and of the result each, and 2^-24
-    # for each term of a sum in float32; a little more stands for their products, and for the rounding of exact sums.
+    # bfloat16 changes a · b by at most 2^-9 |a| |b| for the rounding of a, of b and of the result each, and by 2^-24 for each term
+    # of a sum in float32; the bound has a little more for products of these errors and the rounding of exact sums.
     error = (3.02 * 2**-9 + bank.shape[1] * 2**-23) * longest * torch.linalg.vector_norm(queries, dim=1)
-    # A row that was not found came out no greater than the least that was.
+    # In bfloat16, rows that are no candidates are at most as similar as the last candidate.
     sure = (rounded.amin(1).float() + error < best.amin(1)) | (places.shape[1] == len(bank))
     return best, places.gather(1, kept), sure
 
 
 def _top(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """As ``values.topk(k, sorted=False)`` along rows, several times as fast where k is small beside their length: the best k
-    elements lie in those k groups that have the greatest maxima."""
+    """``values.topk(k, sorted=False)`` along rows, several times as fast for small k: the best k elements lie in the k groups with
+    the greatest maxima."""
     length = values.shape[1]
     # About as many group maxima as group members to look at.
     size = 2 ** round(math.log2(max(1.0, math.sqrt(length / k))))

@@ -25,21 +25,19 @@ def knn_classify(
     """Classify queries by the votes of their nearest bank images, for several k from one search.
 
     Features are L2-normalised here. Each of the k nearest votes for its label with weight exp(similarity / temperature). As in
-    the reference, a query's fifth guess may be a class without votes where its neighbours have fewer than five labels.
+    the reference, the fifth guess may be a class without votes.
 
     Args:
         bank: ``[N, D]``, any float type, on any device.
         bank_labels: int64 ``[N]`` in 0 to num_classes - 1.
         queries: ``[Q, D]``.
         ks: numbers of neighbours, each in 1 to N.
-        temperature: above 0.
-        num_classes: C.
 
     Returns:
-        for each k the best min(5, C) classes, best first: int64 ``[Q, min(5, C)]``, on the device of ``queries``.
+        for each k the best classes, best first, int64 ``[Q, min(5, num_classes)]`` on the device of ``queries``.
 
     Raises:
-        UserError: a k larger than the bank, or not positive; a temperature that is not positive; labels out of range.
+        UserError: a k out of range, a temperature that is not positive, or labels out of range.
     """
     if bank_labels.min() < 0 or bank_labels.max() >= num_classes:
         raise UserError(
@@ -65,15 +63,8 @@ def knn_label_scores(
     temperature: float,
     progress: bool = False,
 ) -> dict[int, Tensor]:
-    """As ``knn_classify`` where an image may have several labels: a neighbour votes for each of its labels, and a label's score
-    is its share of the total weight, in [0, 1], so that scores compare between queries.
-
-    Args:
-        bank_label_sets: bool ``[N, C]``.
-
-    Returns:
-        for each k the scores, float32 ``[Q, C]``.
-    """
+    """As ``knn_classify`` where images have several labels, ``bank_label_sets`` bool ``[N, C]``: a neighbour votes for each of its
+    labels. The scores, float32 ``[Q, C]`` for each k, are shares of the total weight, comparable between queries."""
     scores: dict[int, list[Tensor]] = {k: [] for k in ks}
     label_sets = bank_label_sets.to(queries.device)
     for weights, places in _voters(bank, bank_label_sets, queries, ks, temperature, progress):
@@ -89,8 +80,8 @@ def knn_label_scores(
 
 
 def best_classes(scores: Tensor) -> Tensor:
-    """The min(5, C) classes of greatest score, best first: ``[q, C]`` to int64 ``[q, min(5, C)]``. Ties (classes without votes,
-    above all) stand in the order in which the reference's ``scores.sort(1, True)`` leaves them."""
+    """The classes of greatest score, best first: ``[q, C]`` to int64 ``[q, min(5, C)]``. Ties have the order of the reference's
+    ``scores.sort(1, True)``."""
     count = min(5, scores.shape[1])
     # A partial sort is much cheaper than the reference's and gives the same wherever nothing is tied.
     values, classes = scores.topk(min(count + 1, scores.shape[1]))
@@ -104,7 +95,7 @@ def best_classes(scores: Tensor) -> Tensor:
 def _voters(
     bank: Tensor, labels: Tensor, queries: Tensor, ks: Sequence[int], temperature: float, progress: bool
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """For chunks of queries, the weights of the votes of their nearest bank rows, nearest first, and these rows."""
+    """For chunks of queries, the weights of their nearest bank rows' votes, nearest first, and these rows."""
     if len(labels) != len(bank):
         raise ValueError(f"{len(labels)} labels for {len(bank)} features")
     if not ks or min(ks) < 1:
@@ -117,5 +108,5 @@ def _voters(
     chunks = nearest_neighbours(bank, F.normalize(queries.float(), dim=1), max(ks))
     total = -(-len(queries) // tile_rows(queries.device))
     for similarity, places in track(chunks, "k-NN", total, show=progress):
-        # Up to a factor for each query, which changes no ranking and keeps small temperatures from overflowing.
+        # Relative to the nearest, which changes no ranking and keeps small temperatures from overflowing.
         yield ((similarity - similarity[:, :1]) / temperature).exp(), places
