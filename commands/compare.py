@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
-from itertools import chain
 from pathlib import Path
 
 from rich.console import Console
@@ -49,7 +48,7 @@ def main(words: Sequence[str]) -> int:
         jobs = (command.jobs or 1) if command.launch.launcher == "local" else None
         print_plan(grid.title, cells, asked, out, jobs, console, again)
         return 0
-    states = run_cells(cells, command, list(chain.from_iterable(command.plugin)), console, again)
+    states = run_cells(cells, command, console, again)
     if going := [state for state in states if state.status not in ENDED]:
         say(
             f"{len(going)} of {len(states)} runs are queued or running; python run.py status {out} shows how far they are, and "

@@ -307,5 +307,5 @@ def test_a_run_that_was_evaluated_with_other_options_is_not_done(finished, tmp_p
     cell, _ = finished
     states = []
     monkeypatch.setattr("training.grids.launchers.local.launch", lambda found, *rest: states.extend(found))
-    run_cells([cell], CompareCommand(out=str(tmp_path)), [], Console(), {cell.name})
+    run_cells([cell], CompareCommand(out=str(tmp_path)), Console(), {cell.name})
     assert [state.status for state in states] == ["waiting"]

@@ -130,7 +130,7 @@ def test_a_grid_that_is_stopped_stops_its_cells_first(stopped_first, tmp_path, m
     monkeypatch.setattr("training.grids.launchers.process.ROOT", tmp_path)
     cells = [Cell("a", {"method": "dino"})]
     console = Console(file=io.StringIO())
-    number = stopped_first(lambda: run_cells(cells, CompareCommand(out=str(tmp_path)), [], console))
+    number = stopped_first(lambda: run_cells(cells, CompareCommand(out=str(tmp_path)), console))
     assert f"stopped by {number.name}; the same command continues" in capsys.readouterr().err
 
 
@@ -166,7 +166,7 @@ def test_cells_share_the_gpus(tmp_path, monkeypatch, visible, count, device, see
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     cells = [Cell(name, {"device": device} if device else {}) for name in "abc"]
-    states = run_cells(cells, CompareCommand(out=str(tmp_path), jobs=2), [], Console(file=io.StringIO()))
+    states = run_cells(cells, CompareCommand(out=str(tmp_path), jobs=2), Console(file=io.StringIO()))
     assert [state.status for state in states] == ["done"] * 3
     assert [(tmp_path / f"{name}.seen").read_text() for name in "abc"] == seen
 
@@ -217,7 +217,7 @@ def test_a_cancelled_task_stops_its_cell_first(when_begun, tmp_path, monkeypatch
 def test_one_process_at_a_time_runs_a_grid(tmp_path):
     said = rf"process {os.getpid()} on \S+, since .* is writing into it"
     with run_lock(tmp_path), pytest.raises(UserError, match=said):
-        run_cells([Cell("a", {})], CompareCommand(out=str(tmp_path)), [], Console(file=io.StringIO()))
+        run_cells([Cell("a", {})], CompareCommand(out=str(tmp_path)), Console(file=io.StringIO()))
     assert [file.name for file in tmp_path.iterdir()] == ["lock"]
 
 
@@ -226,7 +226,7 @@ def test_slurm_that_is_not_here(tmp_path, monkeypatch):
     states = [CellState(Cell("a", {}), tmp_path / "runs" / "a")]
     command = CompareCommand(out=str(tmp_path), launch=LaunchOptions(launcher="slurm"))
     with pytest.raises(UserError, match="squeue does not answer"):
-        slurm.launch(states, command, [], lambda state: None)
+        slurm.launch(states, command, lambda state: None)
 
 
 def test_a_job_that_has_left_the_queue(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,9 +24,7 @@ from training.grids.grid import Cell
 from training.grids.launchers.process import stopping_well
 from training.grids.options import CompareCommand
 
-#: Launchers by name; ``ray`` would be the name of a package.
-MODULES = {"local": "local", "slurm": "slurm", "ray": "ray_cluster"}
-#: States that a cell does not leave by itself.
+#: Statuses that a cell does not leave by itself.
 ENDED = ("done", "failed")
 
 Show = Callable[["CellState | None"], None]
@@ -37,7 +36,7 @@ class CellState:
 
     cell: Cell
     directory: Path
-    status: str = "waiting"  # waiting | queued | running | done | failed; of run.py status also stopped
+    status: str = "waiting"  # waiting, queued, running, done or failed; run.py status also says stopped
     started: float = 0.0
     seconds: float = 0.0
 
@@ -68,14 +67,10 @@ def is_done(directory: Path, evaluations: Sequence[str]) -> bool:
 
 
 def run_cells(
-    cells: Sequence[Cell],
-    command: CompareCommand,
-    plugins: Sequence[str],
-    console: Console,
-    again: Collection[str] = (),
+    cells: Sequence[Cell], command: CompareCommand, console: Console, again: Collection[str] = ()
 ) -> list[CellState]:
-    """Run every cell that is not done, and those named in ``again``, where ``command.launch`` says. Prints a table that updates in
-    place, or a line for each change if the output is no terminal.
+    """Run every cell that is not done, and those named in ``again``. Prints a table that updates in place, or a line for each
+    change if the output is no terminal.
 
     Returns the cells' states: done or failed, or any other on a cluster that is not waited for. Raises UserError where another
     process runs this grid, or the launcher cannot work here.
@@ -85,18 +80,19 @@ def run_cells(
     for state in states:
         if state.is_done and state.cell.name not in again:
             state.status = "done"
-    launch = importlib.import_module(f"training.grids.launchers.{MODULES[command.launch.launcher]}").launch
+    module = {"ray": "ray_cluster"}.get(command.launch.launcher, command.launch.launcher)  # ray is a package's name
+    launch = importlib.import_module(f"training.grids.launchers.{module}").launch
     with run_lock(out):  # two would start each cell twice
         states[0].log.parent.mkdir(exist_ok=True)
         described = [{"name": cell.name, "evals": list(cell.options.get("evals") or [])} for cell in cells]
         write_json(out / CELLS, described)
         with stopping_well(), shown(states, console) as show:
-            launch(states, command, plugins, show)
+            launch(states, command, show)
     return states
 
 
 def read_states(out: Path) -> list[CellState]:
-    """The cells of the last grid in a folder, all ``waiting``. Raises UserError: it holds none."""
+    """The cells of the last grid in a folder, all ``waiting``. Raises UserError where it holds none."""
     try:
         cells = read_json(out / CELLS)
         return [CellState(Cell(cell["name"], {"evals": cell["evals"]}), run_of(out, cell["name"])) for cell in cells]
@@ -106,10 +102,10 @@ def read_states(out: Path) -> list[CellState]:
         raise UserError(f"{out / CELLS}: damaged ({error}); the grid's compare command writes it anew") from error
 
 
-def words_of_cell(state: CellState, plugins: Sequence[str]) -> list[str]:
+def words_of_cell(state: CellState, command: CompareCommand) -> list[str]:
     """The words of ``run.py`` for a cell."""
     words = ["train", *words_of({**state.cell.options, "out": str(state.directory)})]
-    for plugin in plugins:
+    for plugin in itertools.chain.from_iterable(command.plugin):
         words += ["--plugin", plugin]
     return words
 
@@ -146,7 +142,7 @@ def table_of(states: Sequence[CellState]) -> Table:
 
 @contextmanager
 def shown(states: Sequence[CellState], console: Console) -> Iterator[Show]:
-    """Yields a function to call with each state that has changed, and with None as time goes on."""
+    """Yields a function to call with each state that has changed, and with None while time passes."""
 
     def print_change(state: CellState | None) -> None:
         if state is not None:

@@ -13,9 +13,9 @@ from training.grids.launchers.process import start
 from training.grids.options import CompareCommand
 
 
-def launch(states: Sequence[CellState], command: CompareCommand, plugins: Sequence[str], show: Show) -> None:
+def launch(states: Sequence[CellState], command: CompareCommand, show: Show) -> None:
     """Run the cells, ``command.jobs`` at a time (default: one), dividing the cores among them, and the CUDA devices among those
-    that do not name one. Interrupting it stops the cells, which keep their checkpoints: the same command continues."""
+    that do not name one. When it is interrupted, the cells write checkpoints and stop: the same command continues."""
     jobs = command.jobs or 1
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
     processes: dict[str, subprocess.Popen] = {}
@@ -32,7 +32,7 @@ def launch(states: Sequence[CellState], command: CompareCommand, plugins: Sequen
                         device = taken[state.cell.name] = min(devices, key=list(taken.values()).count)
                         environment["CUDA_VISIBLE_DEVICES"] = device
                     with open(state.log, "w") as log:
-                        processes[state.cell.name] = start(words_of_cell(state, plugins), log, environment)
+                        processes[state.cell.name] = start(words_of_cell(state, command), log, environment)
                     state.becomes("running")
                     show(state)
                 elif state.status == "running" and (code := processes[state.cell.name].poll()) is not None:

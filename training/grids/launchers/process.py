@@ -29,7 +29,6 @@ def start(
     """Start ``python run.py WORDS``.
 
     Args:
-        words: of its command line.
         log: gets what it prints; None: this process's output does.
         environment: variables to add.
         module: words of Python that run it, such as torchrun's.
@@ -46,8 +45,8 @@ def start(
 
 
 def _end_with_parent() -> None:
-    """Ask Linux to stop this process when its parent is killed, so that what is started in its place never finds it still writing.
-    Other systems have no such request."""
+    """Ask Linux to stop this process when its parent is killed, so that it does not write beside its successor. Other systems have
+    no such request."""
     if _LIBC is not None:
         _LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 

@@ -26,13 +26,10 @@ LEAVE = 60.0
 WRONG_OPTIONS = 2
 
 
-def launch(states: Sequence[CellState], command: CompareCommand, plugins: Sequence[str], show: Show) -> None:
-    """Run the cells, as many at a time as the cluster has room for, or ``command.jobs``. The tasks end with this process, and keep
-    their checkpoints: the same command continues. Where it is stopped, and not killed, they write one first.
-
-    Raises:
-        UserError: no ray here, or no cluster at the address.
-    """
+def launch(states: Sequence[CellState], command: CompareCommand, show: Show) -> None:
+    """Run the cells, as many at a time as the cluster has room for, or ``command.jobs``. The tasks end with this process, after a
+    checkpoint unless it is killed: the same command continues. Raises UserError where there is no ray, or no cluster at the
+    address."""
     options = command.launch
     address = options.address or "auto"
     require_answer(address)
@@ -59,7 +56,7 @@ def launch(states: Sequence[CellState], command: CompareCommand, plugins: Sequen
             while waiting and (command.jobs is None or len(running) < command.jobs):
                 state = waiting.popleft()
                 state.log.unlink(missing_ok=True)
-                words = words_of_cell(state, plugins)
+                words = words_of_cell(state, command)
                 running[task.remote(words, max(gpus, 1), str(Path.cwd()), str(state.log), environment)] = state
             ended, _ = ray.wait(list(running), timeout=1.0)
             for reference in ended:
@@ -67,7 +64,7 @@ def launch(states: Sequence[CellState], command: CompareCommand, plugins: Sequen
                 try:
                     ray.get(reference)
                     state.becomes("done")
-                except Exception as error:  # of the task, whatever it was, or of Ray
+                except Exception as error:  # any of the task or of Ray
                     with open(state.log, "a") as log:
                         log.write(f"{type(error).__name__}: {error}".splitlines()[-1] + "\n")
                     state.becomes("failed")
@@ -77,7 +74,7 @@ def launch(states: Sequence[CellState], command: CompareCommand, plugins: Sequen
                     show(state)
             show(None)
     finally:
-        # Those that have begun are asked by the file: of one that is cancelled, Ray may kill the training before its checkpoint.
+        # The file asks those that have begun: Ray may kill the training of a cancelled task before its checkpoint.
         stop.touch()
         begun = [reference for reference, state in running.items() if state.log.exists()]
         for reference in running.keys() - set(begun):
@@ -89,7 +86,7 @@ def launch(states: Sequence[CellState], command: CompareCommand, plugins: Sequen
 
 
 def require_answer(address: str) -> None:
-    """Raises UserError where nothing listens at ``host:port``: Ray itself would try for a quarter of an hour."""
+    """Raise UserError where nothing listens at ``host:port``: Ray itself would try for a quarter of an hour."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon:
         return  # "auto", "local": Ray knows where
@@ -106,14 +103,8 @@ def no_cluster(address: str, reason: str) -> UserError:
 
 
 def run_cell(words: Sequence[str], processes: int, folder: str, log: str, environment: Mapping[str, str]) -> None:
-    """One try of a cell, in a Ray task. It stops the training, and returns, when the ``stop_file`` appears beside the log.
-
-    Args:
-        words: for ``run.py``.
-        processes: of the training, one for each GPU.
-        folder: to work in.
-        log: file for what is printed.
-        environment: variables to add.
+    """One try of a cell, in a Ray task: ``run.py`` with these words in so many processes, one for each GPU. It stops the training,
+    and returns, when the ``stop_file`` appears beside the log.
 
     Raises:
         ChildProcessError: it failed, and is worth another try.

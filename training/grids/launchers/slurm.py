@@ -1,8 +1,8 @@
 """Cells as the jobs of a SLURM array, through submitit.
 
 A job's tasks are the processes of one distributed training. Before its time is over SLURM sends a cell SIGUSR1, when it is
-preempted SIGTERM: it writes a checkpoint, and its job is queued again and continues there. What a job is of stands in
-``OUT/jobs/jobs.json``; how it goes is asked of ``squeue``, which knows of every job that has not ended.
+preempted SIGTERM: it writes a checkpoint, and its job is queued again and continues there. ``OUT/jobs/jobs.json`` holds the number
+of each cell's job; ``squeue`` gives the state of every job that has not ended.
 """
 
 from __future__ import annotations
@@ -35,14 +35,10 @@ POLL = 5.0
 STOPPED = [status for number in (signal.SIGTERM, signal.SIGUSR1) for status in (128 + number, -number)]
 
 
-def launch(states: Sequence[CellState], command: CompareCommand, plugins: Sequence[str], show: Show) -> None:
-    """Submit the cells that neither are done nor have a job in the queue, as one array of which ``command.jobs`` run at a time
+def launch(states: Sequence[CellState], command: CompareCommand, show: Show) -> None:
+    """Submit the cells that are not done and have no job in the queue, as one array of which ``command.jobs`` run at a time
     (default: as many as the cluster has room for). Returns at once, or with ``--wait`` when all have ended; the jobs go on
-    without this process.
-
-    Raises:
-        UserError: no SLURM here, no submitit, or SLURM refuses the jobs.
-    """
+    without this process. Raises UserError where there is no SLURM or no submitit, or SLURM refuses the jobs."""
     out = Path(command.out).absolute()
     jobs, queue = read_jobs(out), queued()
     if queue is None:
@@ -52,7 +48,7 @@ def launch(states: Sequence[CellState], command: CompareCommand, plugins: Sequen
             state.status = queue[jobs[state.cell.name]]
     waiting = [state for state in states if state.status == "waiting"]
     if waiting:
-        ids = submit(waiting, command, plugins, out / JOBS)
+        ids = submit(waiting, command, out / JOBS)
         jobs |= {state.cell.name: number for state, number in zip(waiting, ids, strict=True)}
         write_json(out / JOBS / JOB_NUMBERS, jobs)
         for state in waiting:
@@ -70,12 +66,11 @@ def launch(states: Sequence[CellState], command: CompareCommand, plugins: Sequen
 
 
 def status_of(state: CellState, jobs: dict[str, str], queue: dict[str, str]) -> str:
-    """A submitted cell's status: its job's, and where the job has ended, whether it is done."""
-    number = jobs[state.cell.name]
-    return queue.get(number) or ("done" if state.is_done else "failed")
+    """A submitted cell's status: its job's, or done or failed where the job has ended."""
+    return queue.get(jobs[state.cell.name]) or ("done" if state.is_done else "failed")
 
 
-def submit(states: Sequence[CellState], command: CompareCommand, plugins: Sequence[str], folder: Path) -> list[str]:
+def submit(states: Sequence[CellState], command: CompareCommand, folder: Path) -> list[str]:
     """Submit an array of jobs, one for each cell. Returns their numbers, such as ``12_0``."""
     os.environ["SUBMITIT_PREEMPT_SIGNAL"] = "USR1"  # which trainings answer; submitit reads it when it is imported
     try:
@@ -106,7 +101,7 @@ def submit(states: Sequence[CellState], command: CompareCommand, plugins: Sequen
     }
     executor.update_parameters(**{name: value for name, value in parameters.items() if value is not None})
     try:
-        submitted = executor.submit_array([CellJob(state, plugins) for state in states])
+        submitted = executor.submit_array([CellJob(words_of_cell(state, command), state.log) for state in states])
     except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
         raise UserError(f"SLURM refuses the jobs: {' '.join(str(error).split())}") from error
     return [job.job_id for job in submitted]
@@ -115,9 +110,8 @@ def submit(states: Sequence[CellState], command: CompareCommand, plugins: Sequen
 class CellJob:
     """What each task of a cell's job does: one process of the training."""
 
-    def __init__(self, state: CellState, plugins: Sequence[str]):
-        self.words = words_of_cell(state, plugins)
-        self.log = state.log
+    def __init__(self, words: list[str], log: Path):
+        self.words, self.log = words, log
 
     def __call__(self) -> None:
         """Raises ChildProcessError: the cell has failed."""
@@ -139,17 +133,18 @@ class CellJob:
             raise ChildProcessError(f"exit status {status}; {self.log} says why")
 
 
+def squeue(*words: str) -> str:
+    return subprocess.run(["squeue", "--noheader", *words], capture_output=True, text=True, check=True).stdout
+
+
 def requeue(number: str) -> None:
     """Queue this job again, unless SLURM has done that already or the job has been cancelled."""
-    said = subprocess.run(
-        ["squeue", f"--jobs={number}", "--noheader", "--format=%T"], capture_output=True, text=True, check=True
-    )
-    if said.stdout.strip() == "RUNNING":
+    if squeue(f"--jobs={number}", "--format=%T").strip() == "RUNNING":
         subprocess.run(["scontrol", "requeue", number], check=True)
 
 
 def read_jobs(out: Path) -> dict[str, str]:
-    """The last job of each cell that has been submitted, by its name."""
+    """The number of each submitted cell's last job."""
     path = out / JOBS / JOB_NUMBERS
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -164,13 +159,8 @@ def read_jobs(out: Path) -> dict[str, str]:
 def queued() -> dict[str, str] | None:
     """Our jobs that have not ended, ``queued`` or ``running`` by their number; None where SLURM does not answer."""
     try:
-        said = subprocess.run(
-            ["squeue", "--array", f"--name={NAME}", "--noheader", "--format=%i %T"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        lines = squeue("--array", f"--name={NAME}", "--format=%i %T").splitlines()
     except (OSError, subprocess.CalledProcessError):
         return None
-    states = dict(line.split() for line in said.stdout.splitlines())
+    states = dict(line.split() for line in lines)
     return {number: "queued" if state in ("PENDING", "REQUEUED") else "running" for number, state in states.items()}
