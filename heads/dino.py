@@ -11,20 +11,17 @@ from heads.mlp import MLP
 
 
 class WeightNormLinear(nn.Module):
-    """A bias-free linear layer whose rows are ``weight_g · weight_v / |weight_v|`` (Salimans & Kingma 2016).
-
-    Written out, because torch's own parametrisation has other names in its state dict (``parametrizations.weight.…``), and the
-    one with the authors' names is deprecated.
-    """
+    """A bias-free linear layer whose rows are ``weight_g · weight_v / |weight_v|`` (Salimans & Kingma 2016). Torch's
+    ``parametrizations.weight_norm`` has other state-dict names than the authors'; its ``weight_norm`` is deprecated."""
 
     def __init__(self, in_dim: int, out_dim: int, trainable_gain: bool):
         super().__init__()
-        # The direction starts as nn.Linear's weight does; its length scales the step that the optimiser makes.
+        # The direction starts as nn.Linear's weight; its length scales the optimiser's step.
         self.weight_g = nn.Parameter(torch.ones(out_dim, 1), requires_grad=trainable_gain)
         self.weight_v = nn.Parameter(nn.Linear(in_dim, out_dim, bias=False).weight.detach())
 
     def forward(self, features: Tensor) -> Tensor:
-        # torch's kernel under both of its weight_norm functions: for 65,536 prototypes 1.5 times as fast as the formula.
+        # The kernel of torch's weight_norm: for 65,536 prototypes 1.5 times as fast as the formula.
         return F.linear(features, torch._weight_norm(self.weight_v, self.weight_g, 0))
 
 
@@ -32,12 +29,10 @@ class DINOHead(nn.Module):
     """MLP, L2 normalisation, weight-normalised linear layer: ``[B, in_dim]`` to logits ``[B, out_dim]``.
 
     Args:
-        in_dim: width of the backbone's features.
         out_dim: number of prototypes (K in the paper).
         use_bn: BatchNorm after each hidden linear layer (the trainer synchronises it over ranks).
         norm_last_layer: keep the gain of the last layer at 1; else it is learned.
-        nlayers: linear layers of the MLP, at least 1 (then without hidden layer and BatchNorm).
-        hidden_dim, bottleneck_dim: of the MLP. DINO's: 2048 and 256.
+        nlayers: linear layers of the MLP, at least 1 (then no hidden layer and no BatchNorm).
     """
 
     def __init__(

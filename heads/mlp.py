@@ -10,18 +10,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class MLP(nn.Sequential):
-    """Linear, norm, activation for each hidden width, then a last linear layer: ``[B, in_dim]`` to ``[B, widths[-1]]``.
-
-    The layers have the names that the methods' authors give them: numbers in the order of the layers.
+    """Linear, norm, activation for each hidden width, then a last linear layer: ``[B, in_dim]`` to ``[B, widths[-1]]``. State-dict
+    names are the authors': the layers' numbers.
 
     Args:
-        in_dim: width of the input.
         widths: output width of each linear layer, at least one.
         bias: whether the linear layers have biases.
-        norm: makes the norm after each hidden linear layer, from its width. ``nn.Identity`` keeps the layers' numbers as they are
-            with a norm; None makes no layer.
-        last_norm: makes the norm after the last linear layer; None: none.
-        activation: makes the layer after each hidden norm; default: an in-place ReLU.
+        norm: makes the norm after each hidden linear layer, from its width. ``nn.Identity`` keeps the numbering of a network with
+            norms; None makes no layer.
+        last_norm: makes the norm after the last linear layer; None: no layer.
+        activation: makes the layer after each hidden norm.
 
     >>> MLP(6, [8, 4], bias=False)
     MLP(
@@ -54,8 +52,8 @@ class MLP(nn.Sequential):
         self.out_dim = widths[-1]
 
     def forward(self, features: Tensor, views: int = 1) -> Tensor:
-        """The rows may be several views of equal size, one after the other. BatchNorm then sees each view by itself, as if it had
-        passed alone, while the linear layers read their weights, and write their gradients, once for all views."""
+        """Rows may be several views of equal size, one after the other. BatchNorm then normalises each view by itself, while the
+        linear layers read their weights, and write their gradients, once for all views."""
         for layer in self:
             if views > 1 and isinstance(layer, _BatchNorm):
                 features = torch.cat([layer(view) for view in features.chunk(views)])

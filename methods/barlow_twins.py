@@ -51,13 +51,8 @@ class BarlowTwinsConfig(AugmentationConfig):
 
 
 def loss_of_the_paper(z1_BD: Tensor, z2_BD: Tensor, lambd: float) -> Tensor:
-    """The paper's equations 1 and 2, of one process. Training uses ``BarlowTwins.loss``: the same number for a batch on any number
-    of processes, with fewer operations where images are few.
-
-    Args:
-        z1_BD, z2_BD: projections of the two crops, each feature with mean 0 and variance 1 over the batch.
-        lambd: weight of the off-diagonal term.
-    """
+    """The paper's equations 1 and 2, of one process and of projections that are normalised over the batch. Training uses
+    ``BarlowTwins.loss``: the same number on any number of processes, with fewer operations where images are few."""
     correlation_DD = z1_BD.T @ z2_BD / len(z1_BD)
     diagonal_D = correlation_DD.diagonal()
     invariance = (1 - diagonal_D).square().sum()
@@ -91,12 +86,12 @@ class BarlowTwins(Method):
         norm = nn.BatchNorm1d if config.bn_in_projector else nn.Identity
         self.projector = MLP(self.backbone.width, parse_widths(config.projector), bias=False, norm=norm)
         width = self.projector.out_dim
-        # As wide as the projections, with one hidden layer: what "predictor" is in the paper's table 6.
+        # The "predictor" of the paper's table 6: one hidden layer, as wide as the projections.
         self.predictor = MLP(width, [width, width], bias=False) if config.predictor else None
         self.bn = nn.BatchNorm1d(width, affine=False) if config.normalization == "batch" else None
 
     def forward(self, batch: ViewBatch) -> StepOutput:
-        # One crop after the other, as the reference has it: BatchNorm's statistics are those of one crop.
+        # As in the reference, crops pass one by one, so BatchNorm's statistics are those of one crop.
         first, second = (self.backbone(view) for view in batch.views)
         if self.config.stop_gradient:
             second = second.detach()
@@ -111,13 +106,13 @@ class BarlowTwins(Method):
         return StepOutput(loss, metrics, (z1.detach(), z2.detach()))
 
     def normalized(self, z_BD: Tensor) -> Tensor:
-        """Projections as the cross-correlation takes them. With BatchNorm, a call changes its running statistics."""
+        """Projections for the cross-correlation. With BatchNorm, a call changes its running statistics."""
         if len(z_BD) * world_size() < 2:
             raise UserError("barlow_twins needs at least 2 images in a batch; raise --batch_size")
         if self.config.normalization == "batch":
             return self.bn(z_BD)
         if self.config.normalization == "feature":
-            # To unit variance and not to unit length, so that the diagonal can still reach 1.
+            # To unit variance rather than unit length, so that the diagonal can still reach 1.
             return F.layer_norm(z_BD, z_BD.shape[1:])
         return z_BD - all_reduce_mean(z_BD.mean(0))
 
@@ -152,22 +147,21 @@ class BarlowTwins(Method):
 
 
 def cross_correlation(z1_BD: Tensor, z2_BD: Tensor) -> Tensor:
-    """``[D, D]``, over the batch of all ranks together; entry (i, j) is of feature i of the first crop and j of the second."""
-    # The sum over ranks is differentiable, and every rank's loss is that of the whole batch (see common.distributed). The
-    # reference's all_reduce is not differentiable, so its gradients depend on the number of GPUs.
+    """``[D, D]`` over the batch of all ranks; entry (i, j) is of feature i of the first crop and j of the second."""
+    # This sum over ranks is differentiable. The reference's is not, so its gradients depend on the number of GPUs.
     return all_reduce_sum((z1_BD / (len(z1_BD) * world_size())).T @ z2_BD)
 
 
 def diagonal_and_rest(correlation_DD: Tensor) -> tuple[Tensor, Tensor]:
-    """The diagonal ``[D]``, and the matrix itself with zeros there: in a sum of all squares, the diagonal's would swallow the
-    small ones of the rest."""
+    """The diagonal ``[D]``, and the matrix with zeros in its place: in a sum of all squares, the diagonal's would swallow the
+    rest's small ones."""
     diagonal_D = correlation_DD.diagonal().clone()
     return diagonal_D, correlation_DD.fill_diagonal_(0)
 
 
 def cheaper_by_images(images: int, features: int) -> bool:
-    """Whether ``diagonal_and_rest_by_images`` takes fewer operations than the cross-correlation: two products of
-    images² × features against one of images × features²."""
+    """Whether ``diagonal_and_rest_by_images`` takes fewer operations: two products of images² × features instead of one of
+    images × features²."""
     return 2 * images < features
 
 
@@ -176,7 +170,7 @@ def diagonal_and_rest_by_images(z1_BD: Tensor, z2_BD: Tensor) -> tuple[Tensor, T
     sum of all squares is ``Σ_ij (Z1ᵀ Z2)²_ij = Σ_ab (Z1 Z1ᵀ)_ab (Z2 Z2ᵀ)_ab``, without any D × D matrix.
 
     With n images the matrix's rank is below n, so the squares of all entries sum to at least (Σ_i C_ii)² / (n - 1). With n below
-    D / 2, what remains without the diagonal's squares is therefore not a small difference of large numbers.
+    D / 2, the rest is therefore no small difference of large numbers.
     """
     images = len(z1_BD) * world_size()
     diagonal_D = all_reduce_sum((z1_BD * z2_BD).sum(0)) / images

@@ -1,7 +1,7 @@
 """BYOL: bootstrap your own latent (Grill et al. 2020, arXiv 2006.07733; reference: deepmind-research/byol).
 
-An online network predicts, from one crop of an image, the projection that a target network makes of the other. The target is
-the moving average of the online network; there are no negatives.
+From one crop of an image, an online network predicts the projection that a target network makes of the other crop. The target is
+the moving average of the online network. No negatives.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class BYOL(Method):
         self.target = SlowCopy(self.backbone, self.projector)
 
     def forward(self, batch: ViewBatch) -> StepOutput:
-        # One crop after the other, as the reference has it: BatchNorm's statistics are those of one crop.
+        # As in the reference, crops pass one by one, so BatchNorm's statistics are those of one crop.
         z1, z2 = (self.projector(self.backbone(view)) for view in batch.views)
         p1, p2 = self.predictor(z1), self.predictor(z2)
         t1, t2 = (self.target(view) for view in batch.views)

@@ -1,7 +1,7 @@
 """DINO: self-distillation without labels (Caron et al. 2021, arXiv 2104.14294; reference: facebookresearch/dino).
 
-A student sees all crops and learns to predict, from each, a teacher's output for the full-size ones. The teacher is the moving
-average of the student. Centring and sharpening its outputs keep both from giving the same output for every image.
+From each crop, a student learns to predict a teacher's output for the full-size crops. The teacher is the moving average of the
+student. Centring and sharpening its outputs keep both from giving the same output for every image.
 
 Shapes: B images, V student views, T teacher views (the first of the V), K outputs of the head.
 """
@@ -53,7 +53,7 @@ class DINOConfig(MultiCropConfig):
     drop_path: float = option(0.1, at_least=0, below=1)
     """stochastic depth of the student's backbone (ViTs)"""
     predictor: bool = False
-    """a further hidden layer in the student's head, which the teacher has not"""
+    """a further hidden layer in the student's head only"""
 
     teacher: Literal["momentum", "copy"] = "momentum"
     """teacher: moving average of the student, or a copy of it"""
@@ -87,22 +87,16 @@ class DINOConfig(MultiCropConfig):
 
 
 def cross_entropy_by_pairs(student_VBK: Tensor, targets_TBK: Tensor, student_temp: float) -> Tensor:
-    """DINO's loss as the paper's equation 3 has it: the cross-entropy of each teacher view and each other student view, mean
-    over pairs and over the rank's own images. Training uses ``cross_entropy``, which is faster.
-
-    Args:
-        student_VBK: logits of all views, the teacher's first.
-        targets_TBK: the teacher's probabilities.
-        student_temp: temperature of the student's softmax.
-    """
+    """The paper's equation 3: the cross-entropy of the teacher's probabilities for a view and the student's for another, mean over
+    pairs of views and over images. ``student_VBK`` holds logits, the teacher's views first. Training uses ``cross_entropy``."""
     log_p_VBK = (student_VBK / student_temp).log_softmax(-1)
     pairs = [(t, v) for t in range(len(targets_TBK)) for v in range(len(student_VBK)) if t != v]
     return sum(-(targets_TBK[t] * log_p_VBK[v]).sum(-1).mean() for t, v in pairs) / len(pairs)
 
 
 def cross_entropy(student_VBK: Tensor, targets_TBK: Tensor, student_temp: float) -> Tensor:
-    """``cross_entropy_by_pairs`` without forming pairs, nor the log-softmax of any view: log softmax = logits - log-sum-exp, and
-    targets sum to 1, so each view's log-sum-exp counts once for each pair that the view is in."""
+    """``cross_entropy_by_pairs`` without any pair or log-softmax: log softmax = logits - log-sum-exp, and targets sum to 1, so each
+    view's log-sum-exp counts once for each of its pairs."""
     # A shift changes no softmax. With the largest logit at 0, the log-sum-exp is small and keeps its last digits.
     logits_VBK = (student_VBK - student_VBK.detach().amax(-1, keepdim=True)) / student_temp
     count, views = len(targets_TBK), len(logits_VBK)
@@ -113,7 +107,7 @@ def cross_entropy(student_VBK: Tensor, targets_TBK: Tensor, student_temp: float)
 
 
 class DINOLoss(nn.Module):
-    """The loss, and the running centre it keeps (buffer ``center [1, K]``; reference: ``DINOLoss``)."""
+    """The loss, and its running centre (buffer ``center [1, K]``; reference: ``DINOLoss``)."""
 
     def __init__(self, config: DINOConfig):
         super().__init__()
@@ -123,41 +117,31 @@ class DINOLoss(nn.Module):
     def forward(
         self, student_VBK: Tensor, teacher_TBK: Tensor, teacher_temp: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss (mean over the rank's own samples) and metrics; then updates the centre with these teacher outputs.
-
-        Args:
-            student_VBK: logits of all views, the teacher's first.
-            teacher_TBK: logits of the teacher's views; no gradient flows into them.
-            teacher_temp: of this epoch.
-        """
+        """Loss of logits (mean over the rank's own images) and metrics; then updates the centre with these teacher outputs, which
+        get no gradient. The student's views begin with the teacher's."""
         student_VBK, teacher_TBK = student_VBK.float(), teacher_TBK.detach().float()
         centred_TBK = teacher_TBK - self.center if self.config.centering == "center" else teacher_TBK
         if self.config.loss == "mse":
-            # As BYOL has it; temperatures play no part. (The paper's table 7, row 5, does not say what the squared error is of.)
+            # BYOL's, without temperatures. (The paper's table 7, row 5, does not name the vectors of its squared error.)
             loss = 2 - 2 * agreement(F.normalize(centred_TBK, dim=-1), F.normalize(student_VBK, dim=-1))
             metrics = {}
         else:
-            targets_TBK = self._targets(centred_TBK / teacher_temp)
+            logits_TBK = centred_TBK / teacher_temp
+            if iterations := SINKHORN_ITERATIONS.get(self.config.centering):
+                # All teacher views are shared out together, as the centre is the mean of them all.
+                targets_TBK = sinkhorn_knopp(logits_TBK.flatten(0, 1), iterations).view_as(logits_TBK)
+            else:
+                targets_TBK = logits_TBK.softmax(-1)
             loss = cross_entropy(student_VBK, targets_TBK, self.config.student_temp)
-            metrics = self._parts(loss.detach(), targets_TBK)
+            # The two parts of the cross-entropy (figure 7). ``teacher_information``: how much the teacher's output says about which
+            # image it is of; 0 for both kinds of collapse, one output or uniform ones.
+            entropy = torch.special.entr(targets_TBK).sum(-1).mean()
+            information = torch.special.entr(targets_TBK.mean((0, 1))).sum() - entropy
+            metrics = {"teacher_entropy": entropy, "kl": loss.detach() - entropy, "teacher_information": information}
         if self.config.centering == "center":
             mean_1K = all_reduce_mean(teacher_TBK.mean(dim=(0, 1))[None])
             self.center.lerp_(mean_1K, 1 - self.config.center_momentum)
         return loss, metrics
-
-    def _targets(self, logits_TBK: Tensor) -> Tensor:
-        """The teacher's probabilities."""
-        if iterations := SINKHORN_ITERATIONS.get(self.config.centering):
-            # All teacher views are shared out together, as the centre is the mean of them all.
-            return sinkhorn_knopp(logits_TBK.flatten(0, 1), iterations).view_as(logits_TBK)
-        return logits_TBK.softmax(-1)
-
-    def _parts(self, loss: Tensor, targets_TBK: Tensor) -> dict[str, Tensor]:
-        """The two parts of the cross-entropy (figure 7), and how much the teacher's outputs tell which image they are of: the
-        entropy of their mean less their mean entropy. That is 0 for both kinds of collapse, one output or uniform ones."""
-        entropy = torch.special.entr(targets_TBK).sum(-1).mean()
-        information = torch.special.entr(targets_TBK.mean((0, 1))).sum() - entropy
-        return {"teacher_entropy": entropy, "kl": loss - entropy, "teacher_information": information}
 
 
 class DINONetwork(nn.Module):
@@ -175,8 +159,8 @@ class DINONetwork(nn.Module):
             hidden_dim=config.hidden_dim,
             bottleneck_dim=config.bottleneck_dim,
         )
-        # As BYOL's: one hidden layer, back to the same width. The paper only names a predictor (table 7, row 6); here it works on
-        # the bottleneck, before the last layer.
+        # The paper only names a predictor (table 7, row 6). Here it has one hidden layer, as BYOL's, and maps the bottleneck,
+        # before the last layer.
         widths = [config.hidden_dim, config.bottleneck_dim]
         norm = nn.BatchNorm1d if config.use_bn_in_head else None
         self.predictor = MLP(config.bottleneck_dim, widths, norm=norm, activation=nn.GELU) if predictor else None
@@ -190,8 +174,8 @@ class DINONetwork(nn.Module):
 
 @METHODS.register("dino")
 class DINO(Method):
-    """The state dict holds ``student.backbone.…``, ``student.head.…``, the same of ``teacher``, and ``loss.center``. What
-    gets evaluated is the teacher's backbone."""
+    """The state dict holds ``student.backbone.…``, ``student.head.…``, the same of ``teacher``, and ``loss.center``. The teacher's
+    backbone is evaluated."""
 
     title = "DINO"
     citation = "Caron et al. 2021, arXiv 2104.14294"
@@ -225,10 +209,9 @@ class DINO(Method):
             raise UsageError(
                 f"--warmup_teacher_temp_epochs {warmup} is more than the run's {progress.epochs:g} epochs; give at most as many"
             )
+        self._teacher_temp = config.teacher_temp
         if progress.epoch < warmup:
             self._teacher_temp = linear(config.warmup_teacher_temp, config.teacher_temp, progress.epoch, warmup)
-        else:
-            self._teacher_temp = config.teacher_temp
 
     def forward(self, batch: ViewBatch) -> StepOutput:
         with torch.no_grad():

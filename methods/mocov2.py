@@ -1,8 +1,8 @@
 """MoCo v2: contrast with a queue (Chen et al. 2020, arXiv 2003.04297; He et al. 2019, arXiv 1911.05722; reference:
 facebookresearch/moco).
 
-A query, one crop, is drawn towards its key, what a slow copy of the network makes of the other crop, and away from the keys of
-earlier batches, which a queue holds.
+The projection of one crop (the query) is drawn towards a slow copy's projection of the other crop (its key), and away from the
+keys of earlier batches, which a queue holds.
 
 Shapes: B images, K keys in the queue, D features.
 """
@@ -38,18 +38,17 @@ class MoCoV2Config(AugmentationConfig):
     queue: int = option(65536, at_least=1)
     """keys of earlier batches to contrast with; at least a batch"""
     momentum_key: float = option(0.999, at_least=0, at_most=1)
-    """of the moving average that the key encoder is"""
+    """of the key encoder's moving average"""
     temperature: float = option(0.2, above=0)
     """of the softmax over similarities"""
 
 
 @METHODS.register("mocov2")
 class MoCoV2(Method):
-    """The queries' backbone is evaluated. The queue holds the keys of all ranks, in rank order, and is the same
-    on each.
+    """The queries' backbone is evaluated. The queue holds the keys of all ranks, in rank order, and is the same on each.
 
-    The reference shuffles images between GPUs before they become keys. Otherwise a query and its key would share the BatchNorm
-    statistics of one GPU's part of the batch, which gives the pair away. Here BatchNorm's statistics are of the whole batch.
+    The reference shuffles images between GPUs before they become keys: otherwise a query and its key would share one GPU's
+    BatchNorm statistics, which gives the pair away. Here BatchNorm's statistics are those of the whole batch.
     """
 
     title = "MoCo v2"
@@ -104,9 +103,7 @@ class MoCoV2(Method):
     def enqueue(self, keys_BD: Tensor) -> None:
         """Put keys (unit vectors, of all ranks) in place of the oldest."""
         if len(keys_BD) > len(self.queue):
-            raise UsageError(
-                f"--queue {len(self.queue)} is less than a batch of {len(keys_BD)} images; give at least as many"
-            )
+            raise UsageError(f"--queue {len(self.queue)} is less than a batch of {len(keys_BD)} images; give as many")
         places = (self.queue_place + torch.arange(len(keys_BD), device=keys_BD.device)) % len(self.queue)
         self.queue.index_copy_(0, places, keys_BD.to(self.queue.dtype))
         self.queue_place.add_(len(keys_BD)).remainder_(len(self.queue))

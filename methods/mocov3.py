@@ -1,8 +1,8 @@
 """MoCo v3: contrast within a large batch, for ViTs too (Chen et al. 2021, arXiv 2104.02057; reference:
 facebookresearch/moco-v3).
 
-Each crop's prediction is drawn towards what a slow copy of the network makes of the other crop of its image, and away from
-what it makes of that crop of all other images. No queue.
+The prediction from one crop is drawn towards a slow copy's projection of the other crop, and away from its projections of all
+other images' crops. No queue.
 
 Shapes: B images of this rank, N of all ranks, D features.
 """
@@ -71,7 +71,7 @@ class MoCoV3(Method):
         self.key_encoder = SlowCopy(self.backbone, self.projector)
 
     def forward(self, batch: ViewBatch) -> StepOutput:
-        # One crop after the other, as the reference has it: BatchNorm's statistics are those of one crop.
+        # As in the reference, crops pass one by one, so BatchNorm's statistics are those of one crop.
         z1, z2 = (self.projector(self.backbone(view)) for view in batch.views)
         q1, q2 = self.predictor(z1), self.predictor(z2)
         k1, k2 = (self.key_encoder(view) for view in batch.views)

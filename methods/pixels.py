@@ -1,4 +1,4 @@
-"""Raw pixels instead of a backbone: what the data gives away without any network."""
+"""Raw pixels as features: what the data gives away without any network."""
 
 from __future__ import annotations
 

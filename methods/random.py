@@ -1,4 +1,4 @@
-"""No training: the backbone as it was initialised. What a method adds is what it has beyond this."""
+"""No training: the backbone as it was initialised, which shows what training adds."""
 
 from __future__ import annotations
 

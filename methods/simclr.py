@@ -1,6 +1,6 @@
 """SimCLR: contrast of two views (Chen et al. 2020, arXiv 2002.05709; reference: google-research/simclr).
 
-Two crops of an image are drawn together and away from both crops of every other image of the batch.
+Projections of two crops of an image are drawn together, and away from those of every other image of the batch.
 
 Shapes: B images of this rank, N = 2B views of them, M views of all ranks, D features of the projector.
 """
@@ -43,9 +43,8 @@ class SimCLRConfig(AugmentationConfig):
 
 @METHODS.register("simclr")
 class SimCLR(Method):
-    """The loss is pytorch-metric-learning's ``SupConLoss`` with each image a class of its own: with one positive a view this is
-    NT-Xent, in M² memory. (The library's ``NTXentLoss`` gives the same number in M³: it compares every positive pair with every
-    negative one.)"""
+    """The loss is pytorch-metric-learning's ``SupConLoss`` with each image a class of its own. With one positive a view this is
+    NT-Xent, in M² memory (in M³ by the library's ``NTXentLoss``, which compares every positive pair with every negative one)."""
 
     title = "SimCLR"
     citation = "Chen et al. 2020, arXiv 2002.05709"
@@ -62,7 +61,7 @@ class SimCLR(Method):
         self.loss = SupConLoss(config.temperature, reducer=MeanReducer())
 
     def forward(self, batch: ViewBatch) -> StepOutput:
-        # Both views as one batch, as the reference has it: BatchNorm's statistics are those of both.
+        # As in the reference, both views are one batch, so they share BatchNorm's statistics.
         z_ND = self.projector(self.backbone(torch.cat(batch.views)))
         with torch.autocast(z_ND.device.type, enabled=False):
             loss = self.contrast(z_ND.float(), batch.labels)
@@ -83,7 +82,7 @@ class SimCLR(Method):
         rows, count = len(z_ND), len(z_ND) // 2
         if rows * world_size() < 4:
             raise UserError("a contrast needs at least 2 images in a batch; raise --batch_size (or lower --accumulate)")
-        # The gathered rows: rank after rank, each with its first views, then its second.
+        # Rows are gathered rank after rank, from each its first views, then its second.
         every_M = torch.arange(rows * world_size(), device=z_ND.device)
         image_M = every_M // rows * count + every_M % count
         own = slice(rank() * rows, (rank() + 1) * rows)
@@ -93,6 +92,5 @@ class SimCLR(Method):
         return self.loss(z_ND, indices_tuple=pairs, ref_emb=all_gather_rows(z_ND))
 
     def positives(self, image_M: Tensor, labels: Tensor) -> Tensor:
-        """Which views belong together, a view with itself, too: bool ``[M, M]``, from the number of each view's image and this
-        rank's labels."""
+        """Which views belong together, a view with itself, too: bool ``[M, M]``, from each view's image and this rank's labels."""
         return image_M[:, None] == image_M

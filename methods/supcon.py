@@ -22,7 +22,7 @@ class SupConConfig(SimCLRConfig):
 @METHODS.register("supcon")
 class SupCon(SimCLR):
     """An image without a label has only its own two views as positives, as in SimCLR. Images with several labels are positives if
-    they share one. All other views of the batch are negatives; without any (all images of one label), the loss is 0."""
+    they share a label. All other views are negatives; in a batch without negatives (all of one label) the loss is 0."""
 
     title = "SupCon"
     citation = "Khosla et al. 2020, arXiv 2004.11362"

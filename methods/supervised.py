@@ -1,4 +1,4 @@
-"""Supervised training: the point of reference for what labels give."""
+"""Supervised training: what labels give."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class SupervisedConfig(MethodConfig):
 
 @METHODS.register("supervised")
 class Supervised(Method):
-    """A linear classifier on the backbone, trained with it. One label an image: cross-entropy. Several: binary cross-entropy
-    of each class. Images without a label are left out.
+    """A linear classifier on the backbone, trained with it. One label an image: cross-entropy. Several: binary cross-entropy of
+    each class. Images without a label are left out.
 
-    The views are those of plain ImageNet classification, crop and flip. The rates are those of DeiT (Touvron et al. 2021, table 9:
-    AdamW, 5e-4 for 512 images, weight decay 0.05, stochastic depth 0.1), from which DINO's paper has its supervised ViTs. DeiT's
-    stronger augmentations are left out: they would add a third kind of recipe to the comparison.
+    The views are plain ImageNet classification's, crop and flip. The rates are DeiT's (Touvron et al. 2021, table 9: AdamW, 5e-4
+    for 512 images, weight decay 0.05, stochastic depth 0.1), the source of the supervised ViTs in DINO's paper. DeiT's stronger
+    augmentations are left out: they would add a third kind of recipe to the comparison.
     """
 
     title = "Supervised"

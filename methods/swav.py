@@ -1,7 +1,7 @@
 """SwAV: swapped assignments (Caron et al. 2020, arXiv 2006.09882; reference: facebookresearch/swav).
 
-Full-size crops are assigned to prototypes, in equal shares over the batch. Every other crop of the image, small ones too, has
-to predict the assignment.
+Full-size crops are assigned to prototypes, in equal shares over the batch. Each other crop of the image, small ones too, has to
+predict the assignment.
 
 Shapes: B images, V views, T assigned views (two), K prototypes, D features of the projector.
 """
@@ -50,7 +50,7 @@ class SwAVConfig(MultiCropConfig):
 
 @METHODS.register("swav")
 class SwAV(Method):
-    """Assignments share out the batch of all ranks together, which alone prevents equal outputs for all images. (If a batch is
+    """Assignments share out the batch of all ranks together, which alone prevents equal outputs for all images. (For batches
     smaller than the number of prototypes, the reference adds earlier ones from a queue. Here, give fewer prototypes.)"""
 
     title = "SwAV"
@@ -77,7 +77,7 @@ class SwAV(Method):
 
     def forward(self, batch: ViewBatch) -> StepOutput:
         features_VBD = backbone_features(self.backbone, batch.views)
-        # All views pass the projector as one batch, as the reference has it.
+        # As in the reference, all views pass the projector as one batch.
         z_VBD = self.projector(features_VBD.flatten(0, 1)).unflatten(0, features_VBD.shape[:2])
         with torch.autocast(z_VBD.device.type, enabled=False):
             # Divided by temperatures as small as 0.05, similarities need all their digits.

@@ -1,8 +1,8 @@
 """Weakly supervised DINO: DINO whose crops come from several images of one label (reference: jneyzaguirre1/dino_evaluation).
 
-Global crop 1 is of the anchor image; global crop 2 and every local crop are each of another image with its label. Nothing else
-differs, so this is DINO with another recipe. ``--label_fraction`` sets for how many images labels may be used, ``--paired_views``
-which views come from other images.
+Global crop 1 is of the anchor image; global crop 2 and each local crop are of other images with its label. This is DINO with
+another recipe: ``--label_fraction`` sets for how many images labels may be used, ``--paired_views`` which views come from other
+images.
 """
 
 from __future__ import annotations

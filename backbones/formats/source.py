@@ -1,4 +1,4 @@
-"""Weights as a user names them, found, checked and read once: for ``--weights``, ``--init``, ``export`` and pictures alike."""
+"""Weights by any name a user gives, located, checked and read once: for ``--weights``, ``--init``, ``export`` and pictures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Source:
             released weights (``dino:vit_s8``), or None: untrained.
 
     Attributes:
-        release: what is known of released weights; None for all others.
+        release: the facts of released weights; None for all others.
     """
 
     def __init__(self, spec: str | Path | None):
@@ -35,7 +35,7 @@ class Source:
 
     @cached_property
     def path(self) -> Path:
-        """The file. Raises UserError where there is none."""
+        """The file. Raises UserError if it does not exist."""
         if self.release is not None:
             return find_release(self.spec)
         path = Path(self.spec)
@@ -55,7 +55,6 @@ class Source:
 
     @cached_property
     def sha256(self) -> str:
-        """The file's digest."""
         return digest(self.path, "sha256")
 
     @property
@@ -64,18 +63,18 @@ class Source:
 
     @cached_property
     def run(self) -> Mapping[str, Any]:
-        """What a run's checkpoint says of its run (``backbone_name``, ``image_size``, ``config``); empty for other files."""
+        """The run of a run's checkpoint: ``backbone_name``, ``image_size`` and ``config``; empty for other files."""
         if self.spec is None or self.release is not None or "backbone_prefix" not in self.content:
             return {}
         return {name: self.content[name] for name in ("backbone_name", "image_size", "config") if name in self.content}
 
     @property
     def options(self) -> Mapping[str, Any]:
-        """The options of the run; empty for other files."""
+        """The run's options; empty for other files."""
         return self.run.get("config", {})
 
     def backbone_name(self, given: str | None = None) -> str:
-        """The backbone that was ``given``, else the one that the weights name. Raises UsageError where neither is known."""
+        """The backbone that was ``given``, else the one that the weights name. Raises UsageError where both are missing."""
         name = given or (self.release.backbone if self.release else self.run.get("backbone_name"))
         if name is None:
             reason = f"{self.spec} does not name its own" if self.spec else "no --weights are given"
@@ -88,9 +87,9 @@ class Source:
         Args:
             backbone_name: what ``backbone`` was built by, for messages and to compare with a run's own record.
             key: which of a checkpoint's networks or entries ("student", "teacher", "state_dict_ema"); default: what the run
-                evaluates, else the teacher, else the only one there is.
+                evaluates, else the teacher, else the only one.
 
-        Raises UserError where the file is missing, unreadable, would run code, or is not wholly of this backbone.
+        Raises UserError where the file is missing, unreadable, would run code, or does not fit this backbone wholly.
         """
         where = f"{self.spec}, {self.path}" if self.release else str(self.path)
         remark = self.release.remark if self.release else ""

@@ -1,5 +1,5 @@
-"""Weights into a backbone, from any layout people have: a run of this toolkit, the authors' DINO and Barlow Twins files, and
-state dicts of timm or torchvision, pickled or as safetensors. A file fits wholly or is refused."""
+"""Weights into a backbone: from a run of this toolkit, the authors' DINO and Barlow Twins files, and state dicts of timm or
+torchvision, pickled or as safetensors. A file fits wholly or is refused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from backbones.vit import VisionTransformer, interpolate_positions
 from common.errors import UserError
 from common.files import archive_damage
 
-#: Entries of a checkpoint that hold weights, in the order they are looked for: DINO's, Barlow Twins', timm's and others'.
+#: Entries of a checkpoint that hold weights, the first choice first: DINO's, Barlow Twins', timm's and others'.
 CONTAINERS = ("teacher", "model", "state_dict")
 #: What wrapping adds to names (DistributedDataParallel, torch.compile).
 WRAPPERS = ("module.", "_orig_mod.")
@@ -38,10 +38,10 @@ class LoadReport:
     """What a load did.
 
     Attributes:
-        matched, total: tensors of the backbone that were found in the file, and that it has. They differ only in BatchNorm's
-            step counts, which old files lack and evaluation does not read.
+        matched, total: the backbone's tensors that the file has, and all of them. They differ only in BatchNorm's step counts,
+            which old files lack and evaluation does not read.
         source: the file.
-        note: what was chosen, left out or changed on the way; empty if nothing.
+        note: what was chosen, left out or changed on the way.
     """
 
     matched: int
@@ -85,8 +85,8 @@ def load_state(
 
 
 def read_weights(path: Path) -> Mapping[str, Any]:
-    """A weights file's content, a mapping. No code of the file's is run: only tensors, plain values, and the
-    argparse.Namespace that the authors' DINO checkpoints hold under ``args``, are unpickled."""
+    """A weights file's content. No code in the file runs: only tensors, plain values, and the argparse.Namespace that the authors'
+    DINO checkpoints hold under ``args``, are unpickled. Raises UserError for a file that cannot be read so."""
     try:
         if path.suffix == ".safetensors":
             content = safetensors.torch.load_file(path)
@@ -100,11 +100,11 @@ def read_weights(path: Path) -> Mapping[str, Any]:
         raise
     except PermissionError as error:
         raise UserError(f"{path}: no permission to read it") from error
-    except Exception as error:  # whatever bytes may do to a reader, the file is at fault
-        found = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
-        if found:
+    except Exception as error:  # damaged bytes can raise anything in a reader
+        code = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        if code:
             raise UserError(
-                f"{path}: refused, because reading it could run code ({found[1]}); "
+                f"{path}: refused, because reading it could run code ({code[1]}); "
                 "have whoever trusts it save the bare state dict, or a .safetensors file"
             ) from error
         raise UserError(f"{path}: not a weights file, or cut short; download or copy it again") from error
@@ -128,29 +128,27 @@ def _from_run(
     state = {name.removeprefix(prefix): value for name, value in content["method"].items() if name.startswith(prefix)}
     if not state:
         others = {name.partition("backbone.")[0].strip(".") for name in content["method"] if "backbone." in name}
-        known = ", ".join(sorted(others - {""})) or "only one, without a name"
-        raise UserError(f"{path}: the run has no backbone {key or prefix!r} (it has: {known})")
+        choices = ", ".join(sorted(others - {""})) or "only one, without a name"
+        raise UserError(f"{path}: the run has no backbone {key or prefix!r} (it has: {choices})")
     return state, key or prefix.partition("backbone.")[0].strip(".")
 
 
 def _from_others(content: Mapping[str, Any], path: Path, key: str | None) -> tuple[dict[str, Tensor], str]:
-    """The state dict in a file of somebody else's, without wrappers' prefixes, and which entry it was."""
+    """The state dict in another program's file, without wrappers' prefixes, and the entry that held it."""
     entries = [name for name, value in content.items() if _is_state_dict(value)]
     if key is None and _is_state_dict(content):
-        state = content
-    else:
-        key = key or next((name for name in CONTAINERS if name in entries), None)
-        if key not in entries:
-            raise UserError(
-                f"{path}: no weights under {key or ' or '.join(CONTAINERS)!r}; choose a key "
-                f"(the file's entries: {', '.join(map(str, list(content)[:8]))}; with weights: {', '.join(entries) or 'none'})"
-            )
-        state = content[key]
-    return without_wrappers(state), key or ""
+        return without_wrappers(content), ""
+    key = key or next((name for name in CONTAINERS if name in entries), None)
+    if key not in entries:
+        raise UserError(
+            f"{path}: no weights under {key or ' or '.join(CONTAINERS)!r}; choose a key "
+            f"(the file's entries: {', '.join(map(str, list(content)[:8]))}; with weights: {', '.join(entries) or 'none'})"
+        )
+    return without_wrappers(content[key]), key
 
 
 def without_wrappers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict without what ``WRAPPERS`` add to its names."""
+    """A state dict without the ``WRAPPERS`` before its names."""
     stripped = {}
     for name, value in state.items():
         while name.startswith(WRAPPERS):
@@ -168,8 +166,7 @@ def _is_state_dict(value: Any) -> bool:
 
 
 def _select(state: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """The entries that are a backbone's, and a note on those left out: what stands beside a ``backbone.`` (heads and
-    projectors), and classifiers."""
+    """The backbone's entries, and a note on the entries left out: heads and projectors beside a ``backbone.``, and classifiers."""
     inside = {name.removeprefix("backbone."): value for name, value in state.items() if name.startswith("backbone.")}
     outside = [name for name in state if not name.startswith("backbone.")] if inside else []
     state = inside or state
@@ -180,14 +177,13 @@ def _select(state: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[dic
 
 
 def _adapt(state: dict[str, Tensor], target: nn.Module) -> tuple[dict[str, Tensor], str]:
-    """The state with position embeddings on the target's grid, and a timm model's in timm's present names."""
+    """The state with position embeddings on the target's grid, a timm model's under timm's present names, and a note on changes."""
     wanted = target.state_dict()
     before = {name: tuple(value.shape) for name, value in state.items()}
     if isinstance(target, VisionTransformer):
         positions = state.get("pos_embed")
         if positions is not None and _other_square_grid(positions, wanted["pos_embed"]):
-            resampled = interpolate_positions(positions.float(), target.grid, target.grid)
-            state = {**state, "pos_embed": resampled}
+            state = state | {"pos_embed": interpolate_positions(positions.float(), target.grid, target.grid)}
     elif not isinstance(target, Backbone) and _problems(state, wanted):
         state = _converted_by_timm(state, target)
     changed = [
@@ -199,14 +195,13 @@ def _adapt(state: dict[str, Tensor], target: nn.Module) -> tuple[dict[str, Tenso
 
 
 def _converted_by_timm(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """The state as timm's own converter makes it of the layouts in which its models were published, or as it is, where that
-    is none of them."""
+    """The state through timm's own converter of the layouts in which its models were published, or unchanged if it does not fit."""
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     converted = state
-    # Made for other files than this, it may fail in any of these ways; the check that follows says what does not fit.
+    # A converter may fail in these ways on files that it was not made for; ``_check`` then names what does not fit.
     with contextlib.suppress(KeyError, IndexError, AttributeError, AssertionError, RuntimeError, ValueError, TypeError):
         converted = dict(convert(dict(state), model)) if convert else state
-    # It also resamples patch embeddings, whereby another patch size would pass for this one.
+    # Converters also resample patch embeddings, so another patch size would pass for this one.
     same = [name for name in converted if name in state and "pos" not in name]
     return converted if all(converted[name].numel() == state[name].numel() for name in same) else state
 
@@ -220,7 +215,7 @@ def _other_square_grid(positions: Tensor, wanted: Tensor) -> bool:
 
 
 def _problems(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
-    """What keeps ``state`` from being all of ``wanted`` and nothing else."""
+    """The differences between ``state`` and ``wanted``."""
     missing = [
         f"{name} is missing" for name in wanted if name not in state and not name.endswith("num_batches_tracked")
     ]
@@ -234,7 +229,7 @@ def _problems(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list
 
 
 def _check(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path, backbone_name: str) -> int:
-    """The number of matching tensors; raises UserError where the file is not wholly this backbone's."""
+    """The number of matching tensors; raises UserError unless the file is wholly this backbone's, and finite."""
     matched = sum(name in state and state[name].shape == value.shape for name, value in wanted.items())
     if problems := _problems(state, wanted):
         raise UserError(
@@ -242,13 +237,12 @@ def _check(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path
             + (f", and {len(problems) - 1} more difference{'s' * (len(problems) > 2)}" if len(problems) > 1 else "")
             + f" (the file begins with {_first(state)}; {backbone_name} with {_first(wanted)})"
         )
-    broken = [name for name, value in state.items() if not value.isfinite().all()]
-    if broken:
+    if broken := [name for name, value in state.items() if not value.isfinite().all()]:
         raise UserError(
             f"{path}: {broken[0]} holds values that are not finite; the training it comes from had diverged"
         )
     return matched
 
 
-def _first(state: Mapping[str, Tensor], count: int = 3) -> str:
-    return ", ".join(f"{name} {tuple(value.shape)}" for name, value in list(state.items())[:count]) or "nothing"
+def _first(state: Mapping[str, Tensor]) -> str:
+    return ", ".join(f"{name} {tuple(value.shape)}" for name, value in list(state.items())[:3]) or "nothing"

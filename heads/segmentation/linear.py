@@ -1,4 +1,4 @@
-"""The linear head: what the last map's cells say by themselves."""
+"""The linear head: each cell of the last map by itself."""
 
 from __future__ import annotations
 

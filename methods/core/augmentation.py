@@ -1,4 +1,4 @@
-"""Augmentation as options of a method: what all of its crops share, and how the two full-size ones differ."""
+"""Augmentation as options of a method: of all crops together, and of the two full-size ones."""
 
 from __future__ import annotations
 

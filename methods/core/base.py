@@ -1,4 +1,4 @@
-"""What a method is: what it wants to see, and what it does with it. Nothing here knows of loops, devices or files."""
+"""What a method is: the views it wants, and the loss it makes of them. Nothing here knows of loops, devices or files."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from data.views.spec import View
 
 METHODS: Registry[type[Method]] = Registry("method", "methods")
 
-#: Builds a fresh backbone with every call. Keyword arguments (``drop_path_rate``, ``zero_init_residual``) reach the families
-#: that have them; others ignore them.
+#: Builds a fresh backbone with every call. Families without a ``drop_path_rate`` or ``zero_init_residual`` ignore that keyword.
 MakeBackbone = Callable[..., Backbone]
 
 
@@ -45,7 +44,7 @@ class Progress:
 
 
 def steps_of(epochs: float, steps_per_epoch: int) -> int:
-    """Optimiser steps of a run: whole ones, and one at least."""
+    """Optimiser steps of a run: a whole number, at least 1."""
     return max(1, round(epochs * steps_per_epoch))
 
 
@@ -70,8 +69,8 @@ class StepOutput:
     Attributes:
         loss: scalar, to be minimised. See ``common.distributed`` for its meaning under several ranks.
         metrics: scalars for the log, as numbers or detached tensors.
-        projections: of two views of this rank's samples, detached, ``[B, D]`` each, for the pictures of cross-correlation and the
-            collapse diagnostics.
+        projections: of two views of this rank's samples, detached, ``[B, D]`` each, for cross-correlations and the collapse
+            diagnostics.
     """
 
     loss: Tensor
@@ -81,8 +80,8 @@ class StepOutput:
 
 @dataclass(kw_only=True)
 class MethodConfig:
-    """A method's own options, each a command-line option declared with ``common.options.option``: subclass it in the method's
-    file. Raises UsageError for a value that is out of its range."""
+    """Base of a method's own options, each a command-line option declared with ``common.options.option``. Raises UsageError for a
+    value that is out of its range."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -99,13 +98,13 @@ class Method(nn.Module):
     class attributes, from the file without importing it: they are plain values.
     """
 
-    #: Display name ("MoCo v2"); "": that of the file.
+    #: Display name ("MoCo v2"); "": the file's.
     title: ClassVar[str] = ""
     #: Authors, year and arXiv number.
     citation: ClassVar[str] = ""
     #: Where its defaults differ from the paper or the authors' code.
     differs: ClassVar[tuple[str, ...]] = ()
-    #: What its rows are in a sentence, if other rows are measured against them ("raw pixels").
+    #: What sentences call its rows, if other rows are measured against them ("raw pixels").
     reference: ClassVar[str] = ""
     #: False: its rows are compared with those of every backbone.
     needs_backbone: ClassVar[bool] = True
@@ -116,7 +115,7 @@ class Method(nn.Module):
 
     #: Dataclass of the method's own options.
     Config: ClassVar[type[MethodConfig]] = MethodConfig
-    #: Published values of the trainer's options (``training.config.TrainConfig``) that differ from its defaults.
+    #: Published values of the trainer's options (``training/config.py``) that differ from its defaults.
     recipe: ClassVar[dict[str, Any]] = {}
     #: Which step of the warm-up reaches the learning rate: the last (DINO's reference), or the first after it (Barlow Twins').
     warmup_endpoint: ClassVar[bool] = True
@@ -149,7 +148,7 @@ class Method(nn.Module):
         """Called when gradients are complete and clipped, before the optimiser's step: drop or change gradients."""
 
     def after_step(self, progress: Progress) -> None:
-        """Called after the optimiser's step: update teachers. ``progress`` is that of ``before_step``."""
+        """Called after the optimiser's step, with the ``progress`` of ``before_step``: update teachers."""
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups for the optimiser: ``params``, and maybe ``lr_scale`` (multiplies the schedule) and ``weight_decay`` (fixed, not
@@ -164,6 +163,6 @@ class Method(nn.Module):
 
 
 def facts_of(name: str) -> dict[str, Any]:
-    """What reports need to know of a method: the facts that ``Method`` lists, and whether it trains."""
+    """A method's facts, for reports and the trainer."""
     facts = METHODS.facts(name)
     return {key: facts[key] for key in ("title", "citation", "differs", "trains", "reference", "needs_backbone")}

@@ -34,8 +34,8 @@ def scaled_groups(method: Method, backbone_lr_scale: float, layer_decay: float) 
 
 
 def backbone_layers(backbone: Backbone, required: bool) -> dict[str, int]:
-    """The layer of each of a backbone's parameters: 0 before the first block (or stage), i + 1 in block i, and the last one's after
-    all blocks. Raises UserError where ``required`` and the names do not show it (no numbered blocks, stages or layers)."""
+    """The layer of each parameter of a backbone: 0 before the first block (or stage), i + 1 in block i, the last block's after all
+    blocks. Without numbered blocks, stages or layers, all are 0, or raises UserError if layers are ``required``."""
     names = [name for name, _ in backbone.named_parameters()]
     layers: list[int | None] = []
     for name in names:

@@ -1,4 +1,4 @@
-"""What methods with crops of several sizes share: DINO and SwAV.
+"""Parts of methods with crops of several sizes (DINO, SwAV).
 
 Shapes: B images, V views, T target views (the first of the V), K outputs or prototypes.
 """
@@ -51,7 +51,7 @@ class MultiCropConfig(AugmentationConfig):
 
 def backbone_features(backbone: Backbone, views: Sequence[Tensor]) -> Tensor:
     """Pooled features ``[V, B, width]``. Neighbouring views of one size pass the backbone as one batch (reference:
-    ``MultiCropWrapper``; SwAV's ``ResNet.forward``), so that BatchNorm sees them together."""
+    ``MultiCropWrapper``; SwAV's ``ResNet.forward``), and share BatchNorm's statistics."""
     features: list[Tensor] = []
     first = 0
     for last in range(1, len(views) + 1):
@@ -62,13 +62,12 @@ def backbone_features(backbone: Backbone, views: Sequence[Tensor]) -> Tensor:
 
 
 def agreement(targets_TBK: Tensor, outputs_VBK: Tensor) -> Tensor:
-    """Mean inner product over the batch and over all pairs of a teacher view and another student view, the first T of the V
-    student views being the teacher's. Equal to, in plain loops::
+    """Mean inner product over the batch and over all pairs of a teacher view and another student view. In plain loops::
 
         pairs = [(t, v) for t in range(T) for v in range(V) if t != v]
         sum((targets[t] * outputs[v]).sum(-1).mean() for t, v in pairs) / len(pairs)
 
-    but linear in both, so that the views can be summed first: no pair is ever formed.
+    It is linear in both, so the views are summed first, and no pair is formed.
     """
     count, views = len(targets_TBK), len(outputs_VBK)
     every = (targets_TBK.sum(0) * outputs_VBK.sum(0)).sum(-1)
@@ -77,12 +76,10 @@ def agreement(targets_TBK: Tensor, outputs_VBK: Tensor) -> Tensor:
 
 
 def sinkhorn_knopp(logits_NK: Tensor, iterations: int) -> Tensor:
-    """Assign N samples (of all ranks together) to K outputs in equal shares, as far as ``iterations`` alternations of
-    normalising outputs and samples get; rows end up with a sum of 1. One iteration is DINO's "softmax (batch)".
-    Source: DINO's appendix, "relation to SwAV"; here in the logarithm, so that no temperature overflows.
+    """Assignments ``[N, K]`` of this rank's samples to outputs, which share out the samples of all ranks more and more equally with
+    each iteration; rows sum to 1. One iteration is DINO's "softmax (batch)". ``logits_NK`` are divided by the temperature already.
 
-    Args:
-        logits_NK: already divided by the temperature, this rank's samples.
+    Source: DINO's appendix, "relation to SwAV"; here in the logarithm, so that no temperature overflows.
     """
     for _ in range(iterations):
         shares = torch.logsumexp(logits_NK, dim=0, keepdim=True)

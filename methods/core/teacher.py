@@ -27,8 +27,8 @@ def rising_momentum(start: float, progress: Progress) -> float:
 
 
 class SlowCopy(nn.Module):
-    """Copy of a backbone and its projector: no gradient, and weights that follow theirs as a moving average. Its BatchNorms
-    normalise with the batch's statistics, as the originals' do."""
+    """Copy of a backbone and its projector, without gradients, whose weights follow as a moving average. In training its BatchNorms
+    use the batch's statistics, as the originals' do."""
 
     def __init__(self, backbone: Backbone, projector: nn.Module):
         super().__init__()

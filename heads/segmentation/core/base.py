@@ -1,4 +1,4 @@
-"""What a segmentation head is: which maps of the backbone it reads, and logits at the input's resolution."""
+"""The base class of segmentation heads, and their common parts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class SegmentationHead(nn.Module):
         num_classes: background included.
     """
 
-    #: Display name ("SETR-naive"); "": that of the file, with spaces.
+    #: Display name ("SETR-naive"); "": the file's, with spaces.
     title: ClassVar[str] = ""
     #: Its place among the heads in figures, the simple ones first.
     order: ClassVar[int] = 99

@@ -1,8 +1,8 @@
 """Losses of segmentation. They take logits ``[B, C, H, W]`` (float32), classes ``[B, H, W]`` (int64) and ``labelled``, bool
 ``[B, H, W]``, which is False for void pixels. Those have logits and class 0, and reach no loss and no gradient.
 
-Sums are over all ranks' pixels. Pixels are weighted rather than selected: selecting would make each step wait for their number,
-and with weights all ranks compute the same, whichever pixels they have.
+Sums are over all ranks' pixels. Pixels are weighted rather than selected: selecting would make each step wait for their number, and
+with weights all ranks compute the same, whichever pixels they have.
 """
 
 from __future__ import annotations
