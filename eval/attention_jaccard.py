@@ -24,12 +24,8 @@ from rundir.results import Measurement
 
 
 def best_jaccard(masks: Tensor, objects: Tensor) -> float:
-    """The mean over an image's objects of the best head's Jaccard, in [0, 1]; NaN without objects.
-
-    Args:
-        masks: bool ``[heads, H, W]``.
-        objects: int ``[H, W]``: 0 background, 1, 2, … the objects, 255 void, which is in no mask and no object.
-    """
+    """The mean over an image's objects of the best head's Jaccard, in [0, 1]; NaN without objects. ``masks``: bool
+    ``[heads, H, W]``; ``objects``: int ``[H, W]``, 0 background, 255 void, which counts nowhere."""
     masks = (masks & (objects != VOID)).flatten(1).float()
     ids = [number for number in objects.unique().tolist() if number not in (0, VOID)]
     if not ids:

@@ -85,12 +85,10 @@ class CopyDetection(Evaluation):
             database, queries = whitening(database), whitening(queries)
         similar = F.normalize(queries, dim=1) @ F.normalize(database, dim=1).T
         ranked = similar.topk(min(RANKS, len(database))).indices.numpy()
-        values = np.array(
-            [
-                trapezoid_precision(np.flatnonzero(np.isin(row, relevant)), len(relevant))
-                for row, relevant in zip(ranked, data.relevant, strict=True)
-            ]
-        )
+        values = [
+            trapezoid_precision(np.flatnonzero(np.isin(row, relevant)), len(relevant))
+            for row, relevant in zip(ranked, data.relevant, strict=True)
+        ]
         names = [copy.name for copy in data.copies]
         protocol = {
             "features": f"CLS and generalised mean (power {GEM_POWER}) of patch tokens, L2-normalised, cosine",
@@ -100,7 +98,7 @@ class CopyDetection(Evaluation):
             "ranks": RANKS,
             "precision": context.precision,
         }
-        return measure_means(context, "copydays", names, {"map_strong": values}, protocol, samples="copies")
+        return measure_means(context, "copydays", names, {"map_strong": np.array(values)}, protocol, samples="copies")
 
     def _folder(self, folder: str | None) -> tuple[Path, ...]:
         return () if folder is None else image_files(Path(folder).expanduser())
@@ -108,14 +106,15 @@ class CopyDetection(Evaluation):
     def _descriptors(self, context: EvalContext, part: str, files: tuple[Path, ...]) -> Tensor:
         size = self.config.size
 
-        def square(image: Image.Image, place: int) -> Image.Image:
-            return image.resize((size, size), Image.Resampling.BICUBIC)
-
-        def encode(images: Tensor) -> Tensor:
-            return descriptors(context.backbone.tokens(images)[0].float())
-
-        batch_size = max(1, min(64, 2**21 // size**2))
-        return file_features(context, f"copydays-{part}", files, square, encode, {"size": size}, batch_size)
+        return file_features(
+            context,
+            f"copydays-{part}",
+            files,
+            lambda image, place: image.resize((size, size), Image.Resampling.BICUBIC),
+            lambda images: descriptors(context.backbone.tokens(images)[0].float()),
+            {"size": size},
+            batch_size=max(1, min(64, 2**21 // size**2)),
+        )
 
 
 def descriptors(tokens_BND: Tensor) -> Tensor:

@@ -212,7 +212,7 @@ def object_measures(masks: np.ndarray, truth: np.ndarray) -> Iterator[tuple[np.n
 
 
 def object_outcomes(measures: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
-    """By metric a vector over objects, in fractions, from J and F of each object's frames."""
+    """By metric a vector over objects, as fractions, from J and F of each object's frames."""
     j, f = (np.array([values.mean() for values in measure]) for measure in zip(*measures, strict=True))
     outcomes = {"jf_mean": (j + f) / 2}
     for name, means, measure in zip("jf", (j, f), zip(*measures, strict=True), strict=True):

@@ -174,7 +174,7 @@ class Finetune(Evaluation):
 
 
 def predict(context: EvalContext, task: FinetuneTask, store: ImageStore, rows: np.ndarray) -> Tensor:
-    """Logits float32 ``[n, C]`` on the CPU of these images' central crops."""
+    """Logits of images' central crops, float32 ``[n, C]`` on the CPU."""
     logits = context.frozen(task.backbone).over(
         f"logits of {store.name} {store.split}",
         np.array_split(rows, max(1, len(rows) * context.image_size**2 // 2**23)),

@@ -23,8 +23,8 @@ class KNNConfig(EvaluationConfig):
 
 @EVALUATIONS.register("knn")
 class KNN(Evaluation):
-    """Top-1 (and top-5, where there are more classes than that and k is at least 5) of weighted k-NN; the mean average
-    precision of the label scores where images have several labels. The bank is the training split."""
+    """Top-1 (and top-5, of more than 5 classes and for k of at least 5) of weighted k-NN, or mean average precision where images
+    have several labels. The bank is the training split."""
 
     title = "k-NN"
     variants = {"k": 20}

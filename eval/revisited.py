@@ -4,6 +4,7 @@ dino/eval_image_retrieval.py; the benchmark: Radenović et al. 2018, arXiv 1803.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch.nn.functional as F
@@ -21,7 +22,7 @@ from eval.core.files import file_features
 from eval.core.scoring import measure_means
 from rundir.results import Measurement
 
-#: The grades of positives, and those that count neither way.
+#: The grades of positives, and the grades that count neither way.
 SETTINGS = {"medium": (("easy", "hard"), ("junk",)), "hard": (("hard",), ("junk", "easy"))}
 CUTOFFS = (1, 5, 10)
 #: Factors on an image's sides (reference: utils.py, ``multi_scale``).
@@ -62,9 +63,7 @@ class RevisitedRetrieval(Evaluation):
         data: Revisited = context.test
         config = self.config
         scales = SCALES if config.multi_scale else (1.0,)
-
-        def encode(images: Tensor) -> Tensor:
-            return multi_scale_features(context.backbone, images, scales)
+        encode = partial(multi_scale_features, context.backbone, scales)
 
         def whole(image: Image.Image, place: int) -> Image.Image:
             return shrink(image, config.size)
@@ -128,7 +127,7 @@ def shrink(image: Image.Image, longer: float) -> Image.Image:
     return image
 
 
-def multi_scale_features(backbone: Backbone, images: Tensor, scales: tuple[float, ...]) -> Tensor:
+def multi_scale_features(backbone: Backbone, scales: tuple[float, ...], images: Tensor) -> Tensor:
     """Pooled features ``[B, D]`` of normalised images, averaged over scales (bilinear, no antialiasing). Pixels at the right and
     bottom that fill no patch are left out, as by a ViT's patch convolution."""
     total = 0

@@ -177,21 +177,10 @@ class Segmentation(Evaluation):
     def _plan(self, context: EvalContext, head: str, store: ImageStore) -> NestedTraining:
         config = self.config
         optimizer, lr = RECIPES[config.finetune]
-        task = TaskConfig(
-            head=head,
-            finetune=config.finetune,
-            loss=list(config.loss),
-            auxiliary=config.auxiliary,
-            backbone_lr_scale=config.backbone_lr_scale,
-            layer_decay=config.layer_decay,
-        )
-        depends = {
-            "scale": list(config.scale),
-            "distort": config.distort,
-            "output_stride": config.output_stride,
-            "train_list": config.train_list,
-            "train_data": context.train.fingerprint,
-        }
+        of_task = ("finetune", "loss", "auxiliary", "backbone_lr_scale", "layer_decay")
+        task = TaskConfig(head=head, **{name: getattr(config, name) for name in of_task})
+        of_data = ("scale", "distort", "output_stride", "train_list")
+        depends = {name: getattr(config, name) for name in of_data} | {"train_data": context.train.fingerprint}
         return NestedTraining.plan(
             context,
             f"{head}-{store.name}",

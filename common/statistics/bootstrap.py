@@ -10,35 +10,30 @@ from collections.abc import Callable
 
 import numpy as np
 
+LEVEL = 0.95
 RESAMPLES = 2000
 #: Counts drawn at once, which bounds the memory.
 _CHUNK = 1 << 22
 
 
-def mean_interval(
-    values: np.ndarray, level: float = 0.95, resamples: int = 20 * RESAMPLES, seed: int = 0
-) -> tuple[float, float]:
-    """Interval of the mean of ``values``, one number a sample (``[n]``, such as 0 and 1 for wrong and right). Few distinct values
-    are drawn from the multinomial distribution, at no cost per sample. Raises ValueError for no samples or non-finite values."""
+def mean_interval(values: np.ndarray, resamples: int = 20 * RESAMPLES, seed: int = 0) -> tuple[float, float]:
+    """95% interval of the mean of ``values``, one number a sample (``[n]``, such as 0 and 1 for wrong and right). Few distinct
+    values are drawn from the multinomial distribution, at no cost per sample. Raises ValueError for no or non-finite values."""
     values = np.asarray(values, np.float64)
     if values.ndim != 1 or len(values) == 0 or not np.isfinite(values).all():
         raise ValueError(f"a bootstrap needs finite values [n], n ≥ 1, and got shape {values.shape}")
     n = len(values)
     distinct, counts = np.unique(values, return_counts=True)
     if len(distinct) > 64:
-        return bootstrap(lambda weights: weights @ values / n, n, level, min(resamples, RESAMPLES), seed)
+        return bootstrap(lambda weights: weights @ values / n, n, min(resamples, RESAMPLES), seed)
     drawn = np.random.default_rng(seed).multinomial(n, counts / n, size=resamples)
-    return _percentiles(drawn @ distinct / n, level)
+    return _percentiles(drawn @ distinct / n)
 
 
 def bootstrap(
-    statistic: Callable[[np.ndarray], np.ndarray],
-    n: int,
-    level: float = 0.95,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    statistic: Callable[[np.ndarray], np.ndarray], n: int, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float]:
-    """Interval of any statistic of n samples. Raises ValueError if no resample has a value.
+    """95% interval of any statistic of n samples. Raises ValueError if no resample has a value.
 
     Args:
         statistic: takes how often each sample is drawn, float64 ``[r, n]`` (each row sums to n), and returns ``[r]``. NaN (no
@@ -46,7 +41,7 @@ def bootstrap(
         seed: equal seeds draw equal resamples, whatever the statistic, so that differences of statistics can be paired.
     """
     results = [statistic(weights) for weights in resample_counts(n, resamples, seed)]
-    return _percentiles(np.concatenate(results), level)
+    return _percentiles(np.concatenate(results))
 
 
 def resample_counts(n: int, resamples: int, seed: int = 0):
@@ -63,9 +58,9 @@ def resample_counts(n: int, resamples: int, seed: int = 0):
         yield np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
 
 
-def _percentiles(results: np.ndarray, level: float) -> tuple[float, float]:
+def _percentiles(results: np.ndarray) -> tuple[float, float]:
     results = results[~np.isnan(results)]
     if len(results) == 0:
         raise ValueError("no resample has a value")
-    low, high = np.quantile(results, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(results, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)

@@ -32,15 +32,14 @@ class Evaluation:
 
     How tables and reports show what it measures (plain values, which ``Registry.facts`` reads without importing the file):
         title: its name for readers ("k-NN"); "": that of the file, with spaces.
-        parts: package of plug-ins ("heads.segmentation") each of which is measured as an evaluation of its own, called
-            ``NAME_PLUGIN`` and titled by both titles; "": none.
-        metrics: titles of its metrics; one without a title has its name, with spaces.
+        parts: package of plug-ins ("heads.segmentation"), each measured as the evaluation ``NAME_PLUGIN`` with both titles.
+        metrics: titles of its metrics; default: their names, with spaces.
         units: of metrics that are not in percent.
-        lower_is_better: words in the names of metrics of which less is better.
-        headline: metrics that stand for the evaluation in the first table; where none of them was measured, the first does.
-        variants: entries of the protocol under several values of which one run is measured (k of k-NN), each a column of its
-            own, and the value that stands in the first table; None: any, of several the last.
-        grouped_by: what measured items belong to that are not independent of each other: objects to videos. Images are.
+        lower_is_better: words in the names of metrics that are better when lower.
+        headline: metrics that the first table shows; if none of them was measured, the first metric.
+        variants: entries of the protocol that have several values for one run (k of k-NN), each a column, and the value that the
+            first table shows; None: the last.
+        grouped_by: what dependent items belong to (objects to videos).
     """
 
     Config: ClassVar[type[EvaluationConfig]] = EvaluationConfig

@@ -30,13 +30,12 @@ from training.diagnostics import (
 from training.machine.devices import autocast
 from training.plan import Plan
 
-#: Training images that the online k-NN searches, at most, and its neighbours (the reference's best k) and temperature.
+#: Most training images that the online k-NN searches, its neighbours (the reference's best k) and temperature.
 BANK = 20_000
 NEIGHBOURS = 20
 TEMPERATURE = 0.07
-#: Images of the diagnostics, at most.
+#: Most images of the diagnostics, and images of a forward pass.
 PROBE = 256
-#: Images per forward pass.
 BATCH = 128
 
 

@@ -71,7 +71,7 @@ class Heads:
             used_BM: bool: which samples each head may learn from; default: all.
         """
         logits_BMC = self.logits(features_BD)
-        # The gradient of (binary) cross-entropy in the logits is probability minus target, so no graph is needed.
+        # The gradient of (binary) cross-entropy by the logits is probability minus target.
         if self.multi_label:
             targets_B1C = targets[:, None].float()
             targets_BMC = targets_B1C.expand_as(logits_BMC)
@@ -207,7 +207,7 @@ def held_out(targets: Tensor, part: float, seed: int) -> np.ndarray:
     order = rng.permutation(len(targets))
     if targets.ndim == 1:
         order = order[np.argsort(targets.numpy()[order], kind="stable")]
-    # Samples at equal distances, sorted by class and shuffled within one, are a stratified draw.
+    # Samples at equal distances of an order by class, shuffled within each, are a stratified draw.
     step = 1 / part
     places = np.floor(np.arange(rng.random() * step, len(targets), step)).astype(np.int64)
     chosen = np.zeros(len(targets), bool)

@@ -50,14 +50,13 @@ def run_evaluations(
         "precision": context.precision,
         "seed": context.seed,
     }
-    requests = {}
+    requests: dict[str, str] = {}
+    measured: dict[str, list[Measurement]] = {}
+    others: dict[str, list[Measurement]] = {}
     for name, evaluation in evaluations.items():
         files = evaluation.files()
         read = [fingerprint_of(files, files[0].parent)] if files else []
         requests[name] = digest_of([name, asdict(evaluation.config), surroundings, *read])
-    measured: dict[str, list[Measurement]] = {}
-    others: dict[str, list[Measurement]] = {}
-    for name in evaluations:
         kept = read_results(results_file(context.run_dir, name))
         same = [m for m in kept if m.request == requests[name]]
         whole = all(m.predictions is None or (context.run_dir / m.predictions).is_file() for m in same)
@@ -80,7 +79,7 @@ def run_evaluations(
                 f"{name} on {context.test.name}: measured before with the same weights, data and options; "
                 "its result is used (--again measures anew)"
             )
-    measurements = [m for name in evaluations for m in measured[name]]
+    measurements = [m for of_evaluation in measured.values() for m in of_evaluation]
     if measurements:
         print_measurements(measurements, context.run_dir)
     return measurements

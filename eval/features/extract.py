@@ -88,7 +88,7 @@ def cached_rows(
     rows_each: int = 1,
     threads: int = 1,
 ) -> dict[Key, Tensor]:
-    """What a network computes of every image, from the caches, once those that are not finished have been filled.
+    """What a network computes of every image, from the caches, which are filled first where they are not finished.
 
     Args:
         title: for the progress bar and messages ("features of cifar10 test").

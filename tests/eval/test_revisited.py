@@ -163,10 +163,10 @@ def test_an_interrupted_extraction_continues(context, monkeypatch):
 def test_pixels_that_fill_no_patch_are_left_out(context):
     images = torch.randn(1, 3, 30, 41)
     with torch.inference_mode():
-        found = multi_scale_features(context.backbone, images, (1.0,))
+        found = multi_scale_features(context.backbone, (1.0,), images)
         torch.testing.assert_close(found, context.backbone(images[..., :28, :40]))
         with pytest.raises(UserError, match="smaller than a patch of 4"):
-            multi_scale_features(context.backbone, images[..., :3], (1.0,))
+            multi_scale_features(context.backbone, (1.0,), images[..., :3])
     assert shrink(Image.new("RGB", (100, 50)), 40).size == (40, 20)
     assert shrink(Image.new("RGB", (100, 50)), 400).size == (100, 50)
 
