@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from PIL import Image
 
 JOBS = 2  # commands at the same time
@@ -209,6 +210,8 @@ def small_data(folder):
 def flat(value, key=""):
     """(key, plain value) of everything in nested containers; arrays as digests; without times."""
     if isinstance(value, dict):
+        if value.get("metric") == "seconds_per_frame":
+            value = {**value, "value": None}
         for name, item in sorted(value.items(), key=lambda pair: str(pair[0])):
             yield from flat(item, f"{key}/{name}") if name not in TIMES else ()
     elif isinstance(value, (list, tuple)):
@@ -222,7 +225,11 @@ def flat(value, key=""):
     elif value is None or isinstance(value, (bool, int, float)):
         yield key, value
     else:
-        yield key, re.sub(r"/\S*/now/", "", str(value))  # where the folder lies
+        text = re.sub(r"/\S*/now/", "", str(value))  # where the folder lies
+        text = re.sub(
+            r"\b[0-9a-f]{64}\b|(?<= \()[0-9a-f]{8}(?=\))", "DIGEST", text
+        )  # of a checkpoint, which holds times
+        yield key, "a speed" if "s/frame" in text or "seconds_per_frame" in text else text
 
 
 def whole(value):
@@ -232,7 +239,11 @@ def whole(value):
 def numbers_in(path):
     """What a file holds, as far as it is the same each time."""
     text = path.read_text() if path.suffix in TEXTS else ""
-    if path.name in ("environment.json", "lock") or path.suffix in (".log", ".pdf") or path.stem == "cost-and-accuracy":
+    if (
+        path.name in ("environment.json", "lock")
+        or path.suffix in (".log", ".pdf")
+        or path.stem.startswith("cost-and-accuracy")
+    ):
         return "there"
     if path.suffix in (".pt", ".pth"):
         with torch.serialization.safe_globals([argparse.Namespace]):
@@ -250,6 +261,8 @@ def numbers_in(path):
     if path.suffix in (".png", ".gif", ".jpg"):
         image = Image.open(path)
         return f"{image.size} {hashlib.sha256(image.convert('RGB').tobytes()).hexdigest()[:16]}"
+    if path.suffix == ".yaml":
+        return yaml.safe_load(text)
     if path.suffix == ".json":
         return json.loads(text)
     if path.suffix == ".jsonl":
@@ -258,6 +271,8 @@ def numbers_in(path):
         return re.findall(r"<h[1-4][^>]*>([^<]*)", text)
     if path.stem in ("cost", "provenance"):
         return list(csv.DictReader(text.splitlines())) if path.suffix == ".csv" else len(text.splitlines())
+    if path.stem == "options":  # their order is that of the code
+        return sorted(text.splitlines())
     return text.splitlines() if text else hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
