@@ -1,1 +1,1 @@
-"""Evaluations, one file each, found by the file's name. ``core.base`` says what one is; begin with ``knn``."""
+"""Evaluations, one file each, found by the file's name. ``core.base`` defines them; begin with ``knn``."""

@@ -90,7 +90,7 @@ class Finetune(Evaluation):
         return [Path(file).expanduser() for file in self.config.lists]
 
     def run(self, context: EvalContext) -> list[Measurement]:
-        context.labelled("train")  # raises where there is no label at all
+        context.labelled("train")  # raises if no image has a label
         parts = labelled_parts(context.train, self.files(), self.config.fractions, context.seed)
         return [m for name, (rows, about) in parts.items() for m in self._measure(context, name, rows, about)]
 
@@ -187,7 +187,7 @@ def predict(context: EvalContext, task: FinetuneTask, store: ImageStore, rows: n
 
 @dataclass(kw_only=True)
 class FinetuneTaskConfig(SupervisedConfig):
-    """The task's part of a fine-tuning's options, which ``FinetuneConfig`` documents."""
+    """The task's part of the options that ``FinetuneConfig`` documents."""
 
     backbone_lr_scale: float = 1.0
     layer_decay: float = 1.0

@@ -42,7 +42,7 @@ class KNNLowShot(Evaluation):
 
     def run(self, context: EvalContext) -> list[Measurement]:
         config = self.config
-        context.labelled("train")  # raises where there is no label at all
+        context.labelled("train")  # raises if no image has a label
         banks = labelled_parts(context.train, self.files(), config.fractions, context.seed)
         return [
             m

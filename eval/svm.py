@@ -144,7 +144,7 @@ class _Split:
 
     def __init__(self, context: EvalContext, split: str):
         store = context.store(split)
-        context.labelled(split)  # raises where there is none
+        context.labelled(split)  # raises if no image has a label
         ignored = difficult_only(store)
         self.marked = ignored is not None
         ignored = np.zeros_like(store.label_sets) if ignored is None else ignored

@@ -1,2 +1,2 @@
-"""What evaluations share: what one is (``base``), what it is given (``context``), running several (``run``), values with intervals
-(``scoring``), linear probes, k-NN, trainings inside a run (``nested``), and what is measured while a run trains (``online``)."""
+"""What evaluations share: their base class (``base``), their input (``context``), running several (``run``), values with intervals
+(``scoring``), linear probes, k-NN, trainings inside a run (``nested``), and measurements while a run trains (``online``)."""

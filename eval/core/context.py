@@ -104,7 +104,7 @@ class EvalContext(FrozenBackbone):
         return ArrayCache(self.run_dir / FEATURES / f"{name}-{digest_of(about)}.npy", rows)
 
     def labelled(self, split: str) -> np.ndarray:
-        """Indices of the images that have a label, int64. Raises UserError where there are none."""
+        """Indices of the images that have a label, int64. Raises UserError if none has."""
         rows = _labelled(self.store(split))
         if len(rows) == 0:
             raise UserError(

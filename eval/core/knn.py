@@ -31,7 +31,7 @@ def measure_knn(
         left_out = ", ".join(map(str, ks[len(fitting) :]))
         note(f"{evaluation}: k = {left_out} left out: the bank has {len(bank_rows)} labelled images", style="none")
     ks = fitting or ks  # the search refuses them where none fits
-    # The bank stays on the CPU: the search puts it on the device normalised, and it need not be there twice.
+    # The bank stays on the CPU, since the search puts a normalised copy on the device.
     bank = context.features("train", "pooled")[bank_rows]
     queries = context.features("test", "pooled")[context.labelled("test")].to(context.device)
     labels, several = context.labels("train", bank_rows), context.train.label_sets is not None

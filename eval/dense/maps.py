@@ -56,7 +56,7 @@ def cached_maps(
 
     def gather(part: range) -> Tensor:
         images = [original(store, image) for image in part]
-        # Flipped before it is fitted: what is padded stays at the right.
+        # Flipped before it is fitted, so that padding stays at the right.
         return torch.stack([fit_image(view, size)[0] for image in images for view in (image, image.flip(-1))])
 
     rows = cached_rows(

@@ -19,7 +19,7 @@ from methods.core.layer_rates import scaled_groups
 
 @dataclass(kw_only=True)
 class TaskConfig(MethodConfig):
-    """The task's part of a segmentation's options, which ``eval.segmentation.SegmentationConfig`` documents."""
+    """The task's part of the options that ``eval.segmentation.SegmentationConfig`` documents."""
 
     head: str = "linear"
     finetune: bool = False
