@@ -36,9 +36,8 @@ class UnknownOption(UsageError):
 
 
 def make_parser(command: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
-    """A parser for one subcommand. Add dataclasses with ``add_arguments``; options are their field names with underscores,
-    never abbreviated. Values are checked against their declarations (``common.options``), which help shows. Errors raise
-    UsageError instead of printing the whole usage."""
+    """A parser for one subcommand. Add dataclasses with ``add_arguments``; options are their field names, never abbreviated.
+    Values are checked against their declarations (``common.options``), which help shows. Errors raise UsageError."""
 
     class Parser(ArgumentParser):
         def add_arguments(self, *args: Any, **more: Any) -> Any:
@@ -75,16 +74,16 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Nam
     namespace, unknown = parser.parse_known_args(list(words))
     for word in unknown:
         if word.startswith("--"):
-            known = [option for option in parser._option_string_actions if option.startswith("--")]
+            names = [option for option in parser._option_string_actions if option.startswith("--")]
             option = word.split("=")[0]
-            raise UnknownOption(option.removeprefix("--"), str(unknown_name("option", option, known)))
+            raise UnknownOption(option.removeprefix("--"), str(unknown_name("option", option, names)))
     if unknown:
         raise UsageError(f"{parser.prog}: {' '.join(unknown)!r} belongs to no option; see: python {parser.prog} --help")
     return namespace
 
 
 def read_command(command: str, description: str, kind: type[Options], words: Sequence[str]) -> Options:
-    """The options of a command that has one dataclass of them, ``kind``; its plug-ins are loaded."""
+    """The options of a command, as one dataclass ``kind``; plug-ins are loaded."""
     if issubclass(kind, PluginOption):
         load_plugins(words)
     parser = make_parser(command, description)
@@ -95,7 +94,7 @@ def read_command(command: str, description: str, kind: type[Options], words: Seq
 def read_open_command(
     command: str, description: str, kind: type[Options], words: Sequence[str], epilog: str
 ) -> tuple[Options, dict[str, Any]]:
-    """The same for a command that hands further options on to others: its own options, and the further ones."""
+    """The options of a command, and further ones that it hands on to others."""
     parser = make_parser(command, description, epilog=epilog)
     parser.add_arguments(kind, dest="command")
     namespace, further = parser.parse_known_args(list(words))
@@ -103,13 +102,13 @@ def read_open_command(
 
 
 def load_plugins(words: Sequence[str]) -> None:
-    """Import what each ``--plugin`` among ``words`` names: it decides which names and options there are."""
+    """Import what each ``--plugin`` among ``words`` names. It comes before parsing, since plug-ins bring names and options."""
     for plugin in value_of(words, "plugin") or []:
         load_plugin(plugin)
 
 
 def further_options(words: Sequence[str]) -> dict[str, Any]:
-    """Read ``--name value …`` words of options that another program will check, values as YAML has them."""
+    """Options that another program will check, from ``--name value …``; values are read as YAML."""
     options: dict[str, Any] = {}
     values: list[Any] = []
     for word in words:
@@ -125,7 +124,7 @@ def further_options(words: Sequence[str]) -> dict[str, Any]:
 
 
 def parse_value(word: str) -> Any:
-    """An option's value as YAML has it; a word that is no YAML stands for itself."""
+    """A word as YAML has it; itself where it is no YAML."""
     try:
         return parse_yaml(word)
     except ValueError:
@@ -133,8 +132,7 @@ def parse_value(word: str) -> Any:
 
 
 def value_of(words: Sequence[str], option: str, many: bool = False) -> Any:
-    """What ``words`` give for one option, before the real parser can be built: its last value, a list with ``many``, None if it is
-    absent."""
+    """The last value of one option, before the real parser can be built: a list with ``many``, None if it is absent."""
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     finder.add_argument(f"--{option}", nargs="*" if many else None, action="append" if option == "plugin" else "store")
     try:
@@ -144,8 +142,7 @@ def value_of(words: Sequence[str], option: str, many: bool = False) -> Any:
 
 
 def words_of(options: Mapping[str, Any]) -> list[str]:
-    """A mapping of options as words of a command line, without those that are None, so that a configuration file goes through the
-    same checks as the command line."""
+    """Options as words of a command line, without None, so that a configuration file goes through the same checks."""
     words: list[str] = []
     for name, value in options.items():
         if value is not None:

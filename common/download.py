@@ -9,6 +9,7 @@ import shutil
 import tarfile
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
 
@@ -31,13 +32,11 @@ def download(url: str, path: Path, md5: str | None = None, progress: bool = True
 
     Args:
         url: http or https.
-        path: where to.
-        md5: of the whole file, in hexadecimal digits; None: unknown.
-        progress: show a progress bar.
-        sha256: of the whole file, or its first digits, as in file names of torch.hub.
+        path: where to. An existing file is fetched again if it has another digest.
+        md5, sha256: digests of the whole file in hexadecimal digits, or their first digits; None: unknown.
 
     Returns:
-        ``path``, which has those digests. Without a digest an existing file is taken for the whole one.
+        ``path``.
 
     Raises:
         UserError: the server cannot be reached or refuses, the disk is full, or the file has another digest.
@@ -78,8 +77,8 @@ class _CutShort(Exception):
     """The connection ended before the file did."""
 
 
-def _fetch(url: str, part: Path, tell) -> None:
-    """Append to ``part`` what it lacks, by one connection."""
+def _fetch(url: str, part: Path, report: Callable[[int, int | None], None]) -> None:
+    """Append to ``part`` what it lacks, by one connection, and report the bytes so far and in all."""
     have = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "ssl-compare", **({"Range": f"bytes={have}-"} if have else {})}
     try:
@@ -99,22 +98,18 @@ def _fetch(url: str, part: Path, tell) -> None:
                 f"{part.parent}: {(total - have) / 2**30:.1f} GiB are to come and {free / 2**30:.1f} are free"
             )
         with open(part, "ab" if have else "wb") as file:
-            tell(have, total)
+            report(have, total)
             while chunk := answer.read(_CHUNK):
                 file.write(chunk)
                 have += len(chunk)
-                tell(have, total)
+                report(have, total)
         if total is not None and have < total:
             raise _CutShort(f"{have:,} of {total:,} bytes came")
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a tar archive, compressed or not, into a folder.
-
-    Raises:
-        UserError: it is damaged, or one of its members would be written outside the folder or is no file, folder or link
-            within it (``tarfile``'s filter "data").
-    """
+    """Unpack a tar archive, compressed or not, into a folder. Raises UserError for a damaged one, or with members that would lie
+    outside the folder or are no files, folders or links within it (``tarfile``'s filter "data")."""
     try:
         with tarfile.open(archive) as tar:
             tar.extractall(folder, filter="data")
@@ -123,7 +118,7 @@ def unpack(archive: Path, folder: Path) -> None:
 
 
 def _wrong_digest(path: Path, md5: str | None, sha256: str | None) -> str | None:
-    """Which digest of a file is wrong, in words; None: none is."""
+    """The wrong digest of a file in words, or None."""
     for kind, name, wanted in (("md5", "MD5", md5), ("sha256", "SHA-256", sha256)):
         if wanted and not (actual := digest(path, kind)).startswith(wanted):
             return f"the {name} digest {actual}, not {wanted}"

@@ -13,17 +13,13 @@ from common.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
-#: What is imported first; who has these has installed the toolkit's packages, and what else is missing is another matter.
+#: The packages that are imported first. A Python that has them has the toolkit's packages.
 PACKAGES = ("yaml", "simple_parsing", "numpy", "torch", "rich", "pandas", "jinja2")
 
 
 def continue_in_venv(missing: str | None, words: Sequence[str]) -> None:
-    """Where one of ``PACKAGES`` is missing here, run the same command by ``.venv``'s Python instead, in place of this process;
-    without such a folder, make it first. Returns where another package is missing, or this is ``.venv`` already.
-
-    Raises:
-        UserError: it cannot be made.
-    """
+    """Where one of ``PACKAGES`` is missing, replace this process by the same command in ``.venv``, which is made first if needed.
+    Returns if another package is missing, or this is ``.venv`` already. Raises UserError if it cannot be made."""
     if missing not in PACKAGES or Path(sys.prefix).resolve() == VENV.resolve():
         return
     if not (VENV / "ready").exists():

@@ -52,7 +52,7 @@ def first_line(error: BaseException) -> str:
 
 
 def explain(error: BaseException) -> UserError | None:
-    """What a user can do about an error of the disk or the memory; None for any other error, which is a fault of the program.
+    """Advice to the user about an error of the disk or the memory; None for any other error, which is a fault of the program.
 
     >>> str(explain(OSError(28, "No space left on device", "runs/a/log.jsonl")))
     'runs/a/log.jsonl: no space left on device; free some, and the same command continues: what was written before is intact'

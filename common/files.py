@@ -130,8 +130,8 @@ def read_json(path: Path) -> Any:
 
 
 def append_json_line(path: Path, record: dict[str, Any]) -> None:
-    """Add one record to a JSON-lines log, in one write: a killed process can at most lose its last line. Where the disk takes
-    only a part of the line, the log stays as it was, and OSError is raised."""
+    """Add one record to a JSON-lines log, in one write: a killed process can at most lose its last line. If the disk takes only a
+    part of it, the log stays as it was, and OSError is raised."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab", buffering=0) as file:
         end, line = file.seek(0, os.SEEK_END), (json.dumps(record) + "\n").encode()

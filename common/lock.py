@@ -16,16 +16,15 @@ from common.errors import UserError
 
 @contextmanager
 def owned_lock(path: Path, waiting: Callable[[str], None], poll: float = 0.2) -> Iterator[None]:
-    """Hold the lock file ``path``, which names this process. While another process holds it, wait, or give up if ``waiting``
-    raises.
+    """Hold the lock file ``path``, which names this process. While another process holds it, wait.
 
     It is the operating system's lock on the open file, so it ends with its process, however that ends: a killed process
     leaves an unlocked file, which the next one takes over.
 
     Args:
         path: the lock file; it stays, empty, when the lock is given back.
-        waiting: called once before waiting, with the owner ("process 12 on host, since 2026-01-31 12:00 UTC"); its errors are
-            passed on.
+        waiting: called once before waiting, with the owner ("process 12 on host, since 2026-01-31 12:00 UTC"); it may raise an
+            error to give up.
         poll: seconds between attempts.
 
     Raises:
@@ -64,8 +63,8 @@ def owned_lock(path: Path, waiting: Callable[[str], None], poll: float = 0.2) ->
 
 
 def owner_lives(owner: Mapping[str, Any]) -> bool:
-    """Whether the process of this machine that a lock file names still runs. Does not lock: that could turn away a process that
-    wants the lock at this moment. Where the system does not say when processes began, any process of that number counts."""
+    """Whether the process of this machine that a lock file names still runs. Does not lock, which could turn another process away.
+    Where the system does not say when processes began, any process of that number counts."""
     try:
         os.kill(owner["pid"], 0)
     except ProcessLookupError:
@@ -77,8 +76,8 @@ def owner_lives(owner: Mapping[str, Any]) -> bool:
 
 
 def process_began(process: int) -> str | None:
-    """When a process began, as the boot's name and the clock ticks since: no other process of its number has the same, not even
-    after a restart. "ended" for a killed process that its parent has not asked after; None where the system does not say."""
+    """When a process began, as the boot's name and the clock ticks since: unlike any other process of its number. "ended" for a
+    killed process that its parent has not asked after; None where the system does not say."""
     try:
         stat = Path(f"/proc/{process}/stat").read_bytes()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

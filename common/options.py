@@ -84,12 +84,12 @@ def option(
         "only_training": only_training,
     }
     if isinstance(default, list):
-        return dataclasses.field(default_factory=lambda: list(default), metadata=facts)
+        return dataclasses.field(default_factory=default.copy, metadata=facts)
     return dataclasses.field(default=default, metadata=facts)
 
 
 def facts_of(config_class: type, name: str) -> Mapping[str, Any]:
-    """What an option declares. A subclass that gives it another default keeps the range and all else of its base."""
+    """The facts that an option declares. A subclass that gives it another default keeps those of its base."""
     for kind in config_class.__mro__:
         declared = vars(kind).get("__dataclass_fields__", {}).get(name)
         if declared is not None and "range" in declared.metadata:
@@ -98,15 +98,8 @@ def facts_of(config_class: type, name: str) -> Mapping[str, Any]:
 
 
 def check(config: Any, prefix: str = "") -> None:
-    """Check every option of a dataclass instance against its declaration. Numbers must be finite.
-
-    Args:
-        config: the instance.
-        prefix: what its options' names begin with on the command line ("finetune_").
-
-    Raises:
-        UsageError: ``--NAME VALUE: give …``, for the first option that is wrong.
-    """
+    """Check every option of a dataclass instance against its declaration. Numbers must be finite. ``prefix`` begins the options'
+    names on the command line ("finetune_"). Raises UsageError, ``--NAME VALUE: give …``, for the first wrong option."""
     for declared in dataclasses.fields(config):
         value = getattr(config, declared.name)
         if value is None:
@@ -123,8 +116,8 @@ def check(config: Any, prefix: str = "") -> None:
 
 
 def check_value(option_name: str, value: Any, allowed: Range) -> None:
-    """Raise UsageError for a number, or a list or tuple with one, that is not finite or out of its range, and for an empty list
-    where there is a range. Other values pass."""
+    """Raise UsageError for a number that is not finite or out of its range, by itself or in a list, and for an empty list where a
+    range is declared."""
     items = value if isinstance(value, (list, tuple)) else [value]
     if not items and allowed != Range():
         raise UsageError(f"--{option_name}: give one value or several: {allowed}")

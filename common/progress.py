@@ -1,4 +1,4 @@
-"""What evaluations show while they work, on standard error: progress bars, where somebody can see them move, notes and warnings."""
+"""Notes, warnings and progress bars on standard error. Bars show only in a terminal."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Registries find plug-ins by name. One file is one plug-in, and the file's stem is its name, so names need no import, which
-might load torch. Neither do facts: the plain class attributes of a plug-in."""
+"""Registries find plug-ins by name. Each is one file, whose stem is its name, so listing names needs no import, which might load
+torch. Neither do facts: the plain class attributes of a plug-in."""
 
 from __future__ import annotations
 
@@ -32,14 +32,13 @@ class Registry(Generic[T]):
         self.kind = kind
         self._package = package
         self._items: dict[str, T] = {}
-        folder = ROOT / package.replace(".", "/") if package else None
-        stems = {path.stem for path in folder.glob("*.py")} if folder else set()
-        self._modules = stems - {"__init__"}
+        self._modules: set[str] = set()
         if package:
+            self._modules = {path.stem for path in (ROOT / package.replace(".", "/")).glob("*.py")} - {"__init__"}
             _BY_PACKAGE[package] = self
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator: make the decorated object known as ``name``. A name can be taken once."""
+        """Decorator: register the object as ``name``, which can be taken once."""
 
         def decorate(item: T) -> T:
             if name in self._items and self._items[name] is not item:
@@ -50,11 +49,11 @@ class Registry(Generic[T]):
         return decorate
 
     def names(self) -> list[str]:
-        """All known names, sorted. Imports nothing."""
+        """All names, sorted. Imports nothing."""
         return sorted(self._modules | self._items.keys())
 
     def get(self, name: str) -> T:
-        """The plug-in called ``name``; raises UsageError naming the nearest known one."""
+        """The plug-in called ``name``; raises UsageError naming the nearest one."""
         if name not in self._items and name in self._modules:
             importlib.import_module(f"{self._package}.{name}")
         if name not in self._items:
@@ -118,8 +117,7 @@ def _is_registered(node: ast.ClassDef, name: str) -> bool:
 
 
 def load_plugin(spec: str) -> None:
-    """Import a plug-in from outside the checkout, which registers itself: the path of a ``.py`` file or a dotted module name.
-    Raises UsageError if there is no such file or module."""
+    """Import a plug-in, which registers itself: a ``.py`` file or a dotted module name. Raises UsageError if it is missing."""
     path = Path(spec)
     if path.suffix == ".py":
         if not path.is_file():

@@ -1,2 +1,1 @@
-"""Data sets, one file each, found by the file's name. ``core.base`` says what one is; docs/add-a-data-set.md shows a whole
-one."""
+"""Data sets, one file each. Begin with ``core.base``, which defines a data set; docs/add-a-data-set.md shows a whole one."""

@@ -70,5 +70,5 @@ def _read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise UserError(f"{path}: the pixels are not uint8 rows of 3 × 32 × 32 values")
     labels = content["labels"]
     if not isinstance(labels, list) or len(labels) != len(pixels) or not all(type(label) is int for label in labels):
-        raise UserError(f"{path}: there is not one whole number as label for each of the {len(pixels)} images")
+        raise UserError(f"{path}: needs one whole number as label for each of the {len(pixels)} images")
     return pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), np.array(labels, np.int64)

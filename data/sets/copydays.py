@@ -42,7 +42,7 @@ class Copydays(Benchmark):
 
 
 def image_files(folder: Path) -> tuple[Path, ...]:
-    """The image files of a folder, by name. Raises UserError where there are none."""
+    """The image files of a folder, by name. Raises UserError for a folder without any."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
     files = tuple(sorted(file for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES and file.is_file()))

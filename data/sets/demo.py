@@ -56,7 +56,7 @@ def _read_labels(path: Path) -> dict[str, str]:
                 raise csv.Error(f"record {len(labels) + 1} does not have the columns name and label")
             stem = Path(row["name"]).stem
             if stem in labels:
-                raise csv.Error(f"{row['name']} stands there twice")
+                raise csv.Error(f"{row['name']} is named twice")
             labels[stem] = row["label"]
     except csv.Error as error:
         raise UserError(f"{path}: not a table of names and labels ({error})") from error

@@ -21,7 +21,7 @@ class DataSet:
         is_benchmark: whether one evaluation alone reads it (``data.sets.core.benchmark``).
         image_size: side in pixels of full-size crops and evaluation images where the user gives none.
         make_folder: ``(cache) -> folder`` for data that is made on this machine; None where the user has to name the folder.
-        fetch: ``(root)`` downloads what is missing in a folder; None where that is up to the user.
+        fetch: ``(root)`` downloads what a folder lacks; None where that is up to the user.
 
     Args:
         name: under which it is registered.

@@ -91,7 +91,6 @@ def build_demo(root: Path, seed: int = 0) -> None:
     """
     from sklearn.datasets import load_digits  # slow to import, needed here only
 
-    root = Path(root)
     if root.exists():
         raise FileExistsError(f"{root} exists; remove it to build the data set again")
     digits = load_digits()
@@ -106,8 +105,8 @@ def build_demo(root: Path, seed: int = 0) -> None:
             (voc / folder).mkdir(parents=True)
         rows = []
         lists = (("train", train, TRAIN_SCENES), ("val", test, TEST_SCENES))
-        for number, (name, sources, count) in enumerate(lists):
-            rng = np.random.default_rng([seed, 1 + number])
+        for number, (name, sources, count) in enumerate(lists, 1):
+            rng = np.random.default_rng([seed, number])
             names = []
             for index in range(count):
                 source = sources[index % len(sources)]

@@ -52,7 +52,7 @@ def list_folder(data: str, split: str, root: Path) -> Listing:
 
 
 def split_folder(data: str, split: str, root: Path) -> Path:
-    """The folder of a split. Raises UserError, with the folders that exist, where there is none."""
+    """The folder of a split. Raises UserError, with the folders that exist, if it is missing."""
     choices = of_split(SPLIT_FOLDERS, split)
     for name in choices:
         if (root / name).is_dir():
@@ -63,7 +63,7 @@ def split_folder(data: str, split: str, root: Path) -> Path:
 
 
 def class_names(folder: Path) -> list[str]:
-    """Sorted names of the class folders. Raises UserError where there are none, or files beside them."""
+    """Sorted names of the class folders. Raises UserError for a folder without them, and for files beside them."""
     names = []
     for entry in os.scandir(folder):
         if entry.name.startswith("."):

@@ -82,7 +82,7 @@ class _PlainUnpickler(pickle.Unpickler):
         return _ALLOWED[module, name]
 
     def persistent_load(self, pid: Any) -> Any:
-        raise pickle.UnpicklingError("holds references to what is outside of it")
+        raise pickle.UnpicklingError("holds references to objects outside of it")
 
 
 def read_plain_pickle(path: Path) -> Any:

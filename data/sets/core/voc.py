@@ -12,26 +12,8 @@ from data.store.listing import Listing
 
 #: In the order of their mask values 1 to 20 (VOC2012 development kit, ``VOCinit.m``).
 CLASSES = (
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "diningtable",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "pottedplant",
-    "sheep",
-    "sofa",
-    "train",
-    "tvmonitor",
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
 #: The list of each split. trainval holds both; train_aug is train with SBD's further images (``data.sets.core.voc_download``).
 LISTS = {"train": "train", "test": "val", "trainval": "trainval", "train_aug": "train_aug"}
@@ -54,8 +36,8 @@ def list_segmentation(
 
     Args:
         split: a key of ``LISTS``.
-        labels: the class of each image; None: an image has several labels, from its XML file in ``Annotations``, or where there
-            is no such folder from its mask.
+        labels: the class of each image; None: an image has several labels, from its XML file in ``Annotations``, or from its mask
+            where that folder is missing.
 
     Raises UserError for missing lists, images, masks or annotations, and for a missing or unknown label.
     """
@@ -71,9 +53,8 @@ def list_segmentation(
     masks = [f"SegmentationClass/{name}.png" for name in ids]
     if split == "train_aug":
         masks = [own if (folder / own).is_file() else f"{AUG_MASKS}/{Path(own).name}" for own in masks]
-    annotations = None
-    if labels is None and (folder / "Annotations").is_dir():
-        annotations = [f"Annotations/{name}.xml" for name in ids]
+    has_annotations = labels is None and (folder / "Annotations").is_dir()
+    annotations = [f"Annotations/{name}.xml" for name in ids] if has_annotations else None
     stamp = stamp_of_listed(folder, names + masks + (annotations or []), path)
     return Listing(
         data=data,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def fetch_voc2012(root: Path, sources: Mapping[str, Source] = SOURCES, console: 
     """Complete ``root/VOCdevkit/VOC2012``: VOC's images and masks, SBD's masks in ``SegmentationClassAug``, and
     ``ImageSets/Segmentation/train_aug.txt``. Existing parts are not fetched again; an interrupted download continues.
 
-    train_aug is VOC's train list and SBD's images, without those on VOC's val list: 10,582 images. An image that both have keeps
+    train_aug is VOC's train list and SBD's images, less VOC's val list: 10,582 images. An image that both have keeps
     VOC's mask, which has a void border where SBD's has none.
 
     Raises:
@@ -55,26 +56,19 @@ def fetch_voc2012(root: Path, sources: Mapping[str, Source] = SOURCES, console: 
     """
     console = console or Console(stderr=True)
     root.mkdir(parents=True, exist_ok=True)
+    folder = root / "VOCdevkit" / "VOC2012"
+    names = folder / "ImageSets" / "Segmentation" / "train_aug.txt"
     with owned_lock(
         root / "VOCdevkit" / ".lock", lambda owner: console.print(f"waiting for {owner}, which fetches into {root}")
     ):
-        _fetch_voc2012(root, sources, console)
-
-
-def _fetch_voc2012(root: Path, sources: Mapping[str, Source], console: Console) -> None:
-    folder = root / "VOCdevkit" / "VOC2012"
-    if not folder.is_dir():
-        unpacked = _unpacked(root, sources["voc"])
-        if not (unpacked / "VOCdevkit" / "VOC2012" / "ImageSets").is_dir():
-            raise UserError(f"{sources['voc'].url}: holds no VOCdevkit/VOC2012")
-        folder.parent.mkdir(exist_ok=True)
-        (unpacked / "VOCdevkit" / "VOC2012").rename(folder)
-        _remove(root, sources["voc"])
-    names = folder / "ImageSets" / "Segmentation" / "train_aug.txt"
-    if not names.is_file():
-        unpacked = _unpacked(root, sources["sbd"])
-        convert_sbd(unpacked / "benchmark_RELEASE" / "dataset", folder)
-        _remove(root, sources["sbd"])
+        if not folder.is_dir():
+            with _unpacked(root, sources["voc"]) as unpacked:
+                if not (unpacked / "VOCdevkit" / "VOC2012" / "ImageSets").is_dir():
+                    raise UserError(f"{sources['voc'].url}: holds no VOCdevkit/VOC2012")
+                (unpacked / "VOCdevkit" / "VOC2012").rename(folder)
+        if not names.is_file():
+            with _unpacked(root, sources["sbd"]) as unpacked:
+                convert_sbd(unpacked / "benchmark_RELEASE" / "dataset", folder)
     count = len(names.read_text(encoding="utf-8").split())
     console.print(
         f"{folder}: complete; {count:,} images in train_aug (published: 10,582)", soft_wrap=True, highlight=False
@@ -112,8 +106,9 @@ def _read_sbd(file: Path) -> np.ndarray:
     return mask
 
 
-def _unpacked(root: Path, source: Source) -> Path:
-    """The folder of an archive's content, fetched and unpacked."""
+@contextmanager
+def _unpacked(root: Path, source: Source) -> Iterator[Path]:
+    """The folder of an archive's content, fetched and unpacked. Both are deleted when the block ends without an error."""
     archive = root / Path(source.url).name
     target = root / f"{archive.name}.unpacked"
     if not target.is_dir():
@@ -121,11 +116,6 @@ def _unpacked(root: Path, source: Source) -> Path:
         shutil.rmtree(unfinished, ignore_errors=True)
         unpack(download(source.url, archive, source.md5), unfinished)
         unfinished.rename(target)
-    return target
-
-
-def _remove(root: Path, source: Source) -> None:
-    """Delete an archive whose content is in its place."""
-    archive = root / Path(source.url).name
+    yield target
     archive.unlink(missing_ok=True)
-    shutil.rmtree(root / f"{archive.name}.unpacked", ignore_errors=True)
+    shutil.rmtree(target, ignore_errors=True)

@@ -32,10 +32,8 @@ def make_crops(
 
     Args:
         pixels: uint8 ``[B, 3, H, W]``, contiguous.
-        crops: what to make.
-        size: side in pixels.
+        size: side of the result in pixels.
         mean, std: of channels in [0, 1].
-        threads: share the work.
 
     Returns:
         float32 ``[n, 3, size, size]``.
@@ -95,10 +93,7 @@ def _finish(image, threshold, scale, shift, out):
 
 def _compile_make(sources: str) -> Callable:
     """``_make``, compiled once and kept beside this file or in the user's cache; in each process where neither can be written.
-
-    ``sources`` changes with any of ``SOURCES``. numba's cache sees changes of this file alone, but its key includes what a
-    function closes over.
-    """
+    numba's cache sees changes of this file alone, but its key includes what a function closes over: the hash of ``SOURCES``."""
 
     def make(pixels, rows, boxes, flips, down, order, factors, grey, kernels, radii, solarize, scale, shift, out):
         """The crops, one after the other, in memory that they share."""
