@@ -14,7 +14,7 @@ from rundir.paths import correlation_file
 
 @dataclass(frozen=True)
 class Correlations:
-    """What a run has kept of its cross-correlation.
+    """The cross-correlations that a run has kept.
 
     Attributes:
         epochs: int ``[E]``.

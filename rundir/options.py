@@ -23,11 +23,7 @@ def as_number(value: Any) -> float | None:
 
 def label_use(config: Mapping[str, Any], uses_labels: bool) -> str:
     """Which labels a training with these options used, and that of its initial weights ("none", "10% (pairs)", "all").
-
-    Args:
-        config: options of the training.
-        uses_labels: whether its method's loss reads labels.
-    """
+    ``uses_labels``: whether its method's loss reads labels."""
     fraction = as_number(config.get("label_fraction"))
     share = "all" if fraction is None or fraction >= 1 else f"{100 * fraction:.3g}%"
     own = share if uses_labels else f"{share} (pairs)" if config.get("pairing") == "same_label" else "none"

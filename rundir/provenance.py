@@ -17,16 +17,8 @@ from rundir.paths import ENVIRONMENT, REPRODUCES
 
 
 def write_environment(run: Path, environment: dict[str, Any], resumed_after: int | None = None) -> None:
-    """Write ``environment.json``.
-
-    Args:
-        environment: of this process.
-        resumed_after: the step that a continued training begins after. The file then keeps what the first process wrote, and
-            lists this one under ``resumed``.
-
-    Raises:
-        UserError: the file of the first process is damaged.
-    """
+    """Write this process's ``environment.json``. After the step ``resumed_after`` of a continued training the file keeps what the
+    first process wrote, and lists this one under ``resumed``. Raises UserError if that file is damaged."""
     file = run / ENVIRONMENT
     if resumed_after is not None and file.exists():
         try:

@@ -21,8 +21,8 @@ STEP_RECORDS = 400
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that a report could not use: ``where`` is a directory or file as it was given, ``what`` says what is wrong and
-    what that means for the report."""
+    """Something that a report could not use. ``where`` is a directory or file as it was given, ``what`` says what is wrong and what
+    that means for the report."""
 
     where: str
     what: str
@@ -34,18 +34,18 @@ class Run:
 
     Attributes:
         path: the directory as it was given.
-        config: the options of the training; for an evaluation of given weights, of that.
+        config: the options of the training, or of the evaluation of given weights.
         environment: commit, packages, hardware and command, as the run wrote them.
         steps: records of optimiser steps in order, about ``STEP_RECORDS`` of them at most.
         knn: records of the online k-NN.
-        diagnostics: records (of any kind) that hold signs of collapse.
-        warnings: texts of the run's own warnings.
+        diagnostics: records (of any kind) with ``effective_rank`` or ``feature_std``.
+        warnings: messages of the run's own warnings.
         end: the last record of a finished training, else None.
         has_log: False for an evaluation of given weights, which trains nothing.
-        fingerprint: of the training images; "" where the log does not say.
+        fingerprint: of the training images; "" where the log has none.
         results: measurements in the order of the files' names.
         logged: number of step records in the log.
-        reproduces: the row of a published table that this is (``rundir.provenance``), or None.
+        reproduces: which row of a published table this is (``rundir.provenance``), or None.
     """
 
     path: Path
@@ -78,11 +78,9 @@ class Run:
     @property
     def newest(self) -> str:
         """When the run ended, or else began, as it wrote itself (ISO date, or empty). Files' times do not survive copying."""
-        for source in (self.end or {}, self.environment):
-            for key in ("finished", "time", "ended", "date", "started"):
-                if isinstance(source.get(key), str):
-                    return source[key]
-        return ""
+        keys = ("finished", "time", "ended", "date", "started")
+        times = [source.get(key) for source in (self.end or {}, self.environment) for key in keys]
+        return next((time for time in times if isinstance(time, str)), "")
 
 
 def read_runs(directories: Sequence[Path]) -> tuple[list[Run], list[Problem]]:
@@ -95,8 +93,13 @@ def read_runs(directories: Sequence[Path]) -> tuple[list[Run], list[Problem]]:
     distinct: dict[Path, Path] = {}
     for directory in _expand(directories):
         distinct.setdefault(directory.resolve(), directory)
-    runs = [_read_run(directory, problems) for directory in distinct.values()]
-    return [run for run in runs if run is not None], problems
+    runs = []
+    for directory in distinct.values():
+        try:
+            runs.append(_read_run(directory, problems))
+        except ValueError as error:
+            problems.append(Problem(str(directory), str(error)))
+    return runs, problems
 
 
 def _is_run(directory: Path) -> bool:
@@ -111,28 +114,24 @@ def _expand(directories: Iterable[Path]) -> Iterable[Path]:
         yield from inner if any(map(_is_run, inner)) else [directory]
 
 
-def _read_run(directory: Path, problems: list[Problem]) -> Run | None:
+def _read_run(directory: Path, problems: list[Problem]) -> Run:
+    """Raises ValueError where the directory is no run, or its options are unknown."""
+    if not directory.is_dir():
+        raise ValueError("no such directory")
+    if not _is_run(directory):
+        raise ValueError(f"no run directory: it holds neither {CONFIG} nor {LOG} nor {RESULTS}/")
+    try:
+        run = Run(directory, load_options(directory / CONFIG))
+    except FileNotFoundError as error:
+        raise ValueError(f"has no {CONFIG}, so it is unknown what was trained; left out") from error
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{CONFIG} {_reason(error)}; left out") from error
+    if not run.config:
+        raise ValueError(f"{CONFIG} holds no options; left out")
+
     def problem(what: str, file: str = "") -> None:
         problems.append(Problem(str(directory / file), what))
 
-    if not directory.is_dir():
-        problem("no such directory")
-        return None
-    if not _is_run(directory):
-        problem(f"no run directory: it holds neither {CONFIG} nor {LOG} nor {RESULTS}/")
-        return None
-    try:
-        config = load_options(directory / CONFIG)
-        if not config:
-            raise ValueError("holds no options")
-    except FileNotFoundError:
-        problem(f"has no {CONFIG}, so it is unknown what was trained; left out")
-        return None
-    except (OSError, ValueError) as error:
-        problem(f"{CONFIG} {_reason(error)}; left out")
-        return None
-
-    run = Run(directory, config)
     try:
         run.environment = read_environment(directory)
     except (OSError, ValueError) as error:

@@ -66,18 +66,11 @@ class Measurement:
 
 #: Types of the fields in a results file. Older files lack some of those that are not ``REQUIRED``.
 TYPES = {
-    "evaluation": str,
-    "metric": str,
-    "value": float,
-    "low": float,
-    "high": float,
+    **dict.fromkeys(("evaluation", "metric"), str),
+    **dict.fromkeys(("value", "low", "high"), float),
     "n": int,
-    "protocol": dict,
-    "data": dict,
-    "predictions": str,
-    "interval": str,
-    "weights": str,
-    "request": str,
+    **dict.fromkeys(("protocol", "data"), dict),
+    **dict.fromkeys(("predictions", "interval", "weights", "request"), str),
     "facts": dict,
 }
 REQUIRED = ("evaluation", "metric", "value", "n")
@@ -108,7 +101,7 @@ def read_results(path: Path) -> list[Measurement]:
 
 
 def parse_measurement(entry: Any, run: Path) -> Measurement:
-    """One entry of a results file in ``run``. Raises ValueError saying what is damaged."""
+    """One entry of a results file in ``run``. Raises ValueError naming what is damaged."""
     if not isinstance(entry, dict):
         raise ValueError("no mapping")
     values: dict[str, Any] = {"low": None, "high": None, "protocol": {}, "data": {}, "interval": "", "run": run}
@@ -129,15 +122,14 @@ def parse_measurement(entry: Any, run: Path) -> Measurement:
 
 
 def is_outcome(key: str) -> bool:
-    """True for an entry of a protocol that the run found by itself on its training data (a chosen learning rate)."""
+    """True for an entry of a protocol that the run chose on its training data (a learning rate)."""
     return key.startswith("chosen")
 
 
 def test_data_of(measurement: Measurement) -> tuple[str, str]:
     """Name and fingerprint of the data that a measurement was made on."""
     data = measurement.data
-    test = data.get("test")
-    test = test if isinstance(test, dict) else {}
+    test = data["test"] if isinstance(data.get("test"), dict) else {}
     fingerprint = data.get("test_fingerprint") or test.get("fingerprint") or data.get("fingerprint") or ""
     return str(data.get("name") or test.get("name") or "unnamed data"), str(fingerprint)
 

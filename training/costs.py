@@ -30,17 +30,14 @@ def cost_of(
 
     Args:
         build: makes the method.
-        views: of the method.
-        config: resolved options.
         num_labels: columns of multi-hot labels; None where an image has one label.
 
     Returns:
-        ``patch_size`` (None of a network without patches), ``uses_labels`` (whether the loss reads them), ``parameters`` (of
-        the evaluated backbone), ``trained_parameters``, ``flops`` (of one forward pass of the backbone for
-        one image), ``training_flops`` (forward and backward passes of all views of one image), and ``memory_gib``, an
-        estimate: weights, gradients and optimiser state, and the tensors that autograd keeps for the backward pass of
-        ``batch_size / accumulate`` images. None where the method's forward pass depends on values. A multiply-add counts as
-        two operations.
+        ``patch_size`` (None without patches), ``uses_labels``, ``parameters`` (of the evaluated backbone),
+        ``trained_parameters``, ``flops`` (one image's forward pass of the backbone), ``training_flops`` (forward and backward
+        passes of all views of an image; a multiply-add is two operations), and ``memory_gib``, an estimate: weights, gradients
+        and optimiser state, and what autograd keeps for the backward pass of ``batch_size / accumulate`` images. None where
+        the method's forward pass depends on values.
     """
     accelerator = pick_device(config.device).type != "cpu"
     with torch.device("meta"):
@@ -56,7 +53,7 @@ def cost_of(
         state = (1 + OPTIMIZER_STATE[config.optimizer]) * sum(p.nbytes for p in trained)
         training_flops = activations = None
         if method.trains:
-            # A method that looks at values finds none: these two costs are then not known.
+            # A method that looks at values fails here: these two costs are then unknown.
             with suppress(RuntimeError, NotImplementedError):
                 training_flops, activations = _training_pass(method, views, config, num_labels)
     return {
@@ -104,9 +101,8 @@ def count(backbone: Backbone, image_size: int) -> tuple[int, int]:
     """Parameters, and floating-point operations of one forward pass of one square image of ``image_size`` pixels.
 
     A multiply-add counts as two operations (halve them for the "GMACs" that many papers call FLOPs). Convolutions and matrix
-    products are counted, attention's included; norms and activations are not. Nothing is computed: a copy without storage
-    passes the image on. Of transformers all tokens are computed, as in published counts, although pooled features need only the
-    CLS token of the last block.
+    products are counted, attention's included; norms and activations are not. All tokens of a transformer are counted, as in
+    published counts, although pooled features need only the CLS token of the last block.
     """
     parameters = sum(parameter.numel() for parameter in backbone.parameters())
     shadow = copy.deepcopy(backbone).to("meta").eval()

@@ -23,11 +23,8 @@ USABLE = 0.8
 def explained(
     config: TrainConfig, method: nn.Module, device: torch.device, memory_gib: Callable[[], Mapping[str, float | None]]
 ) -> Iterator[None]:
-    """While training: an out-of-memory error becomes a UserError that names the largest tensors and a batch size that would fit.
-
-    Args:
-        memory_gib: gives an estimate by part, as ``training.costs.cost_of`` has it; empty where there is none.
-    """
+    """While training, an out-of-memory error becomes a UserError that names the largest tensors and a batch size that would fit.
+    ``memory_gib`` gives an estimate by part, as ``training.costs.cost_of`` has it, or {}."""
     try:
         yield
     except Exception as error:
@@ -40,8 +37,8 @@ def explained(
 
 
 def fitting(config: TrainConfig, device: torch.device, memory_gib: Mapping[str, float | None]) -> int:
-    """Images in a forward pass of one process that would fit into its device's memory by the estimate, and fewer than now; 0:
-    not even one. The estimate is for one process."""
+    """Images in a forward pass of one process, fewer than now, that would fit into its device's memory by the estimate (for one
+    process); 0: not even one."""
     together = config.batch_size // config.accumulate
     fewer = together // world_size() // 2
     activations = memory_gib.get("activations")
@@ -53,8 +50,7 @@ def fitting(config: TrainConfig, device: torch.device, memory_gib: Mapping[str, 
 
 
 def memory_of(device: torch.device) -> int:
-    """Bytes that this process can have on a device; on a CPU those that are free, within the process's and its container's
-    limits."""
+    """Bytes that this process can have on a device; on a CPU free ones, within the process's and its container's limits."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
     page = os.sysconf("SC_PAGE_SIZE")

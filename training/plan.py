@@ -70,16 +70,13 @@ class Plan:
 
     @cached_property
     def images(self) -> tuple[ImageStore, ImageStore]:
-        """The images to train on, and those held out for the online k-NN. Of several processes the first decodes them."""
+        """The images to train on, and those held out for the online k-NN. The first of several processes decodes them."""
         config = self.config
         root = None if config.data_root is None else Path(config.data_root)
         store = open_dataset(config.data, "train", root, short_side_for(config.image_size), stream=config.stream)
-        if self.method.uses_labels:
-            labelled = (store.labels >= 0).any() if store.label_sets is None else store.label_sets.any()
-            if not labelled:
-                raise UserError(
-                    f"--method {config.method} needs labels, and no training image of {config.data} has one"
-                )
+        labelled = store.labels >= 0 if store.label_sets is None else store.label_sets
+        if self.method.uses_labels and not labelled.any():
+            raise UserError(f"--method {config.method} needs labels, and no training image of {config.data} has one")
         trained, held_out = hold_out(len(store), config.knn_every)
         return store.subset(trained), store.subset(held_out)
 
@@ -124,10 +121,8 @@ def make_plan(
     writes no run directory.
 
     Args:
-        config: options as given.
-        method_config: the method's own.
-        evaluations: options of what is measured after training, by the evaluations' names.
-        find_weights: look for ``config.init``, which may be downloaded, and write down which weights they are.
+        config, method_config, evaluations: options as given; see ``Plan``.
+        find_weights: look for ``config.init``, which may be downloaded, and keep its digest.
 
     Raises:
         UsageError: not a budget, an option out of its range, or options that contradict each other.
@@ -135,9 +130,8 @@ def make_plan(
     """
     plan = Plan(config, method_config, evaluations or {})
     if config.budget is not None and plan.method.trains:
-        plan.config = resolve(
-            dataclasses.replace(config, warmup_epochs=0.0)
-        )  # the end of the schedules is not known yet
+        # The end of the schedules, and so of a warm-up, is not known yet.
+        plan.config = resolve(dataclasses.replace(config, warmup_epochs=0.0))
         config = dataclasses.replace(config, epochs=_epochs_within_budget(plan))
     plan.config = resolve(config)
     if find_weights:

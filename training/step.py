@@ -22,12 +22,7 @@ from training.optimizers import build_optimizer, clip_gradients, set_rates
 
 class Stepper:
     """A method on a device, and its optimiser. With several processes BatchNorm becomes global, and by ``config.strategy`` each
-    process has all weights or a part of each.
-
-    Attributes:
-        method: it may be another module than the one given.
-        optimizer, scaler: torch's; the scaler has an effect in fp16 only.
-    """
+    process has all weights or a part of each. ``method`` may then be another module than the one given."""
 
     def __init__(self, method: Method, config: TrainConfig, device: torch.device):
         self.config = config
@@ -57,11 +52,8 @@ class Stepper:
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Continue from a checkpoint, whatever number of processes and strategy wrote it.
-
-        Raises:
-            RuntimeError, ValueError, KeyError, TypeError: it belongs to another method or optimiser.
-        """
+        """Continue from a checkpoint, whatever number of processes and strategy wrote it. Raises RuntimeError, ValueError, KeyError
+        or TypeError if it belongs to another method or optimiser."""
         weights, moments = state["method"], state["optimizer"]
         if any(map(is_shared_out, self.method.parameters())):
             from training.machine.sharding import moments_in_parts, weights_in_parts

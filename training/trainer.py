@@ -33,7 +33,6 @@ def train(plan: Plan, make_monitor: Callable[[Plan, Method], Monitor] | None = N
     holds the directory's lock.
 
     Args:
-        plan: of the run.
         make_monitor: makes what watches the training of the method, which is on its device by then.
         resume: continue what the run directory holds; if not, it has to be free.
 
@@ -61,13 +60,10 @@ def train(plan: Plan, make_monitor: Callable[[Plan, Method], Monitor] | None = N
 
 
 def _require_same_images(plan: Plan) -> None:
-    """See that a run that has begun goes on, or is evaluated, on the images that it began with: they may have moved, and
-    ``data_root`` may then differ. Raises UserError where its log names others."""
+    """Raise UserError if a run that has begun would go on, or be evaluated, on other images than its log names. (They may have
+    moved: ``data_root`` may differ.)"""
     config, begun = plan.config, fingerprint_of(plan.directory)
-    if begun is None:
-        return
-    now = plan.images[0].fingerprint
-    if begun != now:
+    if begun is not None and begun != (now := plan.images[0].fingerprint):
         where = f" in {config.data_root}" if config.data_root else ""
         raise UserError(
             f"{plan.directory} was begun on other images than those of {config.data}{where} (fingerprint {begun}, now {now}); "
@@ -76,7 +72,7 @@ def _require_same_images(plan: Plan) -> None:
 
 
 def _train(plan: Plan, make_monitor: Callable[[Plan, Method], Monitor] | None, begins: bool) -> None:
-    """Set a method's training up, and run it. ``begins``: there is no checkpoint to continue from."""
+    """Set a method's training up, and run it. ``begins``: it has no checkpoint to continue from."""
     config, (images, held_out) = plan.config, plan.images
     method = plan.build_method()
     about = {"images": len(images), "held_out": len(held_out), "fingerprint": images.fingerprint}
@@ -103,17 +99,14 @@ def _train(plan: Plan, make_monitor: Callable[[Plan, Method], Monitor] | None, b
 def train_task(
     config: TrainConfig, options: dict[str, Any], method: Method, batches: BatchSource, **about: Any
 ) -> None:
-    """Train something that brings its own network and batches (segmentation), or continue where its run directory stops: the
-    same loop, run directory, checkpoints and resumption as of any method, without a plan and a monitor.
+    """Train something that brings its own network and batches (segmentation), or continue where its run directory stops: as
+    ``train``, but without a plan and a monitor.
 
     Args:
         config: resolved options; ``out`` is the run directory.
         options: everything that the run depends on, for its ``config.yaml`` and its checkpoints.
         method: with its initial weights.
-        batches: what it is trained on.
         about: for the log's first record.
-
-    Raises: as ``train``.
     """
     run = Path(config.out)
     if is_main():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,25 +17,24 @@ from training.config import TrainConfig
 from training.machine.devices import autocast, pick_device, synchronize
 from training.plan import Plan, make_plan
 
-#: Share of a large matrix product's speed that training reaches. Of the backbones here, at their usual sizes, it lies between a
-#: tenth (small ones, with much besides products) and a half; runs that have ended tell better.
+#: Share of a large matrix product's speed that training reaches. For the backbones here, at their usual sizes, it lies between a
+#: tenth (small ones, with much besides products) and a half; the speed of runs that have ended is a better estimate.
 SHARE = 0.2
 
 
 class TimeEstimate:
-    """Minutes of training, from counted operations and how fast they go here: as fast as in those of the grid's runs that
-    have ended, of the same method and backbone if possible; before the first has, at ``SHARE`` of the speed of a large matrix
-    product on this machine.
+    """Minutes of training, from counted operations and how fast they go here: as fast as in the grid's runs that have ended, of
+    the same method and backbone if possible; before the first has, at ``SHARE`` of the speed of a large matrix product on this
+    machine.
 
     Args:
-        ended: directories of runs of the grid; those without an end are left out.
+        runs: options and directory of each run of the grid.
     """
 
-    def __init__(self, ended: list[tuple[Mapping[str, Any], Path]]):
+    def __init__(self, runs: list[tuple[Mapping[str, Any], Path]]):
         self._speeds: dict[tuple[str, str], list[float]] = {}
-        self._products: dict[tuple[str, str], float] = {}
         self._plans: dict[str, Plan] = {}
-        for options, directory in ended:
+        for options, directory in runs:
             end = end_of(directory) or {}
             if end.get("training_flops") and end.get("images_per_second"):
                 speed = end["training_flops"] * end["images_per_second"]
@@ -69,14 +69,10 @@ class TimeEstimate:
             or [speed for (_, name), speeds in self._speeds.items() for speed in speeds if name == config.backbone]
             or [speed for speeds in self._speeds.values() for speed in speeds]
         )
-        if speeds:
-            return sum(speeds) / len(speeds)
-        where = str(plan.device), config.precision
-        if where not in self._products:
-            self._products[where] = product_speed(*where)
-        return SHARE * self._products[where]
+        return sum(speeds) / len(speeds) if speeds else SHARE * product_speed(str(plan.device), config.precision)
 
 
+@functools.cache
 def product_speed(device: str, precision: str) -> float:
     """Operations a second of a square matrix product on this machine."""
     place = pick_device(device)
