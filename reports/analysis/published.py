@@ -42,14 +42,9 @@ FOLDER = Path(__file__).with_suffix("")
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A column of a published table: which measurement here it is compared with.
+    """A column of a published table, and the measurement that it is compared with; see this file's docstring.
 
-    Attributes:
-        title: heading, with its unit.
-        evaluation, metric: of the measurement; "": published only.
-        protocol: entries that the measurement's protocol must have, such as k.
-        part: which of a row's commands measures it.
-        scale: factor from the measured unit to the published one.
+    ``protocol``: entries that the measurement's protocol must have, such as k. ``part``: which of a row's commands measures it.
     """
 
     title: str
@@ -75,7 +70,7 @@ class PublishedRow:
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedTable:
-    """A table, called ``FILE/NAME``; this file's docstring explains the entries."""
+    """A table, called ``FILE/NAME``."""
 
     name: str
     paper: str
@@ -93,10 +88,10 @@ class PublishedTable:
 
     def row(self, name: str) -> PublishedRow:
         """Raises UsageError for an unknown name, naming the nearest."""
-        for row in self.rows:
-            if row.name == name:
-                return row
-        raise unknown_name(f"row of {self.name}", name, [row.name for row in self.rows])
+        rows = {row.name: row for row in self.rows}
+        if name not in rows:
+            raise unknown_name(f"row of {self.name}", name, rows)
+        return rows[name]
 
     def parts_of(self, row: PublishedRow) -> list[str]:
         """The commands that a row takes; a training is one, called ""."""
@@ -119,10 +114,9 @@ def read_published(folder: Path | None = None) -> dict[str, PublishedTable]:
     for file in sorted((folder or FOLDER).glob("*.yaml")):
         try:
             content = read_yaml(file)
-            shared = {"paper": content["paper"], "source": content["source"]}
-            for entry_name, entry in content["tables"].items():
-                name = f"{file.stem}/{entry_name}"
-                tables[name] = _table(name, {**shared, **entry})
+            for key, entry in content["tables"].items():
+                name = f"{file.stem}/{key}"
+                tables[name] = _table(name, {"paper": content["paper"], "source": content["source"], **entry})
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             missing = f"no {error}" if isinstance(error, KeyError) else str(error)
             raise UsageError(f"{file}: no table of published numbers ({missing})") from error
@@ -159,9 +153,8 @@ def _wrong_in(row: PublishedRow, table: PublishedTable) -> str:
     """What is wrong in a row; "" for nothing."""
     if not set(row.published) <= set(table.columns):
         return f"publishes {', '.join(row.published)}, and the columns are {', '.join(table.columns)}"
-    for value in row.published.values():
-        if type(value) not in (int, float):
-            return f"{value!r} is no number"
+    if others := [value for value in row.published.values() if type(value) not in (int, float)]:
+        return f"{others[0]!r} is no number"
     if [row.run is not None, bool(row.cell), bool(row.not_run)].count(True) != 1:
         return "give one of run, cell and not_run"
     if (row.cell and not table.grid) or (row.run is not None and table.grid):

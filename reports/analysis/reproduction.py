@@ -8,7 +8,7 @@ from typing import Any
 
 from reports.analysis.published import Column, PublishedRow, PublishedTable, read_published
 from reports.analysis.statistics import over_seeds
-from reports.analysis.tables import Entry, Heading, Table, number, text
+from reports.analysis.tables import Entry, Table, headings_of, number, text
 from rundir.paths import REPRODUCES
 from rundir.read import Problem, Run
 from rundir.results import Measurement
@@ -16,14 +16,8 @@ from rundir.results import Measurement
 
 @dataclass(frozen=True)
 class Measured:
-    """What runs measured for one published number, in its unit.
-
-    Attributes:
-        value: mean over runs (seeds).
-        low, high: 95% interval: of the mean over seeds, or with one run over test images; None where there is none.
-        seeds: number of runs.
-        images: numbers of test images.
-    """
+    """What runs measured for one published number, in its unit: the mean over runs (seeds), its 95% interval (with one run over
+    test images), the number of runs, and the numbers of test images."""
 
     value: float
     low: float | None
@@ -55,12 +49,11 @@ def _is_of(run: Run, table: PublishedTable, row: PublishedRow, column: Column) -
 
 def _fits(result: Measurement, column: Column) -> bool:
     """True for the measurement that a column is compared with. Words of a protocol are compared by their beginning."""
-
-    def equal(value: Any, wanted: Any) -> bool:
-        return str(value).startswith(wanted) if isinstance(wanted, str) else value == wanted
-
-    same_kind = (result.evaluation, result.metric) == (column.evaluation, column.metric)
-    return same_kind and all(equal(result.protocol.get(key), wanted) for key, wanted in column.protocol.items())
+    for key, wanted in column.protocol.items():
+        value = result.protocol.get(key)
+        if not (str(value).startswith(wanted) if isinstance(wanted, str) else value == wanted):
+            return False
+    return (result.evaluation, result.metric) == (column.evaluation, column.metric)
 
 
 def side_by_side(
@@ -84,12 +77,14 @@ def side_by_side(
             why_not = row.not_run or (missing or {}).get((row.name, column.part), "")
             remarks = _remarks(table, row, column, result, of_column, why_not)
             lines.append([text(row.name), *_entries(column, published, result), text("; ".join(remarks))])
+    differs = f" Here otherwise: {'; '.join(table.differs)}." if table.differs else ""
     numeric = ("Published", "Measured", "Difference")
     return Table(
         f"published-{table.name.replace('/', '-')}",
         f"{table.name}: {table.title}",
-        _caption(table),
-        [Heading(name, numeric=name in numeric) for name in ("Row", "What", *numeric, "Remark")],
+        f"{table.paper}, {table.where}. Published: {table.protocol}.{differs} Difference: measured less published. "
+        "Intervals: 95%, over test images, or over seeds where there are several.",
+        headings_of(("Row", "What", *numeric, "Remark"), numeric),
         lines,
         frozenset(breaks - {0}),
     )
@@ -140,14 +135,6 @@ def _remarks(
     if result.seeds > 1:
         remarks.append(f"mean over {result.seeds} seeds")
     return [*remarks, *filter(None, [row.differs])]
-
-
-def _caption(table: PublishedTable) -> str:
-    differs = f" Here otherwise: {'; '.join(table.differs)}." if table.differs else ""
-    return (
-        f"{table.paper}, {table.where}. Published: {table.protocol}.{differs} Difference: measured less published. "
-        "Intervals: 95%, over test images, or over seeds where there are several."
-    )
 
 
 def tables_of(runs: Sequence[Run], problems: list[Problem]) -> list[Table]:

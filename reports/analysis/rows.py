@@ -16,14 +16,8 @@ from rundir.options import START, as_number, label_use
 from rundir.read import Run
 
 #: What must be equal for a comparison to be about the method: heading of each setting.
-SETTINGS = {
-    "patch": "Patch",
-    "input": "Input",
-    "data": "Data",
-    "start": "Start",
-    "budget": "Images seen",
-    "labels": "Labels",
-}
+SETTINGS = {name: name.capitalize() for name in ("patch", "input", "data", "start")}
+SETTINGS |= {"budget": "Images seen", "labels": "Labels"}
 
 #: Options that a row's name spells out; rows that differ in more are lettered.
 MOST_SPELT = 2
@@ -39,14 +33,13 @@ class Row:
         runs: one a seed, by seed.
         method, backbone: their names in the options; for weights from elsewhere the method is their file's name.
         facts: what the method declares (``methods.core.base.Method``): ``title``, ``trains``, ``reference``, ``needs_backbone``.
-        variant: the options in which this row differs from others of its method, backbone, data and label use ("" if none); a
-            letter where these are more than ``MOST_SPELT`` (the table of options has them).
         settings: what a comparison has to hold equal, by the keys of ``SETTINGS``; text.
-        data: name of the training data, which rows are grouped by; for weights from elsewhere, whose training data are
-            unknown (``settings["data"]``), the name of the data that they were evaluated on.
+        data: name of the training data, which rows are grouped by; for weights from elsewhere, whose training data are unknown
+            (``settings["data"]``), the name of the data that they were evaluated on.
         cost: means over seeds (peak memory: the largest), None where the runs do not say: images_seen, minutes,
             images_per_second, peak_memory_gib, parameters, flops (one image, forward), training_flops (the whole training).
-        device: what it was trained on.
+        variant: the options in which this row differs from others of its method, backbone, data and label use; a letter where
+            these are more than ``MOST_SPELT`` (the table of options has them).
     """
 
     runs: list[Run]
@@ -85,10 +78,9 @@ def rows_of(runs: Sequence[Run]) -> list[Row]:
     rows = [_row(sorted(group, key=lambda run: _seed_order(run.seed))) for group in groups.values()]
     _tell_images_apart(rows)
     _name_variants(rows)
-    keys = [(row.data, row.backbone, row.method) for row in rows]
-    orders = [list(dict.fromkeys(values)) for values in zip(*keys, strict=True)]
-    places = [[order.index(value) for order, value in zip(orders, key, strict=True)] for key in keys]
-    return [row for _, row in sorted(zip(places, rows, strict=True), key=lambda placed: placed[0])]
+    names = ("data", "backbone", "method")
+    orders = {name: list(dict.fromkeys(getattr(row, name) for row in rows)) for name in names}
+    return sorted(rows, key=lambda row: [orders[name].index(getattr(row, name)) for name in names])
 
 
 def _seed_order(seed: Any) -> tuple[int, float, str]:
@@ -113,7 +105,6 @@ def _mean(runs: Sequence[Run], name: str) -> float | None:
 
 def _row(runs: list[Run]) -> Row:
     first = runs[0]
-    method = str(first.config.get("method") or _weights(first))
     backbone = str(first.config.get("backbone") or "unknown backbone")
     facts = method_facts(first)
     seen = _mean(runs, "images_seen") if facts["trains"] else 0.0
@@ -121,23 +112,24 @@ def _row(runs: list[Run]) -> Row:
     speed = _mean([run for run in runs if run.end], "images_per_second")
     if speed is None and seen and minutes:
         speed = seen / (60 * minutes)
-    size = _recorded(first, "image_size")
-    uses_labels = bool(_recorded(first, "uses_labels"))
     data = str(first.config.get("data") or "?")
     an_image = _mean(runs, "training_flops")
+    settings = {
+        "patch": _patch(first, backbone),
+        "input": str(_recorded(first, "image_size") or "?"),
+        "data": data,
+        "start": _start(first),
+        "budget": "?" if seen is None else short_count(seen),
+        "labels": label_use(first.config, bool(_recorded(first, "uses_labels"))),
+    }
+    if "method" not in first.config:  # others' weights
+        settings |= dict.fromkeys(("data", "start", "labels"), "?")
     return Row(
         runs,
-        method,
+        str(first.config.get("method") or _weights(first)),
         backbone,
         facts,
-        settings={
-            "patch": _patch(first, backbone),
-            "input": f"{size}" if size else "?",
-            "data": data if "method" in first.config else "?",
-            "start": _start(first) if "method" in first.config else "?",
-            "budget": short_count(seen) if seen is not None else "?",
-            "labels": label_use(first.config, uses_labels) if "method" in first.config else "?",
-        },
+        settings,
         data=data,
         cost={
             "images_seen": seen,
@@ -159,10 +151,9 @@ def _weights(run: Run) -> str:
 
 
 def _patch(run: Run, backbone: str) -> str:
-    if patch := _recorded(run, "patch_size") or PATCH_SIZES.get(backbone):
-        return str(patch)
-    named = re.search(r"patch(\d+)|^vit_[a-z](\d+)$", backbone)  # as timm names it, or as we do
-    return named[1] or named[2] if named else "–"
+    in_name = re.search(r"patch(\d+)|^vit_[a-z](\d+)$", backbone)  # as timm names it, or as we do
+    named = in_name and (in_name[1] or in_name[2])
+    return str(_recorded(run, "patch_size") or PATCH_SIZES.get(backbone) or named or "–")
 
 
 def _start(run: Run) -> str:
@@ -173,7 +164,7 @@ def _start(run: Run) -> str:
 
 def _tell_images_apart(rows: Sequence[Row]) -> None:
     """Add fingerprints to a name of training data that means different images in different rows: ``imagefolder`` may be any folder.
-    Rows are asked only where image size and ``knn_every`` are equal, since the stored images depend on both."""
+    Only rows of the same image size and ``knn_every`` are compared, since the stored images depend on both."""
     alike: dict[tuple, list[Row]] = {}
     for row in rows:
         config = row.runs[0].config
@@ -214,23 +205,23 @@ def differing_options(rows: Sequence[Row]) -> list[str]:
     (which is in the data's name)."""
     configs = [trained_options(row.runs[0]) for row in rows]
     keys = dict.fromkeys(key for config in configs for key in config if key != IMAGES)
-    return [
-        key for key in keys if len({json.dumps(config.get(key), sort_keys=True, default=str) for config in configs}) > 1
-    ]
+
+    def as_text(value: Any) -> str:
+        return json.dumps(value, sort_keys=True, default=str)
+
+    return [key for key in keys if len({as_text(config.get(key)) for config in configs}) > 1]
 
 
 def unequal_settings(a: Row, b: Row) -> list[str]:
-    """Settings in which two rows differ. Having no budget, data and labels is the point of an untrained backbone."""
+    """Settings in which two rows differ; an untrained backbone has no budget, data and labels to compare."""
     names = SETTINGS if a.trained and b.trained else ("patch", "input")
     return [name for name in names if a.settings[name] != b.settings[name]]
 
 
 def plain(value: Any) -> str:
     """An option's value for reading."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "on" if value else "off"
+    if value is None or isinstance(value, bool):
+        return {None: "–", True: "on", False: "off"}[value]
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, (list, tuple)):

@@ -6,7 +6,7 @@ import csv
 import io
 import itertools
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,11 +16,10 @@ class Entry:
     """One cell.
 
     Attributes:
-        text: what is shown.
-        value: what is sorted by (and, without ``numbers``, written to the CSV file); None: nothing there, sorted last.
+        text, mark: what is shown, and a sign after it (≠).
+        value: what is sorted by (and, without ``numbers``, written to the CSV file); None is sorted last.
         note: a second, smaller line (an interval).
-        bold, mark: emphasis, and a sign after the text (≠).
-        numbers: further CSV columns by suffix of the heading ("std"); the plain number has the suffix "".
+        numbers: CSV columns by suffix of the heading ("std"); the plain number has the suffix "".
     """
 
     text: str
@@ -33,7 +32,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Heading:
-    """A column's heading, its ``mark`` (≠), and whether it holds numbers; ``group`` stands above it."""
+    """A column's heading, its ``mark`` (≠), and whether the column holds numbers; ``group`` stands above it."""
 
     text: str
     numeric: bool = False
@@ -65,13 +64,10 @@ class Table:
     @property
     def grouped(self) -> list[tuple[str, int]]:
         """The headings' groups, from left to right, with how many columns each spans; [] without any."""
-        spans: list[tuple[str, int]] = []
-        for heading in self.headings:
-            if spans and heading.group and spans[-1][0] == heading.group:
-                spans[-1] = (heading.group, spans[-1][1] + 1)
-            else:
-                spans.append((heading.group, 1))
-        return spans if any(group for group, _ in spans) else []
+        if not any(heading.group for heading in self.headings):
+            return []
+        keys = [heading.group or place for place, heading in enumerate(self.headings)]
+        return [("" if isinstance(key, int) else key, len(list(same))) for key, same in itertools.groupby(keys)]
 
 
 def text(value: Any) -> Entry:
@@ -82,6 +78,11 @@ def text(value: Any) -> Entry:
 def number(value: float | None, form: Callable[[float], str], **more: Any) -> Entry:
     """A cell with a number, or a dash."""
     return Entry("–" if value is None else form(value), value, **more)
+
+
+def headings_of(names: Iterable[str], numeric: Collection[str] = ()) -> list[Heading]:
+    """Plain headings; the columns of ``numeric`` names hold numbers."""
+    return [Heading(name, numeric=name in numeric) for name in names]
 
 
 def to_csv(table: Table) -> str:
@@ -107,23 +108,14 @@ def to_markdown(table: Table) -> str:
         parts = (f"**{shown}**" if entry.bold else shown, entry.mark, markdown(entry.note))
         return " ".join(filter(None, parts))
 
-    return "\n".join(
-        [
-            f"### {markdown(table.title)}",
-            "",
-            line(markdown(f"{heading.full} {heading.mark}".strip()) for heading in table.headings),
-            line("---:" if heading.numeric else "---" for heading in table.headings),
-            *(line(map(cell, row)) for row in table.rows),
-            "",
-            markdown(table.caption),
-            "",
-        ]
-    )
+    head = line(markdown(f"{heading.full} {heading.mark}".strip()) for heading in table.headings)
+    rule = line("---:" if heading.numeric else "---" for heading in table.headings)
+    lines = [head, rule, *(line(map(cell, row)) for row in table.rows)]
+    return "\n".join([f"### {markdown(table.title)}", "", *lines, "", markdown(table.caption), ""])
 
 
 def to_latex(table: Table) -> str:
-    """A ``table`` with a booktabs ``tabular``, to be read in with ``\\input``. One that is wider than the text is scaled down to
-    it."""
+    """A ``table`` with a booktabs ``tabular``, for ``\\input``; scaled down to the width of the text where it is wider."""
     lines = [
         r"% needs \usepackage{booktabs,graphicx}",
         r"\begin{table}",
@@ -143,9 +135,8 @@ def to_latex(table: Table) -> str:
     for position, row in enumerate(table.rows):
         if position in table.breaks:
             lines.append(r"\midrule")
-        lines.append(
-            "{} " + " & ".join(map(_latex_cell, row)) + r" \\"
-        )  # {}: a leading [ would be read as \\'s argument
+        # {}: after the \\ of the line before, a [ would begin an argument
+        lines.append("{} " + " & ".join(map(_latex_cell, row)) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", r"\end{table}", ""])
 
 
@@ -157,19 +148,11 @@ def _latex_cell(entry: Entry) -> str:
 
 
 _LATEX = {
+    **{letter: f"\\{letter}" for letter in "&%$#_{}"},
+    **{letter: f"${letter}$" for letter in "<>|"},
     "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
-    "<": r"$<$",
-    ">": r"$>$",
-    "|": r"$|$",
     '"': "''",
     "`": "{`}",  # ?` and !` would become other letters
     "±": r"$\pm$",
@@ -195,15 +178,12 @@ def latex(words: str) -> str:
         if letter in _LATEX:
             return _LATEX[letter]
         if letter.isascii():
-            return letter if letter.isprintable() or letter == "\0" else " "
-        if re.match(r"[À-ÖØ-öø-ÿ]", letter):
-            return letter
-        return f"[U+{ord(letter):04X}]"
+            return letter if letter.isprintable() else " "
+        return letter if re.match(r"[À-ÖØ-öø-ÿ]", letter) else f"[U+{ord(letter):04X}]"
 
-    return re.sub("-(?=-)", "-{}", "".join(map(one, words.replace("\0", " ").replace("–", "\0")))).replace("\0", "--")
+    return "--".join(re.sub("-(?=-)", "-{}", "".join(map(one, part))) for part in words.split("–"))
 
 
 def markdown(words: str) -> str:
     """Escape for Markdown text in a table."""
-    words = re.sub(r"([\\`*_|<>\[\]#~])", r"\\\1", words)
-    return re.sub(r"[\x00-\x1f\x7f]", " ", words)
+    return re.sub(r"[\x00-\x1f\x7f]", " ", re.sub(r"([\\`*_|<>\[\]#~])", r"\\\1", words))

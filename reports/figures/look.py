@@ -59,4 +59,4 @@ class Look:
 
 def left_out(dropped: int) -> str:
     """A sentence for captions; "" where nothing was left out."""
-    return f" {dropped} more rows are not drawn." if dropped else ""
+    return f" {dropped} more are not drawn." if dropped else ""

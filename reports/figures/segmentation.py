@@ -22,10 +22,9 @@ from common.registry import plugins_of
 from common.statistics.confusion import class_scores
 from reports.analysis.comparison import Comparison
 from reports.figures.look import WIDTH, left_out
-from reports.visual.core.style import FAINT, INK, RULE, Picture, bare, figure_of, picture, style
+from reports.visual.core.style import FAINT, INK, RULE, Picture, bare, figure_of, heading, picture, show, style
 from rundir.paths import examples_file
 from rundir.read import Problem
-from rundir.results import Measurement
 
 EVALUATION = "segmentation"
 #: Methods or heads beside each other, images below each other, and rows of the table whose best and worst images are shown.
@@ -58,11 +57,11 @@ class Segmented:
 
     @property
     def order(self) -> tuple[int, str]:
-        """The place of the head among heads; those that are not of this checkout are last."""
+        """The place of the head among heads; unknown heads are last."""
         return plugins_of("heads.segmentation").facts(self.head).get("order", 99), self.head
 
     def example(self, kind: str, place: int) -> np.ndarray:
-        """One of ``images``, ``truth`` and ``predicted_HEAD``, cut to the image: stored ones are filled up to one size."""
+        """One of ``images``, ``truth`` and ``predicted_HEAD``, without the margin that fills stored images up to one size."""
         height, width = self.examples["sizes"][place]
         return self.examples[kind][place][:height, :width]
 
@@ -79,26 +78,23 @@ def pictures(comparison: Comparison, suffix: str, problems: list[Problem]) -> li
         return []
     counts = Counter(m.head for m in segmented)
     commonest = min(segmented, key=lambda m: (-counts[m.head], m.order))
-    of_head = [m for m in segmented if m.head == commonest.head]
-    with_images = [m for m in of_head if m.examples]
-    by_row: dict[int, list[Segmented]] = {}
-    for m in segmented:
-        if m.examples:
-            by_row.setdefault(m.row, []).append(m)
-    heads = max(by_row.values(), key=len, default=[])
-    classes = next((list(map(str, m.examples["classes"])) for m in segmented if m.examples), [])
+    with_images = [m for m in segmented if m.examples]
+    of_head = [m for m in with_images if m.head == commonest.head]
+    heads_of_row = Counter(m.row for m in with_images)
+    heads = [m for m in with_images if m.row == max(heads_of_row, key=heads_of_row.get)]
     made: list[Picture | None] = []
-    if len(with_images) > 1:
+    if len(of_head) > 1:
         title = f"Segmentations by the {commonest.title} head"
-        made.append(_grid(with_images, f"segmentation-methods{suffix}", title, lambda m: m.label))
-    if len(heads) > 1 or (heads and len(with_images) == 1):
+        made.append(_grid(of_head, f"segmentation-methods{suffix}", title, lambda m: m.label))
+    if len(heads) > 1 or (heads and len(of_head) == 1):
         title = f"Segmentations of {heads[0].label}"
         made.append(_grid(heads, f"segmentation-heads{suffix}", title, lambda m: m.title))
-    made.append(_extremes(with_images[:MOST_ROWS], f"segmentation-extremes{suffix}"))
-    if classes:
+    made.append(_extremes(of_head[:MOST_ROWS], f"segmentation-extremes{suffix}"))
+    if with_images:
+        classes = list(map(str, with_images[0].examples["classes"]))
         measured = [m for m in segmented if m.matrix is not None and len(m.matrix) == len(classes)]
         made.append(_class_iou(sorted(measured, key=lambda m: (m.row, m.order)), classes, f"class-iou{suffix}"))
-        made.append(_confusion([m for m in measured if m in of_head], classes, f"confusion{suffix}"))
+        made.append(_confusion([m for m in measured if m.head == commonest.head], classes, f"confusion{suffix}"))
     return [picture for picture in made if picture]
 
 
@@ -112,20 +108,15 @@ def _segmented(comparison: Comparison, problems: list[Problem]) -> list[Segmente
         for row, cell in comparison.column(column).items():
             label = ", ".join(filter(None, (comparison.rows[row].label, *(value for _, value in kind.variant))))
             result = cell.results[0]
-            if examples.get(row) is None:
-                examples[row] = _examples(result, comparison.data, problems)
-            segmented.append(Segmented(row, label, head, title, examples[row], _matrix(result, problems)))
+            if examples.get(row) is None and result.predictions is not None:
+                examples[row] = _examples(examples_file(result.run, comparison.data), problems)
+            matrices = (_arrays(result.predictions_file, problems) or {}).get("confusion")
+            matrix = None if matrices is None or matrices.ndim != 3 else matrices.astype(np.int64).sum(0)
+            segmented.append(Segmented(row, label, head, title, examples.get(row), matrix))
     return segmented
 
 
-def _matrix(result: Measurement, problems: list[Problem]) -> np.ndarray | None:
-    arrays = _arrays(result.predictions_file, problems)
-    matrices = arrays.get("confusion") if arrays else None
-    return None if matrices is None or matrices.ndim != 3 else matrices.astype(np.int64).sum(0)
-
-
-def _examples(result: Measurement, data: str, problems: list[Problem]) -> Arrays | None:
-    file = None if result.predictions is None else examples_file(result.run, data)
+def _examples(file: Path, problems: list[Problem]) -> Arrays | None:
     arrays = _arrays(file, problems)
     if arrays is not None and not {"images", "truth", "sizes", "fixed", "classes"} <= arrays.keys():
         problems.append(Problem(str(file), "holds no examples of segmentation; they are not shown"))
@@ -150,16 +141,15 @@ def coloured(classes: np.ndarray) -> np.ndarray:
     return voc_palette()[classes]
 
 
-def _grid(shown: Sequence[Segmented], name: str, title: str, heading: Callable[[Segmented], str]) -> Picture | None:
+def _grid(shown: Sequence[Segmented], name: str, title: str, name_of: Callable[[Segmented], str]) -> Picture | None:
     """Images below each other; beside each its truth and the predictions."""
-    shown = [m for m in shown if f"predicted_{m.head}" in m.examples]
-    dropped = max(0, len(shown) - MOST_COLUMNS)
-    shown = shown[:MOST_COLUMNS]
+    predicted = [m for m in shown if f"predicted_{m.head}" in m.examples]
+    shown = predicted[:MOST_COLUMNS]
     if not shown:
         return None
-    first = shown[0]
+    first = shown[0].examples
     names = [list(m.examples["names"]) for m in shown]
-    images = [first.examples["names"][place] for place in first.examples["fixed"][:MOST_IMAGES]]
+    images = [first["names"][place] for place in first["fixed"][:MOST_IMAGES]]
     images = [image for image in images if all(image in of_one for of_one in names)]
     if not images:
         return None
@@ -168,27 +158,24 @@ def _grid(shown: Sequence[Segmented], name: str, title: str, heading: Callable[[
         width = min(WIDTH, 1.3 * columns)
         figure, axes = figure_of(len(images) * columns, columns, width, 0.98 * width / columns)
         classes: list[np.ndarray] = []
-        for line, image in enumerate(images):
-            own = names[0].index(image)
-            masks = [first.example("truth", own)]
-            masks += [
-                m.example(f"predicted_{m.head}", of_one.index(image)) for m, of_one in zip(shown, names, strict=True)
-            ]
+        for line, image in zip(np.reshape(axes, (-1, columns)), images, strict=True):
+            places = [of_one.index(image) for of_one in names]
+            masks = [shown[0].example("truth", places[0])]
+            masks += [m.example(f"predicted_{m.head}", place) for m, place in zip(shown, places, strict=True)]
             classes += masks
-            panels = [first.example("images", own), *map(coloured, masks)]
-            for axis, panel in zip(axes[line * columns :], panels, strict=False):
+            panels = [shown[0].example("images", places[0]), *map(coloured, masks)]
+            for axis, panel in zip(line, panels, strict=True):
                 _show(axis, panel)
-        for axis, words in zip(axes, ("image", "truth", *map(heading, shown)), strict=False):
-            _heading(axis, _wrapped(words, 18))
-        _palette_legend(figure, classes, first)
+        for axis, words in zip(axes, ("image", "truth", *map(name_of, shown)), strict=False):
+            heading(axis, textwrap.fill(words, 18))
+        _palette_legend(figure, classes, first["classes"])
         return picture(
             figure,
             name,
             title,
             "Test images chosen for their classes before anything was predicted, so the same in every report on this test set. "
-            "Colours are VOC’s; pale: void, which counts nowhere."
-            + (f" {dropped} more are not drawn." if dropped else ""),
-            f"Images, ground truth and predictions of {', '.join(heading(m) for m in shown)}.",
+            "Colours are VOC’s; pale: void, which counts nowhere." + left_out(len(predicted) - len(shown)),
+            f"Images, ground truth and predictions of {', '.join(map(name_of, shown))}.",
         )
 
 
@@ -202,21 +189,22 @@ def _extremes(shown: Sequence[Segmented], name: str) -> Picture | None:
     with style():
         figure, axes = figure_of(len(shown) * 3 * columns, columns, WIDTH, WIDTH / columns)
         classes: list[np.ndarray] = []
-        for block, m in enumerate(shown):
-            lines = [axes[(3 * block + line) * columns :] for line in range(3)]
-            for line, kind in zip(lines, ("image", "prediction", "truth"), strict=True):
-                line[0].set_ylabel(kind, fontsize=7.5)
+        for m, lines in zip(shown, np.reshape(axes, (-1, 3, columns)), strict=True):
+            for axis, kind in zip(lines[:, 0], ("image", "prediction", "truth"), strict=True):
+                axis.set_ylabel(kind, fontsize=7.5)
             if len(shown) > 1:
-                lines[0][0].set_ylabel(f"{_wrapped(m.label, 16)}\nimage", fontsize=7.5)
+                lines[0, 0].set_ylabel(f"{textwrap.fill(m.label, 16)}\nimage", fontsize=7.5)
             places = [*m.examples[f"worst_{m.head}"][:most], *m.examples[f"best_{m.head}"][:most]]
             for column, place in enumerate(places):
                 masks = [m.example(f"predicted_{m.head}", place), m.example("truth", place)]
                 classes += masks
-                for line, panel in zip(lines, (m.example("images", place), *map(coloured, masks)), strict=True):
-                    _show(line[column], panel)
+                for axis, panel in zip(
+                    lines[:, column], (m.example("images", place), *map(coloured, masks)), strict=True
+                ):
+                    _show(axis, panel)
                 extreme = "worst" if column < most else "best"
-                _heading(lines[0][column], f"{extreme}, {m.examples[f'iou_{m.head}'][place]:.0f}%")
-        _palette_legend(figure, classes, shown[0])
+                heading(lines[0, column], f"{extreme}, {m.examples[f'iou_{m.head}'][place]:.0f}%")
+        _palette_legend(figure, classes, shown[0].examples["classes"])
         return picture(
             figure,
             name,
@@ -232,13 +220,11 @@ def _class_iou(measured: Sequence[Segmented], classes: Sequence[str], name: str)
     lines = measured[:MOST_LINES]
     if not lines:
         return None
-    dropped = len(measured) - len(lines)
     values = 100 * np.stack([class_scores(m.matrix)["iou"] for m in lines])
-    shown = np.ma.masked_invalid(values)
-    top = max(1.0, float(shown.max()) if shown.count() else 1.0)
+    top = max([1.0, *values[np.isfinite(values)]])
     with style():
         figure, (axis,) = figure_of(1, 1, WIDTH, 1.3 + 0.24 * len(lines))
-        axis.imshow(shown, aspect="auto", cmap=_blues(), vmin=0, vmax=top)
+        axis.imshow(np.ma.masked_invalid(values), aspect="auto", cmap=_blues(), vmin=0, vmax=top)
         for (line, place), value in np.ndenumerate(values):
             absent = np.isnan(value)
             ink = FAINT if absent else "white" if value > 0.6 * top else INK
@@ -251,7 +237,7 @@ def _class_iou(measured: Sequence[Segmented], classes: Sequence[str], name: str)
             name,
             "IoU of each class",
             "Percent, over all pixels of the test set (first seed of each row). –: absent, neither in the masks nor predicted; it "
-            "is not in the mean." + (f" {dropped} more are not drawn." if dropped else ""),
+            "is not in the mean." + left_out(len(measured) - len(lines)),
             f"Heatmap of the IoU of {len(classes)} classes for {len(lines)} rows and heads.",
         )
 
@@ -291,27 +277,14 @@ def _blues() -> Colormap:
 
 
 def _show(axis: Axes, panel: np.ndarray) -> None:
-    axis.imshow(panel, interpolation="nearest")
+    show(axis, panel, width=0)
     axis.set_anchor("N")
-    axis.set_xticks([])
-    axis.set_yticks([])
-    bare(axis)
 
 
-def _heading(axis: Axes, words: str) -> None:
-    axis.set_title(words, fontsize=7.5, fontweight="normal", loc="center")
-
-
-def _palette_legend(figure: Figure, masks: Sequence[np.ndarray], named: Segmented) -> None:
+def _palette_legend(figure: Figure, masks: Sequence[np.ndarray], classes: np.ndarray) -> None:
     """The colours of the classes that are in the masks, and of void."""
-    colours, names = voc_palette() / 255, list(map(str, named.examples["classes"]))
-    seen = sorted({int(value) for mask in masks for value in np.unique(mask)})
-    patches = [Patch(color=colours[value], label=names[value]) for value in seen if value < len(names)]
-    if VOID in seen:
-        patches.append(Patch(color=colours[VOID], label="void"))
+    names = dict(enumerate(map(str, classes))) | {VOID: "void"}
+    seen = np.unique(np.concatenate(masks, axis=None))
+    patches = [Patch(color=voc_palette()[value] / 255, label=names[value]) for value in seen if value in names]
     columns = max(2, min(len(patches), int(figure.get_figwidth() / 1.05)))
     figure.legend(handles=patches, loc="outside lower center", ncols=columns, fontsize=7.5, handlelength=1.2)
-
-
-def _wrapped(words: str, width: int) -> str:
-    return "\n".join(textwrap.wrap(words, width)) or words

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from reports.analysis.comparison import ALPHA, LISTED_PAIRS, Cell, Comparison
 from reports.analysis.rows import RANDOM, SETTINGS, Row, unequal_settings
 from reports.analysis.statistics import RESAMPLES
-from reports.analysis.tables import Entry, Heading, Table, number, text
+from reports.analysis.tables import Entry, Heading, Table, headings_of, number, text
 from reports.analysis.tests import MCNEMAR, OVER_IMAGES, OVER_SEEDS
 
 UNEQUAL = "≠"
@@ -55,7 +55,7 @@ def row_names(rows: Sequence[Row]) -> tuple[list[Heading], list[list[Entry]]]:
 
 
 def results(comparison: Comparison, name: str) -> Table:
-    """The comparison table: one number an evaluation, and what has to be known to compare rows."""
+    """The comparison table: one number an evaluation, and the settings of each row."""
     headings, lines = row_names(comparison.rows)
     for column in comparison.headline:
         kind = comparison.columns[column]
@@ -65,47 +65,33 @@ def results(comparison: Comparison, name: str) -> Table:
         for position, line in enumerate(lines):
             line.append(_result(cells[position], places) if position in cells else Entry("–"))
     headings.append(Heading("Seeds", numeric=True))
-    shown = [key for key in SETTINGS if key != "start" or any(row.settings[key] != RANDOM for row in comparison.rows)]
-    for key in shown:
-        mark = UNEQUAL if key in comparison.unequal_settings else ""
-        headings.append(Heading(SETTINGS[key], numeric=key in ("patch", "input", "budget"), mark=mark))
     for row, line in zip(comparison.rows, lines, strict=True):
-        line += [number(len(row.runs), str), *(_setting(row, key) for key in shown)]
+        line.append(number(len(row.runs), str))
+    for key, heading in SETTINGS.items():
+        if key == "start" and all(row.settings[key] == RANDOM for row in comparison.rows):
+            continue
+        mark, numeric = UNEQUAL if key in comparison.unequal_settings else "", key in ("patch", "input", "budget")
+        headings.append(Heading(heading, numeric=numeric, mark=mark))
+        for row, line in zip(comparison.rows, lines, strict=True):
+            shown = row.settings[key]
+            value = int(shown) if numeric and shown.isdecimal() else shown
+            line.append(Entry(shown, row.cost["images_seen"] if key == "budget" else value))
     breaks = frozenset(block[0] for block in comparison.blocks[1:])
     return Table(name, f"Results on {comparison.data}", results_caption(comparison), headings, lines, breaks)
-
-
-def _setting(row: Row, key: str) -> Entry:
-    shown = row.settings[key]
-    if key == "budget":
-        return Entry(shown, row.cost["images_seen"])
-    return Entry(shown, int(shown) if shown.isdecimal() and key in ("patch", "input") else shown)
 
 
 def _result(cell: Cell, places: int) -> Entry:
     summary = cell.over_seeds
     interval = (summary.low, summary.high) if summary.low is not None else cell.images
     low, high = cell.images or (None, None)
-    return Entry(
-        shown_value(cell, places),
-        summary.mean,
-        note=_interval(*interval, places) if interval else "",
-        bold=cell.bold,
-        mark=UNEQUAL if cell.unequal else "",
-        numbers={
-            "": summary.mean,
-            "std": summary.std,
-            "seeds": summary.n,
-            "seeds low": summary.low,
-            "seeds high": summary.high,
-            "images low": low,
-            "images high": high,
-        },
-    )
+    note, mark = _interval(*interval, places) if interval else "", UNEQUAL if cell.unequal else ""
+    numbers = {"": summary.mean, "std": summary.std, "seeds": summary.n}
+    numbers |= {"seeds low": summary.low, "seeds high": summary.high, "images low": low, "images high": high}
+    return Entry(shown_value(cell, places), summary.mean, note, cell.bold, mark, numbers)
 
 
 def results_caption(comparison: Comparison) -> str:
-    """How to read the table: what the numbers, intervals, bold and marks are, and by which tests."""
+    """How to read the table: numbers, intervals, bold, marks, and the tests behind them."""
     cells = [cell for (_, column), cell in comparison.cells.items() if column in comparison.headline]
     several = any(cell.over_seeds.n > 1 for cell in cells)
     parts = []
@@ -152,6 +138,7 @@ def differences(comparison: Comparison, name: str) -> Table:
         sign, first, second = (1, a, b) if pair.difference >= 0 else (-1, b, a)
         low, high = sorted((sign * pair.low, sign * pair.high))
         difference, places = sign * pair.difference, decimals[pair.column]
+        note, numbers = _interval(low, high, places), {"": difference, "low": low, "high": high}
         holds = "yes" if pair.holds else "no"
         unequal = [SETTINGS[key].lower() for key in unequal_settings(a, b)]
         lines.append(
@@ -159,12 +146,7 @@ def differences(comparison: Comparison, name: str) -> Table:
                 text(comparison.columns[pair.column].name),
                 text(first.label),
                 text(second.label),
-                Entry(
-                    f"{difference:+.{places}f}",
-                    difference,
-                    note=_interval(low, high, places),
-                    numbers={"": difference, "low": low, "high": high},
-                ),
+                Entry(f"{difference:+.{places}f}", difference, note=note, numbers=numbers),
                 number(pair.p, p_value),
                 number(pair.p_holm, p_value),
                 Entry(holds, holds, bold=bool(pair.holds)),
@@ -182,22 +164,15 @@ def differences(comparison: Comparison, name: str) -> Table:
     if reasons := list(comparison.untested):
         more = [f"and {len(reasons) - MOST_REASONS} more"] if len(reasons) > MOST_REASONS else []
         caption += f" Not tested: {'; '.join(reasons[:MOST_REASONS] + more)}."
-    headings = [Heading(heading, numeric=heading in numeric) for heading in names]
-    return Table(name, f"Differences on {comparison.data}", caption, headings, lines)
+    return Table(name, f"Differences on {comparison.data}", caption, headings_of(names, numeric), lines)
 
 
 def measurements(comparison: Comparison, name: str) -> Table:
     """Every measurement, a line each."""
     headings, identities = row_names(comparison.rows)
-    headings += [
-        Heading("Evaluation"),
-        Heading("Metric"),
-        Heading("Value", numeric=True),
-        Heading("over seeds", numeric=True, group="95% interval"),
-        Heading("over images", numeric=True, group="95% interval"),
-        Heading("Seeds", numeric=True),
-        Heading("Images", numeric=True),
-    ]
+    headings += headings_of(("Evaluation", "Metric", "Value"), ("Value",))
+    headings += [Heading(name, numeric=True, group="95% interval") for name in ("over seeds", "over images")]
+    headings += headings_of(("Seeds", "Images"), ("Seeds", "Images"))
     places = [column_decimals(comparison, column) for column in range(len(comparison.columns))]
     lines, breaks = [], []
     for position, identity in enumerate(identities):

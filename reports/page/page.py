@@ -17,13 +17,13 @@ from reports.analysis.comparison import Comparison, compare
 from reports.analysis.identity import without_duplicates
 from reports.analysis.reproduction import tables_of
 from reports.analysis.rows import rows_of
-from reports.analysis.tables import Heading, Table, text, to_csv, to_latex, to_markdown
+from reports.analysis.tables import Table, headings_of, text, to_csv, to_latex, to_markdown
 from reports.figures import segmentation, training
 from reports.figures.comparison import cost_and_accuracy, intervals
 from reports.figures.look import Look
 from reports.page import comparison_tables, row_tables, summary
 from reports.page.inside import pictures as pictures_of_runs
-from reports.page.provenance import commands, provenance
+from reports.page.provenance import command, provenance
 from reports.page.speed import speed_tables
 from reports.visual.core.base import for_reports
 from reports.visual.core.style import Picture
@@ -102,7 +102,7 @@ def write_report(paths: Sequence[Path], out: Path, title: str, generated: str | 
         training=during,
         inside=inside,
         tables=tables,
-        commands=[(row, commands(row)) for row in rows],
+        commands=[(row, [(str(run.path), command(run)) for run in row.runs]) for row in rows],
         problems=problems,
     )
     every_table = [table for part in parts for table in (part.results, part.tests, part.measurements)]
@@ -142,35 +142,30 @@ def _problems(problems: Sequence[Problem]) -> Table:
         "problems",
         "Problems",
         "Directories and files that could not be used as they are, copies that were left out, and warnings of the runs themselves.",
-        [Heading("Where"), Heading("What")],
+        headings_of(("Where", "What")),
         [[text(problem.where), text(problem.what)] for problem in problems],
     )
 
 
 def _write_files(out: Path, tables: Sequence[Table], pictures: Sequence[Picture]) -> None:
     """Write tables and figures; those of an earlier report that this one does not have are removed."""
-    kept: set[Path] = set()
+    files: dict[Path, bytes] = {}
     for table in tables:
         for ending, form in (("csv", to_csv), ("md", to_markdown), ("tex", to_latex)):
-            path = out / "tables" / f"{table.name}.{ending}"
-            write_text(path, form(table))
-            kept.add(path)
+            files[out / "tables" / f"{table.name}.{ending}"] = form(table).encode()
     for picture in pictures:
-        for ending, content in (("png", picture.png), ("pdf", picture.pdf)):
-            path = out / "figures" / f"{picture.name}.{ending}"
-            with atomic_file(path) as file:
-                file.write(content)
-            kept.add(path)
-    for folder, endings in (("tables", (".csv", ".md", ".tex")), ("figures", (".png", ".pdf"))):
-        for path in sorted((out / folder).glob("*")):
-            if path not in kept and path.suffix in endings and _is_ours(path.stem):
-                path.unlink()
-
-
-def _is_ours(stem: str) -> bool:
-    """A name that reports give; other files in the folder are left alone."""
+        files[out / "figures" / f"{picture.name}.png"] = picture.png
+        files[out / "figures" / f"{picture.name}.pdf"] = picture.pdf
+    for path, content in files.items():
+        with atomic_file(path) as file:
+            file.write(content)
+    # Other files in the folders than those that reports name are left alone.
     names = [*OUR_NAMES, *(kind.replace("_", "-") for kind in for_reports())]
-    return any(stem == name or stem.startswith(f"{name}-") for name in names)
+    for folder, endings in (("tables", (".csv", ".md", ".tex")), ("figures", (".png", ".pdf"))):
+        for path in (out / folder).glob("*"):
+            ours = path.suffix in endings and any(f"{path.stem}-".startswith(f"{name}-") for name in names)
+            if ours and path not in files:
+                path.unlink()
 
 
 def _render(**values: object) -> str:

@@ -4,21 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from common.cli import words_of
 from reports.analysis.rows import Row
-from reports.analysis.tables import Heading, Table, text
+from reports.analysis.tables import Table, headings_of, text
 from rundir.read import Run
-
-
-@dataclass(frozen=True)
-class Command:
-    """How to make one run again: its directory, and the command line."""
-
-    path: str
-    line: str
 
 
 def provenance(rows: Sequence[Row]) -> Table:
@@ -30,10 +21,10 @@ def provenance(rows: Sequence[Row]) -> Table:
         cells = [
             row.label,
             ", ".join(f"{run.seed}{'' if run.finished else ' (unfinished)'}" for run in row.runs),
-            _all(commit(environment) for environment in environments),
+            _all(map(commit, environments)),
             _all(environment.get("python") for environment in environments),
-            _all(_packages(environment) for environment in environments),
-            _all(hardware(environment) for environment in environments),
+            _all(map(_packages, environments)),
+            _all(map(hardware, environments)),
             _all(fingerprint for run in row.runs for fingerprint in _fingerprints(run, "train")),
             _all(fingerprint for run in row.runs for fingerprint in _fingerprints(run, "test")),
             max((run.newest for run in row.runs), default="") or "–",
@@ -44,7 +35,7 @@ def provenance(rows: Sequence[Row]) -> Table:
         "Provenance",
         "What each row was made with, as its runs recorded it; where its seeds differ, all values. “Modified”: the checkout had "
         "changes that are not in the commit. Fingerprints are of decoded pixels and labels.",
-        [Heading(name) for name in headings],
+        headings_of(headings),
         lines,
     )
 
@@ -56,16 +47,13 @@ def _all(values: Iterable[Any]) -> str:
 
 def commit(environment: Mapping[str, Any]) -> str:
     """The commit that an ``environment.json`` names, with a word where the checkout had changes; "" without one."""
-    name = environment.get("commit")
-    if not name:
-        return ""
-    return f"{str(name)[:10]}{' (modified)' if environment.get('modified') else ''}"
+    name, modified = str(environment.get("commit") or "")[:10], environment.get("modified")
+    return f"{name} (modified)" if name and modified else name
 
 
 def _packages(environment: Mapping[str, Any]) -> str:
     packages = environment.get("packages")
-    if not isinstance(packages, dict):
-        return ""
+    packages = packages if isinstance(packages, dict) else {}
     return ", ".join(f"{name} {version}" for name, version in packages.items() if version)
 
 
@@ -97,11 +85,7 @@ def given_command(environment: Mapping[str, Any]) -> str:
     return given if isinstance(given, str) else ""
 
 
-def commands(row: Row) -> list[Command]:
-    """The command of each run of a row: as it was given, or all its options where that was not recorded."""
-
-    def line(run: Run) -> str:
-        words = ["python", "run.py", "train" if run.has_log else "evaluate", *words_of(run.config)]
-        return given_command(run.environment) or shlex.join(words)
-
-    return [Command(str(run.path), line(run)) for run in row.runs]
+def command(run: Run) -> str:
+    """The command line that makes a run again: as it was given, or all its options where that was not recorded."""
+    words = ["python", "run.py", "train" if run.has_log else "evaluate", *words_of(run.config)]
+    return given_command(run.environment) or shlex.join(words)

@@ -8,7 +8,7 @@ from reports.analysis.columns import conditions_of
 from reports.analysis.comparison import Comparison
 from reports.analysis.identity import trained_options
 from reports.analysis.rows import Row, differing_options, plain, short_count
-from reports.analysis.tables import Heading, Table, number, text
+from reports.analysis.tables import Table, headings_of, number, text
 from reports.page.comparison_tables import UNEQUAL, row_names
 
 #: The columns of the table of costs, by keys of ``Row.cost``: heading, and the number as text.
@@ -28,7 +28,8 @@ MOST_NAMES, MOST_VALUES = 8, 6
 def costs(rows: Sequence[Row]) -> Table:
     """What the rows cost."""
     headings, lines = row_names(rows)
-    headings += [*(Heading(name, numeric=True) for name, _ in COSTS.values()), Heading("Device")]
+    names = [name for name, _ in COSTS.values()]
+    headings += headings_of((*names, "Device"), numeric=names)
     for row, line in zip(rows, lines, strict=True):
         line += [*(number(row.cost[key], form) for key, (_, form) in COSTS.items()), text(row.device)]
     caption = (
@@ -66,14 +67,14 @@ def options(rows: Sequence[Row]) -> Table | None:
         "Options in which rows differ",
         "Options of training that are not the same in all rows that have them (method, backbone and data aside). Published "
         "recipes differ in many of them by intention.",
-        [Heading("Option"), Heading("Value"), Heading("Rows")],
+        headings_of(("Option", "Value", "Rows")),
         lines,
         frozenset(breaks[1:]),
     )
 
 
 def _rows_words(rows: Sequence[Row], positions: list[int], having: list[int]) -> str:
-    """Names of rows, by method where all of a method (among those that have the option) are meant."""
+    """Names of rows; the method's name where these are all of its rows that have the option."""
     words = []
     for method in dict.fromkeys(rows[position].method for position in positions):
         of_method = [position for position in having if rows[position].method == method]
@@ -96,14 +97,9 @@ def protocols(comparisons: Sequence[Comparison]) -> Table | None:
             evaluations.setdefault(kind.evaluation, []).append(column)
         for columns in evaluations.values():
             kinds = [comparison.columns[column] for column in columns]
-            metrics = dict.fromkeys(kind.facts["metric"] for kind in kinds)
-            entries = [
-                text(comparison.data),
-                text(kinds[0].evaluation_name),
-                text(", ".join(metrics)),
-                text(_protocol(comparison, columns) or "not told"),
-            ]
-            lines.append(entries)
+            metrics = ", ".join(dict.fromkeys(kind.facts["metric"] for kind in kinds))
+            protocol = _protocol(comparison, columns) or "not told"
+            lines.append([text(words) for words in (comparison.data, kinds[0].evaluation_name, metrics, protocol)])
     if not lines:
         return None
     return Table(
@@ -111,7 +107,7 @@ def protocols(comparisons: Sequence[Comparison]) -> Table | None:
         "Protocols",
         f"What fixes the numbers, as the evaluations recorded it. Several values: several measurements of each row; "
         f"{UNEQUAL}: not the same in all rows.",
-        [Heading("Data"), Heading("Evaluation"), Heading("Metrics"), Heading("Protocol")],
+        headings_of(("Data", "Evaluation", "Metrics", "Protocol")),
         lines,
     )
 

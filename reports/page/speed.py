@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.errors import first_line
-from reports.analysis.tables import Entry, Heading, Table, number, text
+from common.files import read_json
+from reports.analysis.tables import Entry, Table, headings_of, number, text
 from reports.page.provenance import commit, given_command, hardware
 from rundir.read import Problem
 
@@ -19,12 +18,13 @@ def speed_tables(files: Sequence[Path], problems: list[Problem]) -> list[Table]:
     tables = []
     for file in files:
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = read_json(file)
             about, measurements = content["about"], content["measurements"]
             if not isinstance(about, dict) or not isinstance(measurements, list):
                 raise TypeError
-        except (OSError, ValueError, RecursionError) as error:
-            problems.append(Problem(str(file), f"cannot be read as JSON ({first_line(error)}); left out"))
+        except (OSError, ValueError) as error:
+            what = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
+            problems.append(Problem(str(file), f"{what}; left out"))
             continue
         except (KeyError, TypeError):
             problems.append(Problem(str(file), "no file of figures as python -m benchmarks.run writes it; left out"))
@@ -51,7 +51,7 @@ def _table(rows: list[list[Entry]], about: Mapping[str, Any], before: int) -> Ta
         "Medians, and below them the range over the rounds. Ratios are of two times of the same round. The limit is what the "
         f"machine was measured to do at best. Measured {where or 'on an unknown machine'}."
         + (" Quick: too short to count." if about.get("quick") else ""),
-        [Heading(name, numeric=name in numeric) for name in headings],
+        headings_of(headings, numeric),
         rows,
     )
 

@@ -4,13 +4,14 @@ figures 1, 3 and 4), on images and over videos."""
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_rgba_array
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
@@ -54,7 +55,7 @@ class Attention(ImagesVisualization):
             raise UsageError("--video and --images exclude each other; give one of them")
         network = network_of(self)
         if not network.backbone.has_tokens:
-            network.backbone.cls_attention(torch.empty(0))  # raises, and says why
+            network.backbone.cls_attention(torch.empty(0))  # raises UserError with the reason
         if self.video is not None:
             return [self._draw_video(network)]
         images, which = images_of(self, network)
@@ -73,25 +74,24 @@ class Attention(ImagesVisualization):
         """Two passes over the frames: attention first, since all frames are drawn on one scale."""
         from common.progress import track
         from reports.visual.core.images import InputImage, fitted, fitting
-        from reports.visual.core.video import open_frames, video_writer
+        from reports.visual.core.video import INSTEAD, open_frames, video_writer
 
         short_side, how = fitting(network, self.image_size)
-        frames = open_frames(Path(self.video))
-        maps, size = [], None
+        frames, size = open_frames(Path(self.video)), None
 
-        def fit_frame(pixels: np.ndarray, number: int) -> np.ndarray:
-            image = InputImage(f"{self.video}, frame {number + 1}", pixels)
-            fit = fitted(image, network.backbone.stride, short_side)
-            if size is not None and fit.shape[:2] != size:
-                raise UserError(f"{image.name}: of another shape than the frames before; give frames of one size")
-            return fit
+        def fitted_frames(what: str) -> Iterator[np.ndarray]:
+            nonlocal size
+            for number, pixels in enumerate(track(frames.read(), what, frames.count), 1):
+                image = InputImage(f"{self.video}, frame {number}", pixels)
+                fit = fitted(image, network.backbone.stride, short_side)
+                size = size or fit.shape[:2]
+                if fit.shape[:2] != size:
+                    raise UserError(f"{image.name}: of another shape than the frames before; give frames of one size")
+                yield fit
 
-        for number, pixels in enumerate(track(frames.read(), "attention", frames.count)):
-            image = fit_frame(pixels, number)
-            size = image.shape[:2]
-            maps.append(cls_attention(network.backbone, image))
+        maps = [cls_attention(network.backbone, frame) for frame in fitted_frames("attention")]
         if not maps:
-            raise UserError(f"{self.video}: holds no frames; give a video file, an animated GIF or a folder of frames")
+            raise UserError(f"{self.video}: holds no frames; {INSTEAD}")
         scale = np.quantile(np.stack(maps), 0.999, axis=(0, 2, 3))
         mass = f"masks hold {100 * self.mass:.0f}% of the attention"
         title = f"Attention of {network.name}, {network.weights}; {Path(self.video).name}, {how}; {mass}"
@@ -99,15 +99,14 @@ class Attention(ImagesVisualization):
         suffix = ".mp4" if frames.is_video else ".gif"
         path = self.folder(self.weights) / f"attention-{file_stem(Path(self.video).stem)}{suffix}"
         with video_writer(path, frames.fps if self.fps is None else self.fps, tiles.size) as write:
-            for number, pixels in enumerate(track(frames.read(), "drawing", frames.count)):
-                write(tiles.draw(fit_frame(pixels, number), maps[number], masks_of(maps[number], self.mass)))
+            for frame, attention in zip(fitted_frames("drawing"), maps, strict=True):
+                write(tiles.draw(frame, attention, masks_of(attention, self.mass)))
         return path
 
 
 def cls_attention(backbone: Backbone, image: np.ndarray) -> np.ndarray:
-    """Attention of the last block's CLS token to the patches, float32 ``[heads, H / patch, W / patch]``; a head's sum is 1 less its
-    attention to the CLS token itself. ``image``: uint8 ``[H, W, 3]``, sides multiples of the patch. Raises UserError where the
-    backbone has none."""
+    """Attention of the last block's CLS token to the patches of an image (uint8 ``[H, W, 3]``, sides multiples of the patch),
+    float32 ``[heads, H / patch, W / patch]``; a head's sum is 1 less its attention to the CLS token itself."""
     import torch
 
     from reports.visual.core.images import normalised
@@ -128,7 +127,8 @@ def masks_of(attention: np.ndarray, mass: float) -> np.ndarray:
 
 def head_colours(heads: int) -> np.ndarray:
     """uint8 ``[heads, 3]``; they repeat after the palette's eight."""
-    return np.array([[round(255 * c) for c in to_rgb(COLOURS[head % len(COLOURS)])] for head in range(heads)], np.uint8)
+    palette = (255 * to_rgba_array(COLOURS)[:, :3]).round().astype(np.uint8)
+    return palette[np.arange(heads) % len(palette)]
 
 
 def enlarged(cells: np.ndarray, patch: int) -> np.ndarray:
@@ -143,13 +143,8 @@ def faded(image: np.ndarray, kept: np.ndarray, inside: np.ndarray | None = None)
 
 
 def coloured(image: np.ndarray, attention: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """All heads' masks on one picture: a pixel has the colour of the head that, of those whose mask holds it, looks there with the
-    greatest part of its attention; pale where it is in no mask.
-
-    Args:
-        image: uint8 ``[H, W, 3]``.
-        attention, masks: ``[heads, h, w]``; H and W are the same multiple of h and w.
-    """
+    """All heads' masks on one picture: among the heads whose mask holds a pixel, the one that looks there with the greatest part of
+    its attention gives the colour; pixels in no mask are pale. Arguments as of ``attention_maps``."""
     share = attention / attention.sum(axis=(1, 2), keepdims=True)
     winner = np.where(masks, share, -1).argmax(axis=0)
     patch = len(image) // len(winner)
@@ -163,8 +158,7 @@ def attention_maps(image: np.ndarray, attention: np.ndarray, masks: np.ndarray, 
 
     Args:
         image: uint8 ``[H, W, 3]``.
-        attention, masks: ``[heads, h, w]``; H and W are the same multiple of h and w.
-        mass: part of the attention in each mask.
+        attention, masks: ``[heads, h, w]``; H and W are the same multiple of h and w. A mask holds ``mass`` of the attention.
     """
     heads = len(attention)
     patch = len(image) // attention.shape[1]
@@ -191,18 +185,16 @@ def attention_maps(image: np.ndarray, attention: np.ndarray, masks: np.ndarray, 
 
 
 class VideoTiles:
-    """Frames beside their attention, as pictures of one size.
+    """Frames beside their attention, as pictures of one size, about ``widest`` pixels wide at most, under a title.
 
     Args:
         scale: ``[heads]``: the attention that is drawn lightest, the same in all frames, so that maps do not flicker.
         size: (height, width) of the input frames in pixels, multiples of the patch.
-        title: above the tiles.
-        widest: pixels that a picture is wide, at most (about).
     """
 
     LABEL, GAP = 16, 4
 
-    def __init__(self, scale: np.ndarray, size: tuple[int, int], title: str, widest: int = 1280):
+    def __init__(self, scale: np.ndarray, size: tuple[int, int], title: str, widest: int):
         self.scale = np.maximum(scale, 1e-12)
         count = len(scale) + 2
         self.lines = -(-count // 5)

@@ -59,14 +59,8 @@ class Collapse(Visualization):
 
 @dataclass(frozen=True)
 class Curve:
-    """A line of a panel.
-
-    Attributes:
-        name: of its run.
-        x, y: ``[n]``.
-        look: matplotlib's properties of a line.
-        limit: where a dotted line stands for what ``y`` can be at most; None: nowhere.
-    """
+    """A line of a panel: the name of its run, points, matplotlib's properties of a line, and what ``y`` can be at most, drawn as a
+    dotted line."""
 
     name: str
     x: np.ndarray
@@ -76,8 +70,8 @@ class Curve:
 
 
 def records_with(run: Run, key: str) -> list[dict[str, Any]]:
-    """The log's records that hold a number under ``key``: those of the evaluated backbone's features where there are any, else
-    those of the steps, whose ``effective_rank`` is another one, of a batch's projections."""
+    """The log's records with a number under ``key``: of the evaluated backbone's features, else of the steps, whose
+    ``effective_rank`` is that of a batch's projections."""
     features = [record for record in run.diagnostics if record.get("kind") != "step" and key in record]
     return [record for record in features or run.steps if isinstance(record.get(key), (int, float))]
 
@@ -90,13 +84,7 @@ def meaning_of(keys: Collection[str]) -> str:
 def signs_of_collapse(
     curves: Mapping[str, Sequence[Curve]], columns: int, width: float, height: float, xlabel: str
 ) -> Figure:
-    """A panel for each diagnostic.
-
-    Args:
-        curves: by keys of ``DIAGNOSTICS``.
-        columns: panels side by side.
-        width, height: of the figure, and of a line of panels, in inches.
-    """
+    """A panel for each diagnostic. ``curves``: by keys of ``DIAGNOSTICS``; sizes as of ``figure_of``."""
     figure, axes = figure_of(len(curves), columns, width, height)
     for axis, (key, lines) in zip(axes, curves.items(), strict=True):
         for line in lines:
@@ -111,13 +99,7 @@ def signs_of_collapse(
 
 def diagnostics(runs: Sequence[Run], names: Sequence[str]) -> Figure:
     """A panel for each diagnostic that any run has logged at least twice, a line for each run, against the number of images seen.
-
-    Args:
-        names: of the runs, for the legend.
-
-    Raises:
-        UserError: there is none.
-    """
+    Raises UserError without any."""
     curves: dict[str, list[Curve]] = {}
     for key in DIAGNOSTICS:
         for number, (run, name) in enumerate(zip(runs, names, strict=True)):

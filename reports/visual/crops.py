@@ -79,8 +79,8 @@ class Crops(Visualization):
         return save_figure(crops(samples, title), self.folder(self.run), f"crops-{file_stem(config.method)}")
 
     def _options(self) -> dict[str, Any]:
-        """Options of the training: the run's, and over them the command line's. Another method or another data set takes over only
-        what is not about the run's own."""
+        """The run's options, and over them the command line's. For another method or data set, what is about the run's own is left
+        out."""
         run = training_options(self.run) if self.run is not None else {}
         names = ("method", "data", "data_root", "image_size", "pairing", "label_fraction", "seed")
         given = {name: value for name in names if (value := getattr(self, name)) is not None}
@@ -97,9 +97,8 @@ class Crop:
 
     Attributes:
         pixels: uint8 ``[size, size, 3]``, as the network sees it, less the normalisation.
-        source: uint8 ``[H, W, 3]``, the image it is cut from; ``label``: its class names.
+        source: uint8 ``[H, W, 3]``, the image it is cut from; ``label``: its class names; ``other``: it is not the anchor.
         box: (top, left, height, width) in pixels of the source.
-        other: True if the source is not the anchor.
     """
 
     name: str
@@ -145,8 +144,7 @@ def first_samples(plan: Plan, count: int) -> list[list[Crop]]:
 
 
 def crops(samples: Sequence[Sequence[Crop]], title: str) -> Figure:
-    """Two lines for each sample: its crops, each drawn at a size in proportion to its pixels, and the images they are cut
-    from."""
+    """Two lines for each sample: its crops, drawn in proportion to their sizes, and the images they are cut from."""
     columns = max(len(sample) for sample in samples)
     largest = max(len(crop.pixels) for sample in samples for crop in sample)
     with style():
@@ -161,8 +159,7 @@ def crops(samples: Sequence[Sequence[Crop]], title: str) -> Figure:
                 margin = (largest - side) / 2
                 upper.set_xlim(-margin, side + margin)
                 upper.set_ylim(side + margin, -margin)
-                for spine in upper.spines.values():
-                    spine.set_visible(False)
+                upper.spines[:].set_visible(False)
                 upper.add_patch(Rectangle((0, 0), side, side, fill=False, ec=colour, lw=1.4))
                 show(lower, crop.source, "", RULE)
                 top, left, height, width = crop.box

@@ -1,5 +1,4 @@
-"""Cross-correlation matrices of two views' projections: heatmaps, their evolution, and their numbers. Reports draw the same film
-strip (``read_evolution``, ``film_strip``).
+"""Cross-correlation matrices of two views' projections: heatmaps, their evolution, and curves. Reports draw the same film strip.
 
 Entry (i, j) is the correlation, over images, of feature i of one view with feature j of the other (Barlow Twins, arXiv 2103.03230).
 """
@@ -17,6 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from simple_parsing import field
 
@@ -77,15 +77,19 @@ class CrossCorrelation(Visualization):
             matrices = [self._recomputed(run, name) for run, name in runs]
             return save_figure(heatmaps(matrices, self.palette), folder, "cross_correlation-recomputed")
         evolutions = [read_evolution(run, name, run_words(training_options(run))) for run, name in runs]
-        matrices = []
+        matrices, sizes = [], sorted({e.matrices.shape[-1] for e in evolutions})
         for e in evolutions:
             kept = f"{e.matrices.shape[-1]} evenly spaced features (or all)"
             matrices.append(Matrix(e.name, e.matrices[-1], f"{e.about}, epoch {e.epochs[-1]}, {kept}"))
         written = save_figure(heatmaps(matrices, self.palette), folder, "cross_correlation")
         if max(len(e.epochs) for e in evolutions) > 1:
             title = f"Cross-correlation over training\n{_abouts(evolutions)}"
+            caption = (
+                f"The features that runs keep: {' or '.join(map(str, sizes))} evenly spaced ones, or all if there are no more. "
+                "Two views of the same image, over a few hundred images (all, where there are fewer)."
+            )
             with style():
-                strip = headed(film_strip(evolutions, self.palette, room=0.75), title, _kept_features(evolutions))
+                strip = headed(film_strip(evolutions, self.palette, room=0.75), title, caption)
             written += save_figure(strip, folder, "cross_correlation-strip")
             written += save_figure(curves(evolutions, title), folder, "cross_correlation-curves", vector=True)
             frames = list(animation(evolutions, self.palette))
@@ -134,15 +138,10 @@ def read_evolution(run: Path, name: str, about: str = "") -> Evolution:
 
 
 def projections_of(run: Path, count: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, str]:
-    """Projections of two views each of a run's training images, from its last checkpoint: as training makes them (BatchNorm with
-    the statistics of a batch), but both views always of the same image. ``count``: images, at most, in whole batches.
+    """Projections ``[n, D]`` of two views each of at most ``count`` training images, and the weights' title. They are made as in
+    training (BatchNorm with the statistics of a batch) from the last checkpoint, but both views are always of the same image.
 
-    Returns:
-        both ``[n, D]`` on the CPU, and the weights' title.
-
-    Raises:
-        UserError: no checkpoint, no images, or a method without projections.
-    """
+    Raises UserError: no checkpoint, no images, or a method without projections."""
     import torch
 
     from common.progress import track
@@ -156,36 +155,35 @@ def projections_of(run: Path, count: int, device: torch.device) -> tuple[torch.T
     state = load_checkpoint(require_checkpoint(run, "give a run directory"))
     plan = plan_of({**state["config"], "image_size": state["image_size"]})
     config, views, (store, _) = plan.config, plan.views, plan.images
+    if len(views) < 2:
+        raise UserError(
+            f"{run}: {config.method} sees one view of an image, so nothing can be correlated; give another run"
+        )
     method = plan.build_method()
     method.load_state_dict(state["method"])
     method.to(device).train()
-    if len(views) < 2:
-        raise UserError(
-            f"{run}: {config.method} sees one view of an image, so there is nothing to correlate; give another run"
-        )
     rows = min(config.batch_size // config.accumulate, count, len(store))
     order = np.random.default_rng(0).permutation(len(store))[: min(count, len(store)) // rows * rows]
+    batches = np.sort(order.reshape(-1, rows))
     maker = ViewMaker(views)
-    params = maker.sample(len(order), torch.Generator().manual_seed(0))
+    params = maker.sample(len(order), torch.Generator().manual_seed(0)).split(rows, dim=1)
     labels = torch.from_numpy(store.labels) if store.label_sets is None else torch.from_numpy(store.label_sets).float()
-    first, second = [], []
+    projections = []
     torch.manual_seed(0)  # of stochastic depth
-    for start in track(range(0, len(order), rows), "projections", len(order) // rows):
-        part = slice(start, start + rows)
-        images = store.batch(np.sort(order[part]))
-        made = maker.make(images.to(device), torch.arange(rows).expand(len(views), rows), params[:, part])
+    for batch, drawn in zip(track(batches, "projections", len(batches)), params, strict=True):
+        made = maker.make(store.batch(batch).to(device), torch.arange(rows).expand(len(views), rows), drawn)
         with torch.no_grad(), autocast(device, config.precision):
-            output = method(ViewBatch(made, labels[np.sort(order[part])].to(device)))
+            output = method(ViewBatch(made, labels[batch].to(device)))
         if output.projections is None:
             raise UserError(f"{run}: {config.method} has no projections to correlate; give a run of another method")
-        first.append(output.projections[0].float().cpu())
-        second.append(output.projections[1].float().cpu())
-    return torch.cat(first), torch.cat(second), f"{config.backbone}, {run_title(run, state['config'])}"
+        projections.append([view.float().cpu() for view in output.projections[:2]])
+    first, second = map(torch.cat, zip(*projections, strict=True))
+    return first, second, f"{config.backbone}, {run_title(run, state['config'])}"
 
 
 def colour_map(name: str) -> Colormap:
-    """Colours of cross-correlations from -1 to 1: ``diverging`` (ColorBrewer's blue, white at 0, red), or ``study`` as in
-    the study of Apavou and Zucker (cyan at 0, red at 1; below 0 it fades to white)."""
+    """Colours of cross-correlations from -1 to 1: ``diverging`` (ColorBrewer's blue, white, red), or ``study`` as in the study of
+    Apavou and Zucker (white, cyan, red)."""
     if name == "study":
         return LinearSegmentedColormap.from_list("study", [(0, "#ffffff"), (0.5, "#00ffff"), (1, "#ff0000")])
     if name != "diverging":
@@ -250,7 +248,7 @@ def heatmaps(matrices: Sequence[Matrix], colours: str = "diverging") -> Figure:
             else:
                 lower.set_ylabel("share of\nentries", fontsize=7.5)
         colour_bar(figure, image, uppers, [-1, -0.5, 0, 0.5, 1])
-        handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in COLOURS[:2]]
+        handles = [Patch(color=colour) for colour in COLOURS[:2]]
         lowers[0].legend(handles, ["beside the diagonal", "on it"], fontsize=7, handlelength=0.9, loc="upper left")
         caption = "Entry (i, j): correlation over images of feature i of one view with feature j of the other."
         if pooled:
@@ -282,15 +280,8 @@ def _show_matrix(axis: Any, matrix: np.ndarray, colours: str, title: str = "") -
 def film_strip(
     evolutions: Sequence[Evolution], colours: str = "diverging", frames: int = 6, most: int = 256, room: float = 0.0
 ) -> Figure:
-    """A line for each run, matrices at evenly spaced epochs from its first to its last; the figure has no title yet. Draw it within
-    ``style()``.
-
-    Args:
-        colours: a name that ``colour_map`` takes.
-        frames: matrices of a line, at most.
-        most: features of a matrix, at most; of more, evenly spaced ones are drawn.
-        room: inches of height for a title and a caption.
-    """
+    """A line for each run, without a title: at most ``frames`` matrices of at most ``most`` features, both evenly spaced. Draw it
+    within ``style()``; ``room``: inches of height for a title and a caption."""
     columns = max(len(even(len(e.epochs), frames)) for e in evolutions)
     same_epochs = len({tuple(e.epochs) for e in evolutions}) == 1
     figure, axes = figure_of(len(evolutions) * columns, columns, 1.75 + 1.3 * columns, 1.54 + room / len(evolutions))
@@ -311,14 +302,6 @@ def film_strip(
 
 def _abouts(evolutions: Sequence[Evolution]) -> str:
     return " ".join(f"{e.name}: {e.about}." for e in evolutions)
-
-
-def _kept_features(evolutions: Sequence[Evolution]) -> str:
-    sizes = sorted({e.matrices.shape[-1] for e in evolutions})
-    return (
-        f"The features that runs keep: {' or '.join(map(str, sizes))} evenly spaced ones, or all if there are no more. "
-        "Two views of the same image, over a few hundred images (all, where there are fewer)."
-    )
 
 
 def curves(evolutions: Sequence[Evolution], title: str) -> Figure:

@@ -60,9 +60,8 @@ class Embedding(FeaturesVisualization):
             rows, left_out = np.arange(len(labels)), " No image has exactly one label, so there are no colours."
         else:
             counts = np.bincount(labels[labels >= 0], minlength=len(classes))
-            for name in self.classes or []:
-                if name not in classes:
-                    raise unknown_name("class", name, classes)
+            if unknown := [name for name in self.classes or [] if name not in classes]:
+                raise unknown_name("class", unknown[0], classes)
             wanted = [classes.index(name) for name in self.classes or []]
             wanted = wanted or np.argsort(-counts, kind="stable")[:MOST_CLASSES].tolist()
             rows = np.flatnonzero(np.isin(labels, wanted))
@@ -75,11 +74,7 @@ class Embedding(FeaturesVisualization):
 
 def embed(features: np.ndarray, perplexity: float, seed: int) -> np.ndarray:
     """t-SNE (van der Maaten & Hinton 2008; scikit-learn's) of rows ``[n, D]`` scaled to unit length, started from their principal
-    components: ``[n, 2]``.
-
-    Raises:
-        UserError: fewer rows than the perplexity takes.
-    """
+    components: ``[n, 2]``. Raises UserError for fewer rows than the perplexity takes."""
     from sklearn.manifold import TSNE
     from sklearn.preprocessing import normalize
 
@@ -91,11 +86,7 @@ def embed(features: np.ndarray, perplexity: float, seed: int) -> np.ndarray:
 
 
 def embedding(points: np.ndarray, labels: np.ndarray, classes: Sequence[str], title: str, caption: str) -> Figure:
-    """Points ``[n, 2]`` with a colour and marker for each class.
-
-    Args:
-        labels: int ``[n]``; -1: no label, drawn grey.
-    """
+    """Points ``[n, 2]`` with a colour and marker for each class; those of label -1 are grey."""
     import seaborn as sns
 
     present = [label for label in range(len(classes)) if (labels == label).any()]

@@ -40,17 +40,18 @@ class NearestNeighbours(FeaturesVisualization):
         """One picture, a line for each query."""
         import torch
 
-        from reports.visual.core.images import choose, class_names, data_title, files_of, read_image
+        from data.store.decode import require_pixels
+        from reports.visual.core.images import choose, class_names, data_title, files_of
         from reports.visual.core.network import context_of
 
-        given = None if self.images is None else [read_image(file).pixels for file in files_of(self.images)]
+        given = None if self.images is None else [require_pixels(file) for file in files_of(self.images)]
         context, weights = context_of(self)
         train, test = context.train, context.test
         if self.k > len(train):
             raise UsageError(f"--k {self.k}: give 1 to {len(train)}, the number of training images")
         if given is None:
             chosen = choose(test, self.count, self.seed)
-            queries = context.features("test")[torch.tensor(chosen)]
+            queries = context.features("test")[chosen]
             shown = [(test.image(i), class_names(test, i)) for i in chosen]
         else:
             queries = torch.cat([_feature(context, pixels) for pixels in given])
@@ -96,8 +97,8 @@ def _feature(context: EvalContext, pixels: np.ndarray) -> Tensor:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """A query's image (uint8 ``[H, W, 3]``) and classes (with commas; "": none), and those of as many neighbours for each query,
-    the nearest first, with their cosines."""
+    """A query's image (uint8 ``[H, W, 3]``) and classes (with commas; "": none), and those of its neighbours, the nearest first,
+    with their cosines."""
 
     image: np.ndarray
     label: str
@@ -113,13 +114,12 @@ def nearest_neighbours(queries: Sequence[Neighbours], title: str) -> Figure:
         for (first, *others), query in zip(axes, queries, strict=True):
             show(first, query.image, short(query.label, 15) or "query", INK, 1.8)
             classes = set(query.label.split(", "))
-            near = zip(others, query.images, query.labels, query.similarities, strict=True)
-            for axis, image, label, similarity in near:
+            for axis, image, label, cosine in zip(others, query.images, query.labels, query.similarities, strict=True):
                 colour, mark = FAINT, ""
                 if query.label and label:
                     colour, mark = (COLOURS[0], "✓ ") if classes & set(label.split(", ")) else (COLOURS[1], "✗ ")
                 show(axis, image, f"{mark}{short(label, 14)}", colour, 1.8)
-                axis.set_xlabel(f"{similarity:.2f}", fontsize=7, labelpad=1.5)
+                axis.set_xlabel(f"{cosine:.2f}", fontsize=7, labelpad=1.5)
         return headed(
             figure,
             title,

@@ -43,8 +43,7 @@ class PrincipalComponents(ImagesVisualization):
 
 
 def last_map(backbone: Backbone, image: np.ndarray) -> np.ndarray:
-    """The last map's cells, float32 ``[h, w, D]``: normed patch tokens, or the last stage of a ResNet. ``image``: uint8
-    ``[H, W, 3]``."""
+    """The last map's cells, float32 ``[h, w, D]``, of an image, uint8 ``[H, W, 3]``."""
     import torch
 
     from reports.visual.core.images import normalised
@@ -56,11 +55,7 @@ def last_map(backbone: Backbone, image: np.ndarray) -> np.ndarray:
 
 def components(maps: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
     """The first three principal components of the cells of all maps, ``[h, w, D]`` each, together: scores ``[h, w, 3]`` of each,
-    and the part of the variance that each component explains ``[3]``. A component's greatest loading is positive.
-
-    Raises:
-        UserError: fewer than four cells, or all of them equal.
-    """
+    and the part of the variance that each component explains ``[3]``. Raises UserError for fewer than four cells, or equal ones."""
     from sklearn.decomposition import PCA
 
     cells = np.concatenate([m.reshape(-1, m.shape[-1]) for m in maps])
@@ -74,10 +69,10 @@ def components(maps: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray
     return [part.reshape(*m.shape[:2], 3) for part, m in zip(parts, maps, strict=True)], pca.explained_variance_ratio_
 
 
-def as_colours(scores: Sequence[np.ndarray], percent: float = 1.0) -> list[np.ndarray]:
-    """Scores on three components, ``[h, w, 3]`` of each image, as red, green and blue in [0, 1]: each component stretched over all
-    images together, from its ``percent`` percentile to that from above."""
-    low, high = np.percentile(_together(scores), [percent, 100 - percent], axis=0)
+def as_colours(scores: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Scores on three components, ``[h, w, 3]`` of each image, as red, green and blue in [0, 1]: each component is stretched, over
+    all images together, from its 1st to its 99th percentile."""
+    low, high = np.percentile(_together(scores), [1, 99], axis=0)
     return [np.clip((s - low) / np.maximum(high - low, 1e-12), 0, 1) for s in scores]
 
 
@@ -88,12 +83,8 @@ def _together(scores: Sequence[np.ndarray]) -> np.ndarray:
 def principal_components(
     images: Sequence[InputImage], scores: Sequence[np.ndarray], explained: Sequence[float], title: str
 ) -> Figure:
-    """For each image: itself, its cells' first three components as red, green and blue, and each component by itself.
-
-    Args:
-        scores: ``[h, w, 3]`` of each image.
-        explained: part of the variance that each component explains.
-    """
+    """A line for each image: itself, its first three components as red, green and blue, and each component by itself; the other
+    arguments are what ``components`` returns."""
     import seaborn  # noqa: F401 - brings the colour map "vlag"
 
     limit = np.percentile(np.abs(_together(scores)), 99, axis=0)

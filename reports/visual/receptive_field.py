@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,21 +79,18 @@ class ReceptiveField(DataVisualization):
         def load(path: str | None, name: str | None, size: int | None) -> Network:
             return load_network(path, name, None, size, self.device, self.seed)
 
-        trained = [load(path, names[i] if names else None, self.image_size) for i, path in enumerate(weights)]
+        trained = [load(path, name, self.image_size) for path, name in zip_longest(weights, names if weights else [])]
         size = self.image_size or (trained[0].image_size if trained else None) or DEFAULT_SIZE
         inputs, which = read_inputs(self, trained[0].options if trained else {}, size)
         images = normalised(np.stack([square(image.pixels, size) for image in inputs]))
-        rows: list[Fields] = []
-        drawn: set[str] = set()  # backbones that have been drawn untrained
+        networks = [] if trained else [load(None, name, size) for name in dict.fromkeys(names)]
         for network in trained:
-            if self.untrained and not network.untrained and network.name not in drawn:
-                rows.append(self._fields(load(None, network.name, size), images))
-            drawn.add(network.name)
-            rows.append(self._fields(network, images))
-        if not trained:
-            rows = [self._fields(load(None, name, size), images) for name in dict.fromkeys(names)]
-        networks = "; ".join(dict.fromkeys(f"{network.name}: {network.weights}" for network in trained))
-        about = f"{networks or 'Untrained networks'}. {len(images)} {which}, {size} × {size} pixels."
+            if self.untrained and not network.untrained and network.name not in {other.name for other in networks}:
+                networks.append(load(None, network.name, size))
+            networks.append(network)
+        rows = [self._fields(network, images) for network in networks]
+        shown = "; ".join(dict.fromkeys(f"{network.name}: {network.weights}" for network in trained))
+        about = f"{shown or 'Untrained networks'}. {len(images)} {which}, {size} × {size} pixels."
         title = f"Effective receptive fields\n{about}"
         stem = "-".join(["receptive_field", *dict.fromkeys(row.name.partition("\n")[0] for row in rows)])
         return save_figure(receptive_fields(rows, title), self.folder(*weights), file_stem(stem))
@@ -114,7 +113,7 @@ class ReceptiveField(DataVisualization):
 @dataclass(frozen=True)
 class Fields:
     """Receptive fields of one network's layers: ``maps [layers, H, W]``, not negative, and the cell in the input of each layer's
-    centre unit (None where that is not known). ``name``: the network and its weights, in up to three lines."""
+    centre unit (None: unknown). ``name``: the network and its weights, in up to three lines."""
 
     name: str
     layers: Sequence[str]
@@ -123,7 +122,7 @@ class Fields:
 
 
 def layer_names(backbone: Backbone) -> list[str]:
-    """The layers whose fields can be had, from the input on: a ResNet's residual blocks, else the blocks that ``maps`` names."""
+    """The layers to choose from, from the input on: a ResNet's residual blocks, else the blocks that ``maps`` names."""
     return list(_residual_blocks(backbone)) or [f"blocks.{block}" for block in range(backbone.depth)]
 
 
@@ -138,17 +137,13 @@ def layer_maps(backbone: Backbone, images: Tensor, layers: Sequence[str]) -> lis
     blocks = _residual_blocks(backbone)
     if not blocks:
         return backbone.maps(images, [int(name.removeprefix("blocks.")) for name in layers])
-    maps: dict[str, Tensor] = {}
-    hooks = [
-        blocks[name].register_forward_hook(lambda module, inputs, output, name=name: maps.__setitem__(name, output))
-        for name in layers
-    ]
-    try:
+    maps: dict[nn.Module, Tensor] = {}
+    with ExitStack() as hooks:
+        for name in layers:
+            hook = blocks[name].register_forward_hook(lambda module, _, output: maps.update({module: output}))
+            hooks.enter_context(hook)
         backbone(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return [maps[name] for name in layers]
+    return [maps[blocks[name]] for name in layers]
 
 
 def effective_receptive_fields(
@@ -157,19 +152,17 @@ def effective_receptive_fields(
     """Mean absolute gradient, over images, of each layer's centre unit with respect to the input's pixels, summed over the three
     colours (Luo et al. 2016, arXiv 1701.04128, section 3).
 
-    The unit has C channels; what is differentiated is their sum with a random sign each, drawn anew for each image. Without the
-    signs, features that a LayerNorm has just centred would have no gradient at all, since their sum is constant; with them, every
-    channel counts by the size of its gradient (the expected square of the signed sum is the sum of the channels' squares).
+    The unit has C channels; their sum with random signs, drawn by ``seed`` for each image, is differentiated. Without the signs,
+    features that a LayerNorm has just centred would have no gradient at all, since their sum is constant; with them, every channel
+    counts by the size of its gradient (the expected square of the signed sum is the sum of the channels' squares).
 
     Args:
         backbone: in eval mode.
         images: normalised, ``[B, 3, H, W]``.
-        layers: of ``layer_names``.
-        seed: of the signs.
 
     Returns:
-        float64 ``[layers, H, W]``, and the cell of each layer's centre unit (None where that is not known). Where a map has an
-        even number of rows or columns, the unit just after the middle is taken.
+        float64 ``[layers, H, W]``, and the cell of each layer's centre unit (None: unknown). Where a map has an even number of rows
+        or columns, the unit just after the middle is taken.
     """
     import torch
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from common.errors import UsageError, UserError
@@ -32,14 +33,9 @@ class InputImage:
     pixels: np.ndarray
 
 
-def read_image(path: Path) -> InputImage:
-    """An image file. Raises UserError, with the reason, for one that cannot be used."""
-    return InputImage(path.name, require_pixels(path))
-
-
 def files_of(paths: Sequence[str]) -> list[Path]:
-    """The files named, and those in the folders named, sorted, without hidden ones. Raises UserError for a path that does not exist
-    and for a folder without files."""
+    """The given files, and the files in the given folders, sorted, without hidden ones. Raises UserError for a path that does not
+    exist and for a folder without files."""
     files: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
@@ -58,10 +54,8 @@ def choose(store: ImageStore, count: int, seed: int) -> list[int]:
     """``count`` images (all, if there are no more), drawn by the seed; of different classes as far as that goes."""
     order = np.random.default_rng(seed).permutation(len(store))
     labels = store.labels[order] if store.label_sets is None else store.label_sets[order].argmax(axis=1)
-    turn = np.zeros(len(order), np.int64)  # how many images of its class stand before an image
-    for label in np.unique(labels):
-        turn[labels == label] = np.arange((labels == label).sum())
-    return order[np.argsort(turn, kind="stable")[:count]].tolist()
+    place_in_class = pd.Series(labels).groupby(labels).cumcount()
+    return order[np.argsort(place_in_class, kind="stable")[:count]].tolist()
 
 
 def read_inputs(options: Any, run: Mapping[str, Any], size: int) -> tuple[list[InputImage], str]:
@@ -73,7 +67,7 @@ def read_inputs(options: Any, run: Mapping[str, Any], size: int) -> tuple[list[I
         size: side in pixels that the network takes.
     """
     if options.images is not None:
-        images = [read_image(file) for file in files_of(options.images)]
+        images = [InputImage(file.name, require_pixels(file)) for file in files_of(options.images)]
         return images, "images given" if len(images) > 1 else "image given"
     data = options.data or run.get("data")
     root = options.data_root or (None if options.data else run.get("data_root"))
@@ -85,7 +79,7 @@ def read_inputs(options: Any, run: Mapping[str, Any], size: int) -> tuple[list[I
 
 
 def images_of(options: ImagesVisualization, network: Network) -> tuple[list[InputImage], str]:
-    """The images that the options ask for, fitted to the network, and what they are and what was done to them, in words."""
+    """``read_inputs``, fitted to the network; the words say what was done to them, too."""
     short_side, how = fitting(network, options.image_size)
     images, which = read_inputs(options, network.options, options.image_size or network.image_size or DEFAULT_SIZE)
     fit = [InputImage(image.name, fitted(image, network.backbone.stride, short_side)) for image in images]
@@ -105,7 +99,7 @@ def class_names(store: ImageStore, index: int) -> str:
 
 
 def fitted(picture: InputImage, multiple: int, short_side: int) -> np.ndarray:
-    """The image with its short side resized (bicubic; 0: left as it is) and both sides cut, about the centre, to multiples: uint8
+    """The image with its short side resized (bicubic; 0: not at all) and both sides cut, about the centre, to multiples: uint8
     ``[h, w, 3]``. Raises UserError where less than one patch is left, or far too many."""
     image = Image.fromarray(picture.pixels)
     width, height = image.size
@@ -128,14 +122,11 @@ def fitted(picture: InputImage, multiple: int, short_side: int) -> np.ndarray:
 
 def square(pixels: np.ndarray, size: int) -> np.ndarray:
     """The image's central square, uint8 ``[size, size, 3]``."""
-    image = Image.fromarray(pixels)
-    side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, (left, top, left + side, top + side)))
+    return np.asarray(ImageOps.fit(Image.fromarray(pixels), (size, size), Image.Resampling.BICUBIC))
 
 
 def fitting(network: Network, size: int | None) -> tuple[int, str]:
-    """The short side that images get, and in words what is done to them. Raises UsageError for a size that cannot be."""
+    """The short side that images get, and in words what is done to them. Raises UsageError for an impossible size."""
     multiple = network.backbone.stride
     side = size if size is not None else network.image_size or DEFAULT_SIZE
     if side < 0 or 0 < side < multiple:

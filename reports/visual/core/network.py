@@ -26,14 +26,8 @@ DEFAULT_SIZE = 224
 
 @dataclass(frozen=True)
 class Network:
-    """A backbone in eval mode on ``device``.
-
-    Attributes:
-        name: what it was built by.
-        weights: where its weights come from, for titles.
-        image_size: of the run, None for others' weights.
-        options: of the run; empty for others' weights.
-    """
+    """A backbone in eval mode on ``device``. ``weights``: where its weights come from, for titles; ``image_size`` and ``options``:
+    of its run, None and empty for other weights."""
 
     backbone: Backbone
     name: str
@@ -50,8 +44,8 @@ class Network:
 def load_network(
     weights: str | None, backbone: str | None, key: str | None, image_size: int | None, device: str, seed: int
 ) -> Network:
-    """Build a backbone and load weights into it; gradients are off for its parameters. The arguments are the options of
-    ``NetworkVisualization``; ``image_size`` is that of the images it will mostly see (None: the run's, else 224).
+    """Build a backbone and load weights into it; gradients are off for its parameters. ``image_size``: of the images that it will
+    mostly see (None: the run's, else 224); the other arguments are the options of ``NetworkVisualization``.
 
     Raises:
         UsageError: no backbone is named and the weights do not name it.
@@ -64,13 +58,12 @@ def load_network(
         raise UserError(f"{name} has no parameters, so there is no network to look into; choose another backbone")
     chosen = pick_device(device)
     network.to(chosen).eval().requires_grad_(False)
-    title = weights_title(weights, source.options, key)
-    return Network(network, name, title, source.run.get("image_size"), source.options, chosen)
+    title, size = weights_title(weights, source.options, key), source.run.get("image_size")
+    return Network(network, name, title, size, source.options, chosen)
 
 
 def network_of(options: ImagesVisualization) -> Network:
-    """The network that options name. It is built for the size it was trained at: images of other sizes, square or not, only have to
-    divide into patches."""
+    """The network that options name, built for the size it was trained at; it takes any size that divides into patches."""
     return load_network(options.weights, options.backbone, options.key, None, options.device, options.seed)
 
 
@@ -83,8 +76,7 @@ def weights_title(weights: str | None, options: dict[str, Any], key: str | None)
 
 
 def run_title(run: str | Path, options: dict[str, Any]) -> str:
-    """A run in a few words: ``dino on imagefolder, 100 epochs (run NAME)``; ``untrained (run NAME)`` of a method that trains
-    nothing."""
+    """A run in a few words: ``dino on imagefolder, 100 epochs (run NAME)``, or ``untrained (run NAME)``."""
     path = Path(run)
     name = path.name if path.is_dir() else path.resolve().parent.parent.name
     method = options.get("method", "?")

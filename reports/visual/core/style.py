@@ -24,7 +24,6 @@ from matplotlib.text import Text
 
 #: Colours with a meaning of their own in the SVG: they become the page's variables there.
 INK, FAINT, RULE = "#23211f", "#75716b", "#dad6ce"
-_VARIABLES = {INK: "var(--ink)", FAINT: "var(--faint)", RULE: "var(--rule)"}
 #: Okabe and Ito's palette without black and yellow (2008; distinguishable in the common colour deficiencies), its blue and
 #: vermilion first; each has a contrast of at least 3 to 1 against both page colours.
 COLOURS = ("#2a7fbf", "#d1660f", "#159a73", "#bb5f97", "#7d6fc4", "#a0752b", "#3f93a8", "#c04a52")
@@ -67,15 +66,8 @@ _STYLE = {
 
 @dataclass(frozen=True)
 class Picture:
-    """A finished figure.
-
-    Attributes:
-        name: stem of its files.
-        title, caption: plain text.
-        alt: what it shows, in a sentence, for who cannot see it.
-        element: an ``<svg>`` or ``<img>`` for the page.
-        png, pdf: files' bytes, on white.
-    """
+    """A finished figure: ``name`` is the stem of its files, ``alt`` describes it for who cannot see it, ``element`` is an ``<svg>``
+    or ``<img>`` for the page, ``png`` and ``pdf`` are files' bytes, on white."""
 
     name: str
     title: str
@@ -92,8 +84,8 @@ def style() -> Any:
 
 
 def without_formulas(figure: Figure) -> None:
-    """Have dollars in all words of a figure stand for themselves: names of methods, classes and files come from outside, and what
-    is no formula between two of them would stop the drawing. Only powers at logarithmic axes stay formulas."""
+    """Draw dollars in a figure's text as dollars: names of methods, classes and files come from outside, and text between two
+    dollars that is no formula would stop the drawing. Only powers at logarithmic axes stay formulas."""
     axes = [axis for panel in figure.axes for axis in (panel.xaxis, panel.yaxis)]
     powers = {words for axis in axes if axis.get_scale() == "log" for words in axis.findobj(Text)}
     for words in figure.findobj(Text):
@@ -130,13 +122,10 @@ def _inline(svg: str, name: str, alt: str) -> str:
     """An SVG file as an element of the page: its identifiers made unique, its ink the page's."""
     from markupsafe import escape
 
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
-    svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
-    svg = re.sub(r'(xlink:href|href)="#([^"]+)"', rf'\1="#{name}-\2"', svg)
-    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
-    for colour, variable in _VARIABLES.items():
-        svg = svg.replace(colour, variable)
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.S)
+    svg = re.sub(r'(\bid="|\bhref="#|\burl\(#)', rf"\g<1>{name}-", svg)
+    for colour, variable in ((INK, "--ink"), (FAINT, "--faint"), (RULE, "--rule")):
+        svg = svg.replace(colour, f"var({variable})")
     width, height = re.search(r'width="([\d.]+)pt" height="([\d.]+)pt"', svg).groups()
     head = re.search(r"<svg[^>]*>", svg)[0]
     wide = round(float(width) * 4 / 3)
@@ -153,10 +142,9 @@ def figure_of(panels: int, columns: int, width: float, height: float, **more: An
     lines = -(-panels // columns)
     size = (width, height * lines)
     figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained", **more)
-    flat = list(axes.ravel())
-    for unused in flat[panels:]:
+    for unused in axes.flat[panels:]:
         unused.set_axis_off()
-    return figure, flat[:panels]
+    return figure, axes.flat[:panels]
 
 
 def headed(figure: Figure, title: str, caption: str) -> Figure:
@@ -188,8 +176,7 @@ def show(
         return None
     axis.set_axis_on()
     axis.set(xticks=[], yticks=[])
-    for spine in axis.spines.values():
-        spine.set(visible=True, color=colour, linewidth=width)
+    axis.spines[:].set(visible=True, color=colour, linewidth=width)
     if title:
         heading(axis, title)
     return axis.imshow(image, **{"interpolation": "nearest", **more})
@@ -204,8 +191,7 @@ def bare(axis: Axes) -> None:
     """Take away a panel's grid, ticks and frame."""
     axis.grid(visible=False)
     axis.tick_params(length=0)
-    for spine in axis.spines.values():
-        spine.set_visible(False)
+    axis.spines[:].set_visible(False)
 
 
 def line_look(number: int, points: int) -> dict[str, Any]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ from PIL import Image, ImageSequence
 
 from common.errors import UserError
 from common.files import atomic_file
-from reports.visual.core.images import files_of, read_image
+from data.store.decode import require_pixels
+from reports.visual.core.images import files_of
 from reports.visual.core.style import save_gif
 
 #: Frames a second of a folder of frames.
@@ -21,77 +24,72 @@ FOLDER_FPS = 10.0
 INSTEAD = "give a video file, an animated GIF or a folder of frames"
 
 
+@dataclass(frozen=True)
 class Frames:
-    """The frames of a video, read anew by each ``read``.
+    """The frames of a video.
 
     Attributes:
-        path: of the file or folder.
-        count: number of frames; None where only reading them all would tell.
+        read: yields the frames, uint8 ``[H, W, 3]`` each, from the first one on at every call.
+        count: number of frames; None where it takes reading them all.
         fps: frames a second.
         is_video: True for a video file, whose pictures are written as a video file too.
     """
 
-    path: Path
+    read: Callable[[], Iterator[np.ndarray]]
     count: int | None
     fps: float
     is_video: bool = False
 
-    def read(self) -> Iterator[np.ndarray]:
-        """uint8 ``[H, W, 3]`` each."""
-        raise NotImplementedError
 
+def open_frames(path: Path) -> Frames:
+    """A video file, an animated GIF (or WebP, PNG) or a folder of frames, in the order of their names.
 
-class FolderFrames(Frames):
-    def __init__(self, path: Path):
-        self.path = path
-        self._files = files_of([str(path)])
-        self.count, self.fps = len(self._files), FOLDER_FPS
-
-    def read(self) -> Iterator[np.ndarray]:
-        return (read_image(file).pixels for file in self._files)
-
-
-class AnimatedFrames(Frames):
-    def __init__(self, path: Path):
-        self.path = path
+    Raises:
+        UserError: it does not exist, is damaged or no video, or needs a package that is not installed.
+    """
+    if path.is_dir():
+        files = files_of([str(path)])
+        return Frames(lambda: (require_pixels(file) for file in files), len(files), FOLDER_FPS)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file or folder; {INSTEAD}")
+    try:
         with Image.open(path) as image:
-            self.count = image.n_frames
-            self.fps = 1000 / max(20, image.info.get("duration", 100))
-
-    def read(self) -> Iterator[np.ndarray]:
-        try:
-            with Image.open(self.path) as image:
-                for frame in ImageSequence.Iterator(image):
-                    yield np.asarray(frame.convert("RGB"))
-        except (OSError, EOFError, SyntaxError, ValueError) as error:
-            raise UserError(f"{self.path}: cannot be read as an animation ({error}); copy it again") from error
-
-
-class VideoFrames(Frames):
-    is_video = True
-
-    def __init__(self, path: Path):
-        self.path = path
-        self._av = _import_av(path)
-        with self._opened() as container:
+            count, fps = getattr(image, "n_frames", 1), 1000 / max(20, image.info.get("duration", 100))
+    except (OSError, SyntaxError, ValueError):
+        with _opened_video(path) as container:
             stream = container.streams.video[0]
-            self.count = stream.frames or None
-            self.fps = float(stream.average_rate or 25)
+            rate = float(stream.average_rate or 25)
+            return Frames(partial(_video_frames, path), stream.frames or None, rate, is_video=True)
+    if count == 1:
+        raise UserError(f"{path}: a single image; give it as --images, or a video")
+    return Frames(partial(_animation_frames, path), count, fps)
 
-    @contextmanager
-    def _opened(self) -> Iterator[Any]:
-        try:
-            with self._av.open(str(self.path)) as container:
-                if not container.streams.video:
-                    raise UserError(f"{self.path}: holds no video; {INSTEAD}")
-                yield container
-        except self._av.FFmpegError as error:
-            raise UserError(f"{self.path}: cannot be read as a video ({error.strerror}); {INSTEAD}") from error
 
-    def read(self) -> Iterator[np.ndarray]:
-        with self._opened() as container:
-            for frame in container.decode(video=0):
-                yield frame.to_ndarray(format="rgb24")
+def _animation_frames(path: Path) -> Iterator[np.ndarray]:
+    try:
+        with Image.open(path) as image:
+            for frame in ImageSequence.Iterator(image):
+                yield np.asarray(frame.convert("RGB"))
+    except (OSError, EOFError, SyntaxError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as an animation ({error}); copy it again") from error
+
+
+@contextmanager
+def _opened_video(path: Path) -> Iterator[Any]:
+    av = _import_av(path)
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise UserError(f"{path}: holds no video; {INSTEAD}")
+            yield container
+    except av.FFmpegError as error:
+        raise UserError(f"{path}: cannot be read as a video ({error.strerror}); {INSTEAD}") from error
+
+
+def _video_frames(path: Path) -> Iterator[np.ndarray]:
+    with _opened_video(path) as container:
+        for frame in container.decode(video=0):
+            yield frame.to_ndarray(format="rgb24")
 
 
 def _import_av(path: Path) -> Any:
@@ -102,26 +100,6 @@ def _import_av(path: Path) -> Any:
             f'{path}: video files need PyAV, the extra "video" (pip install av); or give an animated GIF or a folder of frames'
         ) from error
     return av
-
-
-def open_frames(path: Path) -> Frames:
-    """A video file, an animated GIF (or WebP, PNG) or a folder of frames, in the order of their names.
-
-    Raises:
-        UserError: it does not exist, is damaged or no video, or needs a package that is not installed.
-    """
-    if path.is_dir():
-        return FolderFrames(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file or folder; {INSTEAD}")
-    try:
-        with Image.open(path) as image:
-            animated = getattr(image, "n_frames", 1) > 1
-    except (OSError, SyntaxError, ValueError):
-        return VideoFrames(path)
-    if not animated:
-        raise UserError(f"{path}: a single image; give it as --images, or a video")
-    return AnimatedFrames(path)
 
 
 @contextmanager
