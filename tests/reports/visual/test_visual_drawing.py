@@ -16,7 +16,7 @@ from reports.visual import cross_correlation as correlation
 from reports.visual.core import style as paper
 from reports.visual.core.base import VISUALIZATIONS
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from reports.visual.core import images as pictures
 from reports.visual.core.network import plan_of
 from reports.visual.core.runs import training_options
 from reports.visual.cross_correlation import projections_of
-from tests.reports.test_visual_images import frames
+from tests.reports.visual.test_visual_images import frames
 from training.batches import Batches, hold_out
 from training.config import TrainConfig
 from training.diagnostics import cross_correlation
