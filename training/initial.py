@@ -84,15 +84,7 @@ def start_from(method: Method, source: Source, backbone_name: str) -> str:
     student, teacher, heads and centre go on. Otherwise each of the method's backbones gets the backbone that the weights' run
     evaluates, and all else starts anew. The optimiser always starts anew.
 
-    Args:
-        method: freshly initialised.
-        source: the initial weights.
-        backbone_name: what the method's backbones were built by.
-
-    Returns:
-        what was taken, in words.
-
-    Raises UserError where the weights cannot be read, or are not of that backbone.
+    Returns what was taken, in words. Raises UserError where the weights cannot be read, or are not of that backbone.
     """
     state = method_state(source.content)
     misfit = _misfit(state, method, source.content.get("backbone_name", backbone_name) == backbone_name)

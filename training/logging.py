@@ -24,14 +24,8 @@ LINE_SECONDS = 15.0
 
 
 class RunLog:
-    """The log of a run. Processes other than the first write and show nothing.
-
-    Args:
-        run: the run directory.
-        options: all options, for Weights & Biases.
-        total_steps: for the progress bar.
-        tensorboard, wandb: also log there.
-    """
+    """The log of a run, also in TensorBoard and Weights & Biases (with all ``options``) if they are asked for. Processes other than
+    the first write and show nothing."""
 
     def __init__(self, run: Path, options: Mapping[str, Any], total_steps: int, tensorboard: bool, wandb: bool):
         self.run = run

@@ -86,9 +86,6 @@ def build_optimizer(name: str, groups: list[dict[str, Any]], momentum: float) ->
         name: adamw (with torch's betas, 0.9 and 0.999, as the references have), sgd or lars.
         groups: ``Method.parameter_groups()``: ``params`` and perhaps ``lr_scale``, ``weight_decay``.
         momentum: of SGD and LARS.
-
-    Raises:
-        UsageError: unknown name.
     """
     # A fixed decay needs a name of its own: torch fills in ``weight_decay`` where a group has none.
     groups = [{"lr_scale": 1.0, "fixed_weight_decay": group.get("weight_decay"), **group} for group in groups]

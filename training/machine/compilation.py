@@ -15,11 +15,8 @@ from training.machine.sharding import blocks_of, networks_of
 
 
 def compile_blocks(method: nn.Module, device: torch.device) -> None:
-    """Compile every backbone's blocks when they are first called, for each size of input. State dicts stay as they are.
-
-    Raises:
-        UsageError: no compiler for this device.
-    """
+    """Compile every backbone's blocks when they are first called, for each size of input. State dicts stay as they are. Raises
+    UsageError where this device has no compiler."""
     compiler = os.environ.get("CXX", "g++")
     if device.type == "cpu" and shutil.which(compiler) is None:
         raise UsageError(

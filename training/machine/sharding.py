@@ -34,11 +34,8 @@ def recompute_activations(method: nn.Module) -> None:
 
 
 def shard(method: nn.Module, device: torch.device) -> None:
-    """Share a method's parameters out over the processes, in place: they become DTensors of the same names.
-
-    Raises:
-        UsageError: a parameter that belongs to none of the method's networks.
-    """
+    """Share a method's parameters out over the processes, in place: they become DTensors of the same names. Raises UsageError for
+    a parameter that belongs to none of the method's networks."""
     networks = list(networks_of(method))
     inside = {parameter for network in networks for parameter in network.parameters()}
     for name, parameter in method.named_parameters():
