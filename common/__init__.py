@@ -1,2 +1,1 @@
-"""What every other folder may use: errors, the registry, files, the process group. Imports nothing of ours, and no torch
-except in ``common.distributed``."""
+"""Errors, options, files, registries and the process group, for every other folder. Only ``distributed`` imports torch."""

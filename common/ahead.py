@@ -1,4 +1,4 @@
-"""Results made by threads before they are asked for, and given in order: how files and batches are read while a device computes."""
+"""Threads make results ahead of their use and in order: files and batches are read while a device computes."""
 
 from __future__ import annotations
 
@@ -17,12 +17,10 @@ def ahead(
 ) -> Iterator[Result]:
     """Yield ``make(item)`` for each item, in order, while threads make the next ones.
 
-    An exception of ``make`` is raised where its result would come. A consumer that stops early (closes the generator) cancels what
-    has not begun.
+    An exception of ``make`` is raised in its result's place. Closing the generator cancels the items that have not begun.
 
     Args:
-        threads: how many results are in the making at once.
-        most: how many are made, or in the making, beside the one in use; default: one for each thread.
+        most: results made or in the making beside the one in use; by default one for each thread.
     """
     items = iter(items)
     with ThreadPoolExecutor(threads, "ahead") as pool:

@@ -36,8 +36,8 @@ class UnknownOption(UsageError):
 
 
 def make_parser(command: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
-    """A parser for one subcommand. Add dataclasses with ``add_arguments``; options are their field names, never abbreviated.
-    Values are checked against their declarations (``common.options``), which help shows. Errors raise UsageError."""
+    """Make a parser for dataclasses of options (``add_arguments``), which checks and shows what ``common.options`` declares.
+    Errors raise UsageError."""
 
     class Parser(ArgumentParser):
         def add_arguments(self, *args: Any, **more: Any) -> Any:
@@ -64,13 +64,13 @@ def make_parser(command: str, description: str, epilog: str = "") -> argparse.Ar
 
 
 def require_one_process(command: str) -> None:
-    """Raises UsageError if ``torchrun`` has started several processes of the command: each would do all of its work."""
+    """Raise UsageError if ``torchrun`` has started several processes, since each would do all the work."""
     if int(os.environ.get("WORLD_SIZE") or 1) > 1:
         raise UsageError(f"{command} is one process; start it without torchrun, which is for training and for segment")
 
 
 def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
-    """Parse all of ``words``. Raises UnknownOption, which names the nearest option."""
+    """Parse all of ``words``. Raises UnknownOption naming the nearest option, and UsageError for stray words."""
     namespace, unknown = parser.parse_known_args(list(words))
     for word in unknown:
         if word.startswith("--"):
@@ -83,7 +83,7 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Nam
 
 
 def read_command(command: str, description: str, kind: type[Options], words: Sequence[str]) -> Options:
-    """The options of a command, as one dataclass ``kind``; plug-ins are loaded."""
+    """Load plug-ins, then read the options of a command into the dataclass ``kind``."""
     if issubclass(kind, PluginOption):
         load_plugins(words)
     parser = make_parser(command, description)
@@ -94,7 +94,7 @@ def read_command(command: str, description: str, kind: type[Options], words: Seq
 def read_open_command(
     command: str, description: str, kind: type[Options], words: Sequence[str], epilog: str
 ) -> tuple[Options, dict[str, Any]]:
-    """The options of a command, and further ones that it hands on to others."""
+    """Read the options of a command, and further ones that it hands on."""
     parser = make_parser(command, description, epilog=epilog)
     parser.add_arguments(kind, dest="command")
     namespace, further = parser.parse_known_args(list(words))
@@ -102,13 +102,13 @@ def read_open_command(
 
 
 def load_plugins(words: Sequence[str]) -> None:
-    """Import what each ``--plugin`` among ``words`` names. It comes before parsing, since plug-ins bring names and options."""
+    """Import each ``--plugin`` among ``words``, before parsing, since plug-ins bring names and options."""
     for plugin in value_of(words, "plugin") or []:
         load_plugin(plugin)
 
 
 def further_options(words: Sequence[str]) -> dict[str, Any]:
-    """Options that another program will check, from ``--name value …``; values are read as YAML."""
+    """Read ``--name value …`` into options that another program will check; values are YAML."""
     options: dict[str, Any] = {}
     values: list[Any] = []
     for word in words:
@@ -124,7 +124,7 @@ def further_options(words: Sequence[str]) -> dict[str, Any]:
 
 
 def parse_value(word: str) -> Any:
-    """A word as YAML has it; itself where it is no YAML."""
+    """Read a word as YAML; the word itself if that fails."""
     try:
         return parse_yaml(word)
     except ValueError:
@@ -132,7 +132,7 @@ def parse_value(word: str) -> Any:
 
 
 def value_of(words: Sequence[str], option: str, many: bool = False) -> Any:
-    """The last value of one option, before the real parser can be built: a list with ``many``, None if it is absent."""
+    """The last value of an option, before the real parser can be built: a list with ``many``, None if absent."""
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     finder.add_argument(f"--{option}", nargs="*" if many else None, action="append" if option == "plugin" else "store")
     try:
@@ -142,7 +142,7 @@ def value_of(words: Sequence[str], option: str, many: bool = False) -> Any:
 
 
 def words_of(options: Mapping[str, Any]) -> list[str]:
-    """Options as words of a command line, without None, so that a configuration file goes through the same checks."""
+    """Write options, without None, as command-line words, so that a configuration file passes the same checks."""
     words: list[str] = []
     for name, value in options.items():
         if value is not None:
@@ -151,7 +151,7 @@ def words_of(options: Mapping[str, Any]) -> list[str]:
 
 
 def read_mapping(option: str, path: str | Path, advice: str) -> dict[str, Any]:
-    """The mapping in the YAML file that an option names. Raises UsageError, which ends with ``advice``, for any other file."""
+    """Read the mapping in the YAML file that an option names. Raises UsageError, which ends with ``advice``."""
     try:
         content = read_yaml(Path(path))
     except OSError as error:
@@ -164,7 +164,7 @@ def read_mapping(option: str, path: str | Path, advice: str) -> dict[str, Any]:
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
-    """Options from a YAML file, as a run writes them into its ``config.yaml``: a mapping of option names to values."""
+    """Read options from a YAML file such as a run's ``config.yaml``. Raises UsageError."""
     options = read_mapping("config", path, "give a run's config.yaml")
     if "plugin" in options:
         raise UsageError(

@@ -1,9 +1,8 @@
-"""The process group, in the few forms that methods and the trainer need. In one process every function is the identity, so
-callers need not ask. N ranks on different shards equal one process on the joined batch.
+"""The process group. In one process every function is the identity; N ranks equal one process on the joined batch.
 
-The trainer averages parameter gradients over ranks, as DDP does. So a loss that is a mean over the rank's own samples needs
-nothing more. A loss of global statistics is computed alike on every rank from ``all_reduce_sum`` or ``all_gather_rows`` (both
-differentiable), and each rank's backward pass carries the whole loss: its averaged gradient equals the one-process gradient.
+The trainer averages gradients over ranks, as DDP does, so a loss that is a mean over the rank's own samples needs nothing
+more. A loss of global statistics is computed alike on every rank from ``all_reduce_sum`` or ``all_gather_rows``; each rank's
+backward pass then carries the whole loss, and the averaged gradient equals that of one process.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,7 +32,7 @@ def is_main() -> bool:
 
 @contextmanager
 def main_first() -> Iterator[None]:
-    """The first process goes through the block before the others: it fills a cache that they then read."""
+    """Let the first process through the block before the others, to fill a cache that they then read."""
     if is_distributed() and not is_main():
         dist.barrier()
     yield
@@ -42,7 +41,7 @@ def main_first() -> Iterator[None]:
 
 
 class _AllReduceSum(torch.autograd.Function):
-    """Sum over ranks; the backward pass sums the gradients over ranks, since every rank's loss depends on every input."""
+    """Sums gradients over ranks, too, since every rank's loss depends on every input."""
 
     @staticmethod
     def forward(ctx, tensor: Tensor) -> Tensor:
@@ -58,7 +57,7 @@ class _AllReduceSum(torch.autograd.Function):
 
 
 class _AllGatherRows(torch.autograd.Function):
-    """Rows of every rank, in rank order; the backward pass sums over ranks and keeps the own rows."""
+    """Rows in rank order; the backward pass sums over ranks and keeps the rank's own rows."""
 
     @staticmethod
     def forward(ctx, tensor: Tensor) -> Tensor:
@@ -74,36 +73,34 @@ class _AllGatherRows(torch.autograd.Function):
 
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:
-    """Differentiable sum over ranks (any shape, equal on all ranks)."""
+    """Sum over ranks, differentiably; all ranks give the same shape."""
     return _AllReduceSum.apply(tensor) if is_distributed() else tensor
 
 
 def all_reduce_mean(tensor: Tensor) -> Tensor:
-    """Differentiable mean over ranks."""
+    """Average over ranks, differentiably."""
     return all_reduce_sum(tensor) / world_size()
 
 
 def all_gather_rows(tensor: Tensor) -> Tensor:
-    """Differentiable concatenation of ``[rows, …]`` over ranks; every rank gives the same number of rows."""
+    """Concatenate ``[rows, …]`` over ranks, differentiably; all ranks give the same number of rows."""
     return _AllGatherRows.apply(tensor) if is_distributed() else tensor
 
 
 def is_shared_out(tensor: Any) -> bool:
-    """True for a DTensor: each process holds a part (``training.machine.sharding``). Its class would take long to import."""
+    """Whether it is a DTensor, a part of which each process holds. Importing that class would take long."""
     return hasattr(tensor, "full_tensor")
 
 
 @torch.no_grad()
 def own_parts(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """This process's part of each shared-out tensor, and other tensors themselves. Changing a part in place changes the
-    tensor."""
+    """This process's part of each shared-out tensor, which shares its memory; other tensors themselves."""
     return [tensor.to_local() if is_shared_out(tensor) else tensor for tensor in tensors]
 
 
 @torch.no_grad()
 def whole(state: Any) -> Any:
-    """A state dict with every shared-out tensor gathered on the CPU; itself, if it has none. All processes call it together,
-    and each gets all of it."""
+    """Gather the shared-out tensors of a state dict on every process's CPU. All processes call it together."""
     if isinstance(state, dict):
         gathered = {name: whole(value) for name, value in state.items()}
         return state if all(gathered[name] is value for name, value in state.items()) else gathered
@@ -112,7 +109,6 @@ def whole(state: Any) -> Any:
 
 @torch.no_grad()
 def norms(tensors: Sequence[Tensor]) -> Tensor:
-    """The 2-norm of each tensor ``[n]``, over all processes' parts if the tensors are shared out (all of them or none). Does
-    not wait for the device."""
+    """The 2-norms ``[n]`` of whole tensors, all shared out or none. Does not wait for the device."""
     own = torch.stack(torch._foreach_norm(own_parts(tensors)))
     return all_reduce_sum(own.square()).sqrt() if is_shared_out(tensors[0]) else own

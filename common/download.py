@@ -1,4 +1,4 @@
-"""Fetching archives: checked by digest, continued after a broken connection, unpacked into their own folder only."""
+"""Archives are fetched, checked by digest and unpacked; a broken download continues."""
 
 from __future__ import annotations
 
@@ -28,18 +28,12 @@ _OWN_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS,
 
 
 def download(url: str, path: Path, md5: str | None = None, progress: bool = True, sha256: str | None = None) -> Path:
-    """Fetch a file. An HTTP range request continues what an earlier call left in ``NAME.part`` beside it.
+    """Fetch a file over http(s) to ``path``, and return that. A range request continues what is in ``NAME.part``.
+
+    A file with another digest is fetched again. Raises UserError if that, the server or the disk prevents it.
 
     Args:
-        url: http or https.
-        path: where to. An existing file is fetched again if it has another digest.
-        md5, sha256: digests of the whole file in hexadecimal digits, or their first digits; None: unknown.
-
-    Returns:
-        ``path``.
-
-    Raises:
-        UserError: the server cannot be reached or refuses, the disk is full, or the file has another digest.
+        md5, sha256: hexadecimal digests of the file, or their first digits; None: unknown.
     """
     if not url.startswith(("http://", "https://")):
         raise UserError(f"{url}: only http and https can be fetched")
@@ -78,7 +72,7 @@ class _CutShort(Exception):
 
 
 def _fetch(url: str, part: Path, report: Callable[[int, int | None], None]) -> None:
-    """Append to ``part`` what it lacks, by one connection, and report the bytes so far and in all."""
+    """Append to ``part`` what it lacks, in one connection; ``report`` takes the bytes so far and in all."""
     have = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "ssl-compare", **({"Range": f"bytes={have}-"} if have else {})}
     try:
@@ -108,8 +102,8 @@ def _fetch(url: str, part: Path, report: Callable[[int, int | None], None]) -> N
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a tar archive, compressed or not, into a folder. Raises UserError for a damaged one, or with members that would lie
-    outside the folder or are no files, folders or links within it (``tarfile``'s filter "data")."""
+    """Unpack a tar archive, compressed or not. Raises UserError if it is damaged, or a member is no file, folder or link
+    within ``folder`` (``tarfile``'s filter "data")."""
     try:
         with tarfile.open(archive) as tar:
             tar.extractall(folder, filter="data")
@@ -118,7 +112,7 @@ def unpack(archive: Path, folder: Path) -> None:
 
 
 def _wrong_digest(path: Path, md5: str | None, sha256: str | None) -> str | None:
-    """The wrong digest of a file in words, or None."""
+    """Describe a wrong digest; None if all are right."""
     for kind, name, wanted in (("md5", "MD5", md5), ("sha256", "SHA-256", sha256)):
         if wanted and not (actual := digest(path, kind)).startswith(wanted):
             return f"the {name} digest {actual}, not {wanted}"
@@ -126,13 +120,13 @@ def _wrong_digest(path: Path, md5: str | None, sha256: str | None) -> str | None
 
 
 def digest(path: Path, kind: str) -> str:
-    """A file's digest (``md5``, ``sha256``) in hexadecimal digits."""
+    """A file's digest in hexadecimal digits; ``kind`` is ``md5`` or ``sha256``."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, kind).hexdigest()
 
 
 def cache_root(cache: Path | None = None) -> Path:
-    """The folder of all stores: ``cache``, or $SSL_COMPARE_CACHE, or ssl-compare under $XDG_CACHE_HOME or ~/.cache."""
+    """The folder of stores: ``cache``, else $SSL_COMPARE_CACHE, else ssl-compare in $XDG_CACHE_HOME or ~/.cache."""
     if cache is not None:
         return Path(cache).expanduser()
     if os.environ.get("SSL_COMPARE_CACHE"):

@@ -1,4 +1,4 @@
-"""The Python that ``run.py`` runs in: the caller's, where that has the packages, else ``.venv``, which ``make setup`` makes.
+"""``run.py`` runs in the caller's Python if that has the packages, else in ``.venv``, which ``make setup`` makes.
 Imports the standard library only."""
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from common.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
-#: The packages that are imported first. A Python that has them has the toolkit's packages.
+#: Packages that are imported first; a Python that has them has all others.
 PACKAGES = ("yaml", "simple_parsing", "numpy", "torch", "rich", "pandas", "jinja2")
 
 
 def continue_in_venv(missing: str | None, words: Sequence[str]) -> None:
-    """Where one of ``PACKAGES`` is missing, replace this process by the same command in ``.venv``, which is made first if needed.
-    Returns if another package is missing, or this is ``.venv`` already. Raises UserError if it cannot be made."""
+    """Replace this process by the same command in ``.venv``, made if needed, unless the missing package is none of
+    ``PACKAGES`` or this is ``.venv`` already. Raises UserError if it cannot be made."""
     if missing not in PACKAGES or Path(sys.prefix).resolve() == VENV.resolve():
         return
     if not (VENV / "ready").exists():

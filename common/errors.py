@@ -1,4 +1,4 @@
-"""Errors that a user can act on. ``run.py`` prints their one sentence (what, where, what to do) and exits with their status."""
+"""Errors that a user can act on: ``run.py`` prints their sentence and exits with their status."""
 
 import difflib
 import errno
@@ -6,19 +6,19 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Something the user gave is wrong or missing: a file, a mask, a checkpoint. Exit status 1."""
+    """Something the user gave is wrong or missing, such as a checkpoint."""
 
     exit_status = 1
 
 
 class UsageError(UserError):
-    """The command line or a configuration is wrong. Exit status 2, as argparse has it."""
+    """The command line or a configuration is wrong; argparse's exit status."""
 
     exit_status = 2
 
 
 def unknown_name(kind: str, name: str, names: Iterable[str]) -> UsageError:
-    """The error for a name that is none of ``names``, with the nearest of them.
+    """Make the error for a name that is none of ``names``.
 
     >>> str(unknown_name("backbone", "vit_s9", ["vit_s8", "resnet50"]))
     "unknown backbone 'vit_s9'; did you mean vit_s8? (known: resnet50, vit_s8)"
@@ -29,8 +29,7 @@ def unknown_name(kind: str, name: str, names: Iterable[str]) -> UsageError:
     return UsageError(f"unknown {kind} {name!r}; {hint}(known: {', '.join(names)})")
 
 
-#: RuntimeError messages that mean out of memory: of torch's CPU allocator, and of CUDA, cuBLAS and cuDNN, which allocate by
-#: themselves. (Torch's CUDA allocator raises OutOfMemoryError.)
+#: RuntimeError messages that mean out of memory. Torch's CUDA allocator raises OutOfMemoryError instead.
 OUT_OF_MEMORY = (
     "DefaultCPUAllocator",
     "CUDA error: out of memory",
@@ -47,12 +46,12 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or the error's class if it has no message."""
+    """The first line of an error's message, or else the name of its class."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def explain(error: BaseException) -> UserError | None:
-    """Advice to the user about an error of the disk or the memory; None for any other error, which is a fault of the program.
+    """Advise the user about an error of the disk or the memory; None for any other, which is a fault of the program.
 
     >>> str(explain(OSError(28, "No space left on device", "runs/a/log.jsonl")))
     'runs/a/log.jsonl: no space left on device; free some, and the same command continues: what was written before is intact'
