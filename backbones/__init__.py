@@ -13,11 +13,10 @@ from common.registry import Registry
 if TYPE_CHECKING:
     from backbones.base import Backbone
 
-#: Builders by name: called with ``image_size`` and any hints as keywords, they return a Backbone. A plug-in adds its own with
-#: ``@BACKBONES.register("name")`` and takes ``**hints`` for those it does not know.
+#: Builders by name, called with ``image_size`` and hints as keywords. A plug-in's builder takes ``**hints`` it does not use.
 BACKBONES: Registry[Callable[..., Backbone]] = Registry("backbone")
 
-#: Keywords beside ``image_size``. A family takes the hints that its ``build`` has as arguments: see ``build_backbone``.
+#: Keywords beside ``image_size``. A family gets the hints that its ``build`` has as arguments.
 HINTS = {"drop_path_rate", "zero_init_residual", "output_stride"}
 
 
@@ -46,22 +45,21 @@ def names() -> list[str]:
 
 
 def check_name(name: str) -> None:
-    """Raises UsageError where ``build_backbone`` does not know ``name``, with the nearest name."""
+    """Raise UsageError, with the nearest name, if ``build_backbone`` does not know ``name``."""
     if not name.startswith("timm:") and name not in names():
         raise unknown_name("backbone", name, [*names(), "timm:NAME"])
 
 
 def build_backbone(name: str, image_size: int = 224, **hints: Any) -> Backbone:
-    """A freshly initialised backbone.
+    """Build a backbone with fresh weights.
 
     Args:
         name: one of ``names()``, or ``timm:NAME``.
-        image_size: side in pixels of the square images it will mostly see. Only timm models and pixels depend on it.
-        hints: ``drop_path_rate`` (ViTs, timm), ``zero_init_residual`` (ResNets), ``output_stride`` (ResNets, timm): 8, 16 or 32
-            input pixels per cell of the last map. A family ignores the first two if it does not have them; an output stride that
-            it cannot give is an error.
+        image_size: side of square images in pixels. Only timm models and pixels depend on it.
+        hints: ``drop_path_rate`` (ViTs, timm) and ``zero_init_residual`` (ResNets), which other families ignore;
+            ``output_stride`` (ResNets, timm): 8, 16 or 32 input pixels per cell of the last map.
 
-    Raises UsageError for an unknown name, UserError where the backbone cannot take images of that size.
+    Raises UsageError for an unknown name or an impossible output stride, UserError for an impossible image size.
     """
     from backbones.base import avoid_single_pixels
 

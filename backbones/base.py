@@ -11,13 +11,13 @@ from common.errors import UserError
 
 
 class Backbone(nn.Module):
-    """Images in, features out. Images are ``[B, 3, H, W]``, normalised; H and W are multiples of ``patch_size`` for ViTs.
+    """Turns normalised images ``[B, 3, H, W]`` into features. For ViTs, H and W are multiples of ``patch_size``.
 
     Attributes:
         width: channels D of pooled features (and of the last map).
         stride: input pixels per cell of the last map (a ViT's patch size; 32 for a ResNet-50).
-        depth: number of blocks that ``tokens`` and ``maps`` can name: a ViT's blocks; a ResNet's four stages.
-        has_tokens: True for ViTs: ``tokens`` and ``cls_attention`` work. They raise UserError elsewhere.
+        depth: blocks that ``tokens`` and ``maps`` can name: a ViT's blocks, a ResNet's four stages.
+        has_tokens: True for ViTs. Without it, ``tokens`` and ``cls_attention`` raise UserError.
     """
 
     width: int
@@ -30,21 +30,20 @@ class Backbone(nn.Module):
 
     @property
     def published(self) -> nn.Module:
-        """The module whose names published weights have: this one, or the model that it is made around."""
+        """The module whose state-dict names published weights use: this one, or the model it wraps."""
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        """Pooled features ``[B, width]``: the normed CLS token of a ViT; the spatial mean of a ResNet's last stage."""
+        """Pooled features ``[B, width]``: a ViT's normed CLS token, the spatial mean of a ResNet's last stage."""
         raise NotImplementedError
 
     def tokens(self, images: Tensor, blocks: Sequence[int] = (-1,)) -> list[Tensor]:
-        """Tokens of each named block (negative: from the end) after the final norm: ``[B, 1 + N, width]``, CLS first, then
-        patches row by row (reference: ``get_intermediate_layers``)."""
+        """Tokens ``[B, 1 + N, width]`` of each block (negative: from the end) after the final norm: CLS, then patches row
+        by row (reference: ``get_intermediate_layers``)."""
         raise UserError(f"{self.label} has no CLS and patch tokens; choose a ViT, such as vit_s16")
 
     def maps(self, images: Tensor, blocks: Sequence[int] = (-1,)) -> list[Tensor]:
-        """Map of each named block, ``[B, C, h, w]``. A ViT: normed patch tokens, C = width, H/stride × W/stride. A ResNet: the
-        stage's output, of its own channels and stride (``map_channels``, ``map_stride``)."""
+        """Map ``[B, C, h, w]`` of each block: a ViT's normed patch tokens, or the output of a ResNet's stage."""
         raise NotImplementedError
 
     def map_channels(self, block: int = -1) -> int:
@@ -56,12 +55,12 @@ class Backbone(nn.Module):
         return self.stride
 
     def cls_attention(self, images: Tensor) -> Tensor:
-        """CLS row of the last block's attention, softmaxed: ``[B, heads, 1 + N]``, first entry CLS to itself."""
+        """The last block's attention from CLS to itself and the patches, softmaxed: ``[B, heads, 1 + N]``."""
         raise UserError(f"{self.label} has no CLS attention; choose a ViT, such as vit_s16")
 
 
 def named_blocks(blocks: Sequence[int], depth: int) -> list[int]:
-    """Indices in ``range(depth)`` of the named blocks (negative: from the end). Raises UserError for a block out of range."""
+    """Turn negative block numbers into indices of ``range(depth)``. Raises UserError for a block out of range."""
     for block in blocks:
         if not -depth <= block < depth:
             raise UserError(f"block {block} was asked for, but the backbone has blocks 0 to {depth - 1}")
@@ -69,11 +68,10 @@ def named_blocks(blocks: Sequence[int], depth: int) -> list[int]:
 
 
 def avoid_single_pixels(network: nn.Module) -> nn.Module:
-    """Let strided convolutions pad inputs of one row or column by another of zeros. As strides are above 1 and the padding is half
-    of the kernel, that changes no output.
+    """Make strided convolutions pad inputs of one row or column with another of zeros, which changes no output.
 
-    It avoids a fault of oneDNN: on a CPU, the weight gradient of a strided bf16 convolution of a single pixel, as in ResNets on
-    very small crops, reads uninitialised memory, up to NaN (seen with torch 2.15 on a CPU with AVX-512 BF16)."""
+    On a CPU, oneDNN's weight gradient of a strided bf16 convolution of a single pixel (a ResNet on very small crops) reads
+    uninitialised memory, up to NaN (seen with torch 2.15 on a CPU with AVX-512 BF16)."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and all(
             stride > 1 and isinstance(padding, int) and kernel == 2 * padding + 1 > 1

@@ -1,2 +1,2 @@
-"""Weights in and out. ``source`` finds and reads whatever a user names; ``weights`` fits it to a backbone; ``released`` knows
-the names of published files; ``authors`` and ``export`` write the layouts of other programs."""
+"""Weights in and out. Begin with ``source``, which reads whatever a user names; ``weights`` fits it to a backbone, ``released``
+knows published files by name, and ``authors`` and ``export`` write the layouts of other programs."""

@@ -1,5 +1,4 @@
-"""Whole states of a training, in our layout and in the authors': the ``checkpoint.pth`` of ``main_dino.py`` and of Barlow Twins'
-``main.py``."""
+"""Training checkpoints in the authors' layouts: ``checkpoint.pth`` of ``main_dino.py`` and of Barlow Twins' ``main.py``."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from backbones.formats.weights import without_wrappers
 from common.errors import UsageError, UserError
 
-#: What our optimisers keep in their groups that torch's and the authors' do not.
+#: Entries of parameter groups that only our optimisers have.
 _OUR_GROUP_ENTRIES = ("lr_scale", "fixed_weight_decay")
 _ARCHITECTURES = {
     "vit_t16": "vit_tiny",
@@ -24,9 +23,9 @@ _ARCHITECTURES = {
 
 
 def dino_checkpoint(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's checkpoint (``training.checkpoint``) as ``main_dino.py`` saves it: ``student`` (wrapped in DistributedDataParallel),
-    ``teacher`` (wrapped if it has BatchNorm), ``optimizer``, ``epoch`` (the number done), ``args``, ``dino_loss``, and in fp16
-    ``fp16_scaler``. Raises UsageError for a run of another method, or with a predictor."""
+    """Convert a run's checkpoint (``training.checkpoint``) to ``main_dino.py``'s: ``student`` (with DistributedDataParallel's
+    prefix), ``teacher`` (with it if it has BatchNorm), ``optimizer``, ``epoch`` (the number done), ``args``, ``dino_loss``, and
+    in fp16 ``fp16_scaler``. Raises UsageError for a run of another method, or with a predictor."""
     method, options = state["method"], state["config"]
     parts = {name.partition(".")[0] for name in method}
     if parts != {"student", "teacher", "loss"} or "loss.center" not in method:
@@ -47,8 +46,8 @@ def dino_checkpoint(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def barlow_twins_checkpoint(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's checkpoint (``training.checkpoint``) as Barlow Twins' ``main.py`` saves it: ``epoch`` (the number done), ``model``
-    (wrapped in DistributedDataParallel) and ``optimizer``. Raises UsageError unless it is a run of Barlow Twins as published."""
+    """Convert a run's checkpoint (``training.checkpoint``) to Barlow Twins' ``main.py``'s: ``epoch`` (the number done), ``model``
+    (with DistributedDataParallel's prefix), ``optimizer``. Raises UsageError unless the run is Barlow Twins as published."""
     method, options = state["method"], state["config"]
     parts = {name.partition(".")[0] for name in method}
     published = parts == {"backbone", "projector", "bn"} and options["method"] == "barlow_twins"
@@ -62,7 +61,7 @@ def barlow_twins_checkpoint(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def method_state(content: Mapping[str, Any]) -> dict[str, Tensor] | None:
-    """The whole state of a method under our names, from a checkpoint of ours or of the authors'; None for other files."""
+    """A method's whole state under our names, from a checkpoint of ours or the authors'; None for other files."""
     if "backbone_prefix" in content:
         return dict(content["method"])
     if {"student", "teacher", "dino_loss"} <= content.keys():
@@ -90,7 +89,7 @@ def _epochs_done(state: Mapping[str, Any]) -> int:
 
 
 def _optimizer(state: Mapping[str, Any], filters: bool | None) -> dict[str, Any]:
-    """The optimiser's state; groups and their order are the authors' already. ``filters``: what their LARS's two filters hold."""
+    """The optimiser's state for the authors' groups, which equal ours; ``filters`` goes into both filters of their LARS."""
     optimizer = state["optimizer"]
     if optimizer is None:
         raise UsageError("the run has not trained anything, so it has no optimiser")
@@ -104,7 +103,7 @@ def _optimizer(state: Mapping[str, Any], filters: bool | None) -> dict[str, Any]
 
 
 def _dino_arguments(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of the run under ``main_dino.py``'s names, whose ViTs have their patch size beside their name."""
+    """The run's options under ``main_dino.py``'s names, which give a ViT's patch size apart from its name."""
     options, name = state["config"], state["backbone_name"]
     ours = (
         "out_dim norm_last_layer momentum_teacher use_bn_in_head warmup_teacher_temp teacher_temp warmup_teacher_temp_epochs "

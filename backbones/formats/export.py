@@ -1,5 +1,5 @@
-"""A backbone's weights out, in the layouts that other programs read. Each file is read back, by the program that it is for, and
-takes its place only if the features are the same."""
+"""Exports a backbone's weights in other programs' layouts. The program that a file is for reads it back, and the file is kept
+only if the features are the same."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from backbones.vit import VisionTransformer
 from common.errors import UsageError, UserError
 from common.files import atomic_file
 
-#: Largest difference of features that rounding in another order explains, as a part of their largest magnitude.
+#: Largest difference of features, as a part of their largest magnitude, that a different rounding explains.
 TOLERANCE = 1e-4
 
-#: What timm calls the backbones that it has too.
+#: timm's names of our backbones.
 TIMM_NAMES = {
     "vit_t16": "vit_tiny_patch16_224",
     "vit_s16": "vit_small_patch16_224",
@@ -41,7 +41,7 @@ TIMM_NAMES = {
 
 @dataclass(frozen=True)
 class Written:
-    """A file that was written, and read back by ``reader``; ``difference`` of features as in ``difference_of``."""
+    """A file that was written and read back, and its features' ``difference_of`` the backbone's."""
 
     path: Path
     difference: float
@@ -55,22 +55,21 @@ class Written:
 
 
 def plain_state(module: nn.Module) -> dict[str, Tensor]:
-    """A module's state dict, dense and on the CPU, as the authors' files of backbones are."""
+    """A module's state dict, dense and on the CPU."""
     return {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
 
 
 def export_backbone(backbone: Backbone, name: str, kind: str, path: Path, image_size: int) -> Written:
-    """Write one backbone's weights.
+    """Write a backbone's weights, replacing the file at ``path``.
 
     Args:
-        name: what the backbone was built by.
+        name: the name the backbone was built by.
         kind: a key of ``FORMATS``.
-        path: of the file, which is replaced.
-        image_size: side in pixels of the images whose features are compared, and which an ONNX model takes.
+        image_size: side in pixels of the images that features are compared on, and that an ONNX model takes.
 
     Raises:
-        UsageError: the layout has no place for that backbone, or its files' names end otherwise.
-        UserError: what was read back gives other features: no file is written.
+        UsageError: the layout has no place for that backbone, or the file's name has the wrong ending.
+        UserError: the file that was read back gives other features; ``path`` keeps its old content.
     """
     write, read = FORMATS[kind]
     if kind == "timm" and path.suffix != ".safetensors":
@@ -89,12 +88,10 @@ def export_backbone(backbone: Backbone, name: str, kind: str, path: Path, image_
 
 
 def write_checked(path: Path, write: Callable[[Path], None], check: Callable[[Path], tuple[float, str]]) -> Written:
-    """Write a file in a temporary folder, check it, and put it at ``path`` if its features are the same.
+    """Write a file in a temporary folder, check it, and move it to ``path`` if its features are the same.
 
-    Args:
-        check: gives the difference of features (see ``difference_of``), and what read the file.
-
-    Raises UserError where they differ by more than ``TOLERANCE``; what was at ``path`` before stays.
+    ``check`` returns the ``difference_of`` features and the name of the reader. Raises UserError for a difference above
+    ``TOLERANCE``; ``path`` then keeps its old content.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
@@ -112,7 +109,7 @@ def write_checked(path: Path, write: Callable[[Path], None], check: Callable[[Pa
 
 
 def difference_of(features: Tensor, expected: Tensor) -> float:
-    """Largest absolute difference, as a part of the largest magnitude expected; infinite for another shape or NaN."""
+    """Largest absolute difference as a part of the largest expected magnitude; infinite for another shape or NaN."""
     if features.shape != expected.shape:
         return float("inf")
     difference = (features - expected).abs().max() / expected.abs().max().clamp(min=1e-12)
@@ -120,13 +117,13 @@ def difference_of(features: Tensor, expected: Tensor) -> float:
 
 
 def require_known(name: str, kind: str, names: Iterable[str]) -> None:
-    """Raises UsageError where a layout has no place for a backbone."""
+    """Raise UsageError if the layout ``kind`` has no place for a backbone."""
     if name not in names:
         raise UsageError(f"--format {kind}: there is no {name} in that layout (it is for {', '.join(names)})")
 
 
 def _write_dino(backbone: Backbone, name: str, path: Path, images: Tensor) -> None:
-    """As ``dino_deitsmall16_pretrain.pth``, ``dino_resnet50_pretrain.pth`` and ``dino_xcit_small_12_p16_pretrain.pth``."""
+    """Write the layout of ``dino_deitsmall16_pretrain.pth`` and ``dino_xcit_small_12_p16_pretrain.pth``."""
     if isinstance(backbone, TimmBackbone) and name.startswith("timm:xcit_"):
         torch.save(_as_xcit_authors(plain_state(backbone.model)), path)
         return
@@ -135,8 +132,7 @@ def _write_dino(backbone: Backbone, name: str, path: Path, images: Tensor) -> No
 
 
 def _as_xcit_authors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A timm XCiT's tensors in facebookresearch/xcit's layout, which DINO's hub loads: query, key and value of class attention are
-    one layer, and the position encoding has another name. (Back: ``timm.models.xcit.checkpoint_filter_fn``.)"""
+    """Undo ``timm.models.xcit.checkpoint_filter_fn``: facebookresearch/xcit's layout, which DINO's hub loads."""
     theirs = {}
     for name, value in state.items():
         match = re.fullmatch(r"(cls_attn_blocks\.\d+\.attn\.)([qkv])\.(\w+)", name)
@@ -154,7 +150,7 @@ def _read_ours(path: Path, name: str, images: Tensor) -> tuple[Tensor, str]:
 
 
 def _write_torchvision(backbone: Backbone, name: str, path: Path, images: Tensor) -> None:
-    """As Barlow Twins' ``resnet50.pth``: torchvision's names, without a classifier."""
+    """Write the layout of Barlow Twins' ``resnet50.pth``: torchvision's names, without a classifier."""
     require_known(name, "torchvision", ("resnet18", "resnet50"))
     torch.save(plain_state(backbone), path)
 
@@ -167,7 +163,7 @@ def _read_torchvision(path: Path, name: str, images: Tensor) -> tuple[Tensor, st
 
 
 def _write_timm(backbone: Backbone, name: str, path: Path, images: Tensor) -> None:
-    """timm's names are DINO's for ViTs, and torchvision's for ResNets."""
+    """Write timm's layout, whose names are DINO's for ViTs and torchvision's for ResNets."""
     if not isinstance(backbone, TimmBackbone):
         require_known(name, "timm", (*TIMM_NAMES, "timm:NAME"))
     metadata = {"format": "pt", "architecture": _timm_name(name)}
@@ -186,7 +182,7 @@ def _timm_name(name: str) -> str:
 
 
 def _write_onnx(backbone: Backbone, name: str, path: Path, images: Tensor) -> None:
-    """``images [batch, 3, H, W]``, any batch of one size, normalised by ImageNet's mean and deviation → ``features [batch, D]``."""
+    """Write a model from ``images [batch, 3, H, W]``, normalised as ImageNet, to ``features [batch, D]``; only B varies."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
@@ -214,7 +210,7 @@ def _read_onnx(path: Path, name: str, images: Tensor) -> tuple[Tensor, str]:
     return torch.from_numpy(session.run(None, {"images": images.numpy()})[0]), "ONNX Runtime"
 
 
-#: How each layout of a backbone is written, and read back.
+#: The writer and the reader of each layout.
 FORMATS = {
     "dino": (_write_dino, _read_ours),
     "torchvision": (_write_torchvision, _read_torchvision),

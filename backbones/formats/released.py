@@ -1,8 +1,8 @@
 """Released weights by name, fetched into the cache: ``dino:vit_s8``, ``dino:vit_s8:full``, ``barlow_twins:resnet50``,
 ``timm:NAME.TAG``, ``torchvision:NAME.WEIGHTS``.
 
-Addresses are those of the authors' READMEs (facebookresearch/dino 7c446df, facebookresearch/barlowtwins 8e8d284) and of the
-libraries. Files lie in ``weights/FAMILY`` of the cache (timm's: in the Hugging Face hub's), and need no network after that.
+Addresses are from the authors' READMEs (facebookresearch/dino 7c446df, facebookresearch/barlowtwins 8e8d284) and the
+libraries. Files are kept in ``weights/FAMILY`` of the cache, timm's in the Hugging Face hub's cache.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FAMILIES = ("dino", "barlow_twins", "timm", "torchvision")
 DINO_URL = "https://dl.fbaipublicfiles.com/dino"
 BARLOW_TWINS_URL = "https://dl.fbaipublicfiles.com/barlowtwins/ljng"
 
-#: What the authors' files call DINO's backbones.
+#: The names of DINO's backbones in the authors' files.
 _DINO_FILES = {
     "vit_s16": "deitsmall16",
     "vit_s8": "deitsmall8",
@@ -41,12 +41,12 @@ class Release:
     """Released weights.
 
     Attributes:
-        url: of the file ("": only on the hub).
-        backbone: its name; None if no backbone here fits.
-        sha256: the first digits of the file's digest, as its name gives them; None: not published.
+        url: "" if the file is only on the hub.
+        backbone: None if no backbone here fits.
+        sha256: first digits of the file's digest, from its name; None: not published.
         repository: on the Hugging Face hub, for weights that come from the hub.
-        labels: which labels their training used, in the words of reports ("?": not known).
-        remark: what a user of them has to know.
+        labels: the labels that their training used, as reports show it ("?": not known).
+        remark: a warning for users.
     """
 
     url: str
@@ -58,11 +58,11 @@ class Release:
 
     @property
     def file_name(self) -> str:
-        """Name of the file in the cache."""
+        """The file's name in the cache."""
         return Path(self.url).name if self.repository is None else f"{Path(self.repository).name}.safetensors"
 
 
-#: The authors' own, whose digests were not published.
+#: The authors' releases, whose digests were not published.
 PUBLISHED = {
     f"dino:{name}{suffix}": Release(
         f"{DINO_URL}/dino_{stem}_pretrain/dino_{stem}_{file}", f"timm:{name}_224" if name.startswith("xcit") else name
@@ -76,12 +76,12 @@ PUBLISHED = {
 
 
 def is_released(weights: str | Path | None) -> bool:
-    """Whether ``weights`` names a release, and no file or folder."""
+    """Whether ``weights`` names a release rather than a file or folder."""
     return str(weights).partition(":")[0] in FAMILIES and ":" in str(weights) and not Path(str(weights)).exists()
 
 
 def release_of(spec: str) -> Release:
-    """The release of a name. Raises UsageError for an unknown name, with the nearest one."""
+    """Look a release up by name. Raises UsageError, with the nearest name, for an unknown one."""
     family, _, name = spec.partition(":")
     if family == "timm":
         return _of_timm(name)
@@ -93,12 +93,10 @@ def release_of(spec: str) -> Release:
 
 
 def find_release(spec: str) -> Path:
-    """The file of released weights, fetched if the cache lacks it, and checked every time: by the published digest, else by the
-    digest that was taken when the file came.
+    """Return the file of released weights, fetched if the cache lacks it. Its digest is checked each time, against the
+    published one or the one taken when it was fetched.
 
-    Raises:
-        UsageError: unknown name.
-        UserError: the file cannot be fetched (the message says which file to put where), is damaged, or has changed.
+    Raises UsageError for an unknown name, UserError for a file that cannot be fetched, is damaged, or has changed.
     """
     release = release_of(spec)
     folder = cache_root() / "weights" / spec.partition(":")[0]
@@ -131,7 +129,7 @@ def _from_url(release: Release, path: Path) -> Path:
 
 
 def _from_hub(release: Release) -> Path:
-    """From the Hugging Face hub, by its own client and cache, which keeps files under the SHA-256 digest of their content."""
+    """Fetch by the Hugging Face hub's client, whose cache names files by the SHA-256 digest of their content."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.utils import logging
 
@@ -150,7 +148,7 @@ def _from_hub(release: Release) -> Path:
 
 
 def _check_whole(path: Path, where: str, what_to_do: str) -> None:
-    """Raises UserError for a file that holds no weights, or is cut short, as far as can be seen without unpickling it."""
+    """Raise UserError for a file that, without unpickling it, is seen to hold no weights or to be cut short."""
     if path.suffix == ".safetensors":
         return  # backbones.formats.weights reads it whole
     with open(path, "rb") as file:
@@ -186,13 +184,12 @@ def _record_of(path: Path) -> Path:
 
 
 def _record_digest(sha256: str, path: Path) -> None:
-    """Write a file's digest beside it, as ``sha256sum --check`` reads it."""
+    """Write a file's digest beside it, in the format of ``sha256sum --check``."""
     write_text(_record_of(path), f"{sha256}  {path.name}\n")
 
 
 def _of_torchvision(name: str) -> Release:
-    """``NAME`` (torchvision's default weights) or ``NAME.WEIGHTS``, such as resnet50.IMAGENET1K_V1. From a segmentation model the
-    backbone is taken."""
+    """Look up ``NAME`` (default weights) or ``NAME.WEIGHTS`` (resnet50.IMAGENET1K_V1); of segmentation models, the backbone."""
     import timm
     import torchvision
 
@@ -213,7 +210,7 @@ def _of_torchvision(name: str) -> Release:
 
 
 def _of_timm(name: str) -> Release:
-    """``NAME`` (timm's default weights) or ``NAME.TAG``."""
+    """Look up ``NAME`` (timm's default weights) or ``NAME.TAG``."""
     from timm.models import get_pretrained_cfg
 
     from backbones.timm_models import check_timm_name
@@ -228,7 +225,7 @@ def _of_timm(name: str) -> Release:
 
 
 def _remark(about: Any) -> str:
-    """A remark where training normalised images otherwise than this toolkit does."""
+    """A remark if training normalised images differently from this toolkit."""
     mean, std = getattr(about, "mean", None), getattr(about, "std", None)
     if mean is None or (tuple(mean), tuple(std)) == (IMAGENET_MEAN, IMAGENET_STD):
         return ""

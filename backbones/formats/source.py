@@ -1,4 +1,4 @@
-"""Weights by any name a user gives, located, checked and read once: for ``--weights``, ``--init``, ``export`` and pictures."""
+"""Finds, checks and reads the weights that a user names, for ``--weights``, ``--init``, ``export`` and pictures."""
 
 from __future__ import annotations
 
@@ -19,14 +19,11 @@ from rundir.paths import require_checkpoint
 
 
 class Source:
-    """Where weights come from. Making one reads nothing; a release is fetched when ``path`` or ``content`` is first asked for.
+    """Where weights come from. Nothing is read, and no release fetched, before ``path`` or ``content`` is first used.
 
     Args:
-        spec: a run directory (its last checkpoint), a run's checkpoint, a file of the authors, timm or torchvision, the name of
-            released weights (``dino:vit_s8``), or None: untrained.
-
-    Attributes:
-        release: the facts of released weights; None for all others.
+        spec: a run directory (its last checkpoint), a run's checkpoint, a file of the authors, timm or torchvision, the name
+            of released weights (``dino:vit_s8``), or None: untrained.
     """
 
     def __init__(self, spec: str | Path | None):
@@ -50,7 +47,7 @@ class Source:
 
     @cached_property
     def content(self) -> Mapping[str, Any]:
-        """What the file holds; see ``read_weights``."""
+        """The file's content; see ``read_weights``."""
         return read_weights(self.path)
 
     @cached_property
@@ -63,7 +60,7 @@ class Source:
 
     @cached_property
     def run(self) -> Mapping[str, Any]:
-        """The run of a run's checkpoint: ``backbone_name``, ``image_size`` and ``config``; empty for other files."""
+        """``backbone_name``, ``image_size`` and ``config`` from a run's checkpoint; empty for other files."""
         if self.spec is None or self.release is not None or "backbone_prefix" not in self.content:
             return {}
         return {name: self.content[name] for name in ("backbone_name", "image_size", "config") if name in self.content}
@@ -74,7 +71,7 @@ class Source:
         return self.run.get("config", {})
 
     def backbone_name(self, given: str | None = None) -> str:
-        """The backbone that was ``given``, else the one that the weights name. Raises UsageError where both are missing."""
+        """The ``given`` name, else the weights' own. Raises UsageError if both are missing."""
         name = given or (self.release.backbone if self.release else self.run.get("backbone_name"))
         if name is None:
             reason = f"{self.spec} does not name its own" if self.spec else "no --weights are given"
@@ -85,23 +82,18 @@ class Source:
         """Load the weights into ``backbone``, in place, all or nothing.
 
         Args:
-            backbone_name: what ``backbone`` was built by, for messages and to compare with a run's own record.
-            key: which of a checkpoint's networks or entries ("student", "teacher", "state_dict_ema"); default: what the run
-                evaluates, else the teacher, else the only one.
+            backbone_name: the name ``backbone`` was built by; a run's checkpoint must have the same.
+            key: a network or entry of a checkpoint ("student", "teacher", "state_dict_ema"); default: the network that the
+                run evaluates, else the teacher, else the only one.
 
-        Raises UserError where the file is missing, unreadable, would run code, or does not fit this backbone wholly.
+        Raises UserError if the file is missing, unreadable, would run code, or does not wholly fit this backbone.
         """
         where = f"{self.spec}, {self.path}" if self.release else str(self.path)
         remark = self.release.remark if self.release else ""
         return load_state(backbone, self.content, self.path, backbone_name, key, where, remark)
 
     def build(self, backbone_name: str, image_size: int, seed: int = 0, key: str | None = None) -> tuple[Backbone, str]:
-        """A backbone with these weights, and where they come from in words.
-
-        Args:
-            image_size: side in pixels of the images that it will mostly see.
-            seed: of untrained weights.
-        """
+        """Build a backbone with these weights; also returns in words where they come from. ``seed`` is for untrained ones."""
         torch.manual_seed(seed)
         backbone = build_backbone(backbone_name, image_size)
         if self.spec is not None:
