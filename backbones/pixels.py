@@ -10,17 +10,13 @@ from torch import Tensor
 
 from backbones.base import Backbone, named_blocks
 
-#: Larger images are averaged down to this side.
+#: Most cells a side.
 LARGEST_SIDE = 32
 
 
 class Pixels(Backbone):
-    """The image, averaged down to at most 32 × 32 cells, as one vector ``[B, 3 · side²]``. It has no parameters. Its side is a
-    buffer, so that a checkpoint for another image size does not load.
-
-    Args:
-        image_size: side in pixels of the square images it will see.
-    """
+    """Averages an image to at most 32 × 32 cells, as one vector ``[B, 3 · side²]``. The side is a buffer, so that a checkpoint
+    for another image size does not load."""
 
     depth = 1
 
@@ -36,7 +32,7 @@ class Pixels(Backbone):
         return F.adaptive_avg_pool2d(images, self._side).flatten(1)
 
     def maps(self, images: Tensor, blocks: Sequence[int] = (-1,)) -> list[Tensor]:
-        """The image itself, averaged over cells of ``stride`` pixels: ``[B, 3, H/stride, W/stride]``."""
+        """The image, averaged over cells of ``stride`` pixels: ``[B, 3, H/stride, W/stride]``."""
         named_blocks(blocks, self.depth)
         return [F.avg_pool2d(images, self.stride)] * len(blocks)
 

@@ -1,4 +1,4 @@
-"""ResNets: torchvision's, without the classifier and under its names (as the authors' ``resnet50.pth`` has them)."""
+"""torchvision's ResNets without the classifier, under its state-dict names (as in the authors' ``resnet50.pth``)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
 class ResNet(torchvision_resnet.ResNet, Backbone):
-    """A ResNet whose pooled features are the spatial mean of its last stage, for images of any size.
+    """A ResNet for images of any size.
 
     Args:
-        block, layers: torchvision's description of the network.
+        block, layers: as for torchvision.
         cifar_stem: a 3×3 convolution of stride 1 and no max-pool, for images of about 32 pixels (stage strides 1, 2, 4, 8).
-        zero_init_residual: each residual branch starts at zero (Barlow Twins' ResNet-50 does).
-        output_stride: 32, or 16 or 8 with dilated last stages, as segmentation heads want; bottleneck networks only.
+        zero_init_residual: start each residual branch at zero (Barlow Twins' ResNet-50 does).
+        output_stride: 32; or 16 or 8 with dilated last stages, for segmentation (bottleneck networks only).
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class ResNet(torchvision_resnet.ResNet, Backbone):
             nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
             self.maxpool = nn.Identity()
         first = 1 if cifar_stem else 4
-        # Convolutions are faster with channels innermost, on CPUs and on GPUs.
+        # Convolutions are faster with channels innermost.
         self.to(memory_format=torch.channels_last)
         self._strides = [min(first * 2**stage, output_stride) for stage in range(4)]
         self._channels = [64 * 2**stage * block.expansion for stage in range(4)]
@@ -70,7 +70,7 @@ class ResNet(torchvision_resnet.ResNet, Backbone):
 
 
 def build(name: str, image_size: int, zero_init_residual: bool = False, output_stride: int = 32) -> ResNet:
-    """``resnet18``, ``resnet18_cifar`` or ``resnet50``. ``image_size`` changes nothing in it."""
+    """Build ``resnet18``, ``resnet18_cifar`` or ``resnet50``; ``image_size`` changes nothing."""
     if output_stride not in (8, 16, 32):
         raise UsageError(f"output stride {output_stride} of {name}: choose 8, 16 or 32")
     if output_stride != 32 and name != "resnet50":

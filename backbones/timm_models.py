@@ -1,4 +1,4 @@
-"""Any of timm's models (``timm:NAME``) behind the one interface, untrained; ``backbones.formats.weights`` loads weight files."""
+"""timm's models (``timm:NAME``) as backbones, untrained; ``backbones.formats.weights`` loads weight files."""
 
 from __future__ import annotations
 
@@ -19,16 +19,14 @@ from common.errors import UsageError, UserError
 
 
 class TimmBackbone(Backbone):
-    """A timm model without its classifier; pooled features are the classifier's input.
+    """A timm model without its classifier (built with ``num_classes=0``); pooled features are the classifier's input.
 
-    ``depth`` counts what timm's ``forward_intermediates`` can name: a ViT's blocks, a CNN's stages (with the stem, where timm
-    counts it). Tokens and CLS attention leave register and distillation tokens out (of the attention's columns too, whose sum is
-    then less than 1). Tokens are normed where the model norms its tokens.
+    ``depth`` counts timm's ``forward_intermediates``: a ViT's blocks, or a CNN's stages (and stem, if timm counts it). Tokens and
+    CLS attention leave register and distillation tokens out, so that attention may sum to less than 1. Tokens are normed if
+    the model norms its tokens.
 
     Args:
-        model: built with ``num_classes=0``.
-        name: for messages.
-        image_size: side in pixels of square images it must be able to take.
+        image_size: side in pixels of square images that the model has to take, else UserError.
     """
 
     def __init__(self, model: nn.Module, name: str, image_size: int):
@@ -54,7 +52,7 @@ class TimmBackbone(Backbone):
         return self.model
 
     def _pooled_width(self, image_size: int) -> int:
-        """Measured by running the model, since timm's attributes leave out the layers of some heads before the classifier."""
+        """Measure the width by a run, since timm's attributes ignore layers between pooling and classifier."""
         training = self.model.training
         self.model.eval()
         with torch.no_grad():
@@ -66,7 +64,7 @@ class TimmBackbone(Backbone):
 
     @contextmanager
     def _size_errors(self, images: Tensor) -> Iterator[None]:
-        """Turn a failure at an image size that the model has not been run at into a UserError that names the size."""
+        """Turn a failure at an image size not run before into a UserError that names the size."""
         try:
             yield
         except (AssertionError, RuntimeError) as error:
@@ -127,8 +125,8 @@ class TimmBackbone(Backbone):
 def build(
     name: str, image_size: int, drop_path_rate: float | None = None, output_stride: int | None = None
 ) -> TimmBackbone:
-    """``timm:NAME``, with random weights: built for timm's own image size, so that timm's files fit, if the model then takes
-    images of ``image_size``; else built for ``image_size``."""
+    """Build ``timm:NAME`` with random weights, for timm's own image size, so that timm's files fit; for ``image_size`` only if the
+    model else refuses it."""
     check_timm_name(name.removeprefix("timm:"))
     required = {} if output_stride is None else {"output_stride": output_stride}
     optional = {"dynamic_img_size": True} | ({} if drop_path_rate is None else {"drop_path_rate": drop_path_rate})
@@ -138,18 +136,18 @@ def build(
         try:
             return TimmBackbone(_create(name, {**required, "img_size": image_size}, optional), name, image_size)
         except UsageError:
-            raise error from None  # the model has no image size to choose: the first failure is the reason
+            raise error from None  # the model lets nobody choose a size: the first failure is the reason
 
 
 def _create(name: str, required: dict[str, Any], optional: dict[str, Any]) -> nn.Module:
-    """The model, with all ``required`` arguments and as many of the ``optional`` ones as its family knows."""
+    """Create the model with the ``required`` arguments and as many ``optional`` ones as its family takes."""
     model_name = name.removeprefix("timm:")
     for count in range(len(optional), -1, -1):
         for chosen in itertools.combinations(optional, count):
             arguments = required | {key: optional[key] for key in chosen}
             try:
                 return timm.create_model(model_name, pretrained=False, num_classes=0, **arguments)
-            except TypeError as error:  # timm's way of saying that the family does not know an argument
+            except TypeError as error:  # the family does not take an argument
                 reason = error
             except (AssertionError, NotImplementedError, ValueError) as error:
                 raise UsageError(f"{name} cannot be built with {arguments}: {error}") from error
@@ -157,7 +155,7 @@ def _create(name: str, required: dict[str, Any], optional: dict[str, Any]) -> nn
 
 
 def check_timm_name(name: str) -> None:
-    """Raises UsageError where timm has no model of that name, or no weights of the tag after its point."""
+    """Raise UsageError if timm has no such model, or no weights of its tag (NAME.TAG)."""
     model, _, tag = name.partition(".")
     if not timm.is_model(model):
         near = difflib.get_close_matches(model, timm.list_models(), n=1)

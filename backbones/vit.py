@@ -1,6 +1,6 @@
-"""Vision transformers as DINO trains them, under the authors' state-dict names, so that released weights load as they are.
+"""DINO's vision transformers, under the authors' state-dict names, so that released weights load as they are.
 
-Reference: facebookresearch/dino ``vision_transformer.py``. Shapes: B images, N patches, D width, H heads.
+Reference: facebookresearch/dino ``vision_transformer.py``. Shapes: B images, N patches, D width.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ class Attention(nn.Module):
     """Multi-head self-attention (reference: ``Attention``).
 
     Attributes:
-        written_out: on a CPU, compute half precision as matrix products, which is faster there. ``as_on_accelerator`` turns it
-            off to count the memory that an accelerator would need.
+        written_out: compute half precision on a CPU by matrix products; see ``as_on_accelerator``.
     """
 
     def __init__(self, width: int, heads: int):
@@ -42,8 +41,8 @@ class Attention(nn.Module):
         query, key, value = self.split(tokens_BND)
         query = query[:, :, :outputs]
         if self.written_out and query.device.type == "cpu" and query.dtype != torch.float32:
-            # On CPUs the fused kernel is slow in half precision: forward and backward of 197 tokens took 2.8 times as long as by
-            # these matrix products. In float32, and on accelerators, it is the faster of the two.
+            # On CPUs the fused kernel is slow in half precision: it took 2.8 times as long as these matrix products for
+            # forward and backward of 197 tokens. In float32, and on accelerators, it is faster.
             mixed = (query * query.shape[-1] ** -0.5 @ key.mT).softmax(-1).to(value.dtype) @ value
         else:
             mixed = F.scaled_dot_product_attention(query, key, value)
@@ -51,14 +50,14 @@ class Attention(nn.Module):
 
 
 def as_on_accelerator(network: nn.Module) -> None:
-    """Make a network on a CPU keep the tensors that it would keep on an accelerator (slower in half precision)."""
+    """Make a network on a CPU keep the tensors that it would keep on an accelerator, to count its memory there."""
     for module in network.modules():
         if isinstance(module, Attention):
             module.written_out = False
 
 
 class Mlp(nn.Module):
-    """Two layers with a GELU between, the inner one four times as wide (reference: ``Mlp``)."""
+    """Two layers with a GELU between, four times as wide inside (reference: ``Mlp``)."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -70,12 +69,11 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block (reference: ``Block``): tokens ``[B, N, D]`` → the same, or the first ``outputs`` of them (where
-    only the CLS token is used, the last block computes no other).
+    """Pre-norm transformer block (reference: ``Block``): tokens ``[B, N, D]`` to tokens, or to the first ``outputs`` of them.
 
     Args:
-        drop_path: stochastic depth: in training each of an image's two branches is left out with this probability, and otherwise
-            divided by 1 - drop_path (reference: ``drop_path``).
+        drop_path: probability of leaving out each of an image's two branches in training; a kept branch is divided by
+            1 - drop_path (reference: ``drop_path``).
     """
 
     def __init__(self, width: int, heads: int, drop_path: float):
@@ -90,11 +88,11 @@ class Block(nn.Module):
         return self._transform(tokens_BND, self._kept(tokens_BND), self._kept(tokens_BND), outputs)
 
     def compile(self, **options: Any) -> None:
-        """Compile all but the random numbers, so that blocks of all drop-path rates share one program."""
+        """Compile all but the random numbers, so that blocks of all rates share one program."""
         self._transform = torch.compile(self._transform, **options)
 
     def _kept(self, tokens_BND: Tensor) -> Tensor | None:
-        """What to multiply each image's branch by, ``[B, 1, 1]``."""
+        """The factor of each image's branch, ``[B, 1, 1]``."""
         if not (self.training and self.drop_path):
             return None
         return tokens_BND.new_empty(len(tokens_BND), 1, 1).bernoulli_(1 - self.drop_path).div_(1 - self.drop_path)
@@ -107,7 +105,7 @@ class Block(nn.Module):
 
 
 class PatchEmbedding(nn.Module):
-    """Images ``[B, 3, H, W]`` → tokens ``[B, N, D]``, one for each patch, row by row (reference: ``PatchEmbed``)."""
+    """Images ``[B, 3, H, W]`` to tokens of patches ``[B, N, D]``, row by row (reference: ``PatchEmbed``)."""
 
     def __init__(self, patch_size: int, width: int):
         super().__init__()
@@ -118,8 +116,8 @@ class PatchEmbedding(nn.Module):
 
 
 class ConvolutionalStem(nn.Sequential):
-    """Patches of 4 pixels embedded by small convolutions (Xiao et al. 2021, arXiv 2106.14881): images ``[B, 3, H, W]`` →
-    tokens ``[B, H/4 · W/4, D]``. With it, transformers learn from few images and steps, such as the demo's."""
+    """Embeds patches of 4 pixels by small convolutions (Xiao et al. 2021, arXiv 2106.14881), ``[B, 3, H, W]`` to
+    ``[B, H/4 · W/4, D]``, so that a transformer learns from few images and steps, such as the demo's."""
 
     def __init__(self, width: int):
         def stage(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
@@ -142,12 +140,11 @@ class VisionTransformer(Backbone):
 
     Args:
         patch_size: side of a patch in pixels.
-        width, depth, heads: of the transformer; the MLP is four times as wide.
-        position_size: side in pixels of the square image whose grid the position embeddings have. It belongs to the
-            architecture, not to the training size: weights are then interchangeable between input sizes.
-        drop_path_rate: stochastic depth of the last block; it rises linearly from 0 at the first.
-        convolutional_stem: embed patches (of 4 pixels) by ``ConvolutionalStem``.
-        init_std: of the linear layers' truncated normal.
+        position_size: side in pixels of the square image whose grid the position embeddings have. It is independent of the
+            training size, so that weights fit all input sizes.
+        drop_path_rate: ``drop_path`` of the last block; it rises linearly from 0 at the first.
+        convolutional_stem: embed patches of 4 pixels by ``ConvolutionalStem``.
+        init_std: standard deviation of the linear layers' truncated normal.
     """
 
     has_tokens = True
@@ -175,7 +172,7 @@ class VisionTransformer(Backbone):
         rates = torch.linspace(0, drop_path_rate, depth, device="cpu").tolist()
         self.blocks = nn.ModuleList(Block(width, heads, rate) for rate in rates)
         self.norm = nn.LayerNorm(width, eps=1e-6)
-        # As the authors (``_init_weights``); the patch convolution keeps PyTorch's initial weights.
+        # As in the reference's ``_init_weights``, the patch convolution keeps PyTorch's initial weights.
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         for module in self.modules():
@@ -222,21 +219,20 @@ class VisionTransformer(Backbone):
 
 
 def interpolate_positions(pos_embed: Tensor, rows: int, columns: int) -> Tensor:
-    """Position embeddings ``[1, 1 + g², D]`` of a square grid as ``[1, 1 + rows · columns, D]``; the CLS token's stays as it is
-    (reference: ``interpolate_pos_encoding``)."""
+    """Interpolate position embeddings of a square grid, ``[1, 1 + g², D]``, to ``[1, 1 + rows · columns, D]``, all but the CLS
+    token's (reference: ``interpolate_pos_encoding``)."""
     grid = math.isqrt(pos_embed.shape[1] - 1)
     if rows == columns == grid:
         return pos_embed
     patches = pos_embed[:, 1:].unflatten(1, (grid, grid)).permute(0, 3, 1, 2)
-    # The authors scale by a factor, with 0.1 of a cell added against rounding down (facebookresearch/dino issue 8). The factor
-    # moves the sampling points, so interpolating to a size would give other features.
+    # The authors scale by a factor, and add 0.1 of a cell against rounding down (facebookresearch/dino issue 8). Interpolating to
+    # a size would move the sampling points and change the features.
     patches = F.interpolate(patches, scale_factor=((rows + 0.1) / grid, (columns + 0.1) / grid), mode="bicubic")
     return torch.cat([pos_embed[:, :1], patches.flatten(2).mT], dim=1)
 
 
 def check_divisible(size: Sequence[int], patch_size: int) -> tuple[int, int]:
-    """The patch grid (rows, columns) of an image of ``size`` (height, width) pixels; raises UserError where the patch does
-    not divide the image."""
+    """The patch grid (rows, columns) of an image of ``size`` (height, width); raises UserError if it is not whole."""
     height, width = size
     if height % patch_size or width % patch_size or not (height and width):
         below, above = max(1, width // patch_size) * patch_size, -(-width // patch_size) * patch_size
@@ -248,9 +244,9 @@ def check_divisible(size: Sequence[int], patch_size: int) -> tuple[int, int]:
     return height // patch_size, width // patch_size
 
 
-#: The authors' models (reference: ``vit_tiny``, ``vit_small``, ``vit_base``), and a nano one for the demo's 32-pixel images.
-#: Its stem, depth and initialisation let it learn within a minute on two CPU cores: with labels, 200 steps of 64 demo scenes
-#: took it to 91% k-NN accuracy; 375 steps took a plain ViT of 4 blocks to 56% (experiments/demo.yaml).
+#: The authors' models (reference: ``vit_tiny``, ``vit_small``, ``vit_base``), and a nano one for the demo's 32-pixel images,
+#: which learns within a minute on two CPU cores: with labels, 200 steps of 64 demo scenes took it to 91% k-NN accuracy; 375
+#: steps took a plain ViT of 4 blocks to 56% (experiments/demo.yaml).
 _SHAPES: dict[str, dict[str, Any]] = {
     "vit_nano": {"width": 96, "depth": 2, "heads": 3, "position_size": 32, "convolutional_stem": True, "init_std": 0.1},
     "vit_t16": {"width": 192, "depth": 12, "heads": 3},
@@ -263,6 +259,6 @@ ARCHITECTURES = {name: {"patch_size": PATCH_SIZES[name], **shape} for name, shap
 
 
 def build(name: str, image_size: int, drop_path_rate: float = 0.0) -> VisionTransformer:
-    """The ViT called ``name``. ``image_size`` changes nothing in it, and is only checked against the patch."""
+    """Build the ViT called ``name``; ``image_size`` is only checked against the patch."""
     check_divisible((image_size, image_size), PATCH_SIZES[name])
     return VisionTransformer(drop_path_rate=drop_path_rate, **ARCHITECTURES[name])

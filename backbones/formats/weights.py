@@ -1,5 +1,5 @@
-"""Weights into a backbone: from a run of this toolkit, the authors' DINO and Barlow Twins files, and state dicts of timm or
-torchvision, pickled or as safetensors. A file fits wholly or is refused."""
+"""Loads weights into a backbone: from our runs, the authors' DINO and Barlow Twins files, and state dicts of timm or torchvision,
+pickled or as safetensors. A file that does not fit wholly is refused."""
 
 from __future__ import annotations
 
@@ -25,24 +25,18 @@ from backbones.vit import VisionTransformer, interpolate_positions
 from common.errors import UserError
 from common.files import archive_damage
 
-#: Entries of a checkpoint that hold weights, the first choice first: DINO's, Barlow Twins', timm's and others'.
+#: Entries of a checkpoint that may hold weights, in order of preference: DINO's, Barlow Twins', timm's and others'.
 CONTAINERS = ("teacher", "model", "state_dict")
-#: What wrapping adds to names (DistributedDataParallel, torch.compile).
+#: Prefixes that DistributedDataParallel and torch.compile add to names.
 WRAPPERS = ("module.", "_orig_mod.")
-#: Classifiers, by the names that torchvision and timm give them.
+#: Prefixes of classifiers in torchvision and timm.
 CLASSIFIERS = ("fc.", "head.", "head_dist.", "classifier.", "last_linear.")
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What a load did.
-
-    Attributes:
-        matched, total: the backbone's tensors that the file has, and all of them. They differ only in BatchNorm's step counts,
-            which old files lack and evaluation does not read.
-        source: the file.
-        note: what was chosen, left out or changed on the way.
-    """
+    """What a load did. ``matched`` is below ``total``, the backbone's tensors, only for old files, which lack BatchNorm's step
+    counts; ``note`` tells what was chosen, left out or changed."""
 
     matched: int
     total: int
@@ -63,12 +57,7 @@ def load_state(
     source: str,
     remark: str = "",
 ) -> LoadReport:
-    """Load what ``read_weights`` gave for ``path`` into ``backbone``, in place, all or nothing; see ``Source.load_into``.
-
-    Args:
-        source: where the weights come from, for the report.
-        remark: added to the report's note.
-    """
+    """Load the content of ``path`` into ``backbone``, in place, all or nothing; ``source`` and ``remark`` go into the report."""
     target: nn.Module = backbone
     if "backbone_prefix" in content:
         state, *notes = _from_run(content, path, backbone_name, key)
@@ -85,8 +74,8 @@ def load_state(
 
 
 def read_weights(path: Path) -> Mapping[str, Any]:
-    """A weights file's content. No code in the file runs: only tensors, plain values, and the argparse.Namespace that the authors'
-    DINO checkpoints hold under ``args``, are unpickled. Raises UserError for a file that cannot be read so."""
+    """Read a weights file without running code in it: it may hold tensors, plain values, and argparse.Namespace (``args`` in the
+    authors' DINO checkpoints). Raises UserError for anything else."""
     try:
         if path.suffix == ".safetensors":
             content = safetensors.torch.load_file(path)
@@ -94,7 +83,7 @@ def read_weights(path: Path) -> Mapping[str, Any]:
             if zipfile.is_zipfile(path) and (reason := archive_damage(path)):
                 raise UserError(f"{path}: damaged ({reason}); download or copy it again")
             with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch's remarks on odd pickles: such a file is refused below
+                warnings.simplefilter("ignore")  # torch warns of odd pickles, which are refused below
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
@@ -116,7 +105,7 @@ def read_weights(path: Path) -> Mapping[str, Any]:
 def _from_run(
     content: Mapping[str, Any], path: Path, backbone_name: str, key: str | None
 ) -> tuple[dict[str, Tensor], str]:
-    """The backbone in a run's checkpoint (see ``training.checkpoint``)."""
+    """The backbone's state in a run's checkpoint, and the network's name."""
     if absent := {"backbone_name", "method"} - content.keys():
         raise UserError(f"{path}: a run's checkpoint without {' and '.join(sorted(absent))}; give another checkpoint")
     if content["backbone_name"] != backbone_name:
@@ -134,7 +123,7 @@ def _from_run(
 
 
 def _from_others(content: Mapping[str, Any], path: Path, key: str | None) -> tuple[dict[str, Tensor], str]:
-    """The state dict in another program's file, without wrappers' prefixes, and the entry that held it."""
+    """The state dict in another program's file, without ``WRAPPERS``, and the entry that held it."""
     entries = [name for name, value in content.items() if _is_state_dict(value)]
     if key is None and _is_state_dict(content):
         return without_wrappers(content), ""
@@ -148,7 +137,7 @@ def _from_others(content: Mapping[str, Any], path: Path, key: str | None) -> tup
 
 
 def without_wrappers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict without the ``WRAPPERS`` before its names."""
+    """Remove ``WRAPPERS`` from the names of a state dict."""
     stripped = {}
     for name, value in state.items():
         while name.startswith(WRAPPERS):
@@ -166,7 +155,7 @@ def _is_state_dict(value: Any) -> bool:
 
 
 def _select(state: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """The backbone's entries, and a note on the entries left out: heads and projectors beside a ``backbone.``, and classifiers."""
+    """The backbone's entries, and a note on the heads, projectors and classifiers left out."""
     inside = {name.removeprefix("backbone."): value for name, value in state.items() if name.startswith("backbone.")}
     outside = [name for name in state if not name.startswith("backbone.")] if inside else []
     state = inside or state
@@ -177,7 +166,7 @@ def _select(state: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[dic
 
 
 def _adapt(state: dict[str, Tensor], target: nn.Module) -> tuple[dict[str, Tensor], str]:
-    """The state with position embeddings on the target's grid, a timm model's under timm's present names, and a note on changes."""
+    """The state with positions on the target's grid or under timm's present names, and a note on changes."""
     wanted = target.state_dict()
     before = {name: tuple(value.shape) for name, value in state.items()}
     if isinstance(target, VisionTransformer):
@@ -195,10 +184,10 @@ def _adapt(state: dict[str, Tensor], target: nn.Module) -> tuple[dict[str, Tenso
 
 
 def _converted_by_timm(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """The state through timm's own converter of the layouts in which its models were published, or unchanged if it does not fit."""
+    """Convert from an older layout by timm's own converter; unchanged if that does not fit."""
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     converted = state
-    # A converter may fail in these ways on files that it was not made for; ``_check`` then names what does not fit.
+    # A converter may fail so on files that it was not made for; ``_check`` then names the differences.
     with contextlib.suppress(KeyError, IndexError, AttributeError, AssertionError, RuntimeError, ValueError, TypeError):
         converted = dict(convert(dict(state), model)) if convert else state
     # Converters also resample patch embeddings, so another patch size would pass for this one.
@@ -207,7 +196,7 @@ def _converted_by_timm(state: dict[str, Tensor], model: nn.Module) -> dict[str, 
 
 
 def _other_square_grid(positions: Tensor, wanted: Tensor) -> bool:
-    """Whether these are position embeddings of a CLS token and another square grid, of equal width."""
+    """Whether these position embeddings have a CLS token, the wanted width, and another square grid."""
     if positions.ndim != 3 or positions.shape[::2] != wanted.shape[::2] or positions.shape == wanted.shape:
         return False
     patches = positions.shape[1] - 1
@@ -215,7 +204,6 @@ def _other_square_grid(positions: Tensor, wanted: Tensor) -> bool:
 
 
 def _problems(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
-    """The differences between ``state`` and ``wanted``."""
     missing = [
         f"{name} is missing" for name in wanted if name not in state and not name.endswith("num_batches_tracked")
     ]
@@ -229,7 +217,7 @@ def _problems(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list
 
 
 def _check(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path, backbone_name: str) -> int:
-    """The number of matching tensors; raises UserError unless the file is wholly this backbone's, and finite."""
+    """Count the matching tensors. Raises UserError for a file of another backbone, or with values that are not finite."""
     matched = sum(name in state and state[name].shape == value.shape for name, value in wanted.items())
     if problems := _problems(state, wanted):
         raise UserError(
