@@ -18,7 +18,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from common.errors import UserError
 
-#: Connections tried before giving up. The next run continues all the same.
+#: Connections before giving up; the next run continues.
 ATTEMPTS = 5
 #: Seconds without a byte after which a connection counts as broken.
 TIMEOUT = 60.0

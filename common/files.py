@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file for writing bytes. When the block ends without an error, its bytes are on the disk and it takes
-    ``path``'s place; a killed process leaves the old file as it was."""
+    """Open a temporary file for bytes, which replaces ``path``, safe on the disk, when the block ends without an error."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
@@ -46,13 +45,13 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Delete the half-written files of killed processes in and below a folder that no other process writes to."""
+    """Delete the half-written files of killed processes below a folder that no other process writes to."""
     for leftover in folder.rglob(".*.tmp"):
         leftover.unlink(missing_ok=True)
 
 
 def name_also(path: Path, other: Path) -> None:
-    """Make ``other`` another name of the file ``path`` (a copy where the file system has no links), replacing what it named."""
+    """Make ``other`` another name of the file ``path``, or a copy where the file system has no links."""
     if other.exists() and other.samefile(path):
         return  # POSIX renames nothing onto another name of itself
     with atomic_file(other) as file:
@@ -64,10 +63,9 @@ def name_also(path: Path, other: Path) -> None:
 
 
 def archive_damage(path: Path) -> str | None:
-    """What is wrong with the bytes of a zip archive, the format of ``torch.save`` and ``np.savez``; None: nothing. Raises OSError.
+    """Describe the damage of a zip archive (of ``torch.save`` or ``np.savez``) by its CRC-32s; None if whole. Raises OSError.
 
-    The archive has a CRC-32 of each part. ``torch.load`` does not check them: of 300 files with one bit flipped it read 288 as
-    other numbers."""
+    ``torch.load`` does not check them: it read 288 of 300 files with one bit flipped as other numbers."""
     try:
         with zipfile.ZipFile(path) as archive:
             part = archive.testzip()
@@ -79,7 +77,7 @@ def archive_damage(path: Path) -> str | None:
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a ``.npz`` file. Raises OSError, or ValueError with one line where it is damaged or holds something else."""
+    """Read the arrays of a ``.npz`` file. Raises OSError, or ValueError with one line for damaged or other content."""
     import numpy as np  # slow, and reading options does not need it
 
     if reason := archive_damage(path):
@@ -94,7 +92,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:
-    """Write a compressed ``.npz`` file in one piece."""
+    """Write a compressed ``.npz`` file atomically."""
     import numpy as np
 
     with atomic_file(path) as file:
@@ -102,7 +100,7 @@ def write_arrays(path: Path, **arrays: np.ndarray) -> None:
 
 
 def read_text(path: Path, most: int = -1) -> str:
-    """A UTF-8 file, at most ``most`` characters of it. Raises OSError, or ValueError with one line where it is no UTF-8."""
+    """Read at most ``most`` characters of a UTF-8 file. Raises OSError, or ValueError with one line."""
     try:
         with open(path, encoding="utf-8-sig") as file:
             return file.read(most)
@@ -111,18 +109,18 @@ def read_text(path: Path, most: int = -1) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` (UTF-8) in one piece."""
+    """Write ``text`` as UTF-8, atomically."""
     with atomic_file(path) as file:
         file.write(text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as JSON in one piece. Raises ValueError for NaN: it is no JSON, and never a result."""
+    """Write ``value`` as JSON, atomically. Raises ValueError for NaN, which JSON lacks and no result is."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file. Raises OSError, or ValueError with one line where it is no JSON."""
+    """Read a JSON file. Raises OSError, or ValueError with one line."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -130,8 +128,8 @@ def read_json(path: Path) -> Any:
 
 
 def append_json_line(path: Path, record: dict[str, Any]) -> None:
-    """Add one record to a JSON-lines log, in one write: a killed process can at most lose its last line. If the disk takes only a
-    part of it, the log stays as it was, and OSError is raised."""
+    """Append a record to a JSON-lines log, in one write, so a killed process can at most lose its last line. Raises OSError,
+    and leaves the log as it was, if the disk takes only a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab", buffering=0) as file:
         end, line = file.seek(0, os.SEEK_END), (json.dumps(record) + "\n").encode()
@@ -145,8 +143,7 @@ def append_json_line(path: Path, record: dict[str, Any]) -> None:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSON-lines log, without a last line cut short by a kill. Raises ValueError naming file and line for other
-    damage."""
+    """Read a JSON-lines log, except a last line cut short. Raises ValueError naming file and line for other damage."""
     try:
         text = read_text(path)
     except ValueError as error:
@@ -160,8 +157,8 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def parse_json_lines(text: str, skip: Collection[int] = ()) -> Iterator[tuple[int, dict[str, Any] | ValueError]]:
-    """The lines of a JSON-lines log as (number, record), with an error in place of a damaged record. Lines numbered in
-    ``skip``, empty lines and a last line cut short by a kill are left out."""
+    """Yield (line number, record) of a JSON-lines log, with an error in place of a damaged record. Skips the lines numbered in
+    ``skip``, empty lines, and a last line cut short by a kill."""
     lines = text.split("\n")
     for number, line in enumerate(lines, 1):
         if number in skip or not line.strip():
@@ -179,15 +176,15 @@ def parse_json_lines(text: str, skip: Collection[int] = ()) -> Iterator[tuple[in
 
 #: libyaml's loader, ten times as fast. Deep nesting overflows its stack and kills the process.
 _FAST_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-#: No configuration has more values, with those that aliases repeat, or more characters.
+#: No configuration has more characters, or more values after aliases are expanded.
 MAX_YAML_VALUES, MAX_YAML_LENGTH = 100_000, 2**24
 
 
 def parse_yaml(text: str) -> Any:
-    """The value of YAML text. Nothing in it is run: tags that name Python objects are refused.
+    """Parse YAML text safely: tags that name Python objects are refused.
 
-    Raises ValueError, with one line, for text that is no YAML, that has merge keys, or whose aliases stand for so many values
-    that they would fill the memory (which merge keys do while they are read)."""
+    Raises ValueError, with one line, also for merge keys (which can fill the memory while they are read) and for aliases that
+    stand for too many values."""
     if re.search(r"<<[\"']?\s*:", text):
         raise ValueError("it holds a merge key, <<; write the values out")
     try:
@@ -207,7 +204,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def read_yaml(path: Path) -> Any:
-    """``parse_yaml`` of a UTF-8 file. Also raises OSError."""
+    """``parse_yaml`` a UTF-8 file. Also raises OSError."""
     text = read_text(path, MAX_YAML_LENGTH + 1)
     if len(text) > MAX_YAML_LENGTH:
         raise ValueError(f"more than {MAX_YAML_LENGTH:,} characters")
@@ -215,5 +212,5 @@ def read_yaml(path: Path) -> Any:
 
 
 def digest_of(value: Any) -> str:
-    """16 hexadecimal digits that differ for different JSON-able values."""
+    """Hash a JSON-able value into 16 hexadecimal digits."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

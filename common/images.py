@@ -1,4 +1,4 @@
-"""What holds for images everywhere: normalisation, and the label of pixels without a class. Imports torch only to compute."""
+"""Normalisation of images, and the values and colours of masks. Imports torch only to compute."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def voc_palette() -> np.ndarray:
-    """VOC's colours of mask values, uint8 ``[256, 3]`` (VOC2012 development kit, ``VOClabelcolormap.m``): bit i of red, green and
-    blue, counted from the highest, is bit 3·i, 3·i + 1 and 3·i + 2 of the value."""
+    """VOC's colours of mask values, uint8 ``[256, 3]`` (VOC2012 development kit, ``VOClabelcolormap.m``)."""
+    # Bit i of red, green and blue, counted from the highest, is bit 3·i, 3·i + 1 and 3·i + 2 of the value.
     values = np.arange(256)[:, None]
     channels = np.arange(3)[None]
     return sum(((values >> (3 * i + channels)) & 1) << (7 - i) for i in range(8)).astype(np.uint8)
 
 
 def normalise(image: Tensor) -> Tensor:
-    """uint8 ``[…, 3, H, W]`` → float32 with ImageNet's mean and deviation taken out."""
+    """Normalise uint8 ``[…, 3, H, W]`` to float32 by ImageNet's mean and deviation."""
     import torch
 
     mean, std = (torch.tensor(values, device=image.device)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))

@@ -16,19 +16,14 @@ from common.errors import UserError
 
 @contextmanager
 def owned_lock(path: Path, waiting: Callable[[str], None], poll: float = 0.2) -> Iterator[None]:
-    """Hold the lock file ``path``, which names this process. While another process holds it, wait.
+    """Hold the lock file ``path``, which names this process and stays, empty, afterwards. Wait while another process holds it.
 
-    It is the operating system's lock on the open file, so it ends with its process, however that ends: a killed process
-    leaves an unlocked file, which the next one takes over.
+    The operating system ends the lock with its process, even a killed one. Raises UserError if the file system has no locks.
 
     Args:
-        path: the lock file; it stays, empty, when the lock is given back.
-        waiting: called once before waiting, with the owner ("process 12 on host, since 2026-01-31 12:00 UTC"); it may raise an
-            error to give up.
+        waiting: called once before waiting, with the owner ("process 12 on host, since 2026-01-31 12:00 UTC"); raises an error
+            to give up.
         poll: seconds between attempts.
-
-    Raises:
-        UserError: the file system has no locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     is_waiting = False
@@ -63,8 +58,8 @@ def owned_lock(path: Path, waiting: Callable[[str], None], poll: float = 0.2) ->
 
 
 def owner_lives(owner: Mapping[str, Any]) -> bool:
-    """Whether the process of this machine that a lock file names still runs. Does not lock, which could turn another process away.
-    Where the system does not say when processes began, any process of that number counts."""
+    """Whether the process of this machine that a lock file names still runs. Does not lock, which could turn others away.
+    Any process with its number counts where the system does not tell when processes began."""
     try:
         os.kill(owner["pid"], 0)
     except ProcessLookupError:
@@ -76,8 +71,8 @@ def owner_lives(owner: Mapping[str, Any]) -> bool:
 
 
 def process_began(process: int) -> str | None:
-    """When a process began, as the boot's name and the clock ticks since: unlike any other process of its number. "ended" for a
-    killed process that its parent has not asked after; None where the system does not say."""
+    """When a process began, as the boot's id and clock ticks since: unique among processes of its number. "ended" for a zombie;
+    None where the system does not tell."""
     try:
         stat = Path(f"/proc/{process}/stat").read_bytes()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -1,4 +1,4 @@
-"""An option of a command: a dataclass field that declares its default, its range and what it affects, all in one place.
+"""An option of a command is a dataclass field that declares its default, its range and what it affects.
 
 >>> @dataclass(kw_only=True)
 ... class Config:
@@ -23,7 +23,7 @@ from typing import Any
 
 from common.errors import UsageError, unknown_name
 
-#: Sides of images, as keyword arguments of ``option``. No disk has room for a store of larger ones.
+#: Range of image sides, for ``option``. No disk has room for a store of larger images.
 IMAGE_SIZE = {"at_least": 8, "at_most": 4096, "unit": "pixels"}
 
 
@@ -68,13 +68,13 @@ def option(
     """Declare an option as a dataclass field.
 
     Args:
-        default: its default; a list is copied for each instance. None means "decided elsewhere" and is always valid.
-        form: raises ValueError, whose message says what to give, for a value that is malformed.
-        names: the names to choose from, such as ``DATASETS.names``, for help; by default those of ``one_of``.
-        changes_results: False for an option that affects only speed, place or what is written beside the results. A run can
-            continue with another value, and runs that differ only in it count as one.
-        only_training: True for an option that only training reads: runs of an untrained method do not depend on it.
-        bounds: of a number, or of each number in a list or tuple: fields of ``Range``.
+        default: a list is copied for each instance. None means "decided elsewhere" and is always valid.
+        form: raises ValueError, with advice, for a malformed value.
+        names: lists the names to choose from, for help, such as ``DATASETS.names``; default: those of ``one_of``.
+        changes_results: False if the option affects only speed, place or further output. A run can continue with another
+            value, and runs that differ only in it count as one.
+        only_training: whether runs of an untrained method do not depend on it.
+        bounds: fields of ``Range`` for a number, or for each number in a list or tuple.
     """
     facts = {
         "range": Range(**bounds),
@@ -89,7 +89,7 @@ def option(
 
 
 def facts_of(config_class: type, name: str) -> Mapping[str, Any]:
-    """The facts that an option declares. A subclass that gives it another default keeps those of its base."""
+    """The facts that an option declares; a subclass that changes only the default keeps them."""
     for kind in config_class.__mro__:
         declared = vars(kind).get("__dataclass_fields__", {}).get(name)
         if declared is not None and "range" in declared.metadata:
@@ -98,8 +98,9 @@ def facts_of(config_class: type, name: str) -> Mapping[str, Any]:
 
 
 def check(config: Any, prefix: str = "") -> None:
-    """Check every option of a dataclass instance against its declaration. Numbers must be finite. ``prefix`` begins the options'
-    names on the command line ("finetune_"). Raises UsageError, ``--NAME VALUE: give …``, for the first wrong option."""
+    """Check the options of a dataclass instance against their declarations; numbers must be finite. Raises UsageError.
+
+    ``prefix`` begins their names on the command line ("finetune_")."""
     for declared in dataclasses.fields(config):
         value = getattr(config, declared.name)
         if value is None:
@@ -116,8 +117,7 @@ def check(config: Any, prefix: str = "") -> None:
 
 
 def check_value(option_name: str, value: Any, allowed: Range) -> None:
-    """Raise UsageError for a number that is not finite or out of its range, by itself or in a list, and for an empty list where a
-    range is declared."""
+    """Raise UsageError for numbers that are not finite or not allowed, and for an empty list where a range is declared."""
     items = value if isinstance(value, (list, tuple)) else [value]
     if not items and allowed != Range():
         raise UsageError(f"--{option_name}: give one value or several: {allowed}")
@@ -132,7 +132,7 @@ def check_value(option_name: str, value: Any, allowed: Range) -> None:
 
 
 def one_of(kind: str, names: Callable[[], Iterable[str]]) -> Callable[[str | Sequence[str]], None]:
-    """A ``form`` for an option that is one of ``names()``, or a list of them; ``kind`` says what they are, for messages."""
+    """Make a ``form`` for an option that is one of ``names()``, or a list of them; messages call one a ``kind``."""
 
     def form(value: str | Sequence[str]) -> None:
         given = [value] if isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""Notes, warnings and progress bars on standard error. Bars show only in a terminal."""
+"""Notes, warnings and, in a terminal, progress bars on standard error."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def warn(message: str) -> None:
 
 
 def progress_bar(*columns: TextColumn, show: bool = True) -> Progress:
-    """A bar with description, count, the given columns and the time left; it disappears at the end."""
+    """Make a bar that disappears at the end; the given columns stand before the time left."""
     console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
@@ -35,6 +35,6 @@ def progress_bar(*columns: TextColumn, show: bool = True) -> Progress:
 
 
 def track(items: Iterable[T], title: str, total: int, show: bool = True) -> Iterator[T]:
-    """Pass the items on under a bar."""
+    """Yield the items under a bar."""
     with progress_bar(show=show) as bar:
         yield from bar.track(items, total=total, description=title)

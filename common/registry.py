@@ -1,5 +1,5 @@
-"""Registries find plug-ins by name. Each is one file, whose stem is its name, so listing names needs no import, which might load
-torch. Neither do facts: the plain class attributes of a plug-in."""
+"""Registries find plug-ins by name. A plug-in is a file whose stem is its name, so its name and its facts (plain class
+attributes) are read without an import, which might load torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from common.errors import UsageError, unknown_name
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
-#: Values that a plug-in's facts may have: what JSON can hold, too.
+#: Types of facts, which JSON can hold, too.
 _FACTS = (str, bool, int, float, tuple, list, dict)
 
 
@@ -24,8 +24,8 @@ class Registry(Generic[T]):
     """Plug-ins of one kind.
 
     Args:
-        kind: what the plug-ins are, for messages ("method").
-        package: the package whose modules each register the plug-in of their own name ("heads.segmentation"), or None.
+        kind: a plug-in's name in messages ("method").
+        package: each of its modules registers the plug-in of its own name ("heads.segmentation").
     """
 
     def __init__(self, kind: str, package: str | None = None):
@@ -38,7 +38,7 @@ class Registry(Generic[T]):
             _BY_PACKAGE[package] = self
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator: register the object as ``name``, which can be taken once."""
+        """Register the decorated object as ``name``. Raises UsageError if that is taken."""
 
         def decorate(item: T) -> T:
             if name in self._items and self._items[name] is not item:
@@ -53,7 +53,7 @@ class Registry(Generic[T]):
         return sorted(self._modules | self._items.keys())
 
     def get(self, name: str) -> T:
-        """The plug-in called ``name``; raises UsageError naming the nearest one."""
+        """The plug-in called ``name``. Raises UsageError naming the nearest one."""
         if name not in self._items and name in self._modules:
             importlib.import_module(f"{self._package}.{name}")
         if name not in self._items:
@@ -61,8 +61,7 @@ class Registry(Generic[T]):
         return self._items[name]
 
     def facts(self, name: str) -> dict[str, Any]:
-        """The class attributes with plain values of the plug-in called ``name``, such as ``title``; {} for an unknown name. Files
-        of the package are read without importing them."""
+        """The plain class attributes of a plug-in, such as ``title``; {} for an unknown name. Imports nothing."""
         if name in self._modules:
             return dict(literals_of(ROOT / self._package.replace(".", "/") / f"{name}.py", name))
         classes = reversed(getattr(self._items.get(name), "__mro__", ()))
@@ -74,19 +73,18 @@ _BY_PACKAGE: dict[str, Registry] = {}
 
 
 def plugins_of(package: str) -> Registry:
-    """The registry of a package's plug-ins, to read names and facts without importing the package, which might import torch."""
+    """The registry of a package's plug-ins, to read names and facts without importing the package."""
     return _BY_PACKAGE.get(package) or Registry("plug-in", package)
 
 
 def names_of(package: str) -> Callable[[], list[str]]:
-    """A function that lists a package's plug-ins when it is called: after those of ``--plugin`` have been registered."""
+    """Make a function that lists a package's plug-ins when it is called, after ``--plugin`` has added some."""
     return lambda: plugins_of(package).names()
 
 
 @functools.cache
 def literals_of(file: Path, name: str) -> dict[str, Any]:
-    """Literal attributes of the class in ``file`` that is called ``name`` or registered under it, and of its bases in the
-    checkout; {} without such a class."""
+    """Literal attributes of the class in ``file`` called ``name`` or registered under it, with those of its bases."""
     module = ast.parse(file.read_text(encoding="utf-8")) if file.is_file() else ast.Module([], [])
     for node in module.body:
         if isinstance(node, ast.ClassDef) and (node.name == name or _is_registered(node, name)):
@@ -117,7 +115,7 @@ def _is_registered(node: ast.ClassDef, name: str) -> bool:
 
 
 def load_plugin(spec: str) -> None:
-    """Import a plug-in, which registers itself: a ``.py`` file or a dotted module name. Raises UsageError if it is missing."""
+    """Import a plug-in (a ``.py`` file or a dotted module name), which registers itself. Raises UsageError if missing."""
     path = Path(spec)
     if path.suffix == ".py":
         if not path.is_file():

@@ -1,4 +1,4 @@
-"""Schedules: learning rates, weight decays, temperatures and momenta as functions of the step."""
+"""Learning rates, weight decays, temperatures and momenta as functions of the step."""
 
 import math
 
@@ -17,16 +17,13 @@ def cosine(
     """Linear warm-up from 0 to ``start``, then half a cosine from ``start`` towards ``end``.
 
     Args:
-        start: value after the warm-up, or of step 0 without one.
         end: value at ``total_steps``, the step after the last.
-        step: from 0, below ``total_steps``.
-        total_steps: of the whole run, warm-up included.
-        warmup_steps: from 0 to ``total_steps``.
-        warmup_endpoint: True: the last warm-up step has the value ``start``, and so has the one after it (DINO:
-            ``utils.cosine_scheduler``). False: only the one after it (Barlow Twins: ``adjust_learning_rate``).
+        step: from 0.
+        total_steps: with the warm-up.
+        warmup_endpoint: whether ``start`` is reached at the last warm-up step (DINO: ``utils.cosine_scheduler``) or at the one
+            after it (Barlow Twins: ``adjust_learning_rate``).
 
-    Raises:
-        ValueError: a step outside the run, or more warm-up than run.
+    Raises ValueError for a step outside the run, or more warm-up than run.
     """
     part = _part(step, total_steps, warmup_steps)
     if part is None:
@@ -45,7 +42,7 @@ def poly(
 
 
 def _part(step: int, total_steps: int, warmup_steps: int) -> float | None:
-    """The part of the steps after the warm-up that is over, in [0, 1); None during the warm-up."""
+    """The part in [0, 1) of the steps after the warm-up that is over; None during the warm-up."""
     if not 0 <= step < total_steps or not 0 <= warmup_steps <= total_steps:
         raise ValueError(f"step {step} of a schedule of {total_steps} steps, {warmup_steps} of them warm-up")
     return None if step < warmup_steps else (step - warmup_steps) / (total_steps - warmup_steps)

@@ -1,4 +1,4 @@
-"""Average precision of scores for several labels an image, with an interval. Imports numpy only."""
+"""Average precision of scores for several labels an image, also over resamples. Imports numpy only."""
 
 from __future__ import annotations
 
@@ -8,16 +8,13 @@ import numpy as np
 
 
 def average_precision(scores: np.ndarray, positives: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Area under the precision-recall steps of one class, for several weightings of the images at once. Unit weights give
-    ``sklearn.metrics.average_precision_score`` (images of equal score enter together).
+    """Area under the precision-recall steps of one class: ``[r]`` in [0, 1], NaN where no positive has a weight. Unit weights
+    give ``sklearn.metrics.average_precision_score`` (images of equal score enter together).
 
     Args:
         scores: ``[n]``, higher is more likely.
         positives: bool ``[n]``.
         weights: ``[r, n]``, at least 0: how often each image counts.
-
-    Returns:
-        ``[r]`` in [0, 1]; NaN where no positive has a weight.
     """
     return _area(*_curve(scores, positives, weights))
 
@@ -25,11 +22,10 @@ def average_precision(scores: np.ndarray, positives: np.ndarray, weights: np.nda
 def interpolated_precision(
     scores: np.ndarray, positives: np.ndarray, weights: np.ndarray, points: int | None = None
 ) -> np.ndarray:
-    """Average precision of VOC, where the precision at a recall is the best at that recall or beyond (Everingham et al. 2010,
-    section 4.2). Arguments and result as of ``average_precision``.
+    """``average_precision`` with the best precision at each recall or beyond (VOC: Everingham et al. 2010, section 4.2).
 
     Args:
-        points: mean over that many recalls, evenly from 0 to 1 (VOC 2007: 11). None: area under the whole curve (VOC since 2010).
+        points: mean over that many recalls from 0 to 1 (VOC 2007: 11). None: area under the curve (VOC since 2010).
     """
     hits, precision = _curve(scores, positives, weights)
     best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
@@ -44,7 +40,7 @@ def interpolated_precision(
 
 
 def _curve(scores: np.ndarray, positives: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Positives so far and precision after each run of equal scores, best scores first, ``[r, runs]`` each."""
+    """Positives so far and precision, ``[r, runs]`` each, after each run of equal scores, best first."""
     weights = np.asarray(weights, np.float64)
     order = np.argsort(-scores, kind="stable")
     scores, positives, weights = scores[order], positives[order], weights[:, order]
@@ -61,8 +57,7 @@ def _area(hits: np.ndarray, precision: np.ndarray) -> np.ndarray:
 
 
 def mean_average_precision(scores: np.ndarray, label_sets: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """The statistic ``weights [r, n] -> [r]``: average precision (in [0, 1]) averaged over the classes that have a positive.
-    ``scores``: ``[n, classes]``, ``label_sets``: bool ``[n, classes]``."""
+    """Make the statistic ``weights [r, n] -> [r]`` in [0, 1], a mean over classes with a positive, from ``[n, classes]`` each."""
     present = np.flatnonzero(label_sets.any(axis=0))
 
     def statistic(weights: np.ndarray) -> np.ndarray:

@@ -1,8 +1,5 @@
-"""Bootstrap intervals over test samples, vectorised. Imports numpy only.
-
-Percentile intervals as in Efron & Tibshirani, An Introduction to the Bootstrap (1993), section 13.3: a resample draws n of the n
-samples with replacement; the interval lies between the 2.5% and 97.5% quantiles of the statistic over all resamples.
-"""
+"""Bootstrap intervals over test samples: quantiles 2.5% and 97.5% of a statistic over resamples with replacement
+(Efron & Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3). Imports numpy only."""
 
 from __future__ import annotations
 
@@ -17,8 +14,8 @@ _CHUNK = 1 << 22
 
 
 def mean_interval(values: np.ndarray, resamples: int = 20 * RESAMPLES, seed: int = 0) -> tuple[float, float]:
-    """95% interval of the mean of ``values``, one number a sample (``[n]``, such as 0 and 1 for wrong and right). Few distinct
-    values are drawn from the multinomial distribution, at no cost per sample. Raises ValueError for no or non-finite values."""
+    """95% interval of the mean of ``values [n]``. Few distinct ones (0 and 1 for wrong and right) are drawn from the
+    multinomial distribution, at no cost per sample. Raises ValueError for no or non-finite values."""
     values = np.asarray(values, np.float64)
     if values.ndim != 1 or len(values) == 0 or not np.isfinite(values).all():
         raise ValueError(f"a bootstrap needs finite values [n], n ≥ 1, and got shape {values.shape}")
@@ -36,17 +33,16 @@ def bootstrap(
     """95% interval of any statistic of n samples. Raises ValueError if no resample has a value.
 
     Args:
-        statistic: takes how often each sample is drawn, float64 ``[r, n]`` (each row sums to n), and returns ``[r]``. NaN (no
-            positive drawn) is left out of the quantiles.
-        seed: equal seeds draw equal resamples, whatever the statistic, so that differences of statistics can be paired.
+        statistic: takes how often each sample is drawn, float64 ``[r, n]``, and returns ``[r]``; NaN values are left out.
+        seed: draws equal resamples for every statistic, so that differences can be paired.
     """
     results = [statistic(weights) for weights in resample_counts(n, resamples, seed)]
     return _percentiles(np.concatenate(results))
 
 
 def resample_counts(n: int, resamples: int, seed: int = 0):
-    """Yield float64 arrays ``[r, n]`` of how often each sample is drawn, ``resamples`` rows in all, in bounded memory. The first
-    rows do not depend on ``resamples``."""
+    """Yield float64 ``[r, n]``, how often each sample is drawn, in chunks of ``resamples`` rows in all. The first rows do not
+    depend on ``resamples``."""
     if n < 1:
         raise ValueError("a bootstrap needs at least one sample")
     rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""Confusion matrices of segmentation, and scores from them. Void pixels (255) count nowhere."""
+"""Confusion matrices of segmentation and their scores. Void pixels (255) never count."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from common.statistics.bootstrap import RESAMPLES, resample_counts
 
 
 def confusion_matrix(predicted: np.ndarray, mask: np.ndarray, num_classes: int) -> np.ndarray:
-    """Pixel counts of one image, int64 ``[C, C]`` (rows: true class, columns: predicted), from two arrays ``[H, W]`` of classes in
-    0 … C - 1; the true mask has 255 for void. Raises ValueError if shapes differ or a class is out of range."""
+    """Count the pixels of one image: int64 ``[C, C]`` (rows: true class, columns: predicted) from two arrays ``[H, W]``.
+    Raises ValueError if shapes differ or a class is outside 0 to C - 1."""
     if predicted.shape != mask.shape:
         raise ValueError(f"prediction of {predicted.shape} and mask of {mask.shape} differ in size")
     counted = mask != VOID
@@ -21,11 +21,10 @@ def confusion_matrix(predicted: np.ndarray, mask: np.ndarray, num_classes: int) 
 
 
 def class_scores(matrices: np.ndarray) -> dict[str, np.ndarray]:
-    """Per-class scores of confusion matrices ``[…, C, C]``: "iou", "recall" (the class's accuracy), "precision", "f1", each
-    ``[…, C]`` in [0, 1].
+    """Per-class scores, ``[…, C]`` in [0, 1], of confusion matrices ``[…, C, C]``: "iou", "recall", "precision", "f1".
 
-    A class that is neither in the masks nor predicted is absent: NaN in every score. A class that is predicted but not in the
-    masks has an IoU, a precision and an F1 of 0, and no recall; a class never predicted has a precision of 0.
+    All are NaN for a class neither in the masks nor predicted. A class missing in the masks only has no recall and 0
+    otherwise; a class never predicted has a precision of 0.
     """
     matrices = np.asarray(matrices, dtype=np.float64)
     hit = np.diagonal(matrices, axis1=-2, axis2=-1)
@@ -44,9 +43,8 @@ def class_scores(matrices: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def scores(matrices: np.ndarray) -> dict[str, np.ndarray]:
-    """Summary scores in percent of confusion matrices ``[…, C, C]``, each summed over a data set's images: "miou",
-    "mean_accuracy", "precision", "recall", "f1" are means over the classes that have the score; "pixel_accuracy" is the share of
-    pixels. ``miou`` equals torchmetrics' ``MulticlassJaccardIndex(ignore_index=255)``."""
+    """Summary scores in percent of confusion matrices ``[…, C, C]``, summed over images. All but "pixel_accuracy" are means over
+    the classes that have the score; "miou" equals torchmetrics' ``MulticlassJaccardIndex(ignore_index=255)``."""
     matrices = np.asarray(matrices, dtype=np.float64)
     by_class = class_scores(matrices)
     total = matrices.sum((-2, -1))
@@ -70,6 +68,6 @@ def bootstrap_scores(matrices: np.ndarray, resamples: int = RESAMPLES, seed: int
     """``scores`` of bootstrap resamples of the images: ``[resamples]`` each, from per-image confusion matrices ``[n, C, C]``."""
     n, num_classes, _ = matrices.shape
     flat = matrices.reshape(n, -1).astype(np.float64)
-    # One product with the counts gives all resampled matrices. Draws are those of the report's paired tests.
+    # The report's paired tests draw the same resamples.
     resampled = np.concatenate([counts @ flat for counts in resample_counts(n, resamples, seed)])
     return scores(resampled.reshape(resamples, num_classes, num_classes))

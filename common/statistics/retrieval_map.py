@@ -1,5 +1,5 @@
-"""Mean average precision of image retrieval as revisited Oxford and Paris define it (Radenović et al. 2018, arXiv
-1803.11285; reference: dino/utils.py, ``compute_map``). Imports numpy only."""
+"""Average precision of retrieval as in revisited Oxford and Paris (Radenović et al. 2018, arXiv 1803.11285; dino/utils.py,
+``compute_map``). Imports numpy only."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import numpy as np
 def retrieval_map(
     ranks: np.ndarray, ok: Sequence[np.ndarray], junk: Sequence[np.ndarray], cutoffs: Sequence[int] = (1, 5, 10)
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Score rankings after junk images are removed. Average precision is the area under the precision-recall curve by trapezoids. A
-    cut-off beyond the last positive is lowered to it, as in the reference.
+    """Score rankings after junk images are removed. A cut-off beyond the last positive is lowered to it, as in the reference.
 
     Args:
         ranks: int ``[database, Q]``: column q lists database images from best to worst for query q.
@@ -20,11 +19,9 @@ def retrieval_map(
         junk: for each query the images that count neither way.
         cutoffs: K ranks, from 1, at which to take the precision.
 
-    Returns:
-        average precision ``[Q]`` and precision at each cut-off ``[Q, K]``, in [0, 1]; NaN for a query without positives.
+    Returns average precision ``[Q]`` and precision at the cut-offs ``[Q, K]``, in [0, 1]; NaN for a query without positives.
 
-    Raises:
-        ValueError: lists of other lengths than Q; a positive that a ranking lacks; no query with positives.
+    Raises ValueError for other lengths than Q, a positive that a ranking lacks, or no query with positives.
     """
     queries = ranks.shape[1]
     if len(ok) != queries or len(junk) != queries:
@@ -39,7 +36,7 @@ def retrieval_map(
         is_junk = np.isin(ranks[:, query], np.asarray(junk[query], np.int64))
         if is_positive.sum() != len(positives):
             raise ValueError(f"the ranking of query {query} has {is_positive.sum()} of its {len(positives)} positives")
-        # Places from 0, counted without the junk before them.
+        # Places count from 0, without the junk before them.
         places = np.flatnonzero(is_positive)
         places = places - np.cumsum(is_junk)[places] + is_junk[places]
         aps[query] = trapezoid_precision(places, len(places))
@@ -52,8 +49,8 @@ def retrieval_map(
 
 
 def trapezoid_precision(places: np.ndarray, positives: int) -> float:
-    """Average precision of a ranking, in [0, 1]: the area under its precision-recall curve by trapezoids. ``positives`` is their
-    number; those in the ranking are at ``places``, from 0, rising."""
+    """Average precision in [0, 1]: area under the precision-recall curve by trapezoids. Of ``positives`` images, the ranking
+    has some at ``places``, from 0, rising."""
     hits = np.arange(len(places))
     before = np.where(places == 0, 1.0, hits / np.maximum(places, 1))
     after = (hits + 1) / (places + 1)
