@@ -1,4 +1,4 @@
-"""Run directories in; tables, statistics, figures and one HTML page out. Imports no torch."""
+"""Make tables, statistics, figures and one HTML page from run directories. Imports no torch; begin in ``page.page``."""
 
 from __future__ import annotations
 
@@ -13,24 +13,22 @@ def build_report(
     generated: str | None = None,
     palette: str = "diverging",
 ) -> Path:
-    """Write the report of some run directories: ``index.html``, ``tables/*.csv|md|tex`` and ``figures/*.png|pdf``.
+    """Write the report of run directories: ``index.html``, ``tables/*.csv|md|tex`` and ``figures/*.png|pdf``.
 
-    The same directories give the same bytes: the only date on the page is the newest one that the runs carry.
+    The same directories give the same bytes, since the page's only date is that of the newest run.
 
     Args:
-        run_dirs: run directories, or folders of them; also copies from other machines; beside them any ``bench.json`` of
-            ``python -m benchmarks.run``. What cannot be read is listed in the
-            report's problems and does not stop it.
-        out: folder to write into; files of an earlier report there are replaced.
-        title: heading of the page.
-        generated: a date to print instead of the newest of the runs.
-        palette: of cross-correlations: ``diverging`` (white at 0), or ``study`` (cyan at 0, red at 1).
+        run_dirs: runs, or folders of runs and of ``bench.json`` files from ``python -m benchmarks.run``. The report lists
+            unreadable files as problems.
+        out: folder; files of an earlier report are replaced.
+        generated: a date to print instead of the newest run's.
+        palette: colours of cross-correlations: ``diverging`` (white at 0), or ``study`` (cyan at 0, red at 1).
 
     Returns:
         the page's path.
 
     Raises:
-        UserError: no directory was given, none of them is a run, or ``out`` cannot be written.
+        UserError: no directory is a run, or ``out`` cannot be written.
         UsageError: unknown ``palette``.
     """
     from reports.page.page import write_report

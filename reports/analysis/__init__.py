@@ -1,3 +1,3 @@
-"""From runs to a comparison. ``rows`` groups runs that differ in their seed only (``identity``), ``columns`` sorts their
-measurements, ``comparison`` puts both together, and ``tests`` finds which differences hold. ``facts`` is what methods and
-evaluations declare of themselves, ``reproduction`` puts ``published`` numbers beside measured ones, ``tables`` writes files."""
+"""From runs to a comparison: begin with ``comparison``. ``rows`` groups runs that differ only in seed (``identity``), ``columns``
+sorts measurements, ``tests`` finds significant differences. ``facts`` reads the declarations of methods and evaluations,
+``reproduction`` compares with ``published`` numbers, ``tables`` writes files."""

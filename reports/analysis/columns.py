@@ -1,4 +1,4 @@
-"""The columns of a comparison: which measurements are of one kind, how the columns are called, and what stands in their cells."""
+"""Sort measurements into the columns of a comparison."""
 
 from __future__ import annotations
 
@@ -15,10 +15,7 @@ from rundir.results import Measurement, is_outcome
 
 @dataclass(frozen=True)
 class Column:
-    """One kind of measurement: an evaluation's metric, and which of several variants of its protocol ("k 20").
-
-    ``facts`` say how to show it (``eval.core.base.facts_of``).
-    """
+    """An evaluation's metric in one variant of its protocol ("k 20"). ``facts`` comes from ``eval.core.base.facts_of``."""
 
     evaluation: str
     metric: str
@@ -40,7 +37,7 @@ class Column:
 
     @property
     def sign(self) -> int:
-        """1 where more is better, -1 where less is."""
+        """1 where higher is better, else -1."""
         return -1 if self.facts["lower_is_better"] else 1
 
 
@@ -49,11 +46,10 @@ class Cell:
     """A row's measurements in a column.
 
     Attributes:
-        results: one a seed, in the order of the row's runs that have it.
-        over_seeds: their mean, spread and t interval.
-        images: 95% bootstrap interval over the test images, of the mean over seeds; None where there is none.
-        bold: the best of its backbone's rows in its column, and the difference to each of them holds.
-        unequal: bold, but some row it was compared with differs in a setting.
+        results: one per seed, in the order of the row's runs.
+        images: 95% bootstrap interval of the mean over seeds, over test images.
+        bold: significantly better than every other row of its backbone.
+        unequal: bold, but a row it was compared with differs in a setting.
     """
 
     results: list[Measurement]
@@ -64,14 +60,7 @@ class Cell:
 
 
 def columns_of(measured: Sequence[Sequence[Sequence[Measurement]]]) -> dict[Column, dict[int, list[Measurement]]]:
-    """Sort measurements into columns.
-
-    Args:
-        measured: by row and run.
-
-    Returns:
-        by column, in the order of the table, the measurements of each row that has some.
-    """
+    """Sort measurements (by row and run) into columns: for each column, in table order, the measurements by row."""
     split = _splitting_conditions(itertools.chain.from_iterable(measured))
     columns: dict[Column, dict[int, list[Measurement]]] = {}
     for row, runs in enumerate(measured):
@@ -81,8 +70,8 @@ def columns_of(measured: Sequence[Sequence[Sequence[Measurement]]]) -> dict[Colu
 
 
 def headline_of(columns: Sequence[Column]) -> list[int]:
-    """Positions of the columns that stand in the first table, one an evaluation: a headline metric in the variant that the
-    evaluation declares for it (k = 20, DINO's, for k-NN); never the one that came out best."""
+    """Positions of the first table's columns, one per evaluation: a headline metric in the variant that the evaluation
+    declares (k = 20, DINO's, for k-NN), never the variant with the best result."""
     chosen: dict[str, int] = {}
     for position, column in enumerate(columns):
         first = columns[chosen.setdefault(column.evaluation, position)]
@@ -100,7 +89,7 @@ def _in_headline_variant(column: Column) -> bool:
 
 
 def conditions_of(result: Measurement) -> dict[str, str]:
-    """Under what a measurement was made, flat and as text: its protocol and its training data."""
+    """Flatten a measurement's protocol and training data to text by name."""
     flat: dict[str, str] = {}
 
     def add(prefix: str, mapping: dict[str, Any]) -> None:
@@ -116,15 +105,14 @@ def conditions_of(result: Measurement) -> dict[str, str]:
 
 
 def differing_conditions(results: Iterable[Measurement]) -> list[str]:
-    """The conditions that are not the same for all of them."""
+    """Name the conditions in which measurements differ."""
     conditions = [conditions_of(result) for result in results]
     names = dict.fromkeys(itertools.chain.from_iterable(conditions))
     return [name for name in names if len({one.get(name) for one in conditions}) > 1]
 
 
 def _splitting_conditions(runs: Iterable[Sequence[Measurement]]) -> dict[tuple[str, str], list[str]]:
-    """For each evaluation and metric, the conditions under which one run was measured several times (k of k-NN). They are read off
-    the measurements: several of one run in one cell would be taken for seeds."""
+    """For each evaluation and metric, name the conditions that vary within one run (k of k-NN), which are no seeds."""
     split: dict[tuple[str, str], dict[str, None]] = {}
     for results in runs:
         kinds: dict[tuple[str, str], list[Measurement]] = {}
@@ -144,7 +132,7 @@ def _column(result: Measurement, split: dict[tuple[str, str], list[str]]) -> Col
 
 
 def _ordered(columns: Iterable[Column]) -> list[Column]:
-    """By evaluation; within, as the runs list metrics, variants by value."""
+    """Sort by evaluation, then by the metrics' order in the runs, then by the variant's value."""
     columns = list(columns)
     metrics = list(dict.fromkeys((column.evaluation, column.metric) for column in columns))
 

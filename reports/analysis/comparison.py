@@ -1,4 +1,4 @@
-"""Rows against each other on one test set: the columns, the cells, the tests corrected over the table, and what is in bold."""
+"""Compare rows on each test set: cells, tests corrected over the table, and bold numbers."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from reports.analysis.statistics import holm, over_seeds
 from reports.analysis.tests import tests_of_column
 from rundir.results import test_data_of
 
-#: A difference holds if its Holm-adjusted p-value is below this.
+#: A difference holds where its Holm-adjusted p-value is smaller.
 ALPHA = 0.05
-#: Pairs of rows listed one by one; beyond, those with the best row of each column are (all are tested and corrected for).
+#: With more tested pairs, the table lists only pairs with the best row of a column.
 LISTED_PAIRS = 2000
 
 
@@ -26,14 +26,13 @@ class Comparison:
 
     Attributes:
         data, fingerprint: of the test set.
-        rows, columns: of the table; columns in the order of evaluations' names.
-        headline: positions of the columns that stand in the first table and are tested, one an evaluation.
-        cells: by (row, column) position; absent where it was not measured.
-        unequal_settings: keys of ``SETTINGS`` in which the trained rows differ.
-        unequal_protocols: for each column, the conditions in which its rows differ.
-        tests: a line for each tested pair and column (see ``tests.ColumnTests.pairs``), with ``p_holm`` and whether it ``holds``.
-        untested: why pairs could not be tested, with how many.
-        tested: number of pairs that were tested and corrected for.
+        headline: positions of the tested columns, which the first table shows.
+        cells: by (row, column) position; absent where not measured.
+        unequal_settings: keys of ``SETTINGS`` in which trained rows differ.
+        unequal_protocols: by column, the conditions in which rows differ.
+        tests: a line per pair and column (see ``tests.ColumnTests.pairs``), with ``p_holm`` and ``holds``.
+        untested: number of untested pairs by reason.
+        tested: number of tested pairs, all corrected for.
     """
 
     data: str
@@ -50,24 +49,24 @@ class Comparison:
 
     @property
     def blocks(self) -> list[list[int]]:
-        """Positions of the rows of each backbone and training data: what a method is compared within."""
+        """Positions of the rows of each backbone and training data, within which methods are compared."""
         blocks: dict[tuple[str, str], list[int]] = {}
         for position, row in enumerate(self.rows):
             blocks.setdefault((row.data, row.backbone), []).append(position)
         return list(blocks.values())
 
     def column(self, column: int) -> dict[int, Cell]:
-        """The cells of a column, by position of their row."""
+        """The cells of a column by row."""
         return {row: self.cells[row, column] for row in range(len(self.rows)) if (row, column) in self.cells}
 
     def best(self, column: int, rows: Iterable[int]) -> int | None:
-        """Of these rows, the one with the best mean in a column."""
+        """The row with the best mean in a column."""
         means = {row: self.cells[row, column].over_seeds.mean for row in rows if (row, column) in self.cells}
         return max(means, key=lambda row: self.columns[column].sign * means[row]) if means else None
 
 
 def compare(rows: Sequence[Row]) -> list[Comparison]:
-    """Compare rows, test set by test set (the one with most rows first)."""
+    """Compare rows on each test set, the one with most rows first."""
     sets: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         for test_set in {test_data_of(result): None for run in row.runs for result in run.results}:
@@ -107,7 +106,7 @@ def _compare_on(test_set: tuple[str, str], rows: list[Row]) -> Comparison:
 
 
 def _test(table: Comparison) -> None:
-    """Test pairs of rows in the headline columns, correct over the whole table, and set what is bold."""
+    """Test pairs in the headline columns, correct over the whole table, and set ``bold``."""
     frames = []
     for column, kind in enumerate(table.columns):
         tests = tests_of_column(table.rows, table.column(column), paired=column in table.headline)
@@ -134,7 +133,7 @@ def _test(table: Comparison) -> None:
 
 
 def _embolden(table: Comparison, column: int, best: int, tests: pd.DataFrame) -> None:
-    """Bold: the best row of a block, where its difference to every other row of the block was tested and holds."""
+    """Make the best cell bold where its difference to every other row of its block holds."""
     block = next(block for block in table.blocks if best in block)
     others = [row for row in block if row != best and (row, column) in table.cells]
     here = tests[(tests["column"] == column) & tests["holds"]]

@@ -1,7 +1,4 @@
-"""What methods and evaluations say of themselves: as the run has kept it, or as the plug-in's file declares it.
-
-Runs made before these facts were kept, and those of plug-ins that are not here, have the defaults of ``Method`` and ``Evaluation``.
-"""
+"""Read the declarations of methods and evaluations: from the run, else from the plug-in's file, else the base class's defaults."""
 
 from __future__ import annotations
 
@@ -15,20 +12,20 @@ from rundir.results import Measurement
 
 
 def method_facts(run: Run) -> dict[str, Any]:
-    """The class attributes of a run's method that ``methods.core.base.Method`` lists, among them ``title``."""
+    """The class attributes declared by ``methods.core.base.Method``, as a run's method has them."""
     method = str(run.config.get("method") or "")
     defaults = literals_of(ROOT / "methods/core/base.py", "Method") | plugins_of("methods").facts(method)
     return defaults | _of_same_types(run.environment.get("method"), defaults)
 
 
 def column_facts(measurement: Measurement) -> dict[str, Any]:
-    """How to show a measurement; see ``eval.core.base.facts_of``."""
+    """The display facts of a measurement, see ``eval.core.base.facts_of``."""
     defaults = facts_of(measurement.evaluation, measurement.metric)
     return defaults | _of_same_types(measurement.facts, defaults)
 
 
 def _of_same_types(kept: Any, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries that can be used: files of runs come from anywhere."""
+    """Keep entries of the expected type, since run files come from anywhere."""
     if not isinstance(kept, dict):
         return {}
     return {key: value for key, value in kept.items() if key in defaults and type(value) is type(defaults[key])}

@@ -1,4 +1,4 @@
-"""What a run trained, without its seed: which runs are seeds of one row, and which are copies of each other."""
+"""Find out which runs are seeds of one row, and which are copies of each other."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from rundir.read import Problem, Run
 from rundir.results import measured_key
 from training.config import TrainConfig
 
-#: Under which name the fingerprint of a run's training images stands with its options.
+#: Key of the training images' fingerprint among the options.
 IMAGES = "data_fingerprint"
 
 
 def identity_of(run: Run) -> str:
-    """Equal for the runs of one row."""
+    """A text that is equal for the runs of one row."""
     return json.dumps(trained_options(run), sort_keys=True, default=str)
 
 
 def trained_options(run: Run) -> dict[str, Any]:
-    """The options that decide what was trained: not the seed, those without effect on results or those of evaluations, and for an
-    untrained network none of training. With them the fingerprint of the images, since one name (imagefolder) may stand for any."""
+    """The options that decide the trained weights, without the seed, and the fingerprint of the training images (the name
+    ``imagefolder`` may mean any)."""
     images = {IMAGES: run.fingerprint} if run.fingerprint else {}
     if not method_facts(run)["trains"]:
         kept = ("method", "backbone", "data", "image_size")
         return {key: run.config[key] for key in kept if key in run.config} | images
     left_out = {"seed", *options_without_effect(TrainConfig)}
     if str(run.config.get("budget") or "").startswith("minutes="):
-        # Such a budget is measured anew in each run: how many epochs it gave is a result.
+        # Such a budget is measured anew in each run, so the epochs are a result.
         left_out |= {"epochs", "warmup_epochs"}
     evaluations = {*(run.config.get("evals") or []), *(result.evaluation for result in run.results)}
     prefixes = tuple(f"{name}_" for name in evaluations)
@@ -38,9 +38,10 @@ def trained_options(run: Run) -> dict[str, Any]:
 
 
 def without_duplicates(runs: Sequence[Run]) -> tuple[list[Run], list[Problem]]:
-    """Drop copies: of runs with the same options and the same seed, the newest stays, and a note names the run that it replaces.
-    Copies are no independent repetitions, so counting both would make the spread over seeds look smaller than it is.
-    Measurements that only an older copy has are taken over."""
+    """Keep the newest of runs with equal options and seed, with the measurements that only an older one has; return notes, too.
+
+    Copies are no independent repetitions: counting both would make the spread over seeds look too small.
+    """
     kept: dict[tuple[str, str], Run] = {}
     notes: list[Problem] = []
     for run in runs:

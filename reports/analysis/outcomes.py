@@ -1,7 +1,7 @@
-"""Per-image outcomes of measurements (``predictions/*.npz``), which paired tests and bootstraps need.
+"""Read per-image outcomes of measurements (``predictions/*.npz``) for paired tests and bootstraps.
 
 A file holds ``names_hash`` (of the test images' names, in order), and one of
-- the measurement's metric as a vector ``[n]`` of per-image scores, whose mean is the measurement;
+- per-image scores ``[n]`` under the metric's name; their mean is the measurement;
 - ``confusion`` ``[n, C, C]``, per-image confusion matrices, for the metrics of ``common.statistics.confusion``;
 - ``scores`` ``[n, C]`` and ``label_sets`` ``[n, C]`` (bool), for mean average precision over classes.
 """
@@ -22,7 +22,7 @@ from rundir.results import Measurement, names_hash
 
 
 class NoOutcomes(Exception):
-    """A measurement has no per-image outcomes that can be used; the text says why."""
+    """A measurement has no usable per-image outcomes; the text is the reason."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Outcomes:
     """Per-image outcomes of one measurement.
 
     Attributes:
-        names: hash of the test images' names. Outcomes are paired only where it is equal.
-        values: ``[n]`` in the measurement's unit, whose mean is the measurement; None for a metric that is no mean.
-        binary: True where an image is either right or wrong.
-        matrices: ``[n, C, C]`` for metrics of summed confusion matrices, else None.
-        ranking: scores and targets, each ``[n, C]``, for mean average precision, else None.
+        names: hash of the test images' names; only equal ones are paired.
+        values: ``[n]`` in the measurement's unit, for a metric that is a mean over images.
+        binary: an image is either right or wrong.
+        matrices: ``[n, C, C]`` for metrics of summed confusion matrices.
+        ranking: scores and targets, each ``[n, C]``, for mean average precision.
     """
 
     names: str
@@ -60,11 +60,7 @@ class Outcomes:
 
 
 def outcomes_of(result: Measurement) -> Outcomes:
-    """Read the outcomes of one measurement and check that they give its value.
-
-    Raises:
-        NoOutcomes: there are none, they are damaged, or they do not belong to the measurement.
-    """
+    """Read the outcomes of a measurement and check that they give its value. Raises NoOutcomes where they do not."""
     file = result.predictions_file
     if file is None:
         raise NoOutcomes("it has no per-image outcomes")

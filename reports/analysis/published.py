@@ -1,4 +1,4 @@
-"""Published numbers: the tables of papers in ``published/*.yaml``, and what makes each of their rows again.
+"""Read published numbers: the tables of papers in ``published/*.yaml``, with the options that reproduce each row.
 
 A file holds the tables of one paper:
 
@@ -6,26 +6,26 @@ A file holds the tables of one paper:
     source: the authors' code, and its commit
     tables:
       NAME:                       # known as FILE/NAME, such as dino/table2
-        title: what is shown
+        title: heading of the table
         where: table 2            # in the paper
         protocol: how the numbers were measured there
-        cost: what it takes to run, in words
-        differs: [WORDS]          # where what is run here differs from the paper, in every row
-        test_images: 50000        # of the published numbers, where known: other numbers of images are marked
+        cost: time and hardware for a run, in words
+        differs: [WORDS]          # differences between our runs and the paper's, in every row
+        test_images: 50000        # where published; measurements on another number of images are marked
         grid: experiments/…yaml   # a table of trainings: its rows are cells of that grid
-        parts: {PART: {OPTION: VALUE}}   # else: the commands that a row takes, run.py evaluate with these options
+        parts: {PART: {OPTION: VALUE}}   # else: a row's commands, run.py evaluate with these options
         columns:
           NAME: {title, evaluation, metric, protocol: {KEY: VALUE}, part, scale}
         rows:
-          - name: what the paper calls it
-            published: {COLUMN: NUMBER}   # may be empty: nothing was published of it
+          - name: the paper's name for it
+            published: {COLUMN: NUMBER}   # may be empty
             run: {OPTION: VALUE}  # options of the row: weights, backbone; or
             cell: NAME            # of the grid, without its seed; or
             not_run: why it cannot be run here
-            only: [PART]          # the parts that the row has; default: all
-            differs: WORDS        # further, in this row
+            only: [PART]          # the row's parts; default: all
+            differs: WORDS        # a further difference, in this row
 
-A column without an evaluation is published and not measured here. ``scale`` is what a measured value is multiplied by.
+A column without an evaluation is not measured here. Measured values are multiplied by ``scale``.
 """
 
 from __future__ import annotations
@@ -42,10 +42,7 @@ FOLDER = Path(__file__).with_suffix("")
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A column of a published table, and the measurement that it is compared with; see this file's docstring.
-
-    ``protocol``: entries that the measurement's protocol must have, such as k. ``part``: which of a row's commands measures it.
-    """
+    """A column of a published table and its measurement: ``protocol`` entries (such as k) must agree, ``part`` measures it."""
 
     title: str
     evaluation: str = ""
@@ -57,7 +54,7 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedRow:
-    """A row, with one of ``run``, ``cell`` and ``not_run``."""
+    """A row, with exactly one of ``run``, ``cell`` and ``not_run``."""
 
     name: str
     published: dict[str, float]
@@ -87,29 +84,29 @@ class PublishedTable:
     rows: list[PublishedRow]
 
     def row(self, name: str) -> PublishedRow:
-        """Raises UsageError for an unknown name, naming the nearest."""
+        """Look up a row. Raises UsageError for an unknown name, naming the nearest."""
         rows = {row.name: row for row in self.rows}
         if name not in rows:
             raise unknown_name(f"row of {self.name}", name, rows)
         return rows[name]
 
     def parts_of(self, row: PublishedRow) -> list[str]:
-        """The commands that a row takes; a training is one, called ""."""
+        """Names of a row's commands; a training has one, called ""."""
         return row.only or list(self.parts) or [""]
 
     @property
     def data(self) -> list[str]:
-        """Names of the data sets that its rows read; none for a grid, which has them itself."""
+        """Names of the rows' data sets; empty for a grid."""
         return list(dict.fromkeys(str(options["data"]) for options in self.parts.values()))
 
     @property
     def weights(self) -> list[str]:
-        """Released weights that its rows measure."""
+        """Names of the rows' released weights."""
         return list(dict.fromkeys(row.run["weights"] for row in self.rows if row.run and row.run.get("weights")))
 
 
 def read_published(folder: Path | None = None) -> dict[str, PublishedTable]:
-    """All tables of a folder (default: ``FOLDER``) by name. Raises UsageError naming the file and what is wrong in it."""
+    """Read all tables of a folder (default: ``FOLDER``) by name. Raises UsageError for a wrong file."""
     tables: dict[str, PublishedTable] = {}
     for file in sorted((folder or FOLDER).glob("*.yaml")):
         try:
@@ -150,7 +147,7 @@ def _table(name: str, entry: dict[str, Any]) -> PublishedTable:
 
 
 def _wrong_in(row: PublishedRow, table: PublishedTable) -> str:
-    """What is wrong in a row; "" for nothing."""
+    """The error in a row, or ""."""
     if not set(row.published) <= set(table.columns):
         return f"publishes {', '.join(row.published)}, and the columns are {', '.join(table.columns)}"
     if others := [value for value in row.published.values() if type(value) not in (int, float)]:

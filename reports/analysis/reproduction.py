@@ -1,4 +1,4 @@
-"""Published numbers beside those that runs measured; a run names the row that it reproduces in its ``reproduces.json``."""
+"""Put published and measured numbers side by side; a run names the row that it reproduces in ``reproduces.json``."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from rundir.results import Measurement
 
 @dataclass(frozen=True)
 class Measured:
-    """What runs measured for one published number, in its unit: the mean over runs (seeds), its 95% interval (with one run over
-    test images), the number of runs, and the numbers of test images."""
+    """The measurement of one published number, in its unit: mean and 95% interval over seeds (with one seed, over test images),
+    and the numbers of test images."""
 
     value: float
     low: float | None
@@ -27,8 +27,8 @@ class Measured:
 
 
 def measured(table: PublishedTable, row: PublishedRow, column: Column, runs: Sequence[Run]) -> Measured | None:
-    """What ``runs`` measured of a row's column; None where they have not."""
-    by_seed: dict[str, Measurement] = {}  # of copies of a run the newest counts, once
+    """Average the runs' measurements of a row's column; None without any."""
+    by_seed: dict[str, Measurement] = {}  # the newest copy of a run wins
     for run in sorted(runs, key=lambda run: run.newest):
         if run.finished and _is_of(run, table, row, column):
             by_seed |= {str(run.seed): result for result in run.results if _fits(result, column)}
@@ -48,7 +48,7 @@ def _is_of(run: Run, table: PublishedTable, row: PublishedRow, column: Column) -
 
 
 def _fits(result: Measurement, column: Column) -> bool:
-    """True for the measurement that a column is compared with. Words of a protocol are compared by their beginning."""
+    """Compare with a column's protocol, words by their beginning."""
     for key, wanted in column.protocol.items():
         value = result.protocol.get(key)
         if not (str(value).startswith(wanted) if isinstance(wanted, str) else value == wanted):
@@ -59,11 +59,11 @@ def _fits(result: Measurement, column: Column) -> bool:
 def side_by_side(
     table: PublishedTable, runs: Sequence[Run], missing: Mapping[tuple[str, str], str] | None = None
 ) -> Table:
-    """A line for each published number: published, measured, the difference, and remarks.
+    """Make a table of published and measured numbers, their differences, and remarks.
 
     Args:
-        runs: any runs; those that reproduce rows of this table are used.
-        missing: by row and part, why it could not be measured.
+        runs: any runs; runs of other tables are ignored.
+        missing: by row and part, the reason why it was not measured.
     """
     lines, breaks = [], set()
     for row in table.rows:
@@ -138,7 +138,7 @@ def _remarks(
 
 
 def tables_of(runs: Sequence[Run], problems: list[Problem]) -> list[Table]:
-    """Every published table that some of the runs reproduce; a run that names an unknown row is added to ``problems``."""
+    """Make the tables that some runs reproduce; a run that names an unknown row is added to ``problems``."""
     marked = [run for run in runs if run.reproduces]
     if not marked:
         return []

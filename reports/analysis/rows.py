@@ -1,4 +1,4 @@
-"""Rows of the tables: runs that differ in nothing but their seed, and what has to be known beside their numbers."""
+"""Group runs that differ only in seed into rows, with their settings and cost."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from reports.analysis.identity import IMAGES, identity_of, trained_options
 from rundir.options import START, as_number, label_use
 from rundir.read import Run
 
-#: What must be equal for a comparison to be about the method: heading of each setting.
+#: Headings of the settings that a fair comparison of methods holds equal.
 SETTINGS = {name: name.capitalize() for name in ("patch", "input", "data", "start")}
 SETTINGS |= {"budget": "Images seen", "labels": "Labels"}
 
-#: Options that a row's name spells out; rows that differ in more are lettered.
+#: A row's name spells out at most so many options; with more, rows get letters.
 MOST_SPELT = 2
-#: The setting "start" of a training without ``--init``.
+#: Setting "start" without ``--init``.
 RANDOM = "random"
 
 
@@ -30,16 +30,15 @@ class Row:
     """Runs with the same options but for the seed.
 
     Attributes:
-        runs: one a seed, by seed.
-        method, backbone: their names in the options; for weights from elsewhere the method is their file's name.
-        facts: what the method declares (``methods.core.base.Method``): ``title``, ``trains``, ``reference``, ``needs_backbone``.
-        settings: what a comparison has to hold equal, by the keys of ``SETTINGS``; text.
-        data: name of the training data, which rows are grouped by; for weights from elsewhere, whose training data are unknown
-            (``settings["data"]``), the name of the data that they were evaluated on.
-        cost: means over seeds (peak memory: the largest), None where the runs do not say: images_seen, minutes,
-            images_per_second, peak_memory_gib, parameters, flops (one image, forward), training_flops (the whole training).
-        variant: the options in which this row differs from others of its method, backbone, data and label use; a letter where
-            these are more than ``MOST_SPELT`` (the table of options has them).
+        runs: sorted by seed.
+        method, backbone: names in the options; for released weights, the method is their file's name.
+        facts: declarations of ``methods.core.base.Method``, such as ``title``.
+        settings: text by keys of ``SETTINGS``.
+        data: name of the training data; for released weights, of the data that they were evaluated on.
+        cost: means over seeds (peak memory: the largest), None where not recorded: images_seen, minutes, images_per_second,
+            peak_memory_gib, parameters, flops (one image, forward), training_flops (the whole training).
+        variant: differing options of rows with the same method, backbone, data and label use; a letter for more than
+            ``MOST_SPELT`` options.
     """
 
     runs: list[Run]
@@ -71,7 +70,7 @@ class Row:
 
 
 def rows_of(runs: Sequence[Run]) -> list[Row]:
-    """Group runs into rows: by data and backbone, methods within, each in the order of first appearance."""
+    """Group runs into rows, sorted by data, backbone and method in the order of first appearance."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(identity_of(run), []).append(run)
@@ -88,7 +87,7 @@ def _seed_order(seed: Any) -> tuple[int, float, str]:
 
 
 def _recorded(run: Run, name: str) -> Any:
-    """What the run has recorded under ``name``: in its last record, its environment, or its options; else None."""
+    """Look up ``name`` in the run's last record, its environment, and its options."""
     environment = run.environment
     places = [run.end or {}, environment, *(v for v in environment.values() if isinstance(v, dict)), run.config]
     return next((place[name] for place in places if place.get(name) is not None), None)
@@ -145,26 +144,26 @@ def _row(runs: list[Run]) -> Row:
 
 
 def _weights(run: Run) -> str:
-    """A name for weights that no training of ours made."""
+    """A name for released weights."""
     name, key = PurePath(str(run.config.get("weights") or "of unknown origin")).name, run.config.get("key")
     return f"Weights {name}{f' ({key})' if key else ''}"
 
 
 def _patch(run: Run, backbone: str) -> str:
-    in_name = re.search(r"patch(\d+)|^vit_[a-z](\d+)$", backbone)  # as timm names it, or as we do
+    in_name = re.search(r"patch(\d+)|^vit_[a-z](\d+)$", backbone)  # timm's names, or ours
     named = in_name and (in_name[1] or in_name[2])
     return str(_recorded(run, "patch_size") or PATCH_SIZES.get(backbone) or named or "–")
 
 
 def _start(run: Run) -> str:
-    """The weights that training began with."""
+    """The initial weights."""
     init = run.config.get("init")
     return f"{PurePath(str(init)).name} ({str(run.config.get('init_sha256') or '?')[:8]})" if init else RANDOM
 
 
 def _tell_images_apart(rows: Sequence[Row]) -> None:
-    """Add fingerprints to a name of training data that means different images in different rows: ``imagefolder`` may be any folder.
-    Only rows of the same image size and ``knn_every`` are compared, since the stored images depend on both."""
+    """Add fingerprints to a data name (``imagefolder``) that means different images in rows of equal image size and ``knn_every``,
+    on which the stored images depend."""
     alike: dict[tuple, list[Row]] = {}
     for row in rows:
         config = row.runs[0].config
@@ -178,7 +177,7 @@ def _tell_images_apart(rows: Sequence[Row]) -> None:
 
 
 def _name_variants(rows: list[Row]) -> None:
-    """Name the options in which rows differ that would otherwise look alike."""
+    """Set ``variant`` of rows that would look alike."""
     alike: dict[tuple, list[Row]] = {}
     for row in rows:
         key = (row.method, row.backbone, row.data, row.settings["labels"].partition(START)[0])
@@ -187,7 +186,7 @@ def _name_variants(rows: list[Row]) -> None:
         if len(group) == 1:
             continue
         differing = differing_options(group)
-        if "init" in differing:  # these two follow from it
+        if "init" in differing:  # both options below follow from it
             differing = [key for key in differing if key not in ("init_sha256", "init_labels")]
         for number, row in enumerate(group):
             config = row.runs[0].config
@@ -201,8 +200,7 @@ def letters(number: int) -> str:
 
 
 def differing_options(rows: Sequence[Row]) -> list[str]:
-    """Options that are not equal in all rows, in the order of the first row's configuration, without the fingerprint of the images
-    (which is in the data's name)."""
+    """Options that differ between rows, in the order of the first row's configuration."""
     configs = [trained_options(row.runs[0]) for row in rows]
     keys = dict.fromkeys(key for config in configs for key in config if key != IMAGES)
 
@@ -213,13 +211,13 @@ def differing_options(rows: Sequence[Row]) -> list[str]:
 
 
 def unequal_settings(a: Row, b: Row) -> list[str]:
-    """Settings in which two rows differ; an untrained backbone has no budget, data and labels to compare."""
+    """Settings in which two rows differ; an untrained backbone has only a patch and an input size."""
     names = SETTINGS if a.trained and b.trained else ("patch", "input")
     return [name for name in names if a.settings[name] != b.settings[name]]
 
 
 def plain(value: Any) -> str:
-    """An option's value for reading."""
+    """Format an option's value for readers."""
     if value is None or isinstance(value, bool):
         return {None: "–", True: "on", False: "off"}[value]
     if isinstance(value, float):
@@ -232,7 +230,7 @@ def plain(value: Any) -> str:
 
 
 def short_count(value: float | None) -> str:
-    """A count with three digits: 1.28 M."""
+    """Format a count with three digits: 1.28 M."""
     if value is None:
         return "–"
     for limit, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):

@@ -1,4 +1,4 @@
-"""The statistics of a comparison, on plain arrays. ``tests/reports/test_statistics.py`` checks each on simulated data."""
+"""Statistics of a comparison on plain arrays; ``tests/reports/test_statistics.py`` checks them on simulated data."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special  # scipy.stats has the same under plainer names, and takes over a second to import
+from scipy import special  # scipy.stats takes over a second to import
 
 from common.statistics.bootstrap import RESAMPLES, resample_counts
 
@@ -15,9 +15,8 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Summary:
-    """Values over seeds: mean, standard deviation (n - 1 in the denominator) and t interval of the mean. With one value,
-    ``std``, ``low`` and ``high`` are None: nothing is known of the spread. With several equal values ``low`` and ``high`` are
-    None: an interval of no width would claim a certainty that so few values cannot give."""
+    """Mean, standard deviation (n - 1 in the denominator) and 95% t interval of the mean. One value has no ``std`` and no
+    interval; equal values have no interval, since one of no width would claim certainty."""
 
     n: int
     mean: float
@@ -27,7 +26,7 @@ class Summary:
 
 
 def over_seeds(values: Sequence[float]) -> Summary:
-    """Mean ± std and Student's t interval of the mean, for values of independent trainings (seeds)."""
+    """Summarize values of independent trainings (seeds)."""
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or not len(array):
         raise ValueError(f"values of shape {array.shape}; a non-empty vector is needed")
@@ -42,24 +41,21 @@ def over_seeds(values: Sequence[float]) -> Summary:
 
 
 def bootstrap_means(values: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
-    """Means over bootstrap resamples of the images: ``[resamples, k]`` for per-image values ``[n, k]``. All columns see the
-    same resamples, so that differences of columns are a paired bootstrap."""
+    """Bootstrap means ``[resamples, k]`` of per-image values ``[n, k]``. All columns see the same resamples, which makes
+    differences of columns a paired bootstrap."""
     values = np.asarray(values, dtype=np.float32)
     resampled = [counts.astype(np.float32) @ values for counts in resample_counts(len(values), resamples, seed)]
     return np.concatenate(resampled) / len(values)
 
 
 def percentile_interval(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The percentile bootstrap's 95% interval: quantiles along the first axis."""
+    """95% interval of the percentile bootstrap along the first axis."""
     low, high = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     return low, high
 
 
 def mcnemar(only_a: np.ndarray | int, only_b: np.ndarray | int) -> np.ndarray:
-    """Exact two-sided McNemar test: p-values for the numbers of images that only A, and only B, got right.
-
-    Under the null each such image is a fair coin. Where there is none, p is 1.
-    """
+    """Exact two-sided McNemar test: p-values for numbers of images that only A, and only B, got right (both 0: p is 1)."""
     only_a, only_b = np.asarray(only_a), np.asarray(only_b)
     fewer, total = np.minimum(only_a, only_b), only_a + only_b
     return np.minimum(1.0, 2 * special.bdtr(fewer, total, 0.5))
@@ -73,18 +69,17 @@ def difference_test(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Paired t test of a difference of two means over seeds and test images.
 
-    Both the seeds and the images are samples: another training, or other test images, would give another difference. Their
-    variances add, ``V = V_images + s_A²/n_A + s_B²/n_B``, and ``difference / √V`` is referred to Student's t with the
-    Welch-Satterthwaite degrees of freedom. This is the two-way random-effects analysis of reader studies (Obuchowski and
-    Rockette 1995) with seeds, nested in methods, as readers and images, shared by the methods, as cases. Chance that
-    belongs to a seed and an image together is in both terms, so the test errs on the careful side.
+    Seeds and images are both samples. Their variances add, ``V = V_images + s_A²/n_A + s_B²/n_B``, and ``difference / √V``
+    follows Student's t with the Welch-Satterthwaite degrees of freedom. This is the two-way random-effects analysis of reader
+    studies (Obuchowski and Rockette 1995): seeds, nested in methods, are the readers; images, shared by methods, are the cases.
+    Both terms hold the interaction of seed and image, so the test is conservative.
 
     Args:
         difference: mean of A minus mean of B.
-        image_variance: variance of that difference over samples of images (a paired bootstrap's).
+        image_variance: variance of ``difference`` over samples of images (a paired bootstrap's).
         images: number of test images.
-        seed_variances: for A and for B, variance over seeds (n - 1 in the denominator) and number of seeds, 2 or more.
-            Empty: the trainings are taken as given, and the test is about these trained networks only.
+        seed_variances: for A and B, variance over seeds (n - 1 in the denominator) and number of seeds (2 or more); empty for
+            a test of these trained networks only.
 
     Returns:
         two-sided p-values, and half the width of the 95% interval of the difference.
@@ -100,8 +95,7 @@ def difference_test(
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Holm's step-down correction: adjusted p-values that control the chance of any false finding in the family. NaN (not
-    tested) stays NaN and does not count."""
+    """Adjust p-values by Holm's step-down correction of the family-wise error. NaN (not tested) stays NaN and does not count."""
     p = np.asarray(p_values, dtype=np.float64)
     adjusted = np.full(p.shape, np.nan)
     tested = np.flatnonzero(~np.isnan(p))

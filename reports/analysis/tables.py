@@ -1,4 +1,4 @@
-"""Tables as the page shows them, and the same as CSV, Markdown and LaTeX (booktabs)."""
+"""Tables of the page, and their CSV, Markdown and LaTeX (booktabs) files."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Entry:
     """One cell.
 
     Attributes:
-        text, mark: what is shown, and a sign after it (≠).
-        value: what is sorted by (and, without ``numbers``, written to the CSV file); None is sorted last.
+        value: the key for sorting (None is last), and without ``numbers`` the CSV file's value.
         note: a second, smaller line (an interval).
-        numbers: CSV columns by suffix of the heading ("std"); the plain number has the suffix "".
+        mark: a sign after the text (≠).
+        numbers: values of CSV columns by suffix of the heading ("std", or "" for the plain number).
     """
 
     text: str
@@ -32,7 +32,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Heading:
-    """A column's heading, its ``mark`` (≠), and whether the column holds numbers; ``group`` stands above it."""
+    """A column's heading, under its ``group``."""
 
     text: str
     numeric: bool = False
@@ -46,8 +46,7 @@ class Heading:
 
 @dataclass
 class Table:
-    """A table. ``name`` is the stem of its files; ``caption`` is plain text and says what has to be known to read it.
-    ``breaks`` holds positions of rows that begin a new block (a rule is drawn above them until it is sorted)."""
+    """A table; ``name`` is the stem of its files, and ``breaks`` the positions of rows with a rule above them."""
 
     name: str
     title: str
@@ -58,12 +57,11 @@ class Table:
 
     @property
     def places(self) -> range:
-        """Positions of the columns."""
         return range(len(self.headings))
 
     @property
     def grouped(self) -> list[tuple[str, int]]:
-        """The headings' groups, from left to right, with how many columns each spans; [] without any."""
+        """Groups of headings, from left to right, with the number of their columns."""
         if not any(heading.group for heading in self.headings):
             return []
         keys = [heading.group or place for place, heading in enumerate(self.headings)]
@@ -71,22 +69,22 @@ class Table:
 
 
 def text(value: Any) -> Entry:
-    """A cell of words."""
+    """Make a cell of words."""
     return Entry(str(value), str(value))
 
 
 def number(value: float | None, form: Callable[[float], str], **more: Any) -> Entry:
-    """A cell with a number, or a dash."""
+    """Make a cell with a number, or a dash for None."""
     return Entry("–" if value is None else form(value), value, **more)
 
 
 def headings_of(names: Iterable[str], numeric: Collection[str] = ()) -> list[Heading]:
-    """Plain headings; the columns of ``numeric`` names hold numbers."""
+    """Make headings without groups."""
     return [Heading(name, numeric=name in numeric) for name in names]
 
 
 def to_csv(table: Table) -> str:
-    """Comma-separated, numbers in full; a cell with an interval takes several columns."""
+    """Write comma-separated values, numbers in full; a cell with an interval takes several columns."""
     names = [list(dict.fromkeys(name for row in table.rows for name in row[i].numbers)) or [""] for i in table.places]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -98,7 +96,7 @@ def to_csv(table: Table) -> str:
 
 
 def to_markdown(table: Table) -> str:
-    """A GitHub table under its title, the caption below."""
+    """Write a GitHub table with title and caption."""
 
     def line(cells: Iterable[str]) -> str:
         return f"| {' | '.join(cells)} |"
@@ -115,7 +113,7 @@ def to_markdown(table: Table) -> str:
 
 
 def to_latex(table: Table) -> str:
-    """A ``table`` with a booktabs ``tabular``, for ``\\input``; scaled down to the width of the text where it is wider."""
+    """Write a ``table`` with a booktabs ``tabular``, for ``\\input``, no wider than the text."""
     lines = [
         r"% needs \usepackage{booktabs,graphicx}",
         r"\begin{table}",
@@ -135,7 +133,7 @@ def to_latex(table: Table) -> str:
     for position, row in enumerate(table.rows):
         if position in table.breaks:
             lines.append(r"\midrule")
-        # {}: after the \\ of the line before, a [ would begin an argument
+        # Without {}, a [ would begin an argument of the \\ before it.
         lines.append("{} " + " & ".join(map(_latex_cell, row)) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", r"\end{table}", ""])
 
@@ -172,7 +170,7 @@ _LATEX = {
 
 
 def latex(words: str) -> str:
-    """Escape for LaTeX text. What pdfLaTeX has no letter for becomes its code point; two hyphens stay two hyphens."""
+    """Escape for LaTeX text; letters that pdfLaTeX lacks become their code point, and two hyphens stay two hyphens."""
 
     def one(letter: str) -> str:
         if letter in _LATEX:
@@ -185,5 +183,5 @@ def latex(words: str) -> str:
 
 
 def markdown(words: str) -> str:
-    """Escape for Markdown text in a table."""
+    """Escape for a Markdown table."""
     return re.sub(r"[\x00-\x1f\x7f]", " ", re.sub(r"([\\`*_|<>\[\]#~])", r"\\\1", words))

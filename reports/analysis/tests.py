@@ -1,12 +1,10 @@
 """Paired tests of rows in one column.
 
 A pair is two methods (or variants) on one backbone, one method on two backbones, or a row and a reference without a backbone
-(raw pixels); where method and backbone differ, a difference could not be put down to either.
+(raw pixels). If method and backbone both differed, neither would explain the difference.
 
-Two single trainings with outcomes of right and wrong: McNemar's exact test. Otherwise the difference of means over seeds is
-referred to its paired bootstrap variance over images and, where both rows have several seeds, to their variances over seeds as
-well (``statistics.difference_test``). A row with one seed says nothing about other seeds, so a pair with such a row is tested
-over images only, and the claim is about these trained networks.
+Two single trainings with right or wrong outcomes take McNemar's exact test, other pairs ``statistics.difference_test``: over
+seeds and images where both rows have several seeds, else over images, with a claim about these trained networks only.
 """
 
 from __future__ import annotations
@@ -31,28 +29,17 @@ OVER_IMAGES, OVER_SEEDS, MCNEMAR = "paired, over images", "paired, over seeds an
 
 @dataclass
 class ColumnTests:
-    """What came out of a column.
-
-    Attributes:
-        pairs: frames with a line for each tested pair: rows ``a`` and ``b``, ``difference`` of their means with its 95% interval
-            ``low`` to ``high``, ``p``, and the name of the ``test``.
-        untested: why pairs could not be tested, with how many.
-    """
+    """The tests of a column: a line of ``pairs`` has rows ``a`` and ``b``, the ``difference`` of their means, its 95% interval
+    ``low`` to ``high``, ``p``, and the name of the ``test``; ``untested`` counts pairs by reason."""
 
     pairs: list[pd.DataFrame] = field(default_factory=list)
     untested: Counter[str] = field(default_factory=Counter)
 
 
 def tests_of_column(rows: Sequence[Row], cells: Mapping[int, Cell], paired: bool) -> ColumnTests:
-    """Fill in the intervals over images of a column's cells, and test its rows against each other.
-
-    Args:
-        rows: of the table.
-        cells: of the column, by position of their row.
-        paired: False: intervals only.
-    """
+    """Set the intervals over images of a column's cells (by row), and if ``paired`` test its rows against each other."""
     tests = ColumnTests()
-    groups: dict[tuple[str, int], dict[int, _RowOutcomes]] = {}  # rows that were measured on the same images
+    groups: dict[tuple[str, int], dict[int, _RowOutcomes]] = {}  # rows measured on the same images
     for position, cell in cells.items():
         single = cell.results[0]
         if len(cell.results) == 1 and single.low is not None and single.high is not None:
@@ -79,7 +66,7 @@ def tests_of_column(rows: Sequence[Row], cells: Mapping[int, Cell], paired: bool
 
 
 def _comparable(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
-    """The pairs to test, as positions of their first and second rows."""
+    """Positions of the first and the second rows of the pairs to test."""
 
     def numbered(keys: list[tuple[str, ...]]) -> np.ndarray:
         return pd.factorize(pd.MultiIndex.from_tuples(keys))[0]
@@ -99,12 +86,7 @@ def _test_pairs(
     first: np.ndarray,
     second: np.ndarray,
 ) -> pd.DataFrame:
-    """Test pairs of rows that were measured on the same images.
-
-    Args:
-        covariance: of the rows' measurements over samples of images, ``[rows, rows]``.
-        first, second: positions of the pairs' rows.
-    """
+    """Test pairs (``first``, ``second``) of rows measured on the same images, whose means have this ``covariance``."""
     images = outcomes[0].n
     summaries = [cell.over_seeds for cell in cells]
     mean = np.array([summary.mean for summary in summaries])
@@ -137,7 +119,7 @@ def _test_pairs(
 
 @dataclass(frozen=True)
 class _RowOutcomes:
-    """A row's outcomes, averaged over its seeds where the metric is a mean over images (``values``, else ``by_seed``)."""
+    """A row's outcomes; ``values`` is their mean over seeds where the metric is a mean over images."""
 
     names: str
     n: int
@@ -159,14 +141,13 @@ class _RowOutcomes:
         return cls(first.names, first.n, values, first.binary and len(by_seed) == 1, by_seed)
 
     def resampled(self) -> np.ndarray:
-        """The mean over seeds on bootstrap resamples, ``[resamples]``."""
+        """Mean over seeds on each bootstrap resample."""
         several = self.by_seed if self.values is None else [Outcomes(self.names, self.n, "", values=self.values)]
         return np.mean([one.resampled(resample_counts(self.n, RESAMPLES, seed=0)) for one in several], axis=0)
 
 
 def _resampled(outcomes: Sequence[_RowOutcomes]) -> tuple[np.ndarray, np.ndarray]:
-    """The rows' measurements on the same bootstrap resamples ``[resamples, rows]``, and their covariance over samples of
-    images ``[rows, rows]`` (for means the exact one, which the bootstrap's would approach)."""
+    """Measurements on the same bootstrap resamples ``[resamples, rows]``, and their covariance over images (exact for means)."""
     n, rows = outcomes[0].n, len(outcomes)
     if any(outcome.values is None for outcome in outcomes):
         resampled = np.stack([outcome.resampled() for outcome in outcomes], axis=1)
