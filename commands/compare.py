@@ -24,8 +24,8 @@ from training.resolve import is_out_of_date, other_options
 
 
 def main(words: Sequence[str]) -> int:
-    """Run a grid and write its report. Returns 1 if a cell failed (the others are run and reported all the same); 0 also if cells
-    go on without this process."""
+    """Run a grid and write its report. Returns 1 if a cell failed, which stops no other; 0 also if cells go on without this
+    process."""
     require_one_process("compare")
     load_plugins(words)
     epilog = "Any option of training or of a method may follow."
@@ -67,7 +67,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def _asked(cell: Cell) -> TrainOptions:
-    """A cell's options. Raises UsageError naming the cell."""
+    """Parse a cell's options. Raises UsageError naming the cell."""
     try:
         return read_options(words_of(cell.options))
     except UsageError as error:
@@ -75,8 +75,8 @@ def _asked(cell: Cell) -> TrainOptions:
 
 
 def to_evaluate_again(asked: Mapping[str, TrainOptions], out: Path) -> set[str]:
-    """Names of the cells that were evaluated with other options than are asked for now, or on data in another folder. Raises
-    UserError if a cell's directory holds a training with other options: the report would show its results as those asked for."""
+    """Name the cells whose evaluations had other options, or data in another folder. Raises UserError if a cell's directory holds
+    a training with other options, since the report would show its results as this grid's."""
     again = set()
     for name, options in asked.items():
         run = run_of(out, name)
@@ -100,8 +100,8 @@ def print_plan(
     console: Console,
     again: Collection[str] = (),
 ) -> None:
-    """Print each cell's options and estimated minutes of training, and the minutes of all that is left. ``jobs``: cells that share
-    this machine at a time; None: they run elsewhere."""
+    """Print each cell's options and estimated minutes of training, and the sum of those to run. ``jobs``: how many cells share this
+    machine at a time; None: they run elsewhere."""
     from training.grids.estimate import TimeEstimate, in_words  # with the trainer, which slows a grid's start
 
     estimate = TimeEstimate([(cell.options, run_of(out, cell.name)) for cell in cells])
@@ -118,7 +118,7 @@ def print_plan(
         words = " ".join(f"{k}={v}" for k, v in options.items() if k not in common)
         try:
             minutes = estimate.minutes(asked[cell.name].train, asked[cell.name].method)
-        except UserError as error:  # such as data that are not on this machine; the rest of the plan stands
+        except UserError as error:  # data may be missing on this machine; the rest of the plan stands
             words += f"\n({error})"
         if not done:
             left, unknown = left + (minutes or 0.0), unknown + (minutes is None)

@@ -53,8 +53,7 @@ def describe(
     cache: Path | None = None,
     console: Console | None = None,
 ) -> None:
-    """Build both splits' stores, check them and print tables: images, sizes, skipped and converted files by name, images of
-    each class, masks, fingerprints, and images that stand in both splits. Arguments and errors are ``open_dataset``'s."""
+    """Build and check the stores of both splits, and print tables of them. Arguments and errors are ``open_dataset``'s."""
     console = console or Console()
     stores = [open_dataset(name, split, root, short_side, cache) for split in ("train", "test")]
     tables = [_overview(stores), _classes(stores)]
@@ -71,7 +70,7 @@ def describe(
 
 
 def warnings_of(train: ImageStore, test: ImageStore) -> list[str]:
-    """Sentences on what makes results doubtful without being an error."""
+    """List what makes results doubtful without being an error."""
     warnings = []
     if shared := shared_content(train, test):
         pairs = "; ".join(f"{a} = {b}" for a, b in shared[:3]) + ("; …" if len(shared) > 3 else "")
@@ -89,14 +88,14 @@ def warnings_of(train: ImageStore, test: ImageStore) -> list[str]:
 
 
 def class_counts(store: ImageStore) -> np.ndarray:
-    """Images of each class, int64 ``[classes]``; an image with several labels counts in each."""
+    """Count the images of each class, int64 ``[classes]``; an image with several labels counts in each."""
     if store.label_sets is not None:
         return store.label_sets.sum(axis=0)
     return np.bincount(store.labels[store.labels >= 0], minlength=store.num_classes)
 
 
 def _table(title: str, columns: Mapping[str, str], rows: Iterable[Sequence[str]], **more: Any) -> Table:
-    """``columns``: heading to justification."""
+    """A table with ``columns`` of heading to justification."""
     table = Table(title=title, title_justify="left", **more)
     for heading, justify in columns.items():
         table.add_column(heading, justify=justify, overflow="fold")
@@ -156,7 +155,6 @@ def _masks(store: ImageStore) -> Table:
 
 
 def _converted(store: ImageStore) -> Table:
-    """The converted files, the first few of each way."""
     ways = defaultdict(list)
     for name, how in store.converted:
         ways[how].append(name)

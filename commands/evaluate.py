@@ -46,8 +46,8 @@ def main(words: Sequence[str]) -> int:
 
 
 def read_options(words: Sequence[str]) -> tuple[EvaluateCommand, dict[str, EvaluationConfig]]:
-    """The options that the words of ``run.py evaluate`` give, and those of each evaluation that they name; plug-ins are loaded on
-    the way. Raises UsageError for an unknown option or evaluation (naming the nearest one) or a value of another kind."""
+    """Parse the words of ``run.py evaluate``, and load plug-ins on the way. Returns the command's options, and each evaluation's.
+    Raises UsageError for an unknown option or evaluation (naming the nearest one) or a value of another kind."""
     load_plugins(words)
     parser = make_parser("evaluate", __doc__)
     parser.add_arguments(EvaluateCommand, dest="command")
@@ -59,17 +59,8 @@ def read_options(words: Sequence[str]) -> tuple[EvaluateCommand, dict[str, Evalu
 
 
 def evaluate_weights(command: EvaluateCommand, configs: Mapping[str, EvaluationConfig]) -> list[Measurement]:
-    """Evaluate what the command names, and print the measurements.
-
-    Args:
-        configs: the evaluations to run, by name, with their options.
-
-    Returns:
-        the measurements, which are also in the run directory's ``results/``.
-
-    Raises:
-        UserError: options, weights or data are wrong, or another process writes into the run directory.
-    """
+    """Run the evaluations in ``configs`` (options by name), print the measurements and write them into the run directory. Raises
+    UserError if options, weights or data are wrong, or another process writes into the run directory."""
     context = make_context(command)
     for name in configs:
         check_data(name, context.test.name)  # before anything is written
@@ -86,7 +77,7 @@ def evaluate_weights(command: EvaluateCommand, configs: Mapping[str, EvaluationC
 
 
 def _options_of(command: EvaluateCommand, context: EvalContext) -> dict[str, Any] | None:
-    """Contents of the directory's ``config.yaml``; None where the directory is the run that the weights belong to."""
+    """Contents for the directory's ``config.yaml``; None if the directory is the weights' own run."""
     if command.weights and Path(command.weights).resolve() == context.run_dir.resolve():
         return None
     options: dict[str, Any] = {}
@@ -104,8 +95,7 @@ def _options_of(command: EvaluateCommand, context: EvalContext) -> dict[str, Any
 
 
 def _claim(directory: Path, options: dict[str, Any]) -> None:
-    """Write ``config.yaml``, or raise UserError where the directory is another run's. Data may differ: results of several data
-    sets go into one directory."""
+    """Write ``config.yaml``, or raise UserError if the directory is for other weights; several data sets may share it."""
     if not (directory / CONFIG).exists():
         write_options(directory, options)
         return

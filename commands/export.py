@@ -16,7 +16,7 @@ from backbones.formats.source import Source
 from common.cli import PluginOption, read_command
 from common.errors import UsageError, UserError
 
-#: Layouts of a whole training, how they are made of a run's checkpoint, and which backbones the authors have.
+#: Layouts of a whole training: the function that converts a run's checkpoint, and the authors' backbones.
 FULL_FORMATS: dict[str, tuple[Callable[[Mapping[str, Any]], dict[str, Any]], tuple[str, ...]]] = {
     "dino_full": (dino_checkpoint, tuple(TIMM_NAMES)),
     "barlow_twins_full": (barlow_twins_checkpoint, ("resnet18", "resnet50")),
@@ -51,7 +51,7 @@ def export(command: ExportCommand) -> Written:
     """Write weights in another layout, and read them back.
 
     Raises:
-        UsageError: options contradict each other, or the layout has no place for such a network.
+        UsageError: options contradict each other, or the layout cannot hold such a network.
         UserError: the weights cannot be read, or give other features when read back (then no file is written).
     """
     if command.weights is None or command.out is None:
@@ -68,7 +68,7 @@ def export(command: ExportCommand) -> Written:
 
 
 def _export_full(command: ExportCommand, source: Source, name: str, image_size: int) -> Written:
-    """A run's whole training. Every tensor must come back, and each backbone give the same features."""
+    """Write a run's whole training. Every tensor must come back, and each backbone must give the same features."""
     convert, backbones = FULL_FORMATS[command.format]
     require_known(name, command.format, backbones)
     if not source.run:

@@ -74,7 +74,7 @@ class Task:
 
 
 def main(words: Sequence[str]) -> int:
-    """Returns 1 if a row could not be measured; the others are measured all the same."""
+    """Run the command. Returns 1 if a row could not be measured, which stops no other."""
     require_one_process("reproduce")
     epilog = "Any option of training, or of evaluate and its evaluations, may follow."
     command, further = read_open_command("reproduce", __doc__, ReproduceCommand, words, epilog)
@@ -94,12 +94,8 @@ def main(words: Sequence[str]) -> int:
 
 
 def run_table(table: PublishedTable, command: ReproduceCommand, further: Mapping[str, Any], console: Console) -> int:
-    """Run the rows of one table one after the other, print them beside the published numbers, and write both into ``OUT/TABLE``:
-    as CSV, as Markdown and as a report. What has been measured before is not measured again.
-
-    Args:
-        further: options for the rows' commands that have them, over the table's own.
-    """
+    """Run the rows of one table that have not been measured, print measured beside published numbers, and write both into
+    ``OUT/TABLE``. ``further``: options over the table's own, for the commands that have them. Returns 1 if a row fails."""
     out = Path(command.out) / table.name
     tasks = _fitting(tasks_of(table, command.rows, command.seeds, further), further, console)
     roots = _roots(table, tasks, command.data_root or [])
@@ -128,8 +124,7 @@ def run_table(table: PublishedTable, command: ReproduceCommand, further: Mapping
 
 
 def _fitting(tasks: Sequence[Task], further: Mapping[str, Any], console: Console) -> list[Task]:
-    """The tasks, each without the ``further`` options that its command does not have; prints which. Raises UsageError for an
-    option that no command has, before anything is written."""
+    """Drop and print the ``further`` options that a task's command lacks. Raises UsageError if all commands lack one."""
     if not (further and tasks):
         return list(tasks)
     one_of_kind = {(task.part, task.options.get("method")): task for task in tasks}
@@ -149,8 +144,7 @@ def _fitting(tasks: Sequence[Task], further: Mapping[str, Any], console: Console
 
 
 def _unknown(task: Task, further: Mapping[str, Any]) -> dict[str, UsageError]:
-    """The ``further`` options that a task's command does not have, each with its error. Raises UsageError for any other error in
-    its options."""
+    """The ``further`` options that a task's command lacks, with their errors. Any other wrong option raises UsageError."""
     read = importlib.import_module(f"commands.{task.command}").read_options
     unknown: dict[str, UsageError] = {}
     while True:
@@ -165,8 +159,7 @@ def _unknown(task: Task, further: Mapping[str, Any]) -> dict[str, UsageError]:
 
 
 def _run(words: Sequence[str], log: Path) -> str:
-    """Run a command in a process of its own. Returns "" or the sentence of its error. A signal that ends this process stops that
-    one first, with its checkpoint."""
+    """Run a command in its own process, which a signal to this one stops first. Returns "" or the error's sentence."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "a", encoding="utf-8") as file, stopping_well():  # another process may run this row, and write there
         began = file.tell()
@@ -187,8 +180,8 @@ def _run(words: Sequence[str], log: Path) -> str:
 def tasks_of(
     table: PublishedTable, rows: Sequence[str] | None, seeds: Sequence[int] | None, further: Mapping[str, Any]
 ) -> list[Task]:
-    """The commands of a table's rows that can be run, or of those named in ``rows``. Raises UsageError for a name that is unknown,
-    or of a row that cannot be run."""
+    """List the commands of the rows named in ``rows``, or of all that can be run. Raises UsageError for an unknown row, or for one
+    that cannot be run."""
     chosen = [table.row(name) for name in dict.fromkeys(rows or ())]
     for row in chosen:
         if row.not_run:
@@ -209,7 +202,7 @@ def tasks_of(
 
 
 def _grid_cells(table: PublishedTable, seeds: Sequence[int] | None) -> list[Cell]:
-    """All cells of a table's grid, its methods on request included."""
+    """The cells of a table's grid, with its methods on request."""
     grid = read_grid(ROOT / table.grid)
     grid.methods = {**grid.on_request, **grid.methods}
     grid.seeds = list(seeds or grid.seeds)
@@ -222,7 +215,7 @@ def _slug(*words: str) -> str:
 
 
 def _roots(table: PublishedTable, tasks: Sequence[Task], words: Sequence[str]) -> dict[str, str]:
-    """Folders as ``--data_root`` gives them, by data set or part; the name "" stands for the rest."""
+    """The folders of ``--data_root`` by data set or part; "" stands for the rest."""
     names = {task.part for task in tasks if task.part} | {str(task.options.get("data")) for task in tasks}
     roots = {}
     for word in words:
@@ -238,11 +231,11 @@ def _roots(table: PublishedTable, tasks: Sequence[Task], words: Sequence[str]) -
 
 
 def _with_data(task: Task, table: PublishedTable, roots: Mapping[str, str]) -> Task:
-    """The task with the folder of its data. Raises UserError where that is missing."""
+    """Add the folder of its data to a task. Raises UserError if the folder is missing."""
     data = str(task.options.get("data"))
     if DATASETS.get(data).make_folder is not None:
         return task
-    # Parts, not data sets, name the folders where several are image folders.
+    # A table may have several image folders, so there parts, and not data sets, name the folders.
     ambiguous = data == "imagefolder" and len(table.parts) > 1
     root = roots.get(task.part) or roots.get(data) or (None if ambiguous else roots.get(""))
     if root is None and (ambiguous or len(table.parts) > 1):
@@ -253,8 +246,7 @@ def _with_data(task: Task, table: PublishedTable, roots: Mapping[str, str]) -> T
 
 
 def _mark(directory: Path, table: PublishedTable, task: Task, further: Mapping[str, Any]) -> None:
-    """Write into a run directory which row it reproduces. Raises UserError if it holds results for another row, or with other
-    options."""
+    """Write which row a run directory reproduces. Raises UserError if it holds results of another row or other options."""
     without_effect = options_without_effect(TrainConfig)
     changed = {name: value for name, value in further.items() if name not in without_effect}
     mark = {"table": table.name, "row": task.row, "part": task.part, "changed": changed}
@@ -275,7 +267,7 @@ def _mark(directory: Path, table: PublishedTable, task: Task, further: Mapping[s
 
 
 def _show(table: PublishedTable, out: Path, missing: Mapping[tuple[str, str], str], console: Console) -> None:
-    """Print what has been measured beside what was published, and write it into files."""
+    """Print measured beside published numbers, and write them into files."""
     directories = runs_with_results(out)
     runs, _ = read_runs(directories)
     both = side_by_side(table, runs, missing)
@@ -299,10 +291,10 @@ def _show(table: PublishedTable, out: Path, missing: Mapping[tuple[str, str], st
 
 
 def print_list(tables: Mapping[str, PublishedTable], out: Path, console: Console) -> None:
-    """Print what every table needs, what it costs, and how many of its numbers have been measured under ``out``."""
+    """Print the needs and the cost of every table, and how many of its numbers have been measured under ``out``."""
     for name, table in tables.items():
         console.print(f"{name}: {table.title} ({table.where})", style="bold")
-        # Words under each other: columns beside each other would be cut into pieces by 80 characters.
+        # A column for each would be too narrow on a terminal of 80 characters.
         about = RichTable.grid(padding=(0, 2))
         for row in (("needs", _needs(table)), ("cost", table.cost), ("measured", _so_far(table, out))):
             about.add_row(*map(Text, row))
@@ -321,7 +313,7 @@ def _needs(table: PublishedTable) -> str:
 
 
 def _so_far(table: PublishedTable, out: Path) -> str:
-    """How many of a table's published numbers have been measured, and the largest difference."""
+    """Say how many of a table's published numbers have been measured, and the largest difference."""
     runs, _ = read_runs(runs_with_results(out / table.name))
     wanted, differences, further = 0, [], 0
     measurable = [(name, column) for name, column in table.columns.items() if column.evaluation]

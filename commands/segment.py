@@ -35,8 +35,8 @@ def main(words: Sequence[str]) -> int:
 
 
 def segment_weights(command: SegmentCommand, config: SegmentationConfig) -> list[Measurement]:
-    """Train segmentation heads on each of the weights that the command names, and measure them. The processes of a ``torchrun``
-    train together, and the first one measures."""
+    """Train segmentation heads on each of the command's weights, and measure them. Several processes train together, and the first
+    one measures."""
     if command.out and len(command.weights or ()) > 1:
         raise UsageError(
             "--out is one directory, and there are several --weights; leave it out, or give them one by one"

@@ -28,7 +28,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def status(command: StatusCommand) -> int:
-    """Print a grid's cells. Returns 0; raises UserError where the folder holds no grid."""
+    """Print a grid's cells. Raises UserError if the folder holds no grid."""
     out = Path(command.out)
     states, jobs = read_states(out), read_jobs(out)
     queue = queued() if jobs else None
@@ -42,7 +42,7 @@ def status(command: StatusCommand) -> int:
 
 
 def status_in_folder(state: CellState) -> str:
-    """``done``; ``running`` while a process holds the run directory; ``stopped`` where one did; ``waiting`` where none has."""
+    """``done``, ``running`` while a process holds the run directory, ``stopped`` if one held it, else ``waiting``."""
     if state.is_done:
         return "done"
     return {True: "running", False: "stopped", None: "waiting"}[is_running(state.directory)]

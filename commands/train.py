@@ -40,7 +40,7 @@ class TrainCommand(PluginOption):
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What the words of ``run.py train`` say: options of the command, the run, its method and its evaluations."""
+    """The parsed words of ``run.py train``."""
 
     command: TrainCommand
     train: TrainConfig
@@ -68,9 +68,8 @@ def train(
     """Pre-train a backbone, or continue where its run directory stops; then evaluate it and draw its pictures.
 
     Args:
-        config, method_config: options of the training and its method.
-        evaluations: options of what to measure afterwards, by name.
-        resume: continue what the run directory holds; if not, it has to be free.
+        evaluations: options of the evaluations to run after training, by name.
+        resume: continue the run that the directory holds; False: refuse a directory that holds one.
 
     Returns:
         the run directory.
@@ -107,10 +106,8 @@ def train(
 
 
 def read_options(words: Sequence[str]) -> TrainOptions:
-    """Parse the words of ``run.py train``: a configuration file's first, then those given; plug-ins are loaded on the way.
-
-    Raises UsageError for an unknown option, method, evaluation or picture (naming the nearest one) or a value of another kind.
-    """
+    """Parse the words of ``run.py train``, over those of its configuration file, and load plug-ins on the way. Raises UsageError
+    for an unknown option, method, evaluation or picture (naming the nearest one) or a value of another kind."""
     load_plugins(words)
     if file := value_of(words, "config"):
         words = [*words_of(_fitting(read_config(file), words)), *words]
@@ -131,7 +128,7 @@ def read_options(words: Sequence[str]) -> TrainOptions:
 
 
 def _fitting(options: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
-    """A configuration file's options without those of its method and evaluations where ``words`` name others; prints which."""
+    """Drop, and print, options of a configuration file that belong to a method or evaluation which ``words`` replace."""
 
     def names_in(kind: type, prefix: str = "") -> set[str]:
         return {prefix + field.name for field in dataclasses.fields(kind)}
@@ -151,7 +148,7 @@ def _fitting(options: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
 
 
 def print_plan(plan: Plan) -> None:
-    """Print a plan's options as YAML, and a line for every number that needs a unit."""
+    """Print a plan's options as YAML, and its numbers with their units."""
     console = Console(highlight=False, soft_wrap=True)
     console.print(yaml.safe_dump({"options": plan.options}, sort_keys=False, allow_unicode=True), markup=False)
     (images, held_out), costs, config = plan.images, plan.costs, plan.config

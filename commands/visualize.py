@@ -28,8 +28,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def visualize(options: Visualization) -> list[Path]:
-    """Make the pictures of one kind; returns the files written. Raises UserError where weights, data or images cannot be used, or
-    not for this kind of picture."""
+    """Draw the pictures of one kind, and return their files. Raises UserError if weights, data or images do not allow it."""
     try:
         return options.draw()
     except (PermissionError, NotADirectoryError, FileExistsError) as error:
@@ -37,8 +36,8 @@ def visualize(options: Visualization) -> list[Path]:
 
 
 def draw_for_run(run: Path, kinds: Sequence[str]) -> None:
-    """Draw pictures of a run into its ``figures/``, for a report, but for kinds that are drawn already. Prints why a kind cannot be
-    drawn (a ResNet has no attention)."""
+    """Draw the kinds of pictures that a run's ``figures/`` lacks, for a report. Prints why a kind cannot be drawn (a ResNet has no
+    attention)."""
     for what in kinds:
         if pictures_of(run, what):
             continue

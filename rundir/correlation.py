@@ -14,14 +14,8 @@ from rundir.paths import correlation_file
 
 @dataclass(frozen=True)
 class Correlations:
-    """The cross-correlations that a run has kept.
-
-    Attributes:
-        epochs: int ``[E]``.
-        matrices: ``[E, d, d]`` in [-1, 1], of evenly spaced features.
-        on_diagonal: ``[E]``, mean of the diagonal over all features.
-        off_diagonal: ``[E]``, root mean square of the rest.
-    """
+    """The cross-correlations of E epochs: ``matrices [E, d, d]`` in [-1, 1] of evenly spaced features; ``on_diagonal [E]``, the
+    mean of the diagonal over all features; ``off_diagonal [E]``, the root mean square of the rest."""
 
     epochs: np.ndarray
     matrices: np.ndarray
@@ -30,8 +24,8 @@ class Correlations:
 
 
 def save_correlation(run: Path, epoch: int, matrix: np.ndarray, on_diagonal: float, off_diagonal: float) -> None:
-    """Add an epoch to the file, which keeps the matrices as float16 and the newest as ``cross_correlation [d, d]``. This epoch
-    and later ones, which an interrupted run has left, are replaced. Raises UserError where the file is damaged."""
+    """Add an epoch to the file, which keeps matrices as float16 and the newest also as ``cross_correlation [d, d]``. Replaces this
+    epoch and later ones, which an interrupted run left. Raises UserError if the file is damaged."""
     file = correlation_file(run)
     arrays = {
         "epochs": np.array([epoch]),
@@ -52,7 +46,7 @@ def save_correlation(run: Path, epoch: int, matrix: np.ndarray, on_diagonal: flo
 
 
 def read_correlations(run: Path) -> Correlations:
-    """The matrices as float32. Raises OSError, or ValueError with one line where the file is damaged."""
+    """Read the file, with matrices as float32. Raises OSError, or ValueError with one line if the file is damaged."""
     arrays = read_arrays(correlation_file(run))
     try:
         kept = Correlations(*(arrays[name] for name in ("epochs", "matrices", "on_diagonal", "off_diagonal")))

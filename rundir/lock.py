@@ -13,12 +13,7 @@ from rundir.paths import LOCK
 
 
 def run_lock(run: Path) -> AbstractContextManager[None]:
-    """Hold a run directory, which one process at a time writes into. A second process does not wait: it would repeat what the
-    first one did, or find it changed.
-
-    Raises:
-        UserError: another process holds the directory; the message names it.
-    """
+    """Hold a run directory for writing. Raises UserError, naming the owner, if another process holds it."""
 
     def refuse(owner: str) -> None:
         raise UserError(f"{run}: {owner} is writing into it; wait for its end, or give another --out")
@@ -27,7 +22,7 @@ def run_lock(run: Path) -> AbstractContextManager[None]:
 
 
 def is_running(run: Path) -> bool | None:
-    """Whether a process writes into a run directory now; None where none ever has. Takes no lock."""
+    """Whether a process writes into a run directory now; None if none ever has. Takes no lock."""
     try:
         owner = json.loads((run / LOCK).read_text(encoding="utf-8"))
         return owner["host"] != socket.gethostname() or owner_lives(owner)

@@ -21,7 +21,7 @@ def append_record(run: Path, record: dict[str, Any]) -> None:
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
-    """All records. Raises OSError, or ValueError naming file and line where a record is damaged."""
+    """Read all records. Raises OSError, or ValueError naming file and line of a damaged record."""
     return read_json_lines(run / LOG)
 
 
@@ -30,7 +30,7 @@ def replace_log(run: Path, records: Sequence[dict[str, Any]]) -> None:
 
 
 def end_of(run: Path) -> dict[str, Any] | None:
-    """The last record of a finished run; None where it has not finished."""
+    """The last record of a run; None until the run has finished."""
     try:
         return next((record for record in read_log(run) if record.get("kind") == "end"), None)
     except (OSError, ValueError):
@@ -38,13 +38,13 @@ def end_of(run: Path) -> dict[str, Any] | None:
 
 
 def whole_end_of(run: Path) -> dict[str, Any] | None:
-    """``end_of``, but None where the last checkpoint has been damaged since: such a run continues from the one before."""
+    """``end_of``, but None if the last checkpoint has been damaged since: such a run continues from the one before."""
     end, last = end_of(run), last_checkpoint(run)
     return None if end is None or (last.exists() and archive_damage(last) is not None) else end
 
 
 def fingerprint_of(run: Path) -> str | None:
-    """Fingerprint of the images that a run began with; None where its log does not say it."""
+    """The fingerprint of the images that a run began with; None if its log has none."""
     try:
         with open(run / LOG, encoding="utf-8") as log:
             return json.loads(log.readline()).get("fingerprint")
@@ -53,7 +53,7 @@ def fingerprint_of(run: Path) -> str | None:
 
 
 def newest_record(run: Path, kinds: Sequence[str]) -> dict[str, Any]:
-    """The newest record of these kinds among the last few kilobytes of the log; empty where there is none."""
+    """The newest record of these kinds in the last 4 KiB of the log, else an empty one."""
     try:
         with open(run / LOG, "rb") as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - 4096))

@@ -17,13 +17,13 @@ START = "; start: "
 
 
 def as_number(value: Any) -> float | None:
-    """A number as a float; None for anything else."""
+    """Return a number as a float, anything else as None."""
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
 def label_use(config: Mapping[str, Any], uses_labels: bool) -> str:
-    """Which labels a training with these options used, and that of its initial weights ("none", "10% (pairs)", "all").
-    ``uses_labels``: whether its method's loss reads labels."""
+    """Say which labels a training and the training of its initial weights used: "none", "10% (pairs)", "none; start: all".
+    ``uses_labels``: the method's loss reads labels."""
     fraction = as_number(config.get("label_fraction"))
     share = "all" if fraction is None or fraction >= 1 else f"{100 * fraction:.3g}%"
     own = share if uses_labels else f"{share} (pairs)" if config.get("pairing") == "same_label" else "none"
@@ -32,7 +32,7 @@ def label_use(config: Mapping[str, Any], uses_labels: bool) -> str:
 
 
 def require_options(run: Path, otherwise: str = "give another --out") -> dict[str, Any]:
-    """The options in a run's ``config.yaml``. Raises UserError, which ends with ``otherwise``, where it cannot be read."""
+    """Read a run's ``config.yaml``. Raises UserError, which ends with ``otherwise``, if it cannot be read."""
     file = run / CONFIG
     try:
         return load_options(file)
@@ -43,7 +43,7 @@ def require_options(run: Path, otherwise: str = "give another --out") -> dict[st
 
 
 def written_options(run: Path) -> dict[str, Any]:
-    """The options in a run's ``config.yaml``; nothing where there is none, or a damaged one."""
+    """Read a run's ``config.yaml``; a missing or damaged file gives no options."""
     try:
         return load_options(run / CONFIG)
     except (OSError, ValueError):
@@ -51,7 +51,7 @@ def written_options(run: Path) -> dict[str, Any]:
 
 
 def load_options(file: Path) -> dict[str, Any]:
-    """A mapping of option names to values. Raises OSError, or ValueError where the file holds something else."""
+    """Read a mapping of option names to values. Raises OSError, or ValueError if the file holds anything else."""
     try:
         options = read_yaml(file)
     except ValueError as error:

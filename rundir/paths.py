@@ -32,7 +32,7 @@ def last_checkpoint(run: Path) -> Path:
 
 
 def best_checkpoint(run: Path) -> Path:
-    """The checkpoint with the best online k-NN; absent where that was not measured."""
+    """The checkpoint with the best online k-NN; absent if the run measures none."""
     return run / CHECKPOINTS / "best.pt"
 
 
@@ -54,12 +54,12 @@ def earlier_checkpoints(run: Path) -> list[Path]:
 
 
 def has_checkpoint(run: Path) -> bool:
-    """True if the run has a checkpoint to continue from, whole or damaged."""
+    """True if the run has any checkpoint, whole or damaged."""
     return any(file.exists() for file in (last_checkpoint(run), best_checkpoint(run), *earlier_checkpoints(run)))
 
 
 def require_checkpoint(run: Path, otherwise: str = "give a run directory or a weights file") -> Path:
-    """The last checkpoint. Raises UserError, which ends with ``otherwise``, where there is none."""
+    """The last checkpoint. Raises UserError, which ends with ``otherwise``, if it does not exist."""
     file = last_checkpoint(run)
     if not file.is_file():
         raise UserError(f"{run}: a folder without {CHECKPOINTS}/{file.name}; {otherwise}")
@@ -79,12 +79,12 @@ def correlation_file(run: Path) -> Path:
 
 
 def examples_file(run: Path, data: str) -> Path:
-    """Pictures of a test set with their predicted classes (``eval.dense.examples``)."""
+    """Test images with their predicted classes (``eval.dense.examples``)."""
     return run / FIGURES / f"segmentation-{data}.npz"
 
 
 def pictures_of(run: Path, kind: str) -> list[Path]:
-    """The pictures that ``run.py visualize KIND`` has drawn of a run."""
+    """The files that ``run.py visualize KIND`` has drawn of a run."""
     return sorted((run / FIGURES).glob(f"{kind}-*.png"))
 
 
@@ -97,10 +97,10 @@ def runs_with_results(folder: Path) -> list[Path]:
 
 
 def output_of(folder: Path, name: str) -> Path:
-    """What the process of one run of a grid prints."""
+    """The file that takes the output of one run of a grid."""
     return folder / "logs" / f"{name}.log"
 
 
 def stop_file(output: Path) -> Path:
-    """The file beside a run's ``output_of`` that asks its process to stop."""
+    """The file beside ``output_of`` that asks the runs' processes to stop."""
     return output.with_name("stop")

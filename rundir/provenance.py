@@ -17,8 +17,8 @@ from rundir.paths import ENVIRONMENT, REPRODUCES
 
 
 def write_environment(run: Path, environment: dict[str, Any], resumed_after: int | None = None) -> None:
-    """Write this process's ``environment.json``. After the step ``resumed_after`` of a continued training the file keeps what the
-    first process wrote, and lists this one under ``resumed``. Raises UserError if that file is damaged."""
+    """Write ``environment.json``. If a training continues after the step ``resumed_after``, keep what the first process wrote and
+    list this one under ``resumed``. Raises UserError if the file is damaged."""
     file = run / ENVIRONMENT
     if resumed_after is not None and file.exists():
         try:
@@ -31,7 +31,7 @@ def write_environment(run: Path, environment: dict[str, Any], resumed_after: int
 
 
 def read_environment(run: Path) -> dict[str, Any]:
-    """``environment.json``; nothing where there is none. Raises OSError or ValueError where it is damaged."""
+    """Read ``environment.json``, {} if it is missing. Raises OSError or ValueError if it is damaged."""
     return _read_mapping(run / ENVIRONMENT)
 
 
@@ -41,7 +41,7 @@ def write_mark(run: Path, mark: dict[str, Any]) -> None:
 
 
 def read_mark(run: Path) -> dict[str, Any]:
-    """``reproduces.json``; nothing where there is none. Raises OSError or ValueError where it is damaged."""
+    """Read ``reproduces.json``, {} if it is missing. Raises OSError or ValueError if it is damaged."""
     mark = _read_mapping(run / REPRODUCES)
     if not isinstance(mark.get("changed", {}), dict):
         raise ValueError("does not say which published row this reproduces")

@@ -15,14 +15,13 @@ from rundir.paths import CONFIG, ENVIRONMENT, LOG, REPRODUCES, RESULTS
 from rundir.provenance import read_environment, read_mark
 from rundir.results import Measurement, measured_key, parse_measurement
 
-#: Step records read of a log, at most; longer logs are read at even distances (the last record always).
+#: The most step records that are read from a log; a longer log is read at even distances, and its last record always.
 STEP_RECORDS = 400
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that a report could not use. ``where`` is a directory or file as it was given, ``what`` says what is wrong and what
-    that means for the report."""
+    """A directory or file that a report could not use, and what is wrong with it."""
 
     where: str
     what: str
@@ -33,19 +32,14 @@ class Run:
     """One run directory.
 
     Attributes:
-        path: the directory as it was given.
         config: the options of the training, or of the evaluation of given weights.
-        environment: commit, packages, hardware and command, as the run wrote them.
-        steps: records of optimiser steps in order, about ``STEP_RECORDS`` of them at most.
-        knn: records of the online k-NN.
-        diagnostics: records (of any kind) with ``effective_rank`` or ``feature_std``.
+        environment, reproduces: contents of ``environment.json`` and ``reproduces.json`` (``rundir.provenance``).
+        steps, knn, diagnostics: records of the log; about ``STEP_RECORDS`` steps at most, ``logged`` counts all.
+            ``diagnostics`` are records of any kind with ``effective_rank`` or ``feature_std``.
         warnings: messages of the run's own warnings.
         end: the last record of a finished training, else None.
         has_log: False for an evaluation of given weights, which trains nothing.
-        fingerprint: of the training images; "" where the log has none.
-        results: measurements in the order of the files' names.
-        logged: number of step records in the log.
-        reproduces: which row of a published table this is (``rundir.provenance``), or None.
+        fingerprint: of the training images; "" if the log has none.
     """
 
     path: Path
@@ -72,23 +66,19 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """False for a training that has begun and not ended."""
+        """False only for a training that has not ended."""
         return self.end is not None or not self.has_log
 
     @property
     def newest(self) -> str:
-        """When the run ended, or else began, as it wrote itself (ISO date, or empty). Files' times do not survive copying."""
+        """ISO date at which the run ended, or else began, or "". It comes from the records: files' times do not survive copying."""
         keys = ("finished", "time", "ended", "date", "started")
         times = [source.get(key) for source in (self.end or {}, self.environment) for key in keys]
         return next((time for time in times if isinstance(time, str)), "")
 
 
 def read_runs(directories: Sequence[Path]) -> tuple[list[Run], list[Problem]]:
-    """Read run directories; a folder of runs stands for them. A directory given twice is read once.
-
-    Returns:
-        runs in the order given (in a folder: by name), and everything that could not be used.
-    """
+    """Read run directories, each once. A folder of runs stands for its runs, in the order of their names."""
     problems: list[Problem] = []
     distinct: dict[Path, Path] = {}
     for directory in _expand(directories):
@@ -115,7 +105,7 @@ def _expand(directories: Iterable[Path]) -> Iterable[Path]:
 
 
 def _read_run(directory: Path, problems: list[Problem]) -> Run:
-    """Raises ValueError where the directory is no run, or its options are unknown."""
+    """Read one run. Raises ValueError if the directory is no run, or its options are unknown."""
     if not directory.is_dir():
         raise ValueError("no such directory")
     if not _is_run(directory):
@@ -158,8 +148,7 @@ def _reason(error: OSError | ValueError) -> str:
 
 
 def _read_log(run: Run, problem: Callable[[str, str], None]) -> None:
-    """Fill in the run's log records. Of many step records only some are parsed: the page has no room for more, and a thousand
-    long logs would take minutes."""
+    """Fill in the run's log records, parsing ``STEP_RECORDS`` steps: a page shows no more, and long logs would take minutes."""
     try:
         text = (run.path / LOG).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:

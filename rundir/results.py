@@ -24,22 +24,20 @@ from rundir.paths import PREDICTIONS, predictions_file
 
 @dataclass(frozen=True)
 class Measurement:
-    """One number with what it takes to trust it.
+    """One number with everything that a reader needs to trust it.
 
     Attributes:
-        evaluation: "knn", "linear", "segmentation", …
-        metric: "top1", "top5", "miou", …
+        evaluation, metric: such as "knn" and "top1".
         value: in the metric's own unit (accuracies in percent).
-        low, high: 95% bootstrap interval over test samples; None only where none can be had, with ``interval`` saying why.
+        low, high: 95% bootstrap interval over test samples; None if it cannot be computed, and ``interval`` gives the reason.
         n: number of test samples.
-        protocol: everything that fixes the number (k, temperature, input size, resize, …), JSON-able.
+        protocol: everything that fixes the number (k, temperature, input size, …), JSON-able.
         data: name, train and test split, fingerprints, counts.
         predictions: file under the run's ``predictions/`` with the per-sample outcomes, or None.
         interval: how the interval was made.
-        weights, request: digests of the weights that were measured, and of everything that was asked for (weights, data,
-            options), which tell whether a measurement still holds; ``run_evaluations`` fills them in.
-        facts: how to show it, as its evaluation declares (``eval.core.base.facts_of``), so that a report need not have the
-            evaluation; {} in files written before there were any.
+        weights, request: digests of the weights, and of weights, data and options together. ``run_evaluations`` fills them in
+            and compares them to tell whether a measurement still holds.
+        facts: how to show the number (``eval.core.base.facts_of``), so that a report needs no evaluation; {} in older files.
         run: the directory that the measurement was read from; not written.
     """
 
@@ -60,11 +58,11 @@ class Measurement:
 
     @property
     def predictions_file(self) -> Path | None:
-        """The predictions of a measurement that was read. Results name files of their own run's ``predictions/`` only."""
+        """The predictions of a measurement that was read, always in its own run's ``predictions/``."""
         return None if self.predictions is None else self.run / PREDICTIONS / Path(self.predictions).name
 
 
-#: Types of the fields in a results file. Older files lack some of those that are not ``REQUIRED``.
+#: Types of the fields in a results file. Older files lack fields that are not ``REQUIRED``.
 TYPES = {
     **dict.fromkeys(("evaluation", "metric"), str),
     **dict.fromkeys(("value", "low", "high"), float),
@@ -84,7 +82,7 @@ def write_results(path: Path, measurements: Sequence[Measurement]) -> None:
 
 
 def read_results(path: Path) -> list[Measurement]:
-    """The measurements of a results file; none where there is no file. Raises UserError where anything in it is damaged."""
+    """Read a results file; a missing one gives no measurements. Raises UserError if anything in it is damaged."""
     if not path.exists():
         return []
     try:
@@ -101,7 +99,7 @@ def read_results(path: Path) -> list[Measurement]:
 
 
 def parse_measurement(entry: Any, run: Path) -> Measurement:
-    """One entry of a results file in ``run``. Raises ValueError naming what is damaged."""
+    """Parse one entry of a results file in ``run``. Raises ValueError naming the damaged field."""
     if not isinstance(entry, dict):
         raise ValueError("no mapping")
     values: dict[str, Any] = {"low": None, "high": None, "protocol": {}, "data": {}, "interval": "", "run": run}
@@ -122,12 +120,12 @@ def parse_measurement(entry: Any, run: Path) -> Measurement:
 
 
 def is_outcome(key: str) -> bool:
-    """True for an entry of a protocol that the run chose on its training data (a learning rate)."""
+    """True if the run chose this entry of its protocol on training data (such as a learning rate)."""
     return key.startswith("chosen")
 
 
 def test_data_of(measurement: Measurement) -> tuple[str, str]:
-    """Name and fingerprint of the data that a measurement was made on."""
+    """Name and fingerprint of the test data."""
     data = measurement.data
     test = data["test"] if isinstance(data.get("test"), dict) else {}
     fingerprint = data.get("test_fingerprint") or test.get("fingerprint") or data.get("fingerprint") or ""
@@ -135,19 +133,15 @@ def test_data_of(measurement: Measurement) -> tuple[str, str]:
 
 
 def measured_key(measurement: Measurement) -> str:
-    """What was measured, whatever came out of it."""
+    """A key that is equal for two measurements of the same quantity, whatever their values."""
     protocol = {key: value for key, value in measurement.protocol.items() if not is_outcome(key)}
     key = [measurement.evaluation, measurement.metric, protocol, test_data_of(measurement)]
     return json.dumps(key, sort_keys=True, default=str)
 
 
 def save_predictions(run: Path, name: str, test_names: Sequence[str], **outcomes: np.ndarray) -> str:
-    """Write ``predictions/NAME.npz`` and return its path relative to the run directory, for ``Measurement.predictions``.
-
-    Args:
-        test_names: of the samples, in the order of the arrays.
-        outcomes: arrays whose first axis is the samples.
-    """
+    """Write ``predictions/NAME.npz`` with arrays whose first axis is the samples, in the order of ``test_names``. Returns its path
+    relative to the run directory, for ``Measurement.predictions``."""
     lengths = {key: len(value) for key, value in outcomes.items()}
     if set(lengths.values()) != {len(test_names)}:
         raise ValueError(f"outcomes of {lengths} for {len(test_names)} samples")
@@ -157,5 +151,5 @@ def save_predictions(run: Path, name: str, test_names: Sequence[str], **outcomes
 
 
 def names_hash(names: Sequence[str]) -> str:
-    """Hash of sample names in their order: outcomes may be paired where it is equal."""
+    """Hash sample names in their order. Outcomes with equal hashes may be paired."""
     return hashlib.sha256("\n".join(names).encode(errors="surrogateescape")).hexdigest()
