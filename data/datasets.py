@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def default_image_size(name: str) -> int:
-    """Side in pixels of full-size crops and evaluation images where the user gives none. Raises UsageError for an unknown name."""
+    """Side in pixels of crops and evaluation images where the user gives none. Raises UsageError for an unknown name."""
     return DATASETS.get(name).image_size
 
 
 def open_benchmark(name: str, root: Path | None) -> Benchmark:
-    """A benchmark's files. Raises UserError for a missing folder, and for incomplete or wrong data."""
+    """Open a benchmark. Raises UserError for a missing folder, and for incomplete or wrong data."""
     return DATASETS.get(name)(name, require_folder(name, root))
 
 
@@ -32,15 +32,13 @@ def open_dataset(
     progress: bool = True,
     stream: bool = False,
 ) -> ImageStore:
-    """The images of a split, decoded on first use and kept on the disk where they fit.
+    """Open the images of a split, decoded on first use and kept on the disk where they fit.
 
     Args:
-        name: a data set of ``data/sets/`` or of a plug-in.
-        split: ``train``, or ``test``: the validation images where a data set calls them so.
+        split: ``train``, or ``test``, which may be a data set's validation images.
         root: the data set's folder; ``demo`` needs none.
         short_side: images with a longer short side are resized to it (pixels); None keeps all sizes.
         cache: folder of the stores; see ``common.download.cache_root`` for the default.
-        progress: show a progress bar while decoding.
         stream: keep no images; decode them anew each time.
 
     Raises:
@@ -61,7 +59,7 @@ def open_dataset(
 
 
 def fetch(name: str, root: Path | None) -> None:
-    """Download what a data set lacks into its folder. Raises UsageError for one that cannot be fetched, or without a folder."""
+    """Download a data set's missing files into its folder. Raises UsageError for a data set or call that cannot."""
     kind = DATASETS.get(name)
     if kind.fetch is None:
         able = ", ".join(other for other in DATASETS.names() if DATASETS.get(other).fetch is not None)

@@ -1,4 +1,4 @@
-"""Which training images may be learnt from where only some labels may be used: a drawn part, or those on a published list."""
+"""Training images for evaluations with few labels: a drawn part, or those on a published list."""
 
 from __future__ import annotations
 
@@ -13,17 +13,13 @@ from data.pairing import labelled
 from data.sets.core.lists import read_lines
 from data.store.store import ImageStore
 
-#: Indices of images, int64, rising; and what a protocol says of them.
+#: Indices of images, int64, rising; and the protocol's fields that describe them.
 Part = tuple[np.ndarray, dict[str, Any]]
 
 
 def labelled_parts(store: ImageStore, lists: Sequence[Path], fractions: Sequence[float], seed: int) -> dict[str, Part]:
-    """The parts that an evaluation with few labels learns from, by name: those on lists if there are any, else drawn fractions.
-
-    Raises:
-        UsageError: two lists of one name.
-        UserError: as ``listed_part``.
-    """
+    """The parts by name: those on lists if any are given, else drawn fractions. Raises UsageError for two lists of one name,
+    and as ``listed_part``."""
     if not lists:
         return {f"{part:g}": drawn_part(store, part, seed) for part in dict.fromkeys(fractions)}
     if len({file.stem for file in lists}) < len(lists):
@@ -32,18 +28,17 @@ def labelled_parts(store: ImageStore, lists: Sequence[Path], fractions: Sequence
 
 
 def drawn_part(store: ImageStore, fraction: float, seed: int) -> Part:
-    """About ``fraction`` (above 0, at most 1) of the labelled images of every class, at least one of each."""
+    """Draw about ``fraction`` (in (0, 1]) of the labelled images of every class, at least one of each."""
     rows = np.flatnonzero(labelled(store.labels, store.label_sets, fraction, seed))
     part = "all labels" if fraction == 1 else f"{100 * fraction:g}% of each class, drawn by seed {seed}"
     return rows, {"labels": part, "labelled_images": len(rows)}
 
 
 def listed_part(store: ImageStore, file: Path) -> Part:
-    """The images on a list, one file name a line, with or without folders, as in SimCLR's ``1percent.txt`` and ``10percent.txt``
-    (google-research/simclr, ``imagenet_subsets``). Images that the data set skips as damaged are left out and counted.
+    """Find the images on a list: one file name a line, with or without folders (google-research/simclr,
+    ``imagenet_subsets/1percent.txt``). Damaged images are left out and counted.
 
-    Raises:
-        UserError: the list cannot be read or names an image twice; a name fits no training image, several, or one without a label.
+    Raises UserError for a list that cannot be read, names an image twice, or has a name without exactly one labelled image.
     """
     names = [line.strip() for line in read_lines(file) if line.strip()]
     if not names or len(set(names)) < len(names):

@@ -1,7 +1,7 @@
-"""Pairing: which image each view of each anchor comes from. So any method can have weak supervision.
+"""Pairing: which image each view of an anchor comes from, so that any method can have weak supervision.
 
-Same-label pairing follows jneyzaguirre1/dino_evaluation: the first global crop comes from the anchor image, and every other
-crop from another image of its label. That code returns too few crops for small classes; images are repeated here.
+Same-label pairing follows jneyzaguirre1/dino_evaluation: all crops but the first global one come from other images of the
+anchor's label. Small classes repeat images here; that code returns too few crops.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from common.errors import UsageError, UserError
 
 
 class Pairing(Protocol):
-    """``sources(anchors [B], rng)`` is the index matrix ``[views, B]`` (int64) of the images the views are cut from."""
+    """``sources`` maps anchors ``[B]`` to the images that the views are cut from: int64 ``[views, B]``."""
 
     def sources(self, anchors: np.ndarray, rng: np.random.Generator) -> np.ndarray: ...
 
@@ -25,21 +25,19 @@ class SameImage:
         self.views = views
 
     def sources(self, anchors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """``[B]`` to ``[views, B]``; draws nothing from ``rng``."""
+        """Draws nothing from ``rng``."""
         return np.tile(np.asarray(anchors, np.int64), (self.views, 1))
 
 
 class SameLabel:
     """Paired views come from other images with the anchor's label, the others from the anchor.
 
-    An anchor with several labels takes part with one of them, drawn anew each time. Its paired views come from different images
-    if the class has enough besides the anchor, else from images drawn with replacement, and from the anchor itself only if the
-    class has no other image or the anchor no label.
+    One label of an anchor is drawn anew each time. Its paired views come from different images of the class, drawn with
+    replacement if these are too few, and from the anchor itself if it has no label or its class no other image.
 
     Args:
         classes: the images of each class whose labels may be used.
         n: number of all images.
-        views: number of views V.
         paired: the views (from 0) that come from other images.
     """
 
@@ -76,11 +74,8 @@ class SameLabel:
 
 
 def _draw(own: np.ndarray, sizes: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """For each column, ``count`` ranks in [0, size) that differ from ``own`` and, where the size allows, from each other.
-
-    The t-th free rank is t, plus one for each taken rank at or below it, counted in rising order. Returns int64
-    ``[count, columns]``.
-    """
+    """Draw ranks below the sizes, int64 ``[count, columns]``, other than ``own`` and, where sizes allow, than each other."""
+    # The t-th free rank is t, plus one for each taken rank at or below it, counted in rising order.
     distinct = sizes - 1 >= count
     others = np.maximum(sizes - 1, 1)
     taken = own[None]  # in rising order; if images may repeat, only the anchor is excluded
@@ -98,16 +93,14 @@ def _draw(own: np.ndarray, sizes: np.ndarray, count: int, rng: np.random.Generat
 
 
 def labelled(labels: np.ndarray, label_sets: np.ndarray | None, fraction: float, seed: int) -> np.ndarray:
-    """The images whose labels may be used: bool ``[n]``, the same for the same seed.
+    """Draw the images whose labels may be used: bool ``[n]``.
 
-    Each class gets the rounded share ``fraction`` of its images, and at least one. With several labels an image, rare classes
-    choose first, and later ones count the images already chosen. With single labels, a larger fraction contains a smaller one's
-    images.
+    Each class gets the rounded share ``fraction`` (in (0, 1]; else UsageError) of its images, and at least one. Rare classes
+    choose first, and later ones count the images already chosen. With single labels, a larger fraction only adds images.
 
     Args:
         labels: int64 ``[n]``, -1 unlabelled; read where ``label_sets`` is None.
         label_sets: bool ``[n, classes]`` or None.
-        fraction: in (0, 1]; UsageError otherwise.
     """
     if not 0 < fraction <= 1:
         raise UsageError(f"label_fraction is {fraction}; give a number above 0 and at most 1")
@@ -140,15 +133,12 @@ def make_pairing(
     label_fraction: float,
     seed: int,
 ) -> Pairing:
-    """The pairing of a run.
+    """Make the pairing of a run.
 
     Args:
-        kind: ``same_image`` or ``same_label``.
-        labels: int64 ``[n]``, -1 unlabelled; read where ``label_sets`` is None.
-        label_sets: bool ``[n, classes]`` where an image may have several labels, else None.
+        labels, label_sets, label_fraction, seed: see ``labelled``.
         views: number of views of a sample.
         paired_views: the views (from 0) that ``same_label`` draws from other images; None: all but the first.
-        label_fraction, seed: see ``labelled``.
 
     Raises:
         UsageError: unknown kind, a view that does not exist, a fraction outside (0, 1].

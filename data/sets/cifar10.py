@@ -20,10 +20,7 @@ BATCHES = {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("tes
 
 @DATASETS.register("cifar10")
 class CIFAR10(DataSet):
-    """``cifar-10-batches-py`` (or the folder that holds it), or ``train/CLASS`` and ``test/CLASS``.
-
-    Raises UserError for missing, damaged or other batches, and for other classes than the ten.
-    """
+    """``cifar-10-batches-py`` (or the folder that holds it), or ``train/CLASS`` and ``test/CLASS``."""
 
     title = "CIFAR-10"
     image_size = 32
@@ -59,7 +56,7 @@ class CIFAR10(DataSet):
 
 
 def _read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels uint8 ``[n, 32, 32, 3]`` and labels int64 ``[n]`` of one batch file."""
+    """Read a batch file: pixels uint8 ``[n, 32, 32, 3]`` and labels int64 ``[n]``."""
     content = read_plain_pickle(path)
     if isinstance(content, dict):  # a Python 3 that copied the file may have written its keys as bytes
         content = {key.decode("latin1") if isinstance(key, bytes) else key: value for key, value in content.items()}

@@ -17,14 +17,7 @@ _SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", "
 
 @DATASETS.register("copydays")
 class Copydays(Benchmark):
-    """JPEG files in ``original/`` and ``strong/``, as INRIA gives them.
-
-    Attributes:
-        originals, copies: files.
-        relevant: for each copy, the places of its originals, int64.
-
-    Raises UserError for a missing or empty folder, and for a copy whose original is missing.
-    """
+    """JPEG files in ``original/`` and ``strong/``; ``relevant`` has the places (int64) of each copy's originals."""
 
     title = "Copydays"
 
@@ -42,7 +35,7 @@ class Copydays(Benchmark):
 
 
 def image_files(folder: Path) -> tuple[Path, ...]:
-    """The image files of a folder, by name. Raises UserError for a folder without any."""
+    """List the image files of a folder, by name. Raises UserError if it has none."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
     files = tuple(sorted(file for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES and file.is_file()))

@@ -19,25 +19,19 @@ LIST = Path("ImageSets/2017/val.txt")
 
 @dataclass(frozen=True)
 class Video:
-    """One sequence.
-
-    Attributes:
-        name: of its folder.
-        frames, masks: files, in the order of their names; the same number of both.
-    """
+    """A sequence: as many masks as frames, in the order of their names."""
 
     name: str
     frames: tuple[Path, ...]
     masks: tuple[Path, ...]
 
     def read_masks(self) -> np.ndarray:
-        """Object ids of all frames, uint8 ``[T, H, W]``: 0 background, 1, 2, … the objects of the first frame.
+        """Read the object ids of all frames, uint8 ``[T, H, W]``: 0 background, 1, 2, … the objects of the first frame.
 
-        Where the first mask holds 0 and 255 only, as in DAVIS 2016, 255 is object 1 in all masks; elsewhere it is void, which the
+        If the first mask holds 0 and 255 only, as in DAVIS 2016, 255 is object 1 in all masks; else it is void, which the
         benchmark counts as background. Objects that the first mask lacks become background, too.
 
-        Raises UserError for a mask that cannot be read, is no mask of ids, or differs in size from the first; for a first mask
-        without an object, or with a gap in its ids.
+        Raises UserError for unreadable masks, masks of other sizes, and a first mask without objects or with a gap in its ids.
         """
         masks = [read_ids(file) for file in self.masks]
         first = masks[0]
@@ -71,10 +65,7 @@ class Video:
 
 @DATASETS.register("davis")
 class Davis(Benchmark):
-    """The validation videos: ``ImageSets/2017/val.txt``, ``JPEGImages/480p/VIDEO``, ``Annotations/480p/VIDEO``.
-
-    Raises UserError for a missing or empty list, a video without frames, and a frame without its mask.
-    """
+    """The validation videos: ``ImageSets/2017/val.txt``, ``JPEGImages/480p/VIDEO``, ``Annotations/480p/VIDEO``."""
 
     title = "DAVIS 2017"
 

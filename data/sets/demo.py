@@ -1,4 +1,4 @@
-"""The built-in data set: small scenes of handwritten digits (``data.sets.core.demo_scenes``), generated on first use."""
+"""The built-in data set: small scenes of handwritten digits, generated on first use."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VERSION = "d4d6b7335301"
 
 @DATASETS.register("demo")
 class Demo(DataSet):
-    """VOC's layout, with one label an image in ``labels.csv`` (name, label: a class, or its place from 0 in ``classes.txt``)."""
+    """VOC's layout; ``labels.csv`` gives each name a label, which is a class or its place from 0 in ``classes.txt``."""
 
     title = "demo"
     image_size = 32
@@ -48,7 +48,7 @@ class Demo(DataSet):
 
 
 def _read_labels(path: Path) -> dict[str, str]:
-    """The label of each image's stem."""
+    """Read the label of each image's stem."""
     labels: dict[str, str] = {}
     try:
         for row in csv.DictReader(read_lines(path), strict=True):

@@ -22,8 +22,7 @@ LISTS = {"train": "trainval", "test": "test"}
 
 @DATASETS.register("voc2007")
 class VOC2007(DataSet):
-    """trainval to train on, as is usual, and test. An image has several labels: the objects in its XML file that are not
-    difficult. Raises UserError for missing lists, images or annotations."""
+    """Training uses trainval, as is usual. The labels of an image are the objects in its XML file, less the difficult ones."""
 
     title = "PASCAL VOC 2007"
 
@@ -50,8 +49,8 @@ class VOC2007(DataSet):
 
 
 def difficult_only(store: ImageStore) -> np.ndarray | None:
-    """Classes of which an image shows difficult objects only, bool ``[n, classes]``; None for data without VOC's annotations.
-    ``ImageSets/Main/CLASS_SPLIT.txt`` marks them by 0, and the classification task does not count them."""
+    """Mark the classes whose objects in an image are all difficult, bool ``[n, classes]``; None without VOC's annotations.
+    The classification task does not count them (0 in ``ImageSets/Main/CLASS_SPLIT.txt``)."""
     if store.label_sets is None or not (store.root / "Annotations").is_dir():
         return None
     result = np.zeros(store.label_sets.shape, bool)

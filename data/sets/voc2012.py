@@ -1,4 +1,4 @@
-"""PASCAL VOC 2012's segmentation task, with the masks of SBD where they were downloaded."""
+"""PASCAL VOC 2012's segmentation task, with SBD's masks if they were downloaded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from data.store.listing import Listing
 
 @DATASETS.register("voc2012")
 class VOC2012(DataSet):
-    """train, and val as the test split; ``trainval`` and ``train_aug`` are splits, too. An image has several labels."""
+    """``test`` is VOC's val; ``trainval`` and ``train_aug`` are splits, too. An image has several labels."""
 
     title = "PASCAL VOC 2012"
 

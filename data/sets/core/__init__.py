@@ -1,1 +1,1 @@
-"""What data sets share. Begin with ``base``: what a data set is. ``folders`` and ``voc`` are layouts of several."""
+"""Code that data sets share. Begin with ``base``, which defines one; ``folders`` and ``voc`` are layouts of several."""

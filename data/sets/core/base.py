@@ -1,4 +1,4 @@
-"""What a data set is."""
+"""The base class and the registry of data sets."""
 
 from __future__ import annotations
 
@@ -19,13 +19,9 @@ class DataSet:
     Class attributes:
         title: its name in print.
         is_benchmark: whether one evaluation alone reads it (``data.sets.core.benchmark``).
-        image_size: side in pixels of full-size crops and evaluation images where the user gives none.
-        make_folder: ``(cache) -> folder`` for data that is made on this machine; None where the user has to name the folder.
-        fetch: ``(root)`` downloads what a folder lacks; None where that is up to the user.
-
-    Args:
-        name: under which it is registered.
-        root: its folder, which exists.
+        image_size: side in pixels of crops and evaluation images where the user gives none.
+        make_folder: ``(cache) -> folder`` generates the data; None: the user names the folder.
+        fetch: ``(root)`` downloads the missing files; None: the user does.
     """
 
     title: ClassVar[str]
@@ -39,27 +35,25 @@ class DataSet:
         self.root = root
 
     def listing(self, split: str) -> Listing:
-        """The images of ``train`` or ``test`` (validation images where a data set calls them so).
+        """List the images of ``train`` or ``test``, which may be called validation images.
 
-        Raises:
-            UsageError: unknown split.
-            UserError: missing, incomplete or wrong data.
+        Raises UsageError for an unknown split, UserError for missing, incomplete or wrong data.
         """
         raise NotImplementedError
 
 
 def names_with_images() -> list[str]:
-    """The data sets to train on, sorted."""
+    """List the data sets to train on."""
     return [name for name in DATASETS.names() if not DATASETS.facts(name)["is_benchmark"]]
 
 
 def image_sizes() -> list[str]:
-    """The image sizes where the user gives none, for help: ``cifar10: 32``, …"""
+    """List the default image sizes for help: ``cifar10: 32``, …"""
     return [f"{name}: {DATASETS.facts(name)['image_size']}" for name in names_with_images()]
 
 
 def require_folder(data: str, root: Path | None) -> Path:
-    """The absolute path of a data set's folder. Raises UserError where it is not given or does not exist."""
+    """The absolute path of a data set's folder. Raises UserError if it is not given or does not exist."""
     if root is None:
         raise UserError(f"the data set {data} needs its folder: --data_root DIR")
     root = Path(root).expanduser()

@@ -1,4 +1,4 @@
-"""Data that one evaluation reads in its own way, such as videos with masks, or queries and what they should retrieve."""
+"""Data that one evaluation reads in its own way, such as videos with masks, or queries and their answers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,8 @@ from data.sets.core.base import DataSet
 
 
 class Benchmark(DataSet):
-    """A data set for one evaluation only, without splits of labelled images. The constructor of a subclass finds its files, and
-    raises UserError where some are missing or wrong.
-
-    Attributes:
-        files: all that the evaluation reads, in a fixed order.
-    """
+    """A data set without splits of labelled images. The constructor of a subclass sets ``files``, all that the evaluation reads
+    in a fixed order, and raises UserError if some are missing or wrong."""
 
     is_benchmark = True
     files: tuple[Path, ...]
@@ -30,8 +26,7 @@ class Benchmark(DataSet):
 
 
 def fingerprint_of(files: Iterable[Path], root: Path) -> str:
-    """16 hexadecimal digits over the contents of files and their names relative to ``root``. Raises UserError where one cannot
-    be read."""
+    """Hash files' contents, and names relative to ``root``, into 16 hexadecimal digits. Raises UserError."""
     digest = hashlib.sha256()
     for path in files:
         digest.update(os.fsencode(f"{os.path.relpath(path, root)}\0"))

@@ -1,13 +1,11 @@
-"""The scenes of the built-in data set: 10 classes, made in seconds from the 1,797 handwritten digits (8 x 8 pixels, 17 grey levels)
-that ship with scikit-learn.
+"""The scenes of the built-in data set: 10 classes, from the 1,797 handwritten digits (8 x 8 pixels) of scikit-learn.
 
-A scene is a square of side ``SIDE`` covered by a loose lattice of copies of *one* digit sample. Any crop shows that sample, so two
-crops of one image share the handwriting and hence the class. Images of one class differ in handwriting, in the lattice's phase
-(where copies stand, which are cut by the border), in pitch, size and tilt. The label is the digit; a copy's mask is its class id.
+A scene is covered by a loose lattice of copies of *one* digit sample, so two crops of it share the handwriting and hence the
+class. Scenes of a class differ in handwriting and in the lattice's phase, pitch, size and tilt. The label is the digit.
 
-The scenes are plain because self-supervised methods learn whatever two crops of an image share and other images do not. They learnt
-grounds, ink colours or polarities drawn per image *instead* of the digits. So all scenes share one ground and one ink; only the
-brightness of each copy and a little pixel noise vary. Training and test scenes come from disjoint digit samples.
+Self-supervised methods learn whatever two crops of an image share and other images do not. They learnt grounds, ink colours
+or polarities drawn per image *instead* of the digits, so all scenes share one ground and one ink; only the brightness of
+copies and a little noise vary. Training and test scenes come from disjoint digit samples.
 """
 
 from __future__ import annotations
@@ -39,13 +37,13 @@ JPEG_QUALITY = 97
 
 
 def split_sources(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the digit samples for training and for test: disjoint, in random order."""
+    """Divide the digit samples at random: indices for training and for test."""
     order = np.random.default_rng([seed, 0]).permutation(len(labels))
     return order[TEST_SOURCES:], order[:TEST_SOURCES]
 
 
 def draw_scene(sample: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """One scene of one sample (8 x 8, 0..1): RGB uint8 (SIDE, SIDE, 3), coverage float (SIDE, SIDE)."""
+    """Draw a scene of a sample (8 x 8, 0..1): RGB uint8 ``[SIDE, SIDE, 3]``, coverage ``[SIDE, SIDE]``."""
     pitch = rng.uniform(*PITCH)
     size = pitch * rng.uniform(*SIZE)
     angle = np.deg2rad(rng.uniform(-TILT, TILT))
@@ -76,7 +74,7 @@ def draw_scene(sample: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray
 
 
 def scene_mask(cover: np.ndarray, label: int) -> np.ndarray:
-    """VOC mask of a scene: 0 ground, label + 1 strokes, 255 along their edges."""
+    """Make a scene's VOC mask: 0 ground, label + 1 strokes, 255 along their edges."""
     mask = np.zeros(cover.shape, np.uint8)
     mask[cover > VOID_ABOVE] = VOID
     mask[cover > OBJECT_ABOVE] = label + 1
@@ -84,11 +82,7 @@ def scene_mask(cover: np.ndarray, label: int) -> np.ndarray:
 
 
 def build_demo(root: Path, seed: int = 0) -> None:
-    """Write the data set under ``root`` (VOC layout, ``labels.csv``, ``classes.txt``); same seed, same files.
-
-    ``labels.csv`` has the columns name and label (0..9); ``classes.txt`` has one class name a line, in the order of the labels. A
-    temporary folder beside ``root`` is renamed when complete, so a build cut short leaves nothing that could pass for the data set.
-    """
+    """Write the data set to ``root``, whole or not at all: VOC layout, ``labels.csv``, and ``classes.txt`` in label order."""
     from sklearn.datasets import load_digits  # slow to import, needed here only
 
     if root.exists():

@@ -11,17 +11,15 @@ from common.errors import UserError
 from data.sets.core.lists import of_split
 from data.store.listing import Listing, stamp_of
 
-#: Folders of the splits; the first that exists is read. The validation images are the test split of every comparison here.
+#: The first folder of a split that exists is read. Every comparison here tests on the validation images.
 SPLIT_FOLDERS = {"train": ("train",), "test": ("val", "test")}
 
 LAYOUT = "images belong in train/CLASS/ and val/CLASS/ (or test/CLASS/)"
 
 
 def list_folder(data: str, split: str, root: Path) -> Listing:
-    """The images of ``root/train`` or ``root/val`` (``root/test``).
-
-    Classes are the sorted names of ``train``'s folders. Every file anywhere below them is taken for an image, in sorted order,
-    whatever its suffix, except hidden files (with a leading dot).
+    """List the images of ``root/train`` or ``root/val`` (``root/test``): every file, except hidden ones, below the class folders,
+    which are those of ``train``, sorted.
 
     Raises UserError for a missing or empty split, images outside class folders, and classes that ``train`` lacks.
     """
@@ -52,7 +50,7 @@ def list_folder(data: str, split: str, root: Path) -> Listing:
 
 
 def split_folder(data: str, split: str, root: Path) -> Path:
-    """The folder of a split. Raises UserError, with the folders that exist, if it is missing."""
+    """Find the folder of a split. Raises UserError, with the folders that exist, if it is missing."""
     choices = of_split(SPLIT_FOLDERS, split)
     for name in choices:
         if (root / name).is_dir():
@@ -63,7 +61,7 @@ def split_folder(data: str, split: str, root: Path) -> Path:
 
 
 def class_names(folder: Path) -> list[str]:
-    """Sorted names of the class folders. Raises UserError for a folder without them, and for files beside them."""
+    """List the class folders, sorted. Raises UserError for a folder without them, and for files beside them."""
     names = []
     for entry in os.scandir(folder):
         if entry.name.startswith("."):
@@ -77,7 +75,7 @@ def class_names(folder: Path) -> list[str]:
 
 
 def _files(folder: Path) -> list[tuple[str, os.stat_result]]:
-    """Files anywhere below a class folder, sorted by path, with their stats; links are followed."""
+    """List the files anywhere below a class folder, sorted by path, with their stats; links are followed."""
     files = []
     pending = [str(folder)]
     while pending:

@@ -11,7 +11,7 @@ from data.store.listing import stamp_of
 
 T = TypeVar("T")
 
-#: Bytes of a list at most.
+#: A list's largest size.
 MAX_BYTES = 2**28
 
 
@@ -23,7 +23,7 @@ def of_split(choices: dict[str, T], split: str) -> T:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 text file, without their ends. Raises UserError for other files and for one above ``MAX_BYTES``."""
+    """Read the lines of a UTF-8 text file. Raises UserError for other files and for one above ``MAX_BYTES``."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
@@ -36,8 +36,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_names(path: Path) -> list[str]:
-    """The names in a list, one a line: file names without folder and suffix. Raises UserError for other lines and for repeated
-    names."""
+    """Read a list of file names without folder and suffix, one a line. Raises UserError for other lines and repeated names."""
     names: dict[str, int] = {}
     repeated = []
     for number, line in enumerate(read_lines(path), 1):
@@ -58,7 +57,7 @@ def read_names(path: Path) -> list[str]:
 
 
 def stamp_of_listed(folder: Path, names: list[str], path: Path) -> str:
-    """``stamp_of`` the files below ``folder`` that the list at ``path`` asks for. Raises UserError where some are missing."""
+    """``stamp_of`` the files below ``folder`` that the list at ``path`` names. Raises UserError if some are missing."""
     stats, missing = [], []
     for name in names:
         try:

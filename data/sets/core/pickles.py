@@ -1,4 +1,4 @@
-"""Reading pickles from elsewhere without running anything that they name."""
+"""Pickles from elsewhere, read without running anything that they name."""
 
 from __future__ import annotations
 
@@ -86,12 +86,10 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def read_plain_pickle(path: Path) -> Any:
-    """A pickle of dicts, lists, tuples, text, numbers, and arrays of numbers, which ``numpy.asarray`` takes.
+    """Read a pickle of dicts, lists, tuples, text (Latin-1 from Python 2), numbers, and arrays for ``numpy.asarray``.
 
-    Nothing that the file names is imported or called: functions of this module build arrays from their bytes. Text of Python 2 is
-    read as Latin-1.
-
-    Raises UserError for a missing or damaged file, and for a pickle that names anything else.
+    Nothing that the file names is imported or called: functions of this module build arrays from their bytes. Raises UserError
+    for a missing or damaged file, and for a pickle that names anything else.
     """
     try:
         with open(path, "rb") as file:

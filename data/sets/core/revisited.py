@@ -1,4 +1,4 @@
-"""Revisited Oxford and Paris (Radenović et al. 2018, arXiv 1803.11285): queries and the images that each should retrieve."""
+"""Revisited Oxford and Paris (Radenović et al. 2018, arXiv 1803.11285): queries and the images they should retrieve."""
 
 from __future__ import annotations
 
@@ -19,11 +19,8 @@ class Revisited(Benchmark):
     """The layout of the authors: ``gnd_NAME.pkl`` and ``jpg/`` in ``root/NAME``, or in ``root`` itself.
 
     Attributes:
-        images, queries: files.
         boxes: float64 ``[Q, 4]``: left, top, right and bottom of each query's object, in pixels.
-        places: by grade (``GRADES``), for each query the places in ``images`` of that grade, int64.
-
-    Raises UserError for a missing or wrong ground truth, and for missing images.
+        places: for each grade and query, the places in ``images``, int64.
     """
 
     def __init__(self, name: str, root: Path):

@@ -1,4 +1,4 @@
-"""PASCAL VOC's classes, and its layout as torchvision unpacks it: a folder ``VOCdevkit/VOC2012`` of images, masks and lists."""
+"""PASCAL VOC's classes, and its layout as torchvision unpacks it: images, masks and lists in ``VOCdevkit/VOC2012``."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
-#: The list of each split. trainval holds both; train_aug is train with SBD's further images (``data.sets.core.voc_download``).
+#: The list of each split. train_aug is train with SBD's further images (``data.sets.core.voc_download``).
 LISTS = {"train": "train", "test": "val", "trainval": "trainval", "train_aug": "train_aug"}
 #: Folder of the masks of train_aug that are not VOC's own.
 AUG_MASKS = "SegmentationClassAug"
 
 
 def find_devkit(data: str, root: Path, year: str, lists: str) -> Path:
-    """``root``, ``root/YEAR`` or ``root/VOCdevkit/YEAR``, whichever holds the folder ``lists``; UserError where none does."""
+    """Find the folder ``lists`` in ``root``, ``root/YEAR`` or ``root/VOCdevkit/YEAR``. Raises UserError."""
     for folder in (root, root / year, root / "VOCdevkit" / year):
         if (folder / lists).is_dir():
             return folder
@@ -32,12 +32,10 @@ def find_devkit(data: str, root: Path, year: str, lists: str) -> Path:
 def list_segmentation(
     data: str, split: str, folder: Path, classes: tuple[str, ...], labels: dict[str, str] | None = None
 ) -> Listing:
-    """The images and masks on a list of ``folder/ImageSets/Segmentation``.
+    """List the images and masks of a split (a key of ``LISTS``).
 
     Args:
-        split: a key of ``LISTS``.
-        labels: the class of each image; None: an image has several labels, from its XML file in ``Annotations``, or from its mask
-            where that folder is missing.
+        labels: the class of each image; None: an image has several labels, from its XML file, or else from its mask.
 
     Raises UserError for missing lists, images, masks or annotations, and for a missing or unknown label.
     """

@@ -25,7 +25,7 @@ from data.sets.core.voc import AUG_MASKS, CLASSES
 
 @dataclass(frozen=True)
 class Source:
-    """An archive: its address and the MD5 digest of its file (both as torchvision has them)."""
+    """An archive's address and MD5 digest, both as torchvision has them."""
 
     url: str
     md5: str
@@ -45,14 +45,10 @@ SOURCES = {
 
 
 def fetch_voc2012(root: Path, sources: Mapping[str, Source] = SOURCES, console: Console | None = None) -> None:
-    """Complete ``root/VOCdevkit/VOC2012``: VOC's images and masks, SBD's masks in ``SegmentationClassAug``, and
-    ``ImageSets/Segmentation/train_aug.txt``. Existing parts are not fetched again; an interrupted download continues.
+    """Fetch the missing parts of ``root/VOCdevkit/VOC2012``: VOC itself, SBD's masks, and the list train_aug.
 
-    train_aug is VOC's train list and SBD's images, less VOC's val list: 10,582 images. An image that both have keeps
-    VOC's mask, which has a void border where SBD's has none.
-
-    Raises:
-        UserError: an archive cannot be fetched or unpacked, or does not hold what it should.
+    train_aug is VOC's train list and SBD's images, less VOC's val list: 10,582 images. Images of both keep VOC's mask, since
+    SBD's has no void border. Raises UserError for an archive that cannot be fetched or unpacked, or holds other files.
     """
     console = console or Console(stderr=True)
     root.mkdir(parents=True, exist_ok=True)
@@ -76,10 +72,7 @@ def fetch_voc2012(root: Path, sources: Mapping[str, Source] = SOURCES, console: 
 
 
 def convert_sbd(sbd: Path, folder: Path) -> None:
-    """Write SBD's masks (``cls/*.mat`` of its ``dataset`` folder) into VOC's folder as palette PNG files, then their list.
-
-    Raises UserError for a missing folder, or a file that holds no mask of the classes.
-    """
+    """Write SBD's masks (``cls/*.mat``) into VOC's folder as palette PNG files, then their list. Raises UserError."""
     files = sorted((sbd / "cls").glob("*.mat"))
     if not files:
         raise UserError(f"{sbd}: no masks in cls; is this the dataset folder of SBD?")
@@ -108,7 +101,7 @@ def _read_sbd(file: Path) -> np.ndarray:
 
 @contextmanager
 def _unpacked(root: Path, source: Source) -> Iterator[Path]:
-    """The folder of an archive's content, fetched and unpacked. Both are deleted when the block ends without an error."""
+    """Fetch and unpack an archive; both are deleted when the block ends without an error."""
     archive = root / Path(source.url).name
     target = root / f"{archive.name}.unpacked"
     if not target.is_dir():
