@@ -1,5 +1,5 @@
-"""Batches as a function of the step: which images, which partners, which crops. They need no state, so a run continues
-anywhere, and N processes draw what one would."""
+"""Batches as a function of the step: which images, which partners, which crops. They need no state, so a run can continue at
+any step, and N processes draw the same batches as one."""
 
 from __future__ import annotations
 
@@ -22,59 +22,47 @@ from data.views.spec import View
 from methods.core.base import ViewBatch
 from training.config import TrainConfig
 
-# Purposes of random streams: part of their seeds, so that no two streams are alike.
+# The purpose of a random stream is part of its seed, so that no two streams are alike.
 ORDER, PAIRING, CROPS, MODEL, STEP = range(5)
-#: Batches gathered ahead of the one in use, each by a thread: cores that are done with one batch's images then decode the
-#: next's.
+#: Batches gathered ahead of the one in use, each by a thread: idle cores then decode the next batch's images.
 AHEAD = 2
-#: A tenth of the images is held out from training for the online k-NN, but at most this many.
+#: The most images held out for the online k-NN; fewer where a tenth of the images is less.
 HELD_OUT = 1000
 
 
 def seed_of(purpose: int, *numbers: int) -> int:
-    """A seed for torch, below 2**63, that differs for different numbers."""
+    """Derive a seed for torch, below 2**63, from a purpose and numbers such as seed and step."""
     return int(np.random.SeedSequence([purpose, *numbers]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def short_side_for(image_size: int) -> int:
-    """Short side in pixels at which training images are stored. At twice the crop size, DINO's crops (from 5% of the area) are
-    hardly ever enlarged, and the store stays small."""
+    """Short side in pixels of stored training images. At twice the crop size DINO's crops (from 5% of the area) are hardly ever
+    enlarged, and the store stays small."""
     return 2 * image_size
 
 
 def hold_out(images: int, knn_every: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (int64, sorted) of the images to train on and of those to hold out, the same for every seed and method. Without
-    an online k-NN none is held out."""
+    """Split images into indices (int64, sorted) to train on and to hold out, the same for every seed and method. Without an online
+    k-NN (``knn_every`` 0) none is held out."""
     count = min(images // 10, HELD_OUT) if knn_every else 0
     order = np.random.default_rng(0).permutation(images)
     return np.sort(order[count:]), np.sort(order[:count])
 
 
 class BatchSource(Protocol):
-    """What a training takes its batches from.
-
-    Attributes:
-        steps_per_epoch: whole batches of one pass over the images.
-        left_out: images of a pass that are too few for a further batch.
-    """
+    """Source of a training's batches. An epoch has ``steps_per_epoch`` whole batches, and leaves out ``left_out`` images."""
 
     steps_per_epoch: int
     left_out: int
 
     def stream(self, first: int, end: int) -> Iterator[ViewBatch]:
-        """This rank's part of the batches of steps ``first`` to before ``end``, each a function of its step."""
+        """Yield this rank's part of the batches of the steps in ``range(first, end)``, each a function of its step."""
 
 
 @dataclass
 class HostBatch:
-    """This rank's part of a batch before its crops are made.
-
-    Attributes:
-        images: each source image once.
-        sources: int64 ``[V, b]``, rows of ``images``.
-        params: random numbers of the crops.
-        labels: as ``ViewBatch.labels``.
-    """
+    """This rank's part of a batch before its crops are made: each source image once, and for V views of b images ``sources``,
+    rows of ``images`` as int64 ``[V, b]``. ``labels`` are as in ``ViewBatch``."""
 
     images: ImageBatch
     sources: Tensor
@@ -83,8 +71,8 @@ class HostBatch:
 
 
 class WholeBatches:
-    """Which images are in which batch: each epoch has an order of its own, and leaves out images that do not fill a batch. Raises
-    UserError, which ends with ``hint``, if the images do not fill one."""
+    """Decides which images are in which batch. Each epoch has its own order, and leaves out images that do not fill a batch. Raises
+    UserError, which ends with ``hint``, if the images do not fill a single one."""
 
     def __init__(self, store: ImageStore, config: TrainConfig, device: torch.device, hint: str = ""):
         if len(store) < config.batch_size:
@@ -100,7 +88,7 @@ class WholeBatches:
         self._order = (-1, np.empty(0, np.int64))  # an epoch, and its permutation of the images
 
     def images_of(self, step: int) -> np.ndarray:
-        """Indices of the whole global batch, int64 ``[batch_size]``."""
+        """Indices of the images of a step's global batch, int64 ``[batch_size]``."""
         epoch, place = divmod(step, self.steps_per_epoch)
         order = self._order  # read and set in one piece, since several threads gather
         if order[0] != epoch:
@@ -139,7 +127,7 @@ class Batches(WholeBatches):
             self._labels = torch.from_numpy((store.label_sets & usable[:, None]).astype(np.float32))
 
     def gather(self, step: int) -> HostBatch:
-        """Draw the whole global batch of ``step``, and read this rank's part."""
+        """Draw the global batch of ``step``, and read this rank's part."""
         seed, anchors, mine = self.config.seed, self.images_of(step), self.own_rows()
         pairing = self._pairing if step >= self._pairing_start else self._alone
         sources = pairing.sources(anchors, np.random.default_rng([PAIRING, seed, step]))
@@ -158,14 +146,14 @@ class Batches(WholeBatches):
         return ViewBatch(views, host.labels.to(self.device, non_blocking=True))
 
     def stream(self, first: int, end: int) -> Iterator[ViewBatch]:
-        """See ``BatchSource``. Threads gather ahead while the caller trains. For a CUDA device they also make the crops, on a
-        stream beside the one that trains; a CPU has no cores to spare for that."""
+        """See ``BatchSource``. Threads gather ahead, and for a CUDA device also make the crops, on a stream beside the training's;
+        a CPU has no cores to spare for that."""
         side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         for take in ahead(lambda step: self._prepare(step, side), range(first, end), AHEAD):
             yield take()
 
     def _prepare(self, step: int, side: torch.cuda.Stream | None) -> Callable[[], ViewBatch]:
-        """A thread's part of the work on a batch. The function that it returns does the rest."""
+        """Do a thread's part of the work on a batch; the returned function does the rest."""
         host = self.gather(step)
         if side is None:
             return lambda: self.make(host)
@@ -176,7 +164,7 @@ class Batches(WholeBatches):
             training = torch.cuda.current_stream(self.device)
             training.wait_event(ready)
             for tensor in (*made.views, made.labels):
-                # Otherwise a later batch could get its memory before the step has read it.
+                # Otherwise a later batch could get this memory before the step has read it.
                 tensor.record_stream(training)
             return made
 
@@ -184,7 +172,7 @@ class Batches(WholeBatches):
 
 
 def split(batch: ViewBatch, parts: int) -> list[ViewBatch]:
-    """Equal parts of a batch's rows, in order."""
+    """Split a batch's rows into equal parts, in order."""
     if parts == 1:
         return [batch]
     views = zip(*(view.chunk(parts) for view in batch.views), strict=True)

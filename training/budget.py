@@ -20,7 +20,7 @@ WARM_UP, TIMED = 3, 10
 
 
 def parse_budget(text: str) -> tuple[str, float]:
-    """``images=5e6`` as ("images", 5e6). Raises UsageError for anything else than a kind and a positive number."""
+    """Parse ``images=5e6`` into ("images", 5e6). Raises UsageError unless it is a kind and a positive number."""
     kind, _, amount = text.partition("=")
     if kind not in KINDS or not re.fullmatch(r"\d+(\.\d*)?([eE]\+?\d+)?", amount) or not float(amount):
         raise UsageError(f"--budget {text}: give one of {', '.join(f'{kind}=NUMBER' for kind in KINDS)}")
@@ -28,10 +28,10 @@ def parse_budget(text: str) -> tuple[str, float]:
 
 
 def minutes_of_a_step(stepper: Stepper, batches: Batches) -> float:
-    """Minutes that an optimiser step takes, as the mean over processes. The schedules have to know where they end, so some steps
-    are timed before training, with a ``stepper`` whose weights are thrown away."""
+    """Time optimiser steps before training, since schedules have to know where they end. Returns the mean over processes; the
+    caller throws the weights of ``stepper`` away."""
     stepper.method.train()
-    # As if inside a long training: the schedules of a short one could end before the last step that is timed.
+    # With more epochs, since the schedules of a short training could end before the last timed step.
     epochs = batches.config.epochs + WARM_UP + TIMED
     began = 0.0
     for step, batch in enumerate(batches.stream(0, WARM_UP + TIMED)):

@@ -1,9 +1,7 @@
 """Checkpoints: everything that the next step depends on, in one file that is whole or absent.
 
-The order of images, their pairing, crops and all random numbers of a step are functions of the seed and the step, so no
-random state is kept: a resumed run draws what the uninterrupted one would.
-
-A run keeps its last checkpoint, some before it, and the one with the best online k-NN (``rundir.paths``).
+All random numbers of a step are functions of the seed and the step, so no random state is kept. A run keeps its last
+checkpoint, some before it, and the one with the best online k-NN (``rundir.paths``).
 """
 
 from __future__ import annotations
@@ -26,30 +24,28 @@ from rundir.paths import best_checkpoint, damaged_checkpoint, earlier_checkpoint
 
 #: Raised when the content of checkpoints changes.
 FORMAT = 1
-#: What every checkpoint holds, beside what else its writer adds.
+#: Entries that every checkpoint must have.
 ENTRIES = ("method", "optimizer", "backbone_prefix")
 
 
 class DamagedCheckpoint(UserError):
-    """A file that is no whole checkpoint."""
+    """The file is no whole checkpoint."""
 
 
 def save_checkpoint(
     path: Path, method: Method, optimizer: torch.optim.Optimizer | None, keep: int = 1, **about: Any
 ) -> None:
-    """Write a run's last checkpoint, and read it back before it replaces the one before. All processes call it together, and
-    the first writes; the content does not depend on how many there are, or on who has which part of a tensor.
+    """Write a run's last checkpoint, and read it back before it replaces the one before. All processes call it together, and the
+    first writes; the content depends neither on their number nor on the sharding of tensors.
 
     Args:
-        path: of the file.
-        method: its state dict holds weights, teacher and loss centre.
         optimizer: None for a method that does not train.
         keep: number of checkpoints afterwards, this one included.
         about: ``step``, ``steps_per_epoch``, ``config`` (all options, plain values), ``backbone_name``, ``image_size``,
             ``scaler`` (state), ``seconds`` (of training so far).
 
     Raises:
-        OSError: the disk does not take it, or gives back something else; the checkpoint before stays.
+        OSError: the file cannot be written or read back; the checkpoint before stays.
     """
     state = {
         "format": FORMAT,
@@ -74,11 +70,11 @@ def save_checkpoint(
 
 
 def _write(state: dict[str, Any], file: BinaryIO) -> None:
-    """Write as far as the disk itself, so that reading back does not come from the system's memory."""
+    """Write through to the disk, so that reading back does not come from the system's memory."""
     try:
         torch.save(state, file)
     except RuntimeError as error:
-        if isinstance(error.__context__, OSError):  # torch reports an unexpected position where the disk is full
+        if isinstance(error.__context__, OSError):  # torch reports a full disk as an unexpected position
             raise error.__context__ from None
         raise
     file.flush()
@@ -88,12 +84,8 @@ def _write(state: dict[str, Any], file: BinaryIO) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU.
-
-    Raises:
-        DamagedCheckpoint: it is damaged, or no checkpoint of this toolkit.
-        UserError: it cannot be read at all.
-    """
+    """Read a checkpoint onto the CPU. Raises DamagedCheckpoint if it is damaged, or no checkpoint of this toolkit; other UserErrors
+    if it cannot be read at all."""
     try:
         reason = archive_damage(path)
         if reason is None:
@@ -120,14 +112,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_newest(run: Path, say: Callable[[str], None], repair: bool = True) -> dict[str, Any] | None:
-    """The newest whole checkpoint of a run; None where the run has no checkpoint.
+    """Load a run's newest whole checkpoint; None if the run has no checkpoint.
 
     Args:
         say: gets a line for each damaged checkpoint.
-        repair: set damaged checkpoints aside, and make the last one name what is returned. (One process of several does that.)
+        repair: set damaged checkpoints aside, and let ``last.pt`` name the loaded one. One process of several does that.
 
     Raises:
-        UserError: none of them is whole, or they cannot be read at all.
+        UserError: no checkpoint is whole, or a file cannot be read at all.
     """
     last = last_checkpoint(run)
     damaged: dict[Path, DamagedCheckpoint] = {}
@@ -152,7 +144,7 @@ def load_newest(run: Path, say: Callable[[str], None], repair: bool = True) -> d
 
 
 def backbone_prefix(method: Method) -> str:
-    """The beginning of the names of the evaluated backbone's tensors in the method's state dict: ``teacher.backbone.``."""
+    """Prefix of the evaluated backbone's tensors in the method's state dict, such as ``teacher.backbone.``."""
     for name, module in method.named_modules():
         if module is method.backbone:
             return f"{name}." if name else ""

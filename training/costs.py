@@ -1,4 +1,4 @@
-"""What training a method costs: parameters, operations and memory, counted without computing anything."""
+"""The costs of training a method: parameters, operations and memory, counted without computing anything."""
 
 from __future__ import annotations
 
@@ -26,18 +26,14 @@ OPTIMIZER_STATE = {"adamw": 2, "sgd": 1, "lars": 1}
 def cost_of(
     build: Callable[[], Method], views: list[View], config: TrainConfig, num_labels: int | None
 ) -> dict[str, Any]:
-    """Count what training costs, on tensors without contents, so that nothing is computed.
-
-    Args:
-        build: makes the method.
-        num_labels: columns of multi-hot labels; None where an image has one label.
+    """Count the costs of training on tensors without contents. ``num_labels``: columns of multi-hot labels, else None.
 
     Returns:
         ``patch_size`` (None without patches), ``uses_labels``, ``parameters`` (of the evaluated backbone),
         ``trained_parameters``, ``flops`` (one image's forward pass of the backbone), ``training_flops`` (forward and backward
         passes of all views of an image; a multiply-add is two operations), and ``memory_gib``, an estimate: weights, gradients
-        and optimiser state, and what autograd keeps for the backward pass of ``batch_size / accumulate`` images. None where
-        the method's forward pass depends on values.
+        and optimiser state, and what autograd keeps for the backward pass of ``batch_size / accumulate`` images.
+        ``training_flops`` and the activations are None if the method's forward pass depends on values.
     """
     accelerator = pick_device(config.device).type != "cpu"
     with torch.device("meta"):
@@ -53,7 +49,7 @@ def cost_of(
         state = (1 + OPTIMIZER_STATE[config.optimizer]) * sum(p.nbytes for p in trained)
         training_flops = activations = None
         if method.trains:
-            # A method that looks at values fails here: these two costs are then unknown.
+            # A method whose forward pass depends on values fails here, and these two costs stay unknown.
             with suppress(RuntimeError, NotImplementedError):
                 training_flops, activations = _training_pass(method, views, config, num_labels)
     return {
@@ -72,7 +68,7 @@ def cost_of(
 
 
 def _training_pass(method: Method, views: list[View], config: TrainConfig, num_labels: int | None) -> tuple[int, int]:
-    """Operations of a forward and backward pass, per image, and bytes kept between the two."""
+    """Count the operations per image of a forward and backward pass, and the bytes kept between the two."""
     rows = config.batch_size // config.accumulate
     labels = torch.zeros(rows, dtype=torch.int64) if num_labels is None else torch.zeros(rows, num_labels)
     batch = ViewBatch([torch.empty(rows, 3, view.size, view.size) for view in views], labels)
@@ -86,7 +82,7 @@ def _training_pass(method: Method, views: list[View], config: TrainConfig, num_l
         return tensor
 
     method.before_step(Progress(0, 1, config.epochs))
-    # What counts is the size of the numbers, so bf16 stands for fp16, too.
+    # Only the size of the numbers counts, so bf16 stands for fp16, too.
     precision = "fp32" if config.precision == "fp32" else "bf16"
     saved = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     with FlopCounterMode(display=False) as counter:
@@ -98,11 +94,11 @@ def _training_pass(method: Method, views: list[View], config: TrainConfig, num_l
 
 
 def count(backbone: Backbone, image_size: int) -> tuple[int, int]:
-    """Parameters, and floating-point operations of one forward pass of one square image of ``image_size`` pixels.
+    """Count parameters, and floating-point operations of a forward pass of one square image of ``image_size`` pixels.
 
     A multiply-add counts as two operations (halve them for the "GMACs" that many papers call FLOPs). Convolutions and matrix
-    products are counted, attention's included; norms and activations are not. All tokens of a transformer are counted, as in
-    published counts, although pooled features need only the CLS token of the last block.
+    products count, attention's included; norms and activations do not. All tokens of a transformer count, as in published
+    numbers, although pooled features need only the CLS token of the last block.
     """
     parameters = sum(parameter.numel() for parameter in backbone.parameters())
     shadow = copy.deepcopy(backbone).to("meta").eval()

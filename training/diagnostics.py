@@ -1,4 +1,4 @@
-"""Signs of collapse, and what features look like: effective rank, spread, alignment, uniformity, cross-correlation."""
+"""Statistics of features (effective rank, spread, alignment, uniformity, cross-correlation), and signs of collapse."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-#: Most rows that per-step diagnostics look at.
+#: Rows that per-step diagnostics look at, at most.
 ROWS = 256
-#: Step records in a row that have to agree before a warning is given.
+#: Step records in a row that must show a sign before the warning.
 PATIENCE = 5
-#: A loss that differs from ln(out_dim) by less than this part of it is that of outputs equal for every image.
+#: A loss within this part of ln(out_dim) means equal outputs for every image.
 FLAT = 0.005
 #: Projections collapse where their effective rank is below this part of its maximum.
 COLLAPSED_RANK = 0.05
-#: A teacher's outputs collapse where they tell fewer nats of which image they are of. (Seen in tiny runs: 0.2 to 1 with centring,
-#: below 0.001 within tens of steps without it.)
+#: Nats about the image in a teacher's outputs, below which they collapse. (Tiny runs have 0.2 to 1 with centring, and below 0.001
+#: within tens of steps without it.)
 COLLAPSED_INFORMATION = 0.01
 
 
 @torch.no_grad()
 def effective_rank(features_ND: Tensor) -> float:
-    """exp of the entropy of the normalised singular values (RankMe, Garrido et al. 2023, arXiv 2210.02885), of centred
-    features: between 0 (all rows equal) and min(N - 1, D). NaN for features that are not finite."""
+    """exp of the entropy of the normalised singular values of centred features (RankMe, Garrido et al. 2023, arXiv 2210.02885):
+    between 0 (all rows equal) and min(N - 1, D). NaN for features that are not finite."""
     features = features_ND.float().cpu().double()
     if not features.isfinite().all():
         return math.nan
     x = features - features.mean(0)
     gram = x @ x.T if len(x) <= x.shape[1] else x.T @ x
     singular = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
-    if singular.sum() <= 1e-6 * features.norm():  # what rounding leaves of equal rows
+    if singular.sum() <= 1e-6 * features.norm():  # equal rows, but for rounding
         return 0.0
     share = singular / singular.sum()
     return float(torch.special.entr(share).sum().exp())
@@ -42,8 +42,8 @@ def effective_rank(features_ND: Tensor) -> float:
 
 @torch.no_grad()
 def feature_std(features_ND: Tensor) -> float:
-    """Mean over features of the standard deviation of unit-length rows, times √D: 0 where all rows are equal, 1 where they
-    are spread evenly over the sphere (Chen & He 2021, SimSiam, figure 2)."""
+    """Mean over features of the standard deviation of unit-length rows, times √D: 0 if all rows are equal, 1 if they are spread
+    evenly over the sphere (Chen & He 2021, SimSiam, figure 2)."""
     unit = F.normalize(features_ND.float(), dim=1)
     return float(unit.std(0).mean() * math.sqrt(unit.shape[1]))
 
@@ -56,8 +56,8 @@ def alignment(first_ND: Tensor, second_ND: Tensor) -> float:
 
 @torch.no_grad()
 def uniformity(features_ND: Tensor) -> float:
-    """ln of the mean of exp(-2 · squared distance) over pairs of unit-length rows: 0 where all are equal, -4 at best
-    (Wang & Isola 2020)."""
+    """ln of the mean of exp(-2 · squared distance) over pairs of unit-length rows: 0 if all are equal, -4 at best (Wang & Isola
+    2020)."""
     return float(torch.pdist(F.normalize(features_ND.float(), dim=1)).square().mul(-2).exp().mean().log())
 
 
@@ -71,12 +71,8 @@ def cross_correlation(first_ND: Tensor, second_ND: Tensor) -> Tensor:
 
 
 def summarize_correlation(matrix_DD: Tensor, side: int = 256) -> tuple[np.ndarray, float, float]:
-    """A picture-sized part of a cross-correlation matrix, and two numbers for the whole of it.
-
-    Returns:
-        the entries of evenly spaced features, at most ``side`` × ``side`` (pooled entries would drown the diagonal in the
-        rest); mean of the diagonal; root mean square of the rest (0 where there is none).
-    """
+    """Return the entries of evenly spaced features, at most ``side`` × ``side`` (pooling would drown the diagonal in the rest),
+    the mean of the whole diagonal, and the root mean square of the whole rest (0 for one feature)."""
     size = len(matrix_DD)
     kept = np.unique(np.linspace(0, size - 1, min(size, side)).round().astype(np.int64))
     diagonal = matrix_DD.diagonal()
@@ -86,14 +82,14 @@ def summarize_correlation(matrix_DD: Tensor, side: int = 256) -> tuple[np.ndarra
 
 
 class CollapseWatch:
-    """Looks at the step records of a run as they are logged, and warns once of each sign of collapse.
+    """Reads the step records of a run as they are logged, and warns once of each sign of collapse.
 
-    It reads ``loss``; ``effective_rank`` of the batch's projections and ``rank_limit``, its maximum; and of methods that log it
-    ``teacher_information``.
+    The signs are in ``loss``, ``effective_rank`` of the batch's projections with its maximum ``rank_limit``, and
+    ``teacher_information`` if the method logs it.
 
     Args:
-        out_dim: a loss of ln(out_dim) is that of uniform outputs; None where the method has no such outputs.
-        warmup_steps: of the learning rate; a flat loss before its end is no sign.
+        out_dim: a loss of ln(out_dim) means uniform outputs; None if the method has no such outputs.
+        warmup_steps: of the learning rate; a flat loss before their end is no sign.
     """
 
     HELP = {
@@ -109,7 +105,7 @@ class CollapseWatch:
         self._warned: set[str] = set()
 
     def replay(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Take in the log of the steps before a resumed run's first."""
+        """Take in the log of the steps before a run continues."""
         for record in records:
             if record.get("kind") == "warning":
                 self._warned.add(record.get("name", ""))

@@ -1,4 +1,4 @@
-"""Out of memory: what took it, and what would fit, in one sentence."""
+"""Out-of-memory errors, explained: what took the memory, and what would fit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from common.distributed import world_size
 from common.errors import UserError, is_out_of_memory
 from training.config import TrainConfig
 
-#: Part of a device's memory that the estimate may take: it counts no crops, no buffers of libraries and no fragmentation.
+#: Part of a device's memory that the estimate may take; crops, libraries' buffers and fragmentation take the rest.
 USABLE = 0.8
 
 
@@ -23,8 +23,8 @@ USABLE = 0.8
 def explained(
     config: TrainConfig, method: nn.Module, device: torch.device, memory_gib: Callable[[], Mapping[str, float | None]]
 ) -> Iterator[None]:
-    """While training, an out-of-memory error becomes a UserError that names the largest tensors and a batch size that would fit.
-    ``memory_gib`` gives an estimate by part, as ``training.costs.cost_of`` has it, or {}."""
+    """Turn an out-of-memory error into a UserError that names the largest tensors and a batch size that would fit. ``memory_gib``
+    gives the estimate of ``training.costs.cost_of`` by part, or {}."""
     try:
         yield
     except Exception as error:
@@ -37,8 +37,7 @@ def explained(
 
 
 def fitting(config: TrainConfig, device: torch.device, memory_gib: Mapping[str, float | None]) -> int:
-    """Images in a forward pass of one process, fewer than now, that would fit into its device's memory by the estimate (for one
-    process); 0: not even one."""
+    """Images, fewer than now, that a process's forward pass would have room for, by the estimate for one process; 0: none."""
     together = config.batch_size // config.accumulate
     fewer = together // world_size() // 2
     activations = memory_gib.get("activations")
@@ -50,7 +49,7 @@ def fitting(config: TrainConfig, device: torch.device, memory_gib: Mapping[str, 
 
 
 def memory_of(device: torch.device) -> int:
-    """Bytes that this process can have on a device; on a CPU free ones, within the process's and its container's limits."""
+    """Bytes that this process can have on a device; on a CPU the free memory within the process's and its container's limits."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
     page = os.sysconf("SC_PAGE_SIZE")
@@ -69,7 +68,7 @@ def memory_of(device: torch.device) -> int:
 
 
 def _cgroups() -> list[Path]:
-    """Files with the limits of this process's control group (a SLURM job's, a container's) and of the groups around it."""
+    """Files with the memory limits of this process's control group (a SLURM job, a container) and of the groups around it."""
     own = Path("/proc/self/cgroup")
     lines = own.read_text().splitlines() if own.is_file() else []
     groups = [Path("/sys/fs/cgroup") / line.split(":", 2)[2].lstrip("/") for line in lines if line.startswith("0:")]

@@ -1,5 +1,4 @@
-"""Weights that a training starts from (``--init``): a backbone's, or the whole state of an earlier training. Methods do not know
-of it."""
+"""Weights that a training starts from (``--init``): a backbone's, or the whole state of an earlier training."""
 
 from __future__ import annotations
 
@@ -19,8 +18,8 @@ from rundir.paths import has_checkpoint
 from training.checkpoint import is_finite
 from training.config import TrainConfig
 
-#: Training on with a learning rate above this part of the recipe's, or with a faster teacher than this, has undone trained weights:
-#: facebookresearch/dino issues 116, 207 and 284.
+#: A learning rate above this part of the recipe's, or a teacher with less momentum than ``GENTLE_MOMENTUM``, has undone trained
+#: weights (facebookresearch/dino issues 116, 207 and 284).
 GENTLE_LR = 0.2
 #: The authors' learning rates (DINO's ViTs and ResNet-50, Barlow Twins) for a method whose recipe has another optimiser.
 USUAL_LR = {"adamw": TrainConfig.lr, "sgd": 0.03, "lars": 0.2}
@@ -28,15 +27,15 @@ GENTLE_MOMENTUM = 0.999
 
 
 def with_initial_weights(config: TrainConfig) -> tuple[TrainConfig, Source | None]:
-    """The weights that ``--init`` names, fetched if they are released ones.
+    """Look for the weights that ``--init`` names, and fetch released ones.
 
     Returns:
-        the options with what those weights are (``init_sha256``) and which labels they have seen (``init_labels``); and the
-        weights. A run that continues keeps what its ``config.yaml`` says and does not need the file: its weights are None.
+        the options with ``init_sha256`` and ``init_labels`` filled in, and the weights; None for a run that continues, which
+        keeps these options and needs no file.
 
     Raises:
         UsageError: options contradict each other.
-        UserError: there are no such weights, or their digest is not ``config.init_sha256``.
+        UserError: the weights are missing, or their digest is not ``config.init_sha256``.
     """
     if config.init is None:
         if config.init_sha256 or config.init_labels:
@@ -64,7 +63,7 @@ def with_initial_weights(config: TrainConfig) -> tuple[TrainConfig, Source | Non
 
 
 def labels_of(source: Source) -> str:
-    """Which labels the training of weights used, as reports show it ("none", "10% (pairs)"); "?" if unknown."""
+    """Say which labels the training of weights used, as reports show it ("none", "10% (pairs)"); "?" if unknown."""
     if source.release is not None:
         return source.release.labels
     options = source.content.get("config")
@@ -72,7 +71,7 @@ def labels_of(source: Source) -> str:
         return "?"
     try:
         uses_labels = METHODS.get(options["method"]).uses_labels
-    except UsageError:  # of a plug-in that is not here
+    except UsageError:  # its plug-in is not loaded
         return "?"
     return label_use(options, uses_labels)
 
@@ -80,11 +79,11 @@ def labels_of(source: Source) -> str:
 def start_from(method: Method, source: Source, backbone_name: str) -> str:
     """Put initial weights into a method, in place.
 
-    If the file is a whole state (a run's checkpoint, or the authors' ``checkpoint.pth``) with exactly the tensors of the method,
-    student, teacher, heads and centre go on. Otherwise each of the method's backbones gets the backbone that the weights' run
-    evaluates, and all else starts anew. The optimiser always starts anew.
+    A whole state (a run's checkpoint, or the authors' ``checkpoint.pth``) with exactly the method's tensors is loaded whole.
+    Otherwise each of the method's backbones gets the backbone that the weights' run evaluates, and all else starts anew. The
+    optimiser always starts anew.
 
-    Returns what was taken, in words. Raises UserError where the weights cannot be read, or are not of that backbone.
+    Returns what was taken, in words. Raises UserError if the weights cannot be read, or are of another backbone.
     """
     state = method_state(source.content)
     misfit = _misfit(state, method, source.content.get("backbone_name", backbone_name) == backbone_name)
@@ -99,7 +98,7 @@ def start_from(method: Method, source: Source, backbone_name: str) -> str:
 
 
 def advice(config: TrainConfig, method_config: MethodConfig) -> str | None:
-    """A warning, with gentler options, if training on with these has degraded trained weights before; else None."""
+    """Warn, with gentler options, if such options have degraded trained weights before; else None."""
     recipe = METHODS.get(config.method).recipe
     usual = USUAL_LR[config.optimizer]
     if config.optimizer == recipe.get("optimizer", TrainConfig.optimizer):
@@ -120,7 +119,7 @@ def advice(config: TrainConfig, method_config: MethodConfig) -> str | None:
 
 
 def _misfit(state: Mapping[str, torch.Tensor] | None, method: Method, same_backbone: bool) -> str | None:
-    """Why a state does not fit a method; None if it does."""
+    """Say why a state does not fit a method; None if it does."""
     if state is None:
         return "the file holds no whole training"
     if not same_backbone:

@@ -1,5 +1,4 @@
-"""What a run reports while it trains: its log always, a progress bar on a terminal, TensorBoard and Weights & Biases by
-option."""
+"""Reporting while a run trains: its log always, a progress bar on a terminal, TensorBoard and Weights & Biases by option."""
 
 from __future__ import annotations
 
@@ -24,8 +23,8 @@ LINE_SECONDS = 15.0
 
 
 class RunLog:
-    """The log of a run, also in TensorBoard and Weights & Biases (with all ``options``) if they are asked for. Processes other than
-    the first write and show nothing."""
+    """Writes a run's log, also to TensorBoard and Weights & Biases (with all ``options``) on request, and shows progress. Only the
+    first process writes and shows."""
 
     def __init__(self, run: Path, options: Mapping[str, Any], total_steps: int, tensorboard: bool, wandb: bool):
         self.run = run
@@ -59,7 +58,7 @@ class RunLog:
             self._wandb.finish()
 
     def rewind(self, step: int) -> list[dict[str, Any]]:
-        """Drop the records after ``step`` (steps taken), which a resumed run takes anew. Returns those that stay."""
+        """Drop the records after ``step`` (steps taken), since a resumed run repeats them, and return the others."""
         self._first = step
         if not has_log(self.run):
             return []
@@ -72,7 +71,7 @@ class RunLog:
         return records
 
     def write(self, kind: str, step: int, epoch: int, **values: Any) -> None:
-        """Add a record. NaN and infinity, which JSON does not have, become None."""
+        """Add a record. NaN and infinity become None, since JSON has neither."""
         if not is_main():
             return
         for name, value in values.items():
@@ -103,7 +102,7 @@ class RunLog:
         self._bar.console.print(message, markup=False)
 
     def warn(self, step: int, epoch: int, name: str, message: str) -> None:
-        """Log and print a warning. ``name``: a word that programs can look for."""
+        """Log and print a warning, with a ``name`` that programs can look for."""
         self.write("warning", step, epoch, name=name, message=message)
         self.say(f"warning: {message}")
 

@@ -46,11 +46,11 @@ class Monitor(Protocol):
 
 @dataclass
 class Session:
-    """A training in a run directory, where it begins, or continues.
+    """A training that begins or continues in a run directory.
 
     Attributes:
         config: resolved options.
-        options: everything that the run depends on, for its checkpoints and loggers.
+        options: all options of the run and its method, for checkpoints and loggers.
         batches: None for a method without training.
         about: further fields of the log's first record.
         costs: gives fields of the log's last record; called after the first step, since counting takes seconds.
@@ -98,7 +98,7 @@ class Session:
             )
 
     def steps(self, start: int, seconds: float) -> float:
-        """Take the steps from ``start`` (taken so far) to the last. Returns seconds of training, those before ``start`` included;
+        """Take all steps after the first ``start``. Returns the seconds of training, added to ``seconds`` of the steps before,
         without evaluations, diagnostics and checkpoints."""
         config, stepper, batches = self.config, self.stepper, self.batches
         device = stepper.device
@@ -121,7 +121,7 @@ class Session:
                 save = last or (epoch_ends and epoch % config.checkpoint_every == 0)
                 knn = bool(config.knn_every and (last or (epoch_ends and epoch % config.knn_every == 0)))
 
-                # Reading the loss makes an accelerator wait, so there it is read only where the loop waits anyway.
+                # Reading the loss makes the loop wait for an accelerator, so it is read there only when the loop waits anyway.
                 failed = (device.type == "cpu" or record or save or knn) and not finite.item()
                 stopped, failed = interruption.agree(failed)
                 if failed:
@@ -198,7 +198,7 @@ class Session:
             name_also(self.checkpoint, best_checkpoint(self.directory))
 
     def _log_step(self, progress: Progress, loss: Tensor, output: StepOutput, clock: _Clock) -> None:
-        """Log the step just taken, and what the watch warns of."""
+        """Log the step just taken, and the watch's warnings."""
         done, size = progress.step + 1, self.config.batch_size
         values = _means({"loss": loss, **output.metrics})
         steps, seconds = clock.lap(done)  # after the line above, which waits for the device
@@ -219,7 +219,7 @@ class Session:
         if self.monitor is None:
             return False
         better, epoch = False, done // self.per_epoch if self.per_epoch else 0
-        # The monitor's batches have other sizes, and each size would be compiled.
+        # The monitor's batches have other sizes, each of which would be compiled.
         with torch.compiler.set_stance("force_eager") if self.config.compile else nullcontext():
             neighbours = self.monitor.knn() if knn else None
             diagnosed, matrix = self.monitor.diagnose()
@@ -245,7 +245,7 @@ class Session:
     def _write_environment(self, resumed_after: int | None = None) -> None:
         if is_main():
             environment = describe_environment(self.stepper.device, self.config.precision)
-            if self.config.method in METHODS.names():  # segmentation heads, which train here too, are not
+            if self.config.method in METHODS.names():  # segmentation heads train here too, and are no method
                 environment["method"] = facts_of(self.config.method)
             write_environment(self.directory, environment, resumed_after)
 
@@ -276,7 +276,7 @@ class _Clock:
 
 
 def _means(values: Mapping[str, Tensor | float]) -> dict[str, float]:
-    """Means over processes, as numbers. The processes exchange one message, and the device is read once."""
+    """Means over processes. The processes exchange one message, and the device is read once."""
     device = values["loss"].device
     with torch.no_grad():
         tensors = [torch.as_tensor(value, dtype=torch.float32, device=device) for value in values.values()]

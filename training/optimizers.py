@@ -1,5 +1,4 @@
-"""Optimisers by name, rates of their parameter groups, and gradient clipping. Every operation runs on all tensors together, and
-none waits for the device."""
+"""Optimisers by name, rates of their parameter groups, and gradient clipping. No operation waits for the device."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ from common.distributed import norms, own_parts
 from common.errors import unknown_name
 
 OPTIMIZERS = ("adamw", "sgd", "lars")
-#: Elements of a tensor that a CPU's core updates at a time.
+#: Elements of a tensor that a CPU core updates at a time.
 BLOCK = 2**17
 
 
@@ -22,8 +21,8 @@ class LARS(torch.optim.Optimizer):
     LARS``; You et al. 2017, arXiv 1708.03888).
 
     ``mu = momentum · mu + q · (grad + weight_decay · w)``, ``w -= lr · mu`` with ``q = eta · |w| / |grad + weight_decay · w|``
-    (1 where either norm is zero). 1-d tensors (biases, norms) have neither decay nor adaptation. A tensor without a gradient
-    and its ``mu`` stay as they are. A step overwrites the gradients.
+    (1 if either norm is zero). 1-d tensors (biases, norms) have neither decay nor adaptation. A tensor without a gradient and
+    its ``mu`` stay as they are. A step overwrites the gradients.
     """
 
     def __init__(
@@ -63,8 +62,7 @@ class LARS(torch.optim.Optimizer):
 def _update(
     weights: list[Tensor], gradients: list[Tensor], mus: list[Tensor], ratios: Tensor, momentum: float, lr: float
 ) -> None:
-    """``mu = momentum · mu + ratio · gradient``, ``w -= lr · mu``: on an accelerator each operation for all tensors at once, on
-    a CPU in blocks that stay in its cache, so that large matrices pass memory once, and not with each operation."""
+    """Apply the update of ``LARS``: on an accelerator to all tensors at once, on a CPU in blocks that stay in its cache."""
     if ratios.device.type != "cpu":
         torch._foreach_mul_(gradients, list(ratios.unbind()))
         torch._foreach_mul_(mus, momentum)
@@ -80,17 +78,17 @@ def _update(
 
 
 def build_optimizer(name: str, groups: list[dict[str, Any]], momentum: float) -> torch.optim.Optimizer:
-    """An optimiser for a method's parameter groups. ``set_rates`` gives it learning rate and decay before each step.
+    """Build an optimiser for a method's parameter groups, whose rates ``set_rates`` sets before each step.
 
     Args:
         name: adamw (with torch's betas, 0.9 and 0.999, as the references have), sgd or lars.
-        groups: ``Method.parameter_groups()``: ``params`` and perhaps ``lr_scale``, ``weight_decay``.
+        groups: each with ``params`` and perhaps ``lr_scale`` and a fixed ``weight_decay`` (``Method.parameter_groups``).
         momentum: of SGD and LARS.
     """
     # A fixed decay needs a name of its own: torch fills in ``weight_decay`` where a group has none.
     groups = [{"lr_scale": 1.0, "fixed_weight_decay": group.get("weight_decay"), **group} for group in groups]
     if name == "adamw":
-        # Fused: one pass over weights and moments instead of one for each operation.
+        # Fused: a single pass over weights and moments for all operations.
         return torch.optim.AdamW(groups, lr=0.0, weight_decay=0.0, fused=True)
     if name == "sgd":
         return torch.optim.SGD(groups, lr=0.0, weight_decay=0.0, momentum=momentum)
@@ -100,7 +98,7 @@ def build_optimizer(name: str, groups: list[dict[str, Any]], momentum: float) ->
 
 
 def set_rates(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) -> None:
-    """Set every group's learning rate (times its ``lr_scale``) and weight decay (its own where that is fixed)."""
+    """Set every group's learning rate (times its ``lr_scale``) and weight decay (unless it has a fixed one)."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
         fixed = group["fixed_weight_decay"]
@@ -109,13 +107,8 @@ def set_rates(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) 
 
 @torch.no_grad()
 def clip_gradients(parameters: Iterable[Tensor], max_norm: float, mode: Literal["tensor", "global"]) -> None:
-    """Scale gradients in place by ``max_norm / (norm + 1e-6)`` where that is below 1.
-
-    Args:
-        max_norm: largest 2-norm; 0: no clipping.
-        mode: ``tensor``: the norm is each tensor's own (dino/utils.py, ``clip_gradients``); ``global``: that of all together
-            (``torch.nn.utils.clip_grad_norm_``).
-    """
+    """Scale gradients in place by ``min(1, max_norm / (norm + 1e-6))`` for 2-norms; a ``max_norm`` of 0 clips nothing. ``tensor``
+    uses each tensor's norm (dino/utils.py, ``clip_gradients``), ``global`` the norm of all together."""
     parameters = [p for p in parameters if p.grad is not None]
     if not max_norm or not parameters:
         return

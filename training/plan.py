@@ -1,4 +1,4 @@
-"""The plan of a run: what is decided before it trains, and what it will cost. It is made once and handed down."""
+"""The plan of a run: all decisions before it trains, and its costs. A run makes one plan and hands it down."""
 
 from __future__ import annotations
 
@@ -31,13 +31,12 @@ from training.step import Stepper
 
 @dataclass
 class Plan:
-    """A run before it begins. The images are opened, and the costs counted, when they are first asked for.
+    """A run before it begins. The first use opens the images, and counts the costs.
 
     Attributes:
         config: resolved options.
-        method_config: the method's own.
-        evaluations: options of what is measured after training, by the evaluations' names.
-        initial: weights to start from; None: fresh ones, or those of the run directory's checkpoint.
+        evaluations: options of the evaluations to run after training, by name.
+        initial: weights to start from; None: fresh ones, or the run directory's checkpoint.
     """
 
     config: TrainConfig
@@ -47,12 +46,11 @@ class Plan:
 
     @property
     def directory(self) -> Path:
-        """The run directory."""
         return Path(self.config.out)
 
     @property
     def options(self) -> dict[str, Any]:
-        """All options of the run, as its ``config.yaml`` keeps them."""
+        """All options of the run, as in its ``config.yaml``."""
         return options_of(self.config, self.method_config, self.evaluations)
 
     @property
@@ -65,12 +63,12 @@ class Plan:
 
     @cached_property
     def views(self) -> list[View]:
-        """The views of each image that the method sees in a step."""
+        """The views that the method sees of each image in a step."""
         return list(self.method.views(self.method_config, self.config.image_size))
 
     @cached_property
     def images(self) -> tuple[ImageStore, ImageStore]:
-        """The images to train on, and those held out for the online k-NN. The first of several processes decodes them."""
+        """The images to train on, and images held out for the online k-NN. The first of several processes decodes them."""
         config = self.config
         root = None if config.data_root is None else Path(config.data_root)
         store = open_dataset(config.data, "train", root, short_side_for(config.image_size), stream=config.stream)
@@ -101,7 +99,7 @@ class Plan:
 
     @property
     def left_out(self) -> int:
-        """Images that each epoch leaves out, others each time: they would be a smaller batch."""
+        """Images that each epoch leaves out, others each time, since they do not fill a batch."""
         return len(self.images[0]) % self.config.batch_size if self.steps_per_epoch else 0
 
     def build_method(self) -> Method:
@@ -117,12 +115,10 @@ def make_plan(
     evaluations: Mapping[str, Any] | None = None,
     find_weights: bool = True,
 ) -> Plan:
-    """Decide what a run will do: fill in defaults, turn its budget into epochs, find its initial weights. Trains nothing and
-    writes no run directory.
+    """Plan a run: fill in defaults, turn its budget into epochs, find its initial weights. Writes no run directory.
 
     Args:
-        config, method_config, evaluations: options as given; see ``Plan``.
-        find_weights: look for ``config.init``, which may be downloaded, and keep its digest.
+        find_weights: look for ``config.init``, download released weights, and keep the digest.
 
     Raises:
         UsageError: not a budget, an option out of its range, or options that contradict each other.
@@ -140,7 +136,7 @@ def make_plan(
 
 
 def _epochs_within_budget(plan: Plan) -> float:
-    """The epochs that a budget is enough for. A run directory that has begun keeps its own."""
+    """The epochs that a budget is enough for. A run that has begun keeps its epochs."""
     config = plan.config
     kind, amount = parse_budget(config.budget)
     begun = written_options(plan.directory)
@@ -162,7 +158,7 @@ def _epochs_within_budget(plan: Plan) -> float:
 
 
 def build_method(config: TrainConfig, method_config: MethodConfig, num_classes: int) -> Method:
-    """A freshly initialised method; its weights are a function of the seed."""
+    """Build a method with fresh weights, which are a function of the seed."""
     torch.manual_seed(seed_of(MODEL, config.seed))
 
     def make_backbone(**hints: Any) -> Any:

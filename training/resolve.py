@@ -1,4 +1,4 @@
-"""From the options given to the options of a run: defaults that depend on others, checks, and the file that keeps them."""
+"""Resolve the given options into a run's options, check them, and compare them with a run directory's ``config.yaml``."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from rundir.paths import CHECKPOINTS, CONFIG, LOG
 from training.config import TrainConfig
 from training.machine.devices import pick_device, pick_precision
 
-#: They may differ between a run and its continuation.
+#: Options that may differ between a run and its continuation.
 WITHOUT_EFFECT = options_without_effect(TrainConfig)
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
-    """A copy with every default filled in that depends on other options, the data set or the machine. Raises UsageError for an
-    option out of its range, or options that contradict each other."""
+    """Fill in defaults that depend on other options, the data set or the machine. Raises UsageError for an option out of its range,
+    or options that contradict each other."""
     _check(config)
     precision = pick_precision(config.precision, pick_device(config.device))
     if config.strategy == "fsdp" and precision == "fp16":
@@ -36,7 +36,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
 
 
 def _on_any_machine(config: TrainConfig) -> TrainConfig:
-    """A copy with every default filled in but the machine's."""
+    """Fill in every default that does not depend on the machine."""
     name = re.sub(r"[^A-Za-z0-9_.=+-]", "_", f"{config.method}-{config.backbone}-{config.data}-{config.seed}")
     return dataclasses.replace(
         config,
@@ -84,8 +84,7 @@ def _options_of_evaluations(evaluations: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def require_same_run(run: Path, config: TrainConfig, method_config: MethodConfig) -> None:
-    """See that a run directory is free, or holds this very run. Raises UserError, which names the options, if it holds a run with
-    other ones, or with unknown ones."""
+    """Raise UserError, naming the options, if a run directory holds a run with other options, or with unknown ones."""
     if not (run / CONFIG).exists():
         for kind in (LOG, CHECKPOINTS):
             if (run / kind).exists():
@@ -99,14 +98,14 @@ def require_same_run(run: Path, config: TrainConfig, method_config: MethodConfig
 
 
 def other_options(run: Path, config: TrainConfig, method_config: MethodConfig) -> str:
-    """Options in which a run differs from the one that a directory holds, in words; "" for none, or for an unknown run. What the
-    machine decides does not count, since runs may come from another one: what ``auto`` stands for, the epochs of a budget, what
-    is read from initial weights."""
+    """Say in which options a run differs from the run in a directory; "" for none, or for an unknown run. Values that were not
+    given do not count, since the run may come from another machine: the precision of ``auto``, the epochs of a budget, facts
+    about initial weights."""
     now = options_of(_on_any_machine(config), method_config, {})
     ignored = {*WITHOUT_EFFECT}
     if config.precision == "auto":
         ignored.add("precision")
-    if config.budget is not None:  # which is compared itself
+    if config.budget is not None:  # the budget itself is compared
         ignored |= {"epochs", "warmup_epochs"}
     if config.init is not None:  # read from the file where they are not given
         ignored |= {name for name in ("init_sha256", "init_labels") if now[name] is None}
@@ -114,13 +113,13 @@ def other_options(run: Path, config: TrainConfig, method_config: MethodConfig) -
 
 
 def is_out_of_date(run: Path, config: TrainConfig, evaluations: Mapping[str, Any]) -> bool:
-    """Whether a finished run is to be gone through again: its data lie in another folder now, which may hold other images, or an
-    evaluation was last asked for with other options. False for an unknown run."""
+    """True if a finished run must be evaluated again: its data are in another folder, which may hold other images, or an evaluation
+    has other options. False for an unknown run."""
     now = {"data_root": config.data_root, **_options_of_evaluations(evaluations)}
     return bool(_differences(written_options(run), now))
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], ignored: Collection[str] = ()) -> str:
-    """The options of both that differ, in words."""
+    """Say which options differ, among options that both have."""
     names = [name for name in now if name in before and name not in ignored and before[name] != now[name]]
     return "; ".join(f"{name} was {before[name]}, now {now[name]}" for name in names)

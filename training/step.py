@@ -1,4 +1,4 @@
-"""One optimiser step of any method: the order of operations that the reference implementations have."""
+"""One optimiser step of any method, in the order of operations of the reference implementations."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from training.optimizers import build_optimizer, clip_gradients, set_rates
 
 
 class Stepper:
-    """A method on a device, and its optimiser. With several processes BatchNorm becomes global, and by ``config.strategy`` each
-    process has all weights or a part of each. ``method`` may then be another module than the one given."""
+    """A method on a device, and its optimiser. With several processes BatchNorm becomes global, each process holds all weights or
+    a part of each (``config.strategy``), and ``method`` may be another module than the one given."""
 
     def __init__(self, method: Method, config: TrainConfig, device: torch.device):
         self.config = config
@@ -42,8 +42,8 @@ class Stepper:
         if is_distributed() and config.strategy == "fsdp":
             shard(self.method, device)
         elif is_distributed():
-            # Buffers (centres, running statistics) are computed from global batches, so they are equal without a broadcast.
-            # Newer versions of torch call the option forward_sync_buffers.
+            # Buffers (centres, running statistics) come from global batches, so they are equal without a broadcast. Newer
+            # versions of torch call the option forward_sync_buffers.
             options = inspect.signature(DistributedDataParallel).parameters
             broadcast = "forward_sync_buffers" if "forward_sync_buffers" in options else "broadcast_buffers"
             devices = [device.index] if device.type == "cuda" else None
@@ -52,8 +52,8 @@ class Stepper:
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Continue from a checkpoint, whatever number of processes and strategy wrote it. Raises RuntimeError, ValueError, KeyError
-        or TypeError if it belongs to another method or optimiser."""
+        """Load a checkpoint, whatever number of processes and strategy wrote it. Raises RuntimeError, ValueError, KeyError or
+        TypeError if it belongs to another method or optimiser."""
         weights, moments = state["method"], state["optimizer"]
         if any(map(is_shared_out, self.method.parameters())):
             from training.machine.sharding import moments_in_parts, weights_in_parts
@@ -61,8 +61,8 @@ class Stepper:
             weights, moments = weights_in_parts(self.method, weights), moments_in_parts(self.optimizer, moments)
         self.method.load_state_dict(weights)
         self.optimizer.load_state_dict(moments)
-        # Loaded moments keep their strides, which may differ from the weights' if another strategy wrote them; torch's fused
-        # kernels step through both by the weights' strides.
+        # Moments that another strategy wrote may have other strides than the weights, and torch's fused kernels step through
+        # both by the weights' strides.
         for parameter, own in self.optimizer.state.items():
             for name, value in own.items():
                 if value.shape == parameter.shape and value.stride() != parameter.stride():
@@ -70,8 +70,8 @@ class Stepper:
         self.scaler.load_state_dict(state["scaler"])
 
     def rates(self, progress: Progress) -> tuple[float, float]:
-        """Learning rate (of groups without ``lr_scale``) and weight decay at a step (dino/utils.py, ``cosine_scheduler``;
-        barlowtwins/main.py, ``adjust_learning_rate``)."""
+        """Learning rate (before ``lr_scale``) and weight decay at a step (dino/utils.py, ``cosine_scheduler``; barlowtwins/main.py,
+        ``adjust_learning_rate``)."""
         config = self.config
         peak = config.lr * config.batch_size / 256
         end = config.min_lr + config.min_lr_scale * peak
@@ -82,11 +82,8 @@ class Stepper:
         return lr, decay
 
     def step(self, batches: Sequence[ViewBatch], progress: Progress) -> tuple[Tensor, StepOutput]:
-        """Forward and backward passes of the equal parts of a batch, then one optimiser step.
-
-        Returns:
-            the mean loss over the parts (detached, of this rank), and the method's output for the last of them.
-        """
+        """Run the equal parts of a batch forward and backward, then take one optimiser step. Returns the mean loss over the parts
+        (detached, of this rank), and the method's output for the last part."""
         set_rates(self.optimizer, *self.rates(progress))
         self.method.before_step(progress)
         self.optimizer.zero_grad(set_to_none=True)

@@ -1,5 +1,4 @@
-"""Train a plan: its run directory is checked and claimed here, ``training.loop`` holds the loop, ``training.step`` what a step is.
-Nothing is evaluated or drawn."""
+"""Train a plan: check and claim its run directory, then start the loop of ``training.loop``."""
 
 from __future__ import annotations
 
@@ -29,12 +28,11 @@ from training.step import Stepper
 
 
 def train(plan: Plan, make_monitor: Callable[[Plan, Method], Monitor] | None = None, resume: bool = True) -> None:
-    """Train a method, or continue where its run directory stops. Every process of the process group calls it; the first one
-    holds the directory's lock.
+    """Train a method, or continue where its run directory stops. Every process calls it; the first holds the directory's lock.
 
     Args:
-        make_monitor: makes what watches the training of the method, which is on its device by then.
-        resume: continue what the run directory holds; if not, it has to be free.
+        make_monitor: makes the monitor of a method that is on its device.
+        resume: continue the run that the directory holds; False: refuse a directory that holds one.
 
     Raises:
         UserError: the directory holds another run, or one that began on other images; the loss is no longer finite; memory
@@ -60,8 +58,7 @@ def train(plan: Plan, make_monitor: Callable[[Plan, Method], Monitor] | None = N
 
 
 def _require_same_images(plan: Plan) -> None:
-    """Raise UserError if a run that has begun would go on, or be evaluated, on other images than its log names. (They may have
-    moved: ``data_root`` may differ.)"""
+    """Raise UserError if the images are not those in the run's log. Their folder, ``data_root``, may differ."""
     config, begun = plan.config, fingerprint_of(plan.directory)
     if begun is not None and begun != (now := plan.images[0].fingerprint):
         where = f" in {config.data_root}" if config.data_root else ""
@@ -72,7 +69,7 @@ def _require_same_images(plan: Plan) -> None:
 
 
 def _train(plan: Plan, make_monitor: Callable[[Plan, Method], Monitor] | None, begins: bool) -> None:
-    """Set a method's training up, and run it. ``begins``: it has no checkpoint to continue from."""
+    """Set up a method's training, and run it. ``begins``: no checkpoint exists yet."""
     config, (images, held_out) = plan.config, plan.images
     method = plan.build_method()
     about = {"images": len(images), "held_out": len(held_out), "fingerprint": images.fingerprint}
@@ -99,14 +96,13 @@ def _train(plan: Plan, make_monitor: Callable[[Plan, Method], Monitor] | None, b
 def train_task(
     config: TrainConfig, options: dict[str, Any], method: Method, batches: BatchSource, **about: Any
 ) -> None:
-    """Train something that brings its own network and batches (segmentation), or continue where its run directory stops: as
-    ``train``, but without a plan and a monitor.
+    """Train a task with its own network and batches (segmentation) as ``train`` does, but without a plan and a monitor.
 
     Args:
         config: resolved options; ``out`` is the run directory.
-        options: everything that the run depends on, for its ``config.yaml`` and its checkpoints.
+        options: all options that the run depends on, for its ``config.yaml`` and its checkpoints.
         method: with its initial weights.
-        about: for the log's first record.
+        about: further fields of the log's first record.
     """
     run = Path(config.out)
     if is_main():
