@@ -1,1 +1,1 @@
-"""The figures that reports draw: of a comparison, of training, of segmentation. ``look`` is what they share."""
+"""The figures of a report: ``comparison``, ``training``, ``segmentation``; they share ``look``."""

@@ -1,4 +1,4 @@
-"""Figures of a comparison: every row with its uncertainty, and accuracy against cost. None where there is nothing to draw."""
+"""Draw a comparison: every row with its uncertainty, and accuracy against cost. An empty figure is None."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from reports.analysis.comparison import Comparison
 from reports.figures.look import MOST_LETTERS, MOST_ROWS, WIDTH, Look
 from reports.visual.core.style import FAINT, RULE, Picture, figure_of, picture, short, style
 
-#: Rows of which standard deviations are drawn as bars, at most.
+#: With more rows, no bars of standard deviations.
 MOST_BARS = 96
 
 
@@ -22,7 +22,7 @@ def _title(axis: Axes, comparison: Comparison, column: int) -> None:
 
 
 def intervals(comparison: Comparison, look: Look, name: str) -> Picture | None:
-    """A dot and its interval for every row and headline column."""
+    """Draw a dot and its intervals for every row and headline column."""
     rows = comparison.rows[:MOST_ROWS]
     rest = len(comparison.rows) - len(rows)
     cells = {
@@ -67,8 +67,7 @@ def intervals(comparison: Comparison, look: Look, name: str) -> Picture | None:
 
 
 def _limits(cells: Collection[Cell]) -> tuple[float, float]:
-    """Limits that show means and intervals over images, and of the intervals over seeds, which are very wide with few seeds, as
-    much as leaves the rest readable."""
+    """Limits that show means and intervals over images, but cut off the very wide intervals over few seeds."""
     inner = [value for cell in cells for value in (cell.over_seeds.mean, *(cell.images or ()))]
     outer = [value for cell in cells for value in (cell.over_seeds.low, cell.over_seeds.high) if value is not None]
     low, high = min(inner), max(inner)
@@ -79,7 +78,7 @@ def _limits(cells: Collection[Cell]) -> tuple[float, float]:
 
 
 def cost_and_accuracy(comparison: Comparison, look: Look, name: str) -> Picture | None:
-    """Headline columns against device-minutes, and the front of what is not worse in both."""
+    """Draw headline columns against device-minutes, with the Pareto front."""
     timed = {position: row for position, row in enumerate(comparison.rows) if row.cost["minutes"]}
     points = {
         column: [

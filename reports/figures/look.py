@@ -1,4 +1,4 @@
-"""What all figures of a report share: the looks of its rows, its width, and the legend."""
+"""The looks of rows, the width and the legend of all figures of a report."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from reports.visual.core.style import COLOURS, DASHES, FAINT, MARKERS, short
 
 #: Inches.
 WIDTH = 8.4
-#: Rows drawn in one figure, and letters of a name beside a drawing, at most.
+#: Limits of rows in a figure, and of letters of a name beside a drawing.
 MOST_ROWS, MOST_LETTERS = 24, 40
 
 
 class Look:
-    """One colour a method, one marker and dash a backbone, one dash a variant: the same in all figures of a report."""
+    """A colour per method, a marker and dash per backbone, a dash per variant, the same in all figures of a report."""
 
     def __init__(self, rows: Sequence[Row]):
         self._methods = list(dict.fromkeys(row.method for row in rows if row.trained))
@@ -41,8 +41,7 @@ class Look:
         return DASHES[self._backbones.index(row.backbone) % len(DASHES)]
 
     def legend(self, figure: Figure, rows: Sequence[Row], lines: bool | None) -> None:
-        """Below the axes, the colours of methods, and where there are several backbones their dashes (``lines``), their markers
-        (False) or nothing (None)."""
+        """Put methods' colours below the axes, and several backbones' dashes (``lines``), markers (False) or nothing (None)."""
         methods = {row.method: row for row in reversed(rows)}
         handles = [
             Line2D([], [], color=self.colour(row), lw=2.4, label=short(row.method_name, MOST_LETTERS))
@@ -58,5 +57,5 @@ class Look:
 
 
 def left_out(dropped: int) -> str:
-    """A sentence for captions; "" where nothing was left out."""
+    """Make a sentence for captions, or ""."""
     return f" {dropped} more are not drawn." if dropped else ""

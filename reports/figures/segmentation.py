@@ -1,4 +1,4 @@
-"""Pictures of segmentation: predictions beside the truth in VOC's palette, IoU of each class, confusion, best and worst images."""
+"""Draw segmentations: predictions beside the truth in VOC's palette, IoU of each class, confusion, best and worst images."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from rundir.paths import examples_file
 from rundir.read import Problem
 
 EVALUATION = "segmentation"
-#: Methods or heads beside each other, images below each other, and rows of the table whose best and worst images are shown.
+#: Limits of methods or heads side by side, of images below each other, and of rows with best and worst images.
 MOST_COLUMNS, MOST_IMAGES, MOST_ROWS = 6, 6, 3
 #: Best and worst images of a row.
 EXTREMES = 4
@@ -39,13 +39,13 @@ Arrays = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Segmented:
-    """One row of the comparison with one head, of the row's first seed.
+    """The first seed of a row with one head.
 
     Attributes:
-        row: its position; ``label``: its name.
-        head, title: the head's name, and its name for readers.
-        examples: the images that the run has kept (``eval.dense.examples``), or None.
-        matrix: the test set's confusion matrix ``[C, C]``, or None.
+        row: position in the comparison.
+        title: the head's name for readers.
+        examples: the run's stored images (``eval.dense.examples``).
+        matrix: the test set's confusion matrix ``[C, C]``.
     """
 
     row: int
@@ -57,22 +57,17 @@ class Segmented:
 
     @property
     def order(self) -> tuple[int, str]:
-        """The place of the head among heads; unknown heads are last."""
+        """Sorts heads; unknown heads are last."""
         return plugins_of("heads.segmentation").facts(self.head).get("order", 99), self.head
 
     def example(self, kind: str, place: int) -> np.ndarray:
-        """One of ``images``, ``truth`` and ``predicted_HEAD``, without the margin that fills stored images up to one size."""
+        """An entry of ``images``, ``truth`` or ``predicted_HEAD``, without the margin that pads stored images."""
         height, width = self.examples["sizes"][place]
         return self.examples[kind][place][:height, :width]
 
 
 def pictures(comparison: Comparison, suffix: str, problems: list[Problem]) -> list[Picture]:
-    """All pictures of segmentation on one test set; none where nothing was segmented.
-
-    Args:
-        suffix: of the pictures' names.
-        problems: gets what cannot be read.
-    """
+    """Draw all pictures of segmentation on one test set, named with ``suffix``; add unreadable files to ``problems``."""
     segmented = _segmented(comparison, problems)
     if not segmented:
         return []
@@ -137,12 +132,12 @@ def _arrays(file: Path | None, problems: list[Problem]) -> Arrays | None:
 
 
 def coloured(classes: np.ndarray) -> np.ndarray:
-    """Classes ``[H, W]`` as RGB in VOC's palette; void in its own pale colour."""
+    """Turn classes ``[H, W]`` into RGB of VOC's palette; void is pale."""
     return voc_palette()[classes]
 
 
 def _grid(shown: Sequence[Segmented], name: str, title: str, name_of: Callable[[Segmented], str]) -> Picture | None:
-    """Images below each other; beside each its truth and the predictions."""
+    """Draw a line for each image: the image, its truth, and the predictions."""
     predicted = [m for m in shown if f"predicted_{m.head}" in m.examples]
     shown = predicted[:MOST_COLUMNS]
     if not shown:
@@ -180,7 +175,7 @@ def _grid(shown: Sequence[Segmented], name: str, title: str, name_of: Callable[[
 
 
 def _extremes(shown: Sequence[Segmented], name: str) -> Picture | None:
-    """The images with the lowest and the highest mean IoU, of each row."""
+    """Draw each row's images with the lowest and the highest mean IoU."""
     shown = [m for m in shown if {f"worst_{m.head}", f"best_{m.head}"} <= m.examples.keys()]
     if not shown:
         return None
@@ -216,7 +211,7 @@ def _extremes(shown: Sequence[Segmented], name: str) -> Picture | None:
 
 
 def _class_iou(measured: Sequence[Segmented], classes: Sequence[str], name: str) -> Picture | None:
-    """IoU of every class, a line for each row and head."""
+    """Draw a heatmap of the IoU of classes, a line for each row and head."""
     lines = measured[:MOST_LINES]
     if not lines:
         return None
@@ -243,7 +238,6 @@ def _class_iou(measured: Sequence[Segmented], classes: Sequence[str], name: str)
 
 
 def _confusion(measured: Sequence[Segmented], classes: Sequence[str], name: str) -> Picture | None:
-    """What pixels of each class were taken for."""
     shown = measured[:MOST_MATRICES]
     if not shown:
         return None
@@ -282,7 +276,7 @@ def _show(axis: Axes, panel: np.ndarray) -> None:
 
 
 def _palette_legend(figure: Figure, masks: Sequence[np.ndarray], classes: np.ndarray) -> None:
-    """The colours of the classes that are in the masks, and of void."""
+    """Add the colours of the classes in the masks, and of void."""
     names = dict(enumerate(map(str, classes))) | {VOID: "void"}
     seen = np.unique(np.concatenate(masks, axis=None))
     patches = [Patch(color=voc_palette()[value] / 255, label=names[value]) for value in seen if value in names]

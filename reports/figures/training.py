@@ -1,4 +1,4 @@
-"""Figures of what runs have logged while they trained. None where there is nothing to draw."""
+"""Draw the logs of trainings. An empty figure is None."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from rundir.correlation import read_correlations
 from rundir.paths import correlation_file
 from rundir.read import Problem, Run
 
-#: Seeds of a row, panels of a figure, names in a panel's legend, and rows of matrices, at most.
+#: Limits of seeds of a row, panels of a figure, names in a panel's legend, and rows of matrices.
 MOST_SEEDS, MOST_PANELS, MOST_NAMES, MOST_MATRICES = 5, 9, 6, 8
 
 Points = tuple[np.ndarray, np.ndarray]
 
 
 def _over_epochs(run: Run, records: Sequence[Mapping[str, Any]], key: str) -> Points:
-    """Epochs trained (fractions where records say their step) and values, where there is a number."""
+    """Epochs (fractions where records have steps) and values of the records with a number."""
     kept = [record for record in records if isinstance(record.get(key), (int, float))]
     y = np.array([float(record[key]) for record in kept])
     steps = [record.get("step") for record in kept]
@@ -45,11 +45,8 @@ def _panels(
     points_of: Callable[[Run], Points],
     columns: int,
 ) -> tuple[Figure, dict[str, list[Row]], int] | None:
-    """Curves over epochs, a panel for each value of ``panel_of``, a line for each run, called ``name_of``.
-
-    Returns:
-        the figure, the panels' titles with their rows, and how many rows were left out; None without curves.
-    """
+    """Draw a panel for each ``panel_of`` with a line for each run; return the figure, the panels' rows by title, and the number
+    of rows left out; None without curves."""
     panels: dict[str, list[tuple[Row, list[Points]]]] = {}
     drawn = dropped = 0
     for row in rows:
@@ -71,7 +68,7 @@ def _panels(
             label = short(name_of(row), MOST_LETTERS)
             for x, y in curves:
                 axis.plot(x, y, color=look.colour(row), ls=look.dash(row), alpha=alpha, lw=width, label=label)
-                label = None  # one line of the row is in the legend
+                label = None  # the legend has each row once
         axis.set_title(short(title, 34))
         axis.set_xlabel("epoch")
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -85,7 +82,7 @@ def _words(*parts: str) -> str:
 
 
 def training_curves(rows: Sequence[Row], look: Look) -> Picture | None:
-    """The loss of every run, a panel for each method: losses of different methods cannot be compared."""
+    """Draw the loss of every run, in a panel for each method since losses of different methods are not comparable."""
 
     def name_of(row: Row) -> str:
         return _words(row.backbone, row.variant)
@@ -98,13 +95,13 @@ def training_curves(rows: Sequence[Row], look: Look) -> Picture | None:
             return None
         figure, panels, dropped = made
         figure.axes[0].set_ylabel("training loss")
-        # In a panel all colours are the method's: the dashes tell rows apart.
+        # All lines of a panel have the method's colour, so dashes distinguish rows.
         dashes = {short(name_of(row), MOST_LETTERS): None for row in rows}
         dashes = {name: DASHES[number % len(DASHES)] for number, name in enumerate(dashes)}
         for axis in figure.axes[: len(panels)]:
             dash = "-"
             for line in axis.lines:
-                dash = dashes.get(line.get_label(), dash)  # a row's further lines have no label
+                dash = dashes.get(line.get_label(), dash)  # further lines of a row have no label
                 line.set_linestyle(dash)
             losses = [line.get_ydata() for line in axis.lines]
             if min(y.min() for y in losses) > 0 and max(y.max() / y.min() for y in losses) > 20:
@@ -122,7 +119,7 @@ def training_curves(rows: Sequence[Row], look: Look) -> Picture | None:
 
 
 def knn_curves(rows: Sequence[Row], look: Look) -> Picture | None:
-    """Online k-NN over epochs, a panel for each backbone and data set."""
+    """Draw online k-NN over epochs, a panel for each backbone and data set."""
     several = len({row.data for row in rows}) > 1
 
     def panel_of(row: Row) -> str:
@@ -154,7 +151,7 @@ def knn_curves(rows: Sequence[Row], look: Look) -> Picture | None:
 
 
 def collapse(rows: Sequence[Row], look: Look) -> Picture | None:
-    """The diagnostics that runs have logged, a panel each; one line a row (its first seed)."""
+    """Draw a panel for each logged diagnostic, with a line for each row (its first seed)."""
     trained = [row for row in rows if any(run.diagnostics or run.steps for run in row.runs)]
     curves: dict[str, list[Curve]] = {}
     for row in trained[:MOST_ROWS]:
@@ -178,8 +175,7 @@ def collapse(rows: Sequence[Row], look: Look) -> Picture | None:
 
 
 def cross_correlation(rows: Sequence[Row], problems: list[Problem], colours: str) -> Picture | None:
-    """The cross-correlation of two views' projections as it evolves: a line of matrices for each row, of its first seed that has
-    them. Files that cannot be read become problems."""
+    """Draw a line of cross-correlation matrices for each row, of its first seed that has them; unreadable files become problems."""
     evolutions: list[Evolution] = []
     dropped = 0
     for row in rows:

@@ -1,1 +1,1 @@
-"""What a report's page shows and how it is written: ``page`` puts it together, and the other files make its parts."""
+"""The page of a report: begin with ``page``, which puts together the parts that the other files make."""

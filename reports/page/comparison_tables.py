@@ -1,4 +1,4 @@
-"""The tables of a comparison: results, differences, and all measurements."""
+"""Make the tables of a comparison: results, differences, and all measurements."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from reports.analysis.tables import Entry, Heading, Table, headings_of, number, 
 from reports.analysis.tests import MCNEMAR, OVER_IMAGES, OVER_SEEDS
 
 UNEQUAL = "≠"
-#: Reasons for untested pairs that a caption gives.
+#: Limit of reasons for untested pairs in a caption.
 MOST_REASONS = 12
 
 TEST_WORDS = {
@@ -33,7 +33,7 @@ def p_value(p: float) -> str:
 
 
 def column_decimals(comparison: Comparison, column: int) -> int:
-    """Decimal places for numbers of the column's size: 71.3, 0.713."""
+    """Decimal places that suit a column's numbers: 71.3, 0.713."""
     largest = max((abs(cell.over_seeds.mean) for cell in comparison.column(column).values()), default=100)
     return 1 if largest >= 10 else 2 if largest >= 1 else 3
 
@@ -48,14 +48,14 @@ def _interval(low: float, high: float, places: int) -> str:
 
 
 def row_names(rows: Sequence[Row]) -> tuple[list[Heading], list[list[Entry]]]:
-    """The first columns of a table, and their entries for each row: method, backbone, and variant where any row has one."""
+    """Make the first columns of a table, and each row's entries: method, backbone, and variant if any."""
     names = ["Method", "Backbone", *(["Variant"] if any(row.variant for row in rows) else [])]
     entries = [[text(value) for value in (row.method_name, row.backbone, row.variant)][: len(names)] for row in rows]
     return [Heading(name) for name in names], entries
 
 
 def results(comparison: Comparison, name: str) -> Table:
-    """The comparison table: one number an evaluation, and the settings of each row."""
+    """Make the first table: one number per evaluation, and the settings of each row."""
     headings, lines = row_names(comparison.rows)
     for column in comparison.headline:
         kind = comparison.columns[column]
@@ -91,7 +91,7 @@ def _result(cell: Cell, places: int) -> Entry:
 
 
 def results_caption(comparison: Comparison) -> str:
-    """How to read the table: numbers, intervals, bold, marks, and the tests behind them."""
+    """Explain the numbers, intervals, bold, marks and tests of the first table."""
     cells = [cell for (_, column), cell in comparison.cells.items() if column in comparison.headline]
     several = any(cell.over_seeds.n > 1 for cell in cells)
     parts = []
@@ -128,7 +128,7 @@ def results_caption(comparison: Comparison) -> str:
 
 
 def differences(comparison: Comparison, name: str) -> Table:
-    """Pairs of rows, tested; the better row, or the one with the larger value, first."""
+    """Make the table of tested pairs, the row with the larger value first."""
     numeric = ("Difference", "p", "p, Holm")
     names = ("Evaluation", "Row", "against", *numeric, "Holds", "Unequal", "Test")
     decimals = {column: column_decimals(comparison, column) for column in comparison.headline}
@@ -168,7 +168,7 @@ def differences(comparison: Comparison, name: str) -> Table:
 
 
 def measurements(comparison: Comparison, name: str) -> Table:
-    """Every measurement, a line each."""
+    """Make a table with a line for each measurement."""
     headings, identities = row_names(comparison.rows)
     headings += headings_of(("Evaluation", "Metric", "Value"), ("Value",))
     headings += [Heading(name, numeric=True, group="95% interval") for name in ("over seeds", "over images")]

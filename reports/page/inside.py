@@ -1,4 +1,4 @@
-"""Pictures that ``run.py visualize`` has left in run directories, side by side on the page."""
+"""Show the pictures that ``run.py visualize`` left in run directories."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ from reports.visual.core.style import Picture
 from rundir.paths import pictures_of
 from rundir.read import Problem
 
-#: Rows shown of each kind, and pixels and bytes of a picture, at most: the page holds them all.
+#: Limits of rows for each kind, and of pixels and bytes of a picture, since the page embeds all.
 MOST_ROWS, MOST_PIXELS, MOST_BYTES = 6, 50_000_000, 4_000_000
 
 
 def pictures(rows: Sequence[Row], problems: list[Problem]) -> list[Picture]:
-    """For each kind the first picture of each row's first run that has one. Files that are no pictures or too large, and rows that
-    were left out, are added to ``problems``."""
+    """Collect for each kind a picture of each row's first run that has one; unusable files and omitted rows become problems."""
     made = []
     for kind, about in for_reports().items():
         by_row = [(row, next((file for run in row.runs for file in pictures_of(run.path, kind)), None)) for row in rows]
@@ -42,11 +41,11 @@ def pictures(rows: Sequence[Row], problems: list[Problem]) -> list[Picture]:
 
 
 class _Unusable(ValueError):
-    """Why a file is not shown, though it may be a picture."""
+    """The reason why a file is not shown."""
 
 
 def _picture(file: Path, name: str, title: str, caption: str) -> Picture:
-    """A PNG file as a picture of the page. What is no PNG does not get there, whatever its name."""
+    """Read a PNG file; other formats are refused whatever the file's name."""
     content = file.read_bytes() if file.stat().st_size <= MOST_BYTES else b""
     if not content:
         raise _Unusable(f"empty or larger than {MOST_BYTES // 10**6} MB")
@@ -54,7 +53,7 @@ def _picture(file: Path, name: str, title: str, caption: str) -> Picture:
     with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
         if image.width * image.height > MOST_PIXELS:
             raise _Unusable(f"{image.width} × {image.height} pixels are too many")
-        width = image.width // 2  # drawn for printing, at twice a screen's resolution
+        width = image.width // 2  # pictures have twice a screen's resolution, for printing
         image.convert("RGB").save(pdf, "PDF", resolution=200.0, creationDate=None, modDate=None)
     element = Markup('<img alt="{}" src="data:image/png;base64,{}" width="{}" style="--wide:{}px">').format(
         title, base64.b64encode(content).decode(), width, width

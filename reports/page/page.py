@@ -1,4 +1,4 @@
-"""From run directories to the page and the files beside it."""
+"""Write the page and the files beside it from run directories."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from rundir.read import Problem, read_runs
 TEMPLATES = Path(__file__).parent / "templates"
 #: Tables of at most this many rows are open when the page loads.
 OPEN_ROWS = 40
-#: Names of tables and figures, or the beginnings of their names, beside those of pictures of runs.
+#: Names of a report's tables and figures, or their beginnings; pictures of runs have their kinds' names.
 OUR_NAMES = (
     *("results", "differences", "measurements", "cost", "options", "protocols", "provenance", "problems"),
     *("published", "speed", "intervals", "cost-and-accuracy", "segmentation", "class-iou", "confusion"),
@@ -43,7 +43,7 @@ OUR_NAMES = (
 
 @dataclass(frozen=True)
 class Part:
-    """What is shown of one test set."""
+    """The section of one test set."""
 
     comparison: Comparison
     findings: list[summary.Finding]
@@ -55,7 +55,7 @@ class Part:
 
 def write_report(paths: Sequence[Path], out: Path, title: str, generated: str | None, palette: str) -> Path:
     """See ``reports.build_report``."""
-    colour_map(palette)  # refuses an unknown one before anything is read
+    colour_map(palette)  # refuse an unknown palette before reading
     directories = [path for path in paths if not path.is_file()]
     if not directories:
         raise UserError("report: no run directory was given; name at least one")
@@ -69,7 +69,7 @@ def write_report(paths: Sequence[Path], out: Path, title: str, generated: str | 
         Problem(str(run.path), f"warning during training: {warning}") for run in runs for warning in run.warnings
     ]
     rows = rows_of(runs)
-    # The same rows, so that their names are the same everywhere on the page.
+    # Rows are made once, so their names are the same all over the page.
     measured = [replace(row, runs=finished) for row in rows if (finished := [run for run in row.runs if run.finished])]
     comparisons = compare(measured)
 
@@ -116,7 +116,6 @@ def write_report(paths: Sequence[Path], out: Path, title: str, generated: str | 
 
 
 def _part(comparison: Comparison, suffix: str, look: Look, problems: list[Problem]) -> Part:
-    """``suffix``: of the names of its files."""
     results = comparison_tables.results(comparison, f"results{suffix}")
     made = (
         intervals(comparison, look, f"intervals{suffix}"),
@@ -148,7 +147,7 @@ def _problems(problems: Sequence[Problem]) -> Table:
 
 
 def _write_files(out: Path, tables: Sequence[Table], pictures: Sequence[Picture]) -> None:
-    """Write tables and figures; those of an earlier report that this one does not have are removed."""
+    """Write tables and figures, and remove the other ones of an earlier report."""
     files: dict[Path, bytes] = {}
     for table in tables:
         for ending, form in (("csv", to_csv), ("md", to_markdown), ("tex", to_latex)):
@@ -159,7 +158,7 @@ def _write_files(out: Path, tables: Sequence[Table], pictures: Sequence[Picture]
     for path, content in files.items():
         with atomic_file(path) as file:
             file.write(content)
-    # Other files in the folders than those that reports name are left alone.
+    # Files with names that reports do not use stay.
     names = [*OUR_NAMES, *(kind.replace("_", "-") for kind in for_reports())]
     for folder, endings in (("tables", (".csv", ".md", ".tex")), ("figures", (".png", ".pdf"))):
         for path in (out / folder).glob("*"):
@@ -177,7 +176,7 @@ def _render(**values: object) -> str:
         lstrip_blocks=True,
     )
     script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
-    # Only this script may run, and nothing may be loaded: what came from outside is escaped, and this is a second lock.
+    # A second lock beside escaping: only this script may run, and nothing may be loaded.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("page.html.j2").render(
         style=(TEMPLATES / "page.css").read_text(encoding="utf-8"),

@@ -1,4 +1,4 @@
-"""Where each row comes from: code, packages, hardware, data, and the commands that make it again."""
+"""Make the table of provenance: code, packages, hardware, data, and the commands that reproduce a row."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rundir.read import Run
 
 
 def provenance(rows: Sequence[Row]) -> Table:
-    """A line a row."""
+    """Make a table with a line for each row."""
     headings = ["Row", "Seeds", "Commit", "Python", "Packages", "Hardware", "Training data", "Test data", "Finished"]
     lines = []
     for row in rows:
@@ -41,12 +41,12 @@ def provenance(rows: Sequence[Row]) -> Table:
 
 
 def _all(values: Iterable[Any]) -> str:
-    """The different values, in order."""
+    """Join the distinct values in order."""
     return "; ".join(dict.fromkeys(str(value) for value in values if value)) or "–"
 
 
 def commit(environment: Mapping[str, Any]) -> str:
-    """The commit that an ``environment.json`` names, with a word where the checkout had changes; "" without one."""
+    """The commit in an ``environment.json``, and whether the checkout had changes; "" without a commit."""
     name, modified = str(environment.get("commit") or "")[:10], environment.get("modified")
     return f"{name} (modified)" if name and modified else name
 
@@ -58,7 +58,7 @@ def _packages(environment: Mapping[str, Any]) -> str:
 
 
 def hardware(environment: Mapping[str, Any]) -> str:
-    """Device, processor, cores and processes that an ``environment.json`` names."""
+    """Device, processor, cores and processes in an ``environment.json``."""
     device, cpu = environment.get("device"), environment.get("cpu")
     parts = [str(device)] if device else []
     if cpu and str(cpu) not in str(device):
@@ -78,7 +78,7 @@ def _fingerprints(run: Run, split: str) -> Iterator[str]:
 
 
 def given_command(environment: Mapping[str, Any]) -> str:
-    """The command line that an ``environment.json`` holds; "" without one."""
+    """The command line in an ``environment.json``, or ""."""
     given = environment.get("command")
     if isinstance(given, list):
         return shlex.join(str(word) for word in given)
@@ -86,6 +86,6 @@ def given_command(environment: Mapping[str, Any]) -> str:
 
 
 def command(run: Run) -> str:
-    """The command line that makes a run again: as it was given, or all its options where that was not recorded."""
+    """The command line that reproduces a run: as recorded, else with all its options."""
     words = ["python", "run.py", "train" if run.has_log else "evaluate", *words_of(run.config)]
     return given_command(run.environment) or shlex.join(words)

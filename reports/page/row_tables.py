@@ -1,4 +1,4 @@
-"""The tables about rows: what they cost, in which options they differ, and under which protocols they were evaluated."""
+"""Make the tables of rows' costs, differing options, and evaluation protocols."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from reports.analysis.rows import Row, differing_options, plain, short_count
 from reports.analysis.tables import Table, headings_of, number, text
 from reports.page.comparison_tables import UNEQUAL, row_names
 
-#: The columns of the table of costs, by keys of ``Row.cost``: heading, and the number as text.
+#: Columns of the table of costs by key of ``Row.cost``: heading, and format.
 COSTS = {
     "images_seen": ("Images seen", short_count),
     "minutes": ("Device-minutes", lambda value: f"{value:,.1f}"),
@@ -21,12 +21,11 @@ COSTS = {
     "flops": ("FLOPs an image", short_count),
     "training_flops": ("Training FLOPs", short_count),
 }
-#: Names of rows, and values of a protocol's entry, in one cell.
+#: Limits of rows' names, and of values of a protocol's entry, in one cell.
 MOST_NAMES, MOST_VALUES = 8, 6
 
 
 def costs(rows: Sequence[Row]) -> Table:
-    """What the rows cost."""
     headings, lines = row_names(rows)
     names = [name for name, _ in COSTS.values()]
     headings += headings_of((*names, "Device"), numeric=names)
@@ -43,7 +42,7 @@ def costs(rows: Sequence[Row]) -> Table:
 
 
 def options(rows: Sequence[Row]) -> Table | None:
-    """The options in which trained rows differ: each value, and the rows that have it."""
+    """Make the table of options in which trained rows differ: each value, and its rows."""
     rows = [row for row in rows if row.trained]
     if len(rows) < 2:
         return None
@@ -74,7 +73,7 @@ def options(rows: Sequence[Row]) -> Table | None:
 
 
 def _rows_words(rows: Sequence[Row], positions: list[int], having: list[int]) -> str:
-    """Names of rows; the method's name where these are all of its rows that have the option."""
+    """Name rows, or their method where these are all of its rows with the option."""
     words = []
     for method in dict.fromkeys(rows[position].method for position in positions):
         of_method = [position for position in having if rows[position].method == method]
@@ -89,7 +88,7 @@ def _rows_words(rows: Sequence[Row], positions: list[int], having: list[int]) ->
 
 
 def protocols(comparisons: Sequence[Comparison]) -> Table | None:
-    """Under what each evaluation was made."""
+    """Make the table of the conditions of each evaluation."""
     lines = []
     for comparison in comparisons:
         evaluations: dict[str, list[int]] = {}
@@ -113,13 +112,13 @@ def protocols(comparisons: Sequence[Comparison]) -> Table | None:
 
 
 def _protocol(comparison: Comparison, columns: Sequence[int]) -> str:
-    """The conditions of an evaluation's measurements, with all their values."""
+    """List the conditions of an evaluation's measurements with all values."""
     unequal = {name for column in columns for name in comparison.unequal_protocols.get(column, [])}
     values: dict[str, dict[str, None]] = {}
     for (_, column), cell in sorted(comparison.cells.items(), key=lambda item: item[0]):
         for result in cell.results if column in columns else ():
             for name, value in conditions_of(result).items():
-                # The data are in the table of provenance; here only where they are not the same for all.
+                # Equal data are in the table of provenance.
                 if not name.startswith("data ") or name in unequal:
                     values.setdefault(name, {})[value] = None
     parts = []

@@ -1,4 +1,4 @@
-"""Speed, as ``python -m benchmarks.run`` has measured it: its ``bench.json`` as a table."""
+"""Make tables of the ``bench.json`` files of ``python -m benchmarks.run``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rundir.read import Problem
 
 
 def speed_tables(files: Sequence[Path], problems: list[Problem]) -> list[Table]:
-    """A table for each file; files and measurements that cannot be used become problems."""
+    """Make a table for each file; unusable files and measurements become problems."""
     tables = []
     for file in files:
         try:
@@ -57,7 +57,7 @@ def _table(rows: list[list[Entry]], about: Mapping[str, Any], before: int) -> Ta
 
 
 def _rows(measurement: Mapping[str, Any]) -> list[list[Entry]]:
-    """A line for each contender that a measurement is beside, or one line. Raises what wrong content makes Python raise."""
+    """Make a line for each contender of a measurement, or one line; wrong content raises Python's errors."""
     what = [text(measurement[name]) for name in ("benchmark", "case", "contender")]
     value = _spread(measurement["value"], f" {measurement['unit']}")
     limit = Entry("–")

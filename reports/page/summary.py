@@ -1,4 +1,4 @@
-"""The summary in words. Every sentence is computed from the numbers."""
+"""Write the summary; every sentence is computed from the numbers."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from reports.analysis.rows import SETTINGS, Row, unequal_settings
 from reports.page.comparison_tables import column_decimals, p_value, shown_value
 from rundir.read import Problem, Run
 
-#: Backbones that the summary tells of one by one.
+#: Limit of backbones with a sentence of their own.
 MOST_BLOCKS = 6
 
 
 def overview(runs: Sequence[Run], rows: Sequence[Row], comparisons: Sequence[Comparison]) -> str:
-    """What the report is about, in a line."""
+    """Describe the report in a line."""
     methods = {row.method for row in rows if row.trained}
     references = _list(list(dict.fromkeys(row.method_name for row in rows if not row.trained)))
     backbones = {row.backbone for row in rows if row.facts["needs_backbone"]}
@@ -33,14 +33,14 @@ def overview(runs: Sequence[Run], rows: Sequence[Row], comparisons: Sequence[Com
 
 @dataclass(frozen=True)
 class Finding:
-    """A statement: what it is about, and the words."""
+    """A statement and its subject."""
 
     lead: str
     words: str
 
 
 def findings(comparison: Comparison) -> list[Finding]:
-    """What the first table says: for each backbone the best row of each headline column, and whether it really is."""
+    """State the best row of each backbone and headline column, and whether its lead holds."""
     statements = []
     blocks = [block for block in comparison.blocks if len(block) > 1]
     for block in blocks[:MOST_BLOCKS]:
@@ -56,7 +56,7 @@ def findings(comparison: Comparison) -> list[Finding]:
 
 
 def _best(comparison: Comparison, block: list[int]) -> str:
-    """For each row that is best in some column: in which, by how much, and whether that holds."""
+    """State for each best row its columns, its leads, and whether they hold."""
     by_row: dict[int, list[int]] = {}
     for column in comparison.headline:
         measured = [row for row in block if (row, column) in comparison.cells]
@@ -76,7 +76,7 @@ def _best(comparison: Comparison, block: list[int]) -> str:
 
 
 def _settings(keys: Iterable[str]) -> str:
-    """The names of settings, each once."""
+    """Join the distinct names of settings."""
     return _list([SETTINGS[key].lower() for key in dict.fromkeys(keys)])
 
 
@@ -106,7 +106,7 @@ def _lead_over_second(comparison: Comparison, block: list[int], best: int, colum
 
 
 def _tested(comparison: Comparison, column: int, a: int, b: int) -> Any:
-    """The line of ``Comparison.tests`` about two rows, or None."""
+    """The line of ``Comparison.tests`` for two rows, or None."""
     tests = comparison.tests
     if not len(tests):
         return None
@@ -115,7 +115,7 @@ def _tested(comparison: Comparison, column: int, a: int, b: int) -> Any:
 
 
 def _against(comparison: Comparison, reference: Row) -> str:
-    """How the trained rows compare with a reference: the untrained backbone, raw pixels."""
+    """Compare the trained rows with a reference: the untrained backbone, or raw pixels."""
     better, worse, unclear = [], [], []
     name, within_block = reference.facts["reference"], reference.facts["needs_backbone"]
     for block in comparison.blocks if within_block else [list(range(len(comparison.rows)))]:
@@ -147,7 +147,7 @@ def _against(comparison: Comparison, reference: Row) -> str:
 
 
 def limits(rows: Sequence[Row], comparisons: Sequence[Comparison], problems: Sequence[Problem]) -> list[str]:
-    """What cannot be concluded."""
+    """List the reasons for caution."""
     sentences = []
     single = [row for row in rows if len(row.runs) == 1 and row.facts["needs_backbone"]]
     if single:
