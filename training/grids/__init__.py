@@ -1,1 +1,1 @@
-"""Grids of runs: ``grid`` makes the cells, ``estimate`` says how long they take, ``launchers`` run them."""
+"""Grids of runs: ``grid`` makes the cells, ``estimate`` estimates their time, ``launchers`` run them."""

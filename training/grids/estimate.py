@@ -1,4 +1,4 @@
-"""How long a grid will take, before it runs."""
+"""An estimate of the time that a grid takes, before it runs."""
 
 from __future__ import annotations
 
@@ -17,19 +17,15 @@ from training.config import TrainConfig
 from training.machine.devices import autocast, pick_device, synchronize
 from training.plan import Plan, make_plan
 
-#: Share of a large matrix product's speed that training reaches. For the backbones here, at their usual sizes, it lies between a
-#: tenth (small ones, with much besides products) and a half; the speed of runs that have ended is a better estimate.
+#: Share of a large matrix product's speed that training reaches: between a tenth (small backbones) and a half for the backbones
+#: here, at their usual sizes. The speed of runs that have ended is a better estimate.
 SHARE = 0.2
 
 
 class TimeEstimate:
-    """Minutes of training, from counted operations and how fast they go here: as fast as in the grid's runs that have ended, of
-    the same method and backbone if possible; before the first has, at ``SHARE`` of the speed of a large matrix product on this
-    machine.
-
-    Args:
-        runs: options and directory of each run of the grid.
-    """
+    """Estimates minutes of training from counted operations and their speed in the ended ones of ``runs`` (options and directory
+    of each), of the same method and backbone if possible. Before any has ended, the speed is ``SHARE`` of a large matrix
+    product's on this machine."""
 
     def __init__(self, runs: list[tuple[Mapping[str, Any], Path]]):
         self._speeds: dict[tuple[str, str], list[float]] = {}
@@ -42,7 +38,7 @@ class TimeEstimate:
 
     @property
     def source(self) -> str:
-        """Where the speed comes from, in words."""
+        """The origin of the speed, in words."""
         if self._speeds:
             return "from the speed of the runs that have ended, by counted operations"
         return (
@@ -50,7 +46,7 @@ class TimeEstimate:
         )
 
     def minutes(self, config: TrainConfig, method_config: MethodConfig) -> float | None:
-        """Minutes of one training; None where its operations cannot be counted. Raises UserError where it cannot be planned."""
+        """Minutes of one training; None if its operations cannot be counted. Raises UserError if it cannot be planned."""
         alike = dataclasses.replace(config, seed=0, out=None, evals=None, visualize=None)
         key = repr((alike, method_config))
         if key not in self._plans:
@@ -74,7 +70,7 @@ class TimeEstimate:
 
 @functools.cache
 def product_speed(device: str, precision: str) -> float:
-    """Operations a second of a square matrix product on this machine."""
+    """Measure the operations a second of a square matrix product on this machine."""
     place = pick_device(device)
     side = 8192 if place.type == "cuda" else 1536
     matrix = torch.randn(side, side, device=place)
@@ -90,7 +86,7 @@ def product_speed(device: str, precision: str) -> float:
 
 
 def in_words(minutes: float | None) -> str:
-    """``3 min``, ``2.5 h``, ``4.1 d``."""
+    """Format minutes as ``3 min``, ``2.5 h`` or ``4.1 d``."""
     if minutes is None:
         return "unknown"
     if minutes < 1:

@@ -1,4 +1,4 @@
-"""A grid: which trainings a comparison consists of. Each is a cell: options of ``run.py train`` and a directory of its own.
+"""A grid: the trainings of a comparison. Each is a cell, with options of ``run.py train`` and its own directory.
 
 A grid file is a mapping:
 
@@ -15,9 +15,8 @@ A grid file is a mapping:
     vary: {OPTION: [VALUES], METHOD.OPTION: [VALUES]}
     vary_mode: product             # or one_at_a_time
 
-The command line's --methods, --backbones, --seeds, --evals, --visualize, --vary override it; further options go over
-``base`` and what methods, backbones and variants have of their own. Of a method without training, cells that only options of
-training would tell apart are one.
+The command line's --methods, --backbones, --seeds, --evals, --visualize, --vary override the file, and further options override
+``base`` and the options of methods, backbones and variants. A method without training has one cell for all options of training.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from common.options import options_of_training
 from training.config import TrainConfig
 from training.grids.options import CompareCommand
 
-#: Keys of a grid file and what each holds.
+#: Keys of a grid file, and the type of each value.
 KEYS = {
     **dict.fromkeys(("title", "description", "vary_mode"), str),
     **dict.fromkeys(("seeds", "evals", "visualize"), list),
@@ -46,7 +45,7 @@ KEYS = {
 
 @dataclass
 class Grid:
-    """A grid as read from a file and the command line; see the module's docstring."""
+    """A grid as read from a file and the command line; the module's docstring describes its fields."""
 
     title: str = "Comparison"
     description: str = ""
@@ -60,7 +59,7 @@ class Grid:
     variants: dict[str, dict[str, Any]] = field(default_factory=lambda: {"": {}})
     vary: dict[str, list[Any]] = field(default_factory=dict)
     vary_mode: str = "product"
-    #: methods and evaluations of the file: ``base`` may name their options, also where the command line asks for others.
+    #: Methods and evaluations of the file: ``base`` may name their options even if the command line asks for others.
     file_methods: list[str] = field(default_factory=list)
     file_evals: list[str] = field(default_factory=list)
 
@@ -74,7 +73,7 @@ class Cell:
 
 
 def read_grid(path: str | Path) -> Grid:
-    """Read a grid file. Raises UsageError naming the file and the key that is wrong."""
+    """Read a grid file. Raises UsageError naming the file and the wrong key."""
     content = read_mapping("grid", path, "see the grids in experiments/")
     for key, value in content.items():
         if key not in KEYS:
@@ -100,7 +99,7 @@ def read_grid(path: str | Path) -> Grid:
 
 
 def _options(path: str | Path, where: Any, options: Any) -> dict[str, Any]:
-    """The options of a mapping in a grid file. Raises UsageError unless they are plain values or lists of them."""
+    """Check options in a grid file. Raises UsageError unless they are plain values or lists of plain values."""
     if not isinstance(options, dict):
         raise UsageError(f"{path}: {where!r} must be a mapping of options to values")
     for name, value in options.items():
@@ -111,7 +110,7 @@ def _options(path: str | Path, where: Any, options: Any) -> dict[str, Any]:
 
 
 def grid_of(command: CompareCommand, further: Mapping[str, Any]) -> Grid:
-    """The grid of a command: its file's, overridden by its own options and by ``further`` options of training."""
+    """Read the grid of a command, overridden by the command's options and by ``further`` options of training."""
     grid = read_grid(command.grid) if command.grid else Grid()
     in_file = {**grid.on_request, **grid.methods}
     grid.file_methods, grid.file_evals = list(in_file), grid.evals
@@ -141,15 +140,15 @@ def grid_of(command: CompareCommand, further: Mapping[str, Any]) -> Grid:
 
 
 def options_of_methods(methods: Sequence[str]) -> dict[str, set[str]]:
-    """Names of the options of each method's trainings."""
-    from methods.core.base import METHODS  # imports torch, which run.py status does without
+    """Name the options of each method's trainings."""
+    from methods.core.base import METHODS  # here, since it imports torch, which run.py status does not need
 
     common = {f.name for f in dataclasses.fields(TrainConfig)}
     return {name: common | {f.name for f in dataclasses.fields(METHODS.get(name).Config)} for name in methods}
 
 
 def fix_backbones(grid: Grid) -> None:
-    """Give methods with one backbone only (raw pixels) that one, whatever the grid's backbones are."""
+    """Give methods with only one backbone (raw pixels) that backbone, whatever the grid's backbones are."""
     from methods.core.base import METHODS
 
     for name, options in grid.methods.items():
@@ -158,13 +157,10 @@ def fix_backbones(grid: Grid) -> None:
 
 
 def cells_of(grid: Grid, method_options: Mapping[str, set[str]]) -> list[Cell]:
-    """The cells of a grid, in the order of methods, backbones, varied values, seeds.
+    """Make the cells of a grid, in the order of methods, backbones, varied values, seeds.
 
-    Args:
-        method_options: names of the options of each method of the grid or of its file (``options_of_methods``). ``base`` and
-            ``vary`` reach only the methods that have the option.
-
-    Raises UsageError for an option that no method has, or not the method that it is given to.
+    ``method_options`` has the option names of each method of the grid and its file (``options_of_methods``); ``base`` and ``vary``
+    reach only methods with the option. Raises UsageError for an option that no method has, or that its method lacks.
     """
     _check_names(grid, method_options)
     cells: dict[str, Cell] = {}
@@ -197,7 +193,7 @@ def cells_of(grid: Grid, method_options: Mapping[str, set[str]]) -> list[Cell]:
 
 
 def _check_names(grid: Grid, method_options: Mapping[str, set[str]]) -> None:
-    """Raise UsageError for an option or a method that the grid names wrongly."""
+    """Raise UsageError for an unknown option or method in a grid."""
 
     def require(name: str, names: Iterable[str], what: str) -> None:
         if name not in names:
@@ -225,15 +221,13 @@ def _is_of_evaluation(option: str, evaluations: Sequence[str]) -> bool:
 
 
 def without_repeats(cells: Sequence[Cell]) -> tuple[list[Cell], str]:
-    """Leave out cells of methods that train nothing, if they differ from an earlier cell only in options of training.
-
-    Returns the cells that stay, in their order, and a line on what is left out and why ("" for nothing).
-    """
+    """Leave out cells of methods that train nothing, if they differ from an earlier cell only in options of training. Returns the
+    other cells in order, and a line that names the cells left out ("" for none)."""
     from methods.core.base import METHODS
 
     of_training = options_of_training(TrainConfig)
     kept: dict[str, Cell] = {}
-    methods: list[str] = []  # of what is left out, one each
+    methods: list[str] = []  # one for each cell left out
     differing: set[str] = set()
     for cell in cells:
         method, options = cell.options["method"], cell.options

@@ -1,2 +1,2 @@
-"""Where and how a training computes: ``devices`` (device, precision, process group), ``sharding``, ``batchnorm`` and
-``compilation`` of its networks; ``interrupt`` and ``failures`` end it well; ``environment`` describes this machine."""
+"""The machine that a training runs on: ``devices`` (device, precision, process group), ``sharding``, ``batchnorm`` and
+``compilation`` of networks, ``interrupt`` (signals), and ``environment``, which describes the machine."""

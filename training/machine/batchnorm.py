@@ -1,5 +1,5 @@
-"""BatchNorm over the global batch: N processes then compute what one would on the joined batch. CUDA has torch's SyncBatchNorm,
-which refuses CPU tensors; the module here takes them."""
+"""BatchNorm over the global batch, so that N processes compute the same as one. torch's SyncBatchNorm refuses CPU tensors, so the
+module here takes them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from common.errors import UserError
 
 
 class GlobalBatchNorm(_BatchNorm):
-    """BatchNorm with training statistics over the rows of all processes, which have equally many; differentiable through them.
-    Its state dict is BatchNorm's."""
+    """BatchNorm with differentiable training statistics over the rows of all processes, equally many on each. Its state dict is
+    BatchNorm's."""
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
@@ -50,15 +50,15 @@ class GlobalBatchNorm(_BatchNorm):
 
 
 class _GlobalBatchNormAct(GlobalBatchNorm):
-    """timm's BatchNorm that ends in dropout and an activation."""
+    """timm's BatchNorm with dropout and an activation."""
 
     def forward(self, input: Tensor) -> Tensor:
         return self.act(self.drop(super().forward(input)))
 
 
 def use_global_batchnorm(module: nn.Module, device: torch.device) -> nn.Module:
-    """Make every BatchNorm in ``module`` one over the global batch, keeping parameters, buffers and their names. Raises
-    UserError for an unknown kind of BatchNorm."""
+    """Make every BatchNorm in ``module`` global, keeping the names of parameters and buffers. Raises UserError for an unknown kind
+    of BatchNorm."""
     from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 
     exact = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)

@@ -1,5 +1,5 @@
-"""Blocks of backbones as compiled programs (``torch.compile``): the operations between matrix products become a few kernels that
-pass over memory once. Blocks and not whole networks: equal blocks share a program, so compiling takes a minute, not many."""
+"""Compiled blocks of backbones (``torch.compile``): the operations between matrix products become a few kernels. Equal blocks
+share a program, so compiling takes a minute; whole networks would take many."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from training.machine.sharding import blocks_of, networks_of
 
 
 def compile_blocks(method: nn.Module, device: torch.device) -> None:
-    """Compile every backbone's blocks when they are first called, for each size of input. State dicts stay as they are. Raises
-    UsageError where this device has no compiler."""
+    """Compile every backbone's blocks at their first call with each size of input, keeping state dicts. Raises UsageError without a
+    compiler for this device."""
     compiler = os.environ.get("CXX", "g++")
     if device.type == "cpu" and shutil.which(compiler) is None:
         raise UsageError(
@@ -24,7 +24,7 @@ def compile_blocks(method: nn.Module, device: torch.device) -> None:
         )
     if device.type == "cuda" and not has_triton():
         raise UsageError("--compile needs triton on a CUDA device; install it, or leave --compile out")
-    # One program for each shape of block and size of crop, with and without gradients; torch's own limit is 8.
+    # Each shape of block and size of crop, with and without gradients, takes a program; torch's own limit is 8.
     torch._dynamo.config.recompile_limit = 256
     for network in networks_of(method):
         for block in blocks_of(network):

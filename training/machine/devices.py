@@ -1,4 +1,4 @@
-"""Where a run computes, in which precision, and as which of how many processes."""
+"""Device, precision and process group of a run."""
 
 from __future__ import annotations
 
@@ -16,17 +16,14 @@ from common.distributed import is_distributed, rank, world_size
 from common.errors import UsageError, UserError, first_line
 
 Precision = Literal["fp32", "bf16", "fp16"]
-#: Words of the errors that torch raises when another process has ended.
+#: Parts of torch's error messages when another process has ended.
 LOST_CONNECTION = ("Connection closed by peer", "Connection reset", "Broken pipe", "ncclRemoteError")
 
 
 @contextmanager
 def process_group(device: str) -> Iterator[None]:
-    """Join the processes of ``torchrun`` within this context: NCCL for CUDA tensors, gloo for CPU tensors. Has no effect on a
-    single process, or where the group exists already.
-
-    Raises UserError in place of the errors that the others get when a process has ended.
-    """
+    """Join the processes of ``torchrun``, with NCCL for CUDA tensors and gloo for CPU tensors. Has no effect on a single process,
+    or if the group exists. Inside, torch's error after the end of another process becomes a UserError."""
     began = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
     cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     if began:
@@ -44,19 +41,15 @@ def process_group(device: str) -> Iterator[None]:
             ) from error
         raise
     finally:
-        # Ending NCCL waits for messages of the others, which they may never send now.
+        # Ending NCCL waits for messages of the other processes, which may never come after a failure.
         if began and not (failed and cuda):
             dist.destroy_process_group()
 
 
 def pick_device(name: str) -> torch.device:
-    """The device that ``auto`` (CUDA, else mps, else the CPU), ``cpu``, ``cuda``, ``cuda:N`` or ``mps`` stands for. Several
-    processes on a machine take the CUDA devices of their local ranks. CUDA then computes float32 in full precision,
-    convolutions too, and the process keeps its memory (``keep_memory``).
-
-    Raises:
-        UsageError: this machine has no such device.
-    """
+    """Return the device for ``auto`` (CUDA, else mps, else the CPU), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``. Several processes on
+    a machine take the CUDA devices of their local ranks. Also sets CUDA to full float32 precision, convolutions included, and
+    calls ``keep_memory``. Raises UsageError if this machine has no such device."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -84,9 +77,8 @@ def pick_device(name: str) -> torch.device:
 
 
 def keep_memory(keep: bool) -> None:
-    """Tell glibc to keep freed memory for the next allocation. By default it returns large blocks to the system, and every step
-    gets the same ones back page by page, which takes a quarter of a training step (docs/performance.md). False: about the
-    default."""
+    """Tell glibc to keep freed memory for the next allocation; False: about the default. By default it returns large blocks to the
+    system, and getting them back page by page takes a quarter of each training step (docs/performance.md)."""
     if not sys.platform.startswith("linux"):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
@@ -97,14 +89,9 @@ def keep_memory(keep: bool) -> None:
 
 
 def pick_precision(name: str, device: torch.device) -> Precision:
-    """The precision that ``auto`` stands for on a device. It follows from the hardware alone, so that a machine always computes
-    alike: bf16 on CUDA devices of capability 8.0 and above and on CPUs with bf16 products (AVX-512 BF16, AMX), fp16 on older
-    CUDA devices with tensor cores (7.0), and fp32 elsewhere. (On a CPU with AVX-512 BF16, a training step of vit_nano takes 0.4
-    of its time in fp32, one of resnet18_cifar 0.5.)
-
-    Raises:
-        UsageError: fp16 without CUDA, where no gradient scaling exists.
-    """
+    """Resolve the precision ``auto`` from the hardware alone, so that a machine always computes alike: bf16 on CUDA devices of
+    capability 8.0 and above and on CPUs with bf16 products (AVX-512 BF16, AMX; 0.4 to 0.5 of the time in fp32), fp16 on older CUDA
+    devices with tensor cores (7.0), and fp32 elsewhere. Raises UsageError for fp16 without CUDA, which has no gradient scaling."""
     if name == "fp16" and device.type != "cuda":
         raise UsageError(f"--precision fp16 needs a CUDA device, and this run is on {device.type}; give bf16 or fp32")
     if name != "auto":
@@ -118,14 +105,14 @@ def pick_precision(name: str, device: torch.device) -> Precision:
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager:
-    """The context of forward passes. Weights and losses stay float32."""
+    """The context of forward passes in a precision. Weights and losses stay float32."""
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has finished its work, before reading the clock."""
+    """Wait until the device has finished its work; call it before reading the clock."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -133,8 +120,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """Most memory held so far, in GiB: allocated on a CUDA device, resident on a CPU; on mps, which keeps no peak, what is
-    allocated now."""
+    """Peak memory in GiB: allocated on a CUDA device, resident on a CPU. mps keeps no peak, so there the current memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     if device.type == "mps":

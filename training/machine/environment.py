@@ -1,4 +1,4 @@
-"""What a run was made with: code, packages, hardware, command."""
+"""A description of a run's surroundings: code, packages, hardware, command."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ PACKAGES = [
 
 
 def describe_environment(device: torch.device, precision: str) -> dict[str, Any]:
-    """A JSON-able description of this process's surroundings. ``commit`` and ``modified`` (tracked files differ from it) are None
-    outside a git checkout, ``cuda`` without a CUDA device."""
+    """Describe this process's surroundings, JSON-able. ``commit`` and ``modified`` (tracked files differ from it) are None outside
+    a git checkout, ``cuda`` is None without a CUDA device."""
     commit = _git("rev-parse", "HEAD")
     return {
         "command": ["python", *sys.argv],

@@ -1,4 +1,4 @@
-"""Stopping well: a signal sets a flag, and the loop stops after the step it is in, on all processes alike."""
+"""Stopping on a signal: it sets a flag, and the loop stops after its current step, on all processes alike."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from common.distributed import is_distributed
 
 
 class Interruption:
-    """Within this context, SIGINT, SIGTERM and SIGUSR1 (which a cluster can send ahead of its time limit) are remembered
-    instead of killing the process. A second SIGINT raises KeyboardInterrupt at once. A signal that the loop has not seen takes
-    its usual effect at the end of the context, since what follows may take longer than the sender waits."""
+    """Remembers SIGINT, SIGTERM and SIGUSR1 (which a cluster can send before its time limit) within its context. A second SIGINT
+    raises KeyboardInterrupt at once. If the loop has ended without an exception, a remembered signal takes its usual effect
+    at the end of the context, since later work may take longer than the sender waits."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -39,8 +39,8 @@ class Interruption:
         self.signal = number
 
     def agree(self, failed: bool) -> tuple[int, bool]:
-        """After a step: the signal that any process got (0: none), and whether any has failed. Several processes exchange two
-        numbers between their CPUs."""
+        """Return, after a step, the signal that any process got (0: none), and whether any has failed. Processes exchange two
+        numbers between CPUs."""
         mine = (self.signal or 0, int(failed))
         if not is_distributed():
             return mine[0], failed

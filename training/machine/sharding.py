@@ -1,8 +1,6 @@
 """Networks that are too large for one device: each process keeps a part of every weight, gradient and moment of the optimiser
 (FSDP2, Zhao et al. 2023, arXiv 2304.11277), and computes backbones' activations again in the backward pass (Chen et al. 2016,
-arXiv 1604.06174). The numbers are DDP's.
-
-A method needs no change for it if it uses its networks by calling them, and has no parameters outside of them.
+arXiv 1604.06174). The numbers are DDP's. It works for methods that call their networks and have no parameters outside them.
 """
 
 from __future__ import annotations
@@ -25,8 +23,8 @@ from common.errors import UsageError
 
 
 def recompute_activations(method: nn.Module) -> None:
-    """Let the blocks of every backbone keep only their inputs for the backward pass. Blocks with BatchNorm stay as they are:
-    computed twice, they would count a batch twice in their running statistics."""
+    """Let the blocks of every backbone keep only their inputs for the backward pass, except blocks with BatchNorm, which would
+    count a batch twice in their running statistics."""
     for backbone in networks_of(method):
         for block in blocks_of(backbone):
             if not any(isinstance(m, _BatchNorm) for m in block.modules()):
@@ -34,8 +32,8 @@ def recompute_activations(method: nn.Module) -> None:
 
 
 def shard(method: nn.Module, device: torch.device) -> None:
-    """Share a method's parameters out over the processes, in place: they become DTensors of the same names. Raises UsageError for
-    a parameter that belongs to none of the method's networks."""
+    """Shard a method's parameters over the processes, in place, into DTensors of the same names. Raises UsageError for a parameter
+    outside the method's networks."""
     networks = list(networks_of(method))
     inside = {parameter for network in networks for parameter in network.parameters()}
     for name, parameter in method.named_parameters():
@@ -47,7 +45,7 @@ def shard(method: nn.Module, device: torch.device) -> None:
     for network in networks:
         for parameter in network.parameters():
             parameter.data = parameter.data.contiguous()  # FSDP refuses ResNets' channels-last weights
-        # Each network is gathered by itself, since methods call them one by one. It is resharded after the forward pass, so that
+        # Methods call their networks one by one, so each is gathered by itself. Resharding follows the forward pass, so that
         # weights are in parts whenever they change: a teacher has no backward pass.
         for module in (*blocks_of(network), network):
             fully_shard(module, mesh=mesh, reshard_after_forward=True)
@@ -56,7 +54,7 @@ def shard(method: nn.Module, device: torch.device) -> None:
 
 
 def networks_of(module: nn.Module) -> Iterator[nn.Module]:
-    """The largest modules with parameters that are backbones or contain none: backbones, heads, predictors."""
+    """Yield the largest modules with parameters that are backbones or contain no backbone: backbones, heads, predictors."""
     for child in module.children():
         if isinstance(child, Backbone) or not any(isinstance(part, Backbone) for part in child.modules()):
             if any(True for _ in child.parameters()):
@@ -66,8 +64,7 @@ def networks_of(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def blocks_of(network: nn.Module) -> list[nn.Module]:
-    """A backbone's modules with parameters that stand in a sequence: a ViT's blocks, a ResNet's; in nested sequences those of the
-    outermost. A head is one block as a whole, so it has none here."""
+    """Modules with parameters in a backbone's outermost sequences: the blocks of a ViT or ResNet. A head has no blocks."""
     if not isinstance(network, Backbone):
         return []
     blocks: list[nn.Module] = []
@@ -82,14 +79,13 @@ def blocks_of(network: nn.Module) -> list[nn.Module]:
 
 
 def weights_in_parts(method: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A method's whole state dict, with each tensor shared out as the method's."""
+    """Shard a whole state dict as the method's tensors are."""
     own = method.state_dict()
     return {name: _in_parts(value, own.get(name)) for name, value in weights.items()}
 
 
 def moments_in_parts(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
-    """An optimiser's whole state dict, with each tensor shared out as its parameter. (torch numbers parameters through all
-    groups.)"""
+    """Shard an optimiser's whole state dict as its parameters are. (torch numbers parameters through all groups.)"""
     parameters = dict(enumerate(p for group in optimizer.param_groups for p in group["params"]))
     moments = {
         number: {name: _in_parts(value, parameters.get(number)) for name, value in own.items()}

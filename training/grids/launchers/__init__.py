@@ -1,7 +1,4 @@
-"""Where a grid's cells run: one file a launcher. Each has one function,
-
-    launch(states, command, show)
-
-which runs every cell whose status is ``waiting`` and tells ``show`` of each change. A cell's results come through its directory
-alone, so that whatever dies, the same command continues. Begin with ``cells.py``; the options are in ``grids/options.py``.
+"""Launchers run a grid's cells, one file for each. Its function ``launch(states, command, show)`` runs every cell whose status is
+``waiting`` and calls ``show`` after each change. Results come only through a cell's directory, so that the same command continues
+after any failure. Begin with ``cells.py``; the options are in ``grids/options.py``.
 """

@@ -24,7 +24,7 @@ from training.grids.grid import Cell
 from training.grids.launchers.process import stopping_well
 from training.grids.options import CompareCommand
 
-#: Statuses that a cell does not leave by itself.
+#: Statuses of cells that have ended.
 ENDED = ("done", "failed")
 
 Show = Callable[["CellState | None"], None]
@@ -32,8 +32,6 @@ Show = Callable[["CellState | None"], None]
 
 @dataclass
 class CellState:
-    """A cell while it runs."""
-
     cell: Cell
     directory: Path
     status: str = "waiting"  # waiting, queued, running, done or failed; run.py status also says stopped
@@ -42,7 +40,7 @@ class CellState:
 
     @property
     def log(self) -> Path:
-        """What the cell's process prints."""
+        """The file that takes the output of the cell's process."""
         return output_of(self.directory.parent.parent, self.cell.name)
 
     @property
@@ -50,7 +48,7 @@ class CellState:
         return is_done(self.directory, self.cell.options.get("evals") or [])
 
     def becomes(self, status: str) -> bool:
-        """Take a status, and keep the time. True if it is another than before."""
+        """Set the status, and keep the time. True if the status has changed."""
         if status == self.status:
             return False
         if status == "running":
@@ -62,18 +60,18 @@ class CellState:
 
 
 def is_done(directory: Path, evaluations: Sequence[str]) -> bool:
-    """True if the training in ``directory`` has ended and every evaluation has its results."""
+    """True if the training has ended and every evaluation has its results."""
     return end_of(directory) is not None and all(results_file(directory, name).is_file() for name in evaluations)
 
 
 def run_cells(
     cells: Sequence[Cell], command: CompareCommand, console: Console, again: Collection[str] = ()
 ) -> list[CellState]:
-    """Run every cell that is not done, and those named in ``again``. Prints a table that updates in place, or a line for each
+    """Run every cell that is not done, and every cell named in ``again``. Prints a table that updates in place, or a line for each
     change if the output is no terminal.
 
-    Returns the cells' states: done or failed, or any other on a cluster that is not waited for. Raises UserError where another
-    process runs this grid, or the launcher cannot work here.
+    Returns the cells' states: done or failed, or any other without ``--wait`` on SLURM. Raises UserError if another process runs
+    this grid, or the launcher cannot work here.
     """
     out = Path(command.out).absolute()
     states = [CellState(cell, run_of(out, cell.name)) for cell in cells]
@@ -92,7 +90,7 @@ def run_cells(
 
 
 def read_states(out: Path) -> list[CellState]:
-    """The cells of the last grid in a folder, all ``waiting``. Raises UserError where it holds none."""
+    """Read the cells of the last grid in a folder, all as ``waiting``. Raises UserError if the folder holds no grid."""
     try:
         cells = read_json(out / CELLS)
         return [CellState(Cell(cell["name"], {"evals": cell["evals"]}), run_of(out, cell["name"])) for cell in cells]
@@ -103,7 +101,7 @@ def read_states(out: Path) -> list[CellState]:
 
 
 def words_of_cell(state: CellState, command: CompareCommand) -> list[str]:
-    """The words of ``run.py`` for a cell."""
+    """The arguments of ``run.py`` for a cell."""
     words = ["train", *words_of({**state.cell.options, "out": str(state.directory)})]
     for plugin in itertools.chain.from_iterable(command.plugin):
         words += ["--plugin", plugin]
@@ -120,7 +118,7 @@ def progress_of(state: CellState) -> str:
 
 
 def tail_of(state: CellState, lines: int = 12) -> str:
-    """The end of what a cell printed."""
+    """The last lines of a cell's output."""
     try:
         return "\n".join(state.log.read_text(errors="replace").splitlines()[-lines:])
     except OSError:
@@ -128,7 +126,7 @@ def tail_of(state: CellState, lines: int = 12) -> str:
 
 
 def table_of(states: Sequence[CellState]) -> Table:
-    """A row for each cell."""
+    """A table with a row for each cell."""
     done = sum(state.status == "done" for state in states)
     table = Table(title=f"{done} of {len(states)} done", title_justify="left")
     for column in ("run", "status", "minutes", "progress"):
@@ -142,7 +140,7 @@ def table_of(states: Sequence[CellState]) -> Table:
 
 @contextmanager
 def shown(states: Sequence[CellState], console: Console) -> Iterator[Show]:
-    """Yields a function to call with each state that has changed, and with None while time passes."""
+    """Yield a function to call with each changed state, and with None while time passes."""
 
     def print_change(state: CellState | None) -> None:
         if state is not None:

@@ -1,4 +1,4 @@
-"""Cells on this machine: each is a process and a directory of its own; a failed one does not stop the others."""
+"""Cells as processes on this machine. A failed cell does not stop the others."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from training.grids.options import CompareCommand
 
 
 def launch(states: Sequence[CellState], command: CompareCommand, show: Show) -> None:
-    """Run the cells, ``command.jobs`` at a time (default: one), dividing the cores among them, and the CUDA devices among those
-    that do not name one. When it is interrupted, the cells write checkpoints and stop: the same command continues."""
+    """Run the cells, ``command.jobs`` at a time (default: 1). They share the cores, and cells that name no CUDA device share those,
+    too. On an interrupt the cells write checkpoints and stop; the same command continues."""
     jobs = command.jobs or 1
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
     processes: dict[str, subprocess.Popen] = {}
     devices = visible_devices() if jobs > 1 else []
-    taken: dict[str, str] = {}  # of the running cells, by name
+    taken: dict[str, str] = {}  # device of each running cell, by the cell's name
     try:
         while any(state.status not in ENDED for state in states):
             for state in states:
                 running = sum(other.status == "running" for other in states)
                 if state.status == "waiting" and running < jobs:
                     environment = {"OMP_NUM_THREADS": threads}
-                    # A cell that names cuda:1 would not find it where only one device is visible.
+                    # A cell that names cuda:1 needs to see all devices.
                     if len(devices) > 1 and state.cell.options.get("device", "auto") in ("auto", "cuda"):
                         device = taken[state.cell.name] = min(devices, key=list(taken.values()).count)
                         environment["CUDA_VISIBLE_DEVICES"] = device
@@ -50,10 +50,10 @@ def launch(states: Sequence[CellState], command: CompareCommand, show: Show) -> 
 
 
 def visible_devices() -> list[str]:
-    """The CUDA devices that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them: numbers or UUIDs."""
+    """Numbers or UUIDs of the CUDA devices that this process may use, as in ``CUDA_VISIBLE_DEVICES``."""
     import torch
 
-    # Counting does not start CUDA, which would hold memory of a device for as long as the grid runs.
+    # Counting does not start CUDA, which would hold device memory as long as the grid runs.
     count = torch.cuda.device_count()
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     return [str(number) for number in range(count)] if listed is None else listed.split(",")[:count]

@@ -1,4 +1,4 @@
-"""``run.py`` in a process of its own, which is stopped before this one ends."""
+"""Child processes of ``run.py``, which stop before this process ends."""
 
 from __future__ import annotations
 
@@ -26,14 +26,8 @@ def start(
     module: Sequence[str] = (),
     folder: Path | str | None = None,
 ) -> subprocess.Popen:
-    """Start ``python run.py WORDS``.
-
-    Args:
-        log: gets what it prints; None: this process's output does.
-        environment: variables to add.
-        module: words of Python that run it, such as torchrun's.
-        folder: to work in.
-    """
+    """Start ``python MODULE run.py WORDS``, with ``MODULE`` such as torchrun's words. The output goes into ``log``, or, if it is
+    None, into this process's output. ``environment`` adds variables; ``folder`` is the working directory."""
     return subprocess.Popen(
         [sys.executable, *module, str(ROOT / "run.py"), *words],
         stdout=log,
@@ -45,16 +39,15 @@ def start(
 
 
 def _end_with_parent() -> None:
-    """Ask Linux to stop this process when its parent is killed, so that it does not write beside its successor. Other systems have
-    no such request."""
+    """Ask Linux to stop this process when its parent is killed, so that it does not write beside its successor."""
     if _LIBC is not None:
         _LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 @contextmanager
 def stopping_well() -> Iterator[None]:
-    """Inside, SIGTERM and SIGUSR1 end this process as Ctrl-C does, by an exception, so that it can stop its processes first: they
-    write their checkpoints. The exit status is 128 + the signal's number."""
+    """Let SIGTERM and SIGUSR1 raise SystemExit(128 + number), so that this process can first stop its children, which write their
+    checkpoints."""
     received: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -67,7 +60,7 @@ def stopping_well() -> Iterator[None]:
     try:
         yield
     except SystemExit as end:
-        if received:  # Ray replaces the status of an exit while it waits by 1
+        if received:  # while Ray waits, it replaces the exit status by 1
             raise SystemExit(128 + received[0]) from end
         raise
     finally:

@@ -1,5 +1,5 @@
-"""Cells as the tasks of a Ray cluster: each on whichever node has room for it; one that fails, or whose node does, is tried again
-and continues from its checkpoint."""
+"""Cells as tasks of a Ray cluster, on any node with room. If a cell or its node fails, Ray tries the cell again, and it continues
+from its checkpoint."""
 
 from __future__ import annotations
 
@@ -16,20 +16,19 @@ from training.grids.launchers.cells import CellState, Show, words_of_cell
 from training.grids.launchers.process import start
 from training.grids.options import CompareCommand
 
-#: How often a failed cell is tried again.
+#: Further tries of a failed cell.
 RETRIES = 2
-#: Seconds before that: long enough for a process on a lost node's other side to write its checkpoint and go.
+#: Seconds before the next try: long enough for the cell's processes on other nodes to write a checkpoint and end.
 PAUSE = 5.0
-#: Seconds in which cells that are stopped write their checkpoints.
+#: Seconds that stopped cells have for writing their checkpoints.
 LEAVE = 60.0
-#: Exit status of a training whose options are wrong: trying again does not help.
+#: Exit status of a training with wrong options, which further tries do not help.
 WRONG_OPTIONS = 2
 
 
 def launch(states: Sequence[CellState], command: CompareCommand, show: Show) -> None:
     """Run the cells, as many at a time as the cluster has room for, or ``command.jobs``. The tasks end with this process, after a
-    checkpoint unless it is killed: the same command continues. Raises UserError where there is no ray, or no cluster at the
-    address."""
+    checkpoint unless it is killed. Raises UserError if ray is not installed, or no cluster answers at the address."""
     options = command.launch
     address = options.address or "auto"
     require_answer(address)
@@ -64,17 +63,17 @@ def launch(states: Sequence[CellState], command: CompareCommand, show: Show) -> 
                 try:
                     ray.get(reference)
                     state.becomes("done")
-                except Exception as error:  # any of the task or of Ray
+                except Exception as error:  # the task and Ray may raise anything
                     with open(state.log, "a") as log:
                         log.write(f"{type(error).__name__}: {error}".splitlines()[-1] + "\n")
                     state.becomes("failed")
                 show(state)
             for state in running.values():
-                if state.log.exists() and state.becomes("running"):  # its task has begun
+                if state.log.exists() and state.becomes("running"):  # a task that begins opens its log
                     show(state)
             show(None)
     finally:
-        # The file asks those that have begun: Ray may kill the training of a cancelled task before its checkpoint.
+        # The file asks begun tasks to stop, since Ray may kill a cancelled task's training before its checkpoint.
         stop.touch()
         begun = [reference for reference, state in running.items() if state.log.exists()]
         for reference in running.keys() - set(begun):
@@ -86,15 +85,15 @@ def launch(states: Sequence[CellState], command: CompareCommand, show: Show) -> 
 
 
 def require_answer(address: str) -> None:
-    """Raise UserError where nothing listens at ``host:port``: Ray itself would try for a quarter of an hour."""
+    """Raise UserError if nothing listens at ``host:port``: Ray itself would try for a quarter of an hour."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon:
-        return  # "auto", "local": Ray knows where
+        return  # "auto" and "local" need no address
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     except (OSError, ValueError, OverflowError) as error:
         raise no_cluster(address, str(error)) from error
-    # Something listens, perhaps not Ray's: ray, once imported, then makes so many tries of 40 seconds, in place of 20.
+    # The listener may not be Ray's: ray, imported after this, then makes 3 tries of 40 seconds instead of 20.
     os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "3")
 
 
@@ -103,13 +102,8 @@ def no_cluster(address: str, reason: str) -> UserError:
 
 
 def run_cell(words: Sequence[str], processes: int, folder: str, log: str, environment: Mapping[str, str]) -> None:
-    """One try of a cell, in a Ray task: ``run.py`` with these words in so many processes, one for each GPU. It stops the training,
-    and returns, when the ``stop_file`` appears beside the log.
-
-    Raises:
-        ChildProcessError: it failed, and is worth another try.
-        ValueError: its options are wrong.
-    """
+    """Try a cell, in a Ray task: ``run.py`` with these words in ``processes`` processes, one for each GPU. Stops the training when
+    the ``stop_file`` appears. Raises ChildProcessError if another try may succeed, ValueError if the options are wrong."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     stop = stop_file(Path(log))
     if stop.exists():
@@ -117,13 +111,13 @@ def run_cell(words: Sequence[str], processes: int, folder: str, log: str, enviro
     with open(log, "a") as file:
         process = start(words, file, environment, torchrun if processes > 1 else (), folder)
         try:
-            # Not wait(), which a cancelled task's KeyboardInterrupt does not reach.
+            # A cancelled task's KeyboardInterrupt would not reach process.wait().
             while (status := process.poll()) is None:
                 if stop.exists():
                     return
                 time.sleep(0.2)
         finally:
-            process.terminate()  # of one that has ended, nothing
+            process.terminate()  # no effect on a process that has ended
             process.wait()
     if status == WRONG_OPTIONS:
         raise ValueError(f"exit status {status}")

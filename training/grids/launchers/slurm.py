@@ -1,8 +1,8 @@
 """Cells as the jobs of a SLURM array, through submitit.
 
-A job's tasks are the processes of one distributed training. Before its time is over SLURM sends a cell SIGUSR1, when it is
-preempted SIGTERM: it writes a checkpoint, and its job is queued again and continues there. ``OUT/jobs/jobs.json`` holds the number
-of each cell's job; ``squeue`` gives the state of every job that has not ended.
+A job's tasks are the processes of one distributed training. SLURM sends a cell SIGUSR1 before its time is over, and SIGTERM when
+it is preempted. The cell writes a checkpoint, and its job is queued again and continues there. ``OUT/jobs/jobs.json`` holds the
+number of each cell's job; ``squeue`` gives the state of every job that has not ended.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from training.grids.options import CompareCommand
 
 #: The jobs' name in SLURM's queue.
 NAME = "ssl-compare"
-#: Seconds before the end of a job's time at which it is told to stop.
+#: Seconds between the signal to stop and the end of a job's time.
 AHEAD = 120
 #: Seconds between looks at the queue.
 POLL = 5.0
-#: Exit statuses of a training that has been stopped, in its loop or anywhere else.
+#: Exit statuses of a training that a signal stopped, in its loop (128 + number) or elsewhere.
 STOPPED = [status for number in (signal.SIGTERM, signal.SIGUSR1) for status in (128 + number, -number)]
 
 
 def launch(states: Sequence[CellState], command: CompareCommand, show: Show) -> None:
-    """Submit the cells that are not done and have no job in the queue, as one array of which ``command.jobs`` run at a time
-    (default: as many as the cluster has room for). Returns at once, or with ``--wait`` when all have ended; the jobs go on
-    without this process. Raises UserError where there is no SLURM or no submitit, or SLURM refuses the jobs."""
+    """Submit cells that are not done and not in the queue as one array, which runs ``command.jobs`` at a time (default: as many as
+    the cluster has room for). Returns at once, or with ``--wait`` when all have ended; the jobs do not need this process. Raises
+    UserError if SLURM or submitit is missing, or SLURM refuses the jobs."""
     out = Path(command.out).absolute()
     jobs, queue = read_jobs(out), queued()
     if queue is None:
@@ -57,22 +57,22 @@ def launch(states: Sequence[CellState], command: CompareCommand, show: Show) -> 
     while command.launch.wait and any(state.status not in ENDED for state in states):
         time.sleep(POLL)
         if (queue := queued()) is None:
-            continue  # its controller is busy or restarts; the jobs do not depend on it
+            continue  # SLURM's controller is busy or restarts; the jobs do not depend on it
         for state in states:
-            # Also of failed ones: a shared disk may show their results later than the queue their end.
+            # A failed cell may become done: a shared disk may show results later than the queue shows the job's end.
             if state.status != "done" and state.becomes(status_of(state, jobs, queue)):
                 show(state)
         show(None)
 
 
 def status_of(state: CellState, jobs: dict[str, str], queue: dict[str, str]) -> str:
-    """A submitted cell's status: its job's, or done or failed where the job has ended."""
+    """A submitted cell's status: its job's in the queue, else done or failed."""
     return queue.get(jobs[state.cell.name]) or ("done" if state.is_done else "failed")
 
 
 def submit(states: Sequence[CellState], command: CompareCommand, folder: Path) -> list[str]:
     """Submit an array of jobs, one for each cell. Returns their numbers, such as ``12_0``."""
-    os.environ["SUBMITIT_PREEMPT_SIGNAL"] = "USR1"  # which trainings answer; submitit reads it when it is imported
+    os.environ["SUBMITIT_PREEMPT_SIGNAL"] = "USR1"  # trainings handle it; submitit reads the variable when imported
     try:
         import submitit
     except ImportError as error:
@@ -93,7 +93,7 @@ def submit(states: Sequence[CellState], command: CompareCommand, folder: Path) -
         "signal_delay_s": AHEAD,
         "array_parallelism": command.jobs or len(states),
         "additional_parameters": {"requeue": True},
-        "srun_args": [f"--cpus-per-task={cpus}"],  # srun does not take it over from sbatch since SLURM 22.05
+        "srun_args": [f"--cpus-per-task={cpus}"],  # since SLURM 22.05 srun does not inherit it from sbatch
         "setup": [
             f"export PYTHONPATH={ROOT}:$PYTHONPATH PYTHONUNBUFFERED=1 OMP_NUM_THREADS={cpus}",
             "export SUBMITIT_PREEMPT_SIGNAL=USR1",
@@ -108,20 +108,20 @@ def submit(states: Sequence[CellState], command: CompareCommand, folder: Path) -
 
 
 class CellJob:
-    """What each task of a cell's job does: one process of the training."""
+    """The function of each task of a cell's job: one process of the training."""
 
     def __init__(self, words: list[str], log: Path):
         self.words, self.log = words, log
 
     def __call__(self) -> None:
-        """Raises ChildProcessError: the cell has failed."""
+        """Run the process. Raises ChildProcessError if the cell has failed."""
         from submitit.helpers import TorchDistributedEnvironment
 
         task = TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
-        # The first process tells what happens; the others have only errors to tell, which go where submitit keeps its own.
+        # The first process prints progress; the others print only errors, which go into submitit's own logs.
         with open(self.log, "a") if task.rank == 0 else nullcontext() as log:
             process = start(self.words, log)
-            # SLURM may send its signals to all processes of a job or to the first of each task; twice does no harm.
+            # SLURM sends signals to all processes of a job, or to the first of each task; a second signal does no harm.
             for number in (signal.SIGTERM, signal.SIGUSR1):
                 signal.signal(number, lambda number, frame: process.send_signal(number))
             status = process.wait()
@@ -138,13 +138,13 @@ def squeue(*words: str) -> str:
 
 
 def requeue(number: str) -> None:
-    """Queue this job again, unless SLURM has done that already or the job has been cancelled."""
+    """Queue this job again, unless SLURM has done that or the job is cancelled."""
     if squeue(f"--jobs={number}", "--format=%T").strip() == "RUNNING":
         subprocess.run(["scontrol", "requeue", number], check=True)
 
 
 def read_jobs(out: Path) -> dict[str, str]:
-    """The number of each submitted cell's last job."""
+    """Read the number of each submitted cell's last job."""
     path = out / JOBS / JOB_NUMBERS
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -157,7 +157,7 @@ def read_jobs(out: Path) -> dict[str, str]:
 
 
 def queued() -> dict[str, str] | None:
-    """Our jobs that have not ended, ``queued`` or ``running`` by their number; None where SLURM does not answer."""
+    """Status of our jobs that have not ended (``queued`` or ``running``) by job number; None if SLURM does not answer."""
     try:
         lines = squeue("--array", f"--name={NAME}", "--format=%i %T").splitlines()
     except (OSError, subprocess.CalledProcessError):
