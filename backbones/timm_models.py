@@ -136,7 +136,7 @@ def build(
         try:
             return TimmBackbone(_create(name, {**required, "img_size": image_size}, optional), name, image_size)
         except UsageError:
-            raise error from None  # the model lets nobody choose a size: the first failure is the reason
+            raise error from None  # the model has no size to choose: the first failure is the reason
 
 
 def _create(name: str, required: dict[str, Any], optional: dict[str, Any]) -> nn.Module:

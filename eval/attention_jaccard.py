@@ -1,4 +1,4 @@
-"""How well the last block's CLS attention covers the objects of the test images (DINO, arXiv 2104.14294, figure 4)."""
+"""Measures how well the last block's CLS attention covers objects (DINO, arXiv 2104.14294, figure 4)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from rundir.results import Measurement
 
 
 def best_jaccard(masks: Tensor, objects: Tensor) -> float:
-    """The mean over an image's objects of the best head's Jaccard, in [0, 1]; NaN without objects. ``masks``: bool
+    """Average the best head's Jaccard over an image's objects, in [0, 1]; NaN without objects. ``masks``: bool
     ``[heads, H, W]``; ``objects``: int ``[H, W]``, 0 background, 255 void, which counts nowhere."""
     masks = (masks & (objects != VOID)).flatten(1).float()
     ids = [number for number in objects.unique().tolist() if number not in (0, VOID)]
@@ -48,13 +48,12 @@ class AttentionJaccardConfig(EvaluationConfig):
 
 @EVALUATIONS.register("attention_jaccard")
 class AttentionJaccard(Evaluation):
-    """The Jaccard similarity in percent of masks from the last block's CLS attention with the objects of the test images.
+    """Jaccard similarity in percent between masks from the last block's CLS attention and the objects of the test images.
 
     A head's mask is the fewest patches that hold ``mass`` of its attention, enlarged to the image's resolution without
-    interpolation. For each object the best head counts; then the mean over an image's objects, then over images. Objects are
-    instances if every test image has a mask of them (``SegmentationObject``), else all of an image's pixels of a class; the
-    protocol tells which. Published for ViT-S/16 on VOC 2012 (random weights / supervised / DINO): 22.0 / 27.3 / 45.9. The
-    authors' code for it is not public.
+    interpolation. The best head counts for each object; the mean is over an image's objects, then over images. Objects are
+    instances if every test image has a mask of them (``SegmentationObject``), else all of an image's pixels of a class.
+    Published for ViT-S/16 on VOC 2012 (random weights / supervised / DINO): 22.0 / 27.3 / 45.9, without public code.
 
     Raises UserError for a backbone without CLS attention, and for data without masks.
     """
@@ -109,6 +108,6 @@ class AttentionJaccard(Evaluation):
 
 
 def _instance_files(root: Path, names: list[str]) -> list[Path] | None:
-    """VOC's masks of instances, where every image has one."""
+    """VOC's masks of instances, if every image has one."""
     files = [root / "SegmentationObject" / f"{Path(name).stem}.png" for name in names]
     return files if all(file.is_file() for file in files) else None

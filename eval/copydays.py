@@ -24,11 +24,11 @@ from eval.core.files import file_features
 from eval.core.scoring import measure_means
 from rundir.results import Measurement
 
-#: Exponent of generalised mean pooling, and the least value that goes into it.
+#: Exponent and least input of generalised mean pooling.
 GEM_POWER, GEM_LEAST = 4, 1e-6
 #: Eigenvalues below this part of the largest are raised to it (reference: utils.py, ``PCA.train_pca``).
 LEAST_EIGENVALUE = 1e-5
-#: Images of a ranking that count (reference: ``similarity.topk(20)``).
+#: How many images of a ranking count (reference: ``similarity.topk(20)``).
 RANKS = 20
 
 
@@ -46,13 +46,12 @@ class CopydaysConfig(EvaluationConfig):
 
 @EVALUATIONS.register("copydays")
 class CopyDetection(Evaluation):
-    """Mean average precision in percent of strong copies that search for their original among all originals and the
-    distractors.
+    """Mean average precision in percent of strong copies that search for their original among originals and distractors.
 
     An image's descriptor is its CLS token and the generalised mean (exponent 4) of its patch tokens, whitened, and compared by
-    cosine. A warning names a missing whitening or missing distractors, without which the protocol is not the published one.
+    cosine. A warning names a missing whitening or missing distractors, which the published protocol has.
 
-    Raises UserError for a backbone without tokens, an image that cannot be read, and a folder without images.
+    Raises UserError for a backbone without tokens, an unreadable image, and a folder without images.
     """
 
     title = "Copydays"
@@ -118,17 +117,15 @@ class CopyDetection(Evaluation):
 
 
 def descriptors(tokens_BND: Tensor) -> Tensor:
-    """CLS and generalised mean of the patch tokens, ``[B, 2 D]``, from normed tokens ``[B, 1 + N, D]``."""
+    """CLS and generalised mean of the patch tokens: normed ``[B, 1 + N, D]`` to ``[B, 2 D]``."""
     patches = tokens_BND[:, 1:].clamp(min=GEM_LEAST)
     pooled = patches.pow(GEM_POWER).mean(dim=1).pow(1 / GEM_POWER)
     return torch.cat([tokens_BND[:, 0], pooled], dim=1)
 
 
 class Whitening:
-    """A linear map under which the features ``[n, D]`` it is learnt from are uncorrelated and have second moments of 1.
-
-    As in the reference, the second moment around 0 is decomposed, although the mean is subtracted before features are whitened.
-    """
+    """A linear map that makes the features ``[n, D]`` it learns from uncorrelated, with second moments of 1. As in the reference,
+    it decomposes the second moment around 0, but subtracts the mean before whitening."""
 
     def __init__(self, features: Tensor):
         features = features.double()

@@ -182,7 +182,7 @@ def _timm_name(name: str) -> str:
 
 
 def _write_onnx(backbone: Backbone, name: str, path: Path, images: Tensor) -> None:
-    """Write a model from ``images [batch, 3, H, W]``, normalised as ImageNet, to ``features [batch, D]``; only B varies."""
+    """Write a model from ``images [batch, 3, H, W]``, normalised as for ImageNet, to ``features [batch, D]``."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401

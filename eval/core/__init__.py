@@ -1,2 +1,2 @@
-"""What evaluations share: their base class (``base``), their input (``context``), running several (``run``), values with intervals
-(``scoring``), linear probes, k-NN, trainings inside a run (``nested``), and measurements while a run trains (``online``)."""
+"""Parts that evaluations share. Begin with ``base``, their base class, and ``context``, their input. ``run`` runs several,
+``scoring`` makes values with intervals, ``nested`` trains inside a run, and ``online`` measures while a run trains."""

@@ -1,4 +1,4 @@
-"""What an evaluation is, and how its results are shown."""
+"""The base class of evaluations, and the facts that tables and reports show."""
 
 from __future__ import annotations
 
@@ -27,19 +27,18 @@ class Evaluation:
     """Base of all evaluations: subclasses in ``eval/NAME.py``, decorated with ``@EVALUATIONS.register("NAME")``.
 
     Class attributes:
-        Config: dataclass of its options.
-        benchmarks: the data sets made for it (``data.sets.core.benchmark``); none: it measures on any data set of images.
+        benchmarks: the data sets made for it (``data.sets.core.benchmark``); none: it takes any data set of images.
 
-    How tables and reports show what it measures (plain values, which ``Registry.facts`` reads without importing the file):
-        title: its name for readers ("k-NN"); "": that of the file, with spaces.
+    For tables and reports, plain values, which ``Registry.facts`` reads without importing the file:
+        title: name for readers ("k-NN"); "": the file's name, with spaces.
         parts: package of plug-ins ("heads.segmentation"), each measured as the evaluation ``NAME_PLUGIN`` with both titles.
         metrics: titles of its metrics; default: their names, with spaces.
-        units: of metrics that are not in percent.
+        units: units of metrics that are not in percent.
         lower_is_better: words in the names of metrics that are better when lower.
-        headline: metrics that the first table shows; if none of them was measured, the first metric.
-        variants: entries of the protocol that have several values for one run (k of k-NN), each a column, and the value that the
-            first table shows; None: the last.
-        grouped_by: what dependent items belong to (objects to videos).
+        headline: metrics of the first table; if none of them was measured, the first metric.
+        variants: entries of the protocol that differ within a run (k of k-NN), each a column, with the value that the first
+            table shows; None: the last.
+        grouped_by: groups of dependent items (videos, for objects).
     """
 
     Config: ClassVar[type[EvaluationConfig]] = EvaluationConfig
@@ -57,22 +56,21 @@ class Evaluation:
         self.config = config
 
     def feature_kinds(self, context: EvalContext) -> list[str]:
-        """The kinds of features (``eval.features.extract``) that ``run`` reads: those of all evaluations are extracted together."""
+        """Kinds of features (``eval.features.extract``) that ``run`` reads; one pass extracts them for all evaluations."""
         return []
 
     def files(self) -> list[Path]:
-        """Files that its options name, or that lie in folders they name. If they change, the evaluation measures anew."""
+        """Files, or files of folders, that the options name. If they change, the evaluation measures anew."""
         return []
 
     def run(self, context: EvalContext) -> list[Measurement]:
-        """Measure. Nothing may be chosen by looking at ``context.test``. Raises UserError for a backbone or data that it cannot
-        measure (attention of a ResNet, k-NN without labels)."""
+        """Measure, choosing nothing by ``context.test``. Raises UserError for a backbone or data that it cannot measure (attention
+        of a ResNet, k-NN without labels)."""
         raise NotImplementedError
 
 
 def facts_of(evaluation: str, metric: str) -> dict[str, Any]:
-    """What its evaluation declares about a measurement: titles of ``evaluation`` and ``metric``, ``unit``, ``lower_is_better``,
-    ``headline``, ``variants`` and ``grouped_by`` (see ``Evaluation``). Imports no evaluation; the name may have a part
+    """Facts of a measurement, as ``Evaluation`` declares them, without importing it. The name may have a part
     ("segmentation_linear") or be unknown."""
     declared = _declared(evaluation)
     return {
@@ -101,12 +99,12 @@ def _declared(evaluation: str) -> dict[str, Any]:
             part = evaluation.removeprefix(f"{name}_")
             part_title = plugins_of(declared["parts"]).facts(part).get("title") or part.replace("_", " ")
             return declared | {"title": f"{declared['title']} {part_title}"}
-    # Unknown here: it may use the names of metrics that other evaluations use.
+    # An unknown evaluation may share names of metrics with others.
     return literals_of(Path(__file__), "Evaluation") | {"title": title, "metrics": metrics, "variants": variants}
 
 
 def check_data(name: str, data: str) -> None:
-    """Raise UsageError if the evaluation ``name`` cannot measure on the data set ``data``."""
+    """Raise UsageError if an evaluation cannot measure on a data set."""
     benchmarks = EVALUATIONS.get(name).benchmarks
     if benchmarks and data not in benchmarks:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""What evaluations are given: a backbone with its weights, data, and where results go."""
+"""The input of evaluations: a backbone with its weights, data, and the folder for results."""
 
 from __future__ import annotations
 
@@ -32,14 +32,13 @@ from training.machine.devices import pick_device, pick_precision
 
 @dataclass(kw_only=True)
 class EvalContext(FrozenBackbone):
-    """A backbone to evaluate, the data and the options.
+    """A backbone to evaluate, with data and options.
 
     Attributes:
         weights: where its weights come from, in words.
-        train, test: the splits; nothing may be chosen by looking at ``test``. A benchmark, which has no splits, is both.
+        train, test: the splits; ``test`` may choose nothing. A benchmark, which has no splits, is both.
         image_size: side in pixels of evaluation images.
         run_dir: gets ``results/``, ``predictions/`` and ``features/``.
-        seed: of probes.
     """
 
     backbone_name: str
@@ -57,7 +56,7 @@ class EvalContext(FrozenBackbone):
 
     @cached_property
     def weights_hash(self) -> str:
-        """16 hexadecimal digits that differ for different weights (or backbones)."""
+        """16 hexadecimal digits of a digest of the weights and the backbone's name."""
         digest = hashlib.sha256(self.backbone_name.encode())
         for name, tensor in self.backbone.state_dict().items():
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -65,25 +64,25 @@ class EvalContext(FrozenBackbone):
         return digest.hexdigest()[:16]
 
     def copy_of_backbone(self, image_size: int, **hints: Any) -> Backbone:
-        """Another backbone with the same weights, built for ``image_size`` with the given hints (``backbones.build_backbone``)."""
+        """Build another backbone with the same weights; hints as for ``backbones.build_backbone``."""
         backbone = build_backbone(self.backbone_name, image_size, **hints)
         backbone.load_state_dict(self.backbone.state_dict())
         return backbone
 
     def frozen(self, backbone: Backbone) -> FrozenBackbone:
-        """Another backbone on the same device in the same precision."""
+        """Put another backbone on the same device in the same precision."""
         return FrozenBackbone(backbone=backbone, device=self.device, precision=self.precision)
 
     def store(self, split: str) -> ImageStore:
         return self.train if split == "train" else self.test
 
     def features(self, split: str, kind: Kind = "pooled") -> Tensor:
-        """Features of every image of ``"train"`` or ``"test"``, float32 ``[n, D]`` on the CPU, extracted once and cached."""
+        """Features of all images of ``"train"`` or ``"test"``, float32 ``[n, D]`` on the CPU, extracted once and cached."""
         self.prepare(split, [kind])
         return self._features[split, kind]
 
     def prepare(self, split: str, kinds: Sequence[Kind]) -> None:
-        """Make features of several kinds in one pass."""
+        """Extract features of several kinds in one pass."""
         store, caches = self.store(split), {}
         for kind in kinds:
             if (split, kind) not in self._features:
@@ -100,11 +99,11 @@ class EvalContext(FrozenBackbone):
             self._features |= {(split, kind): tensor for kind, tensor in features.items()}
 
     def cache(self, name: str, rows: int, about: Any) -> ArrayCache:
-        """A file under ``features/``, named by a digest of everything that its rows depend on (JSON-able)."""
+        """A file under ``features/``; ``about`` is everything that its rows depend on (JSON-able)."""
         return ArrayCache(self.run_dir / FEATURES / f"{name}-{digest_of(about)}.npy", rows)
 
     def labelled(self, split: str) -> np.ndarray:
-        """Indices of the images that have a label, int64. Raises UserError if none has."""
+        """Indices of the images with a label, int64. Raises UserError if none has."""
         rows = _labelled(self.store(split))
         if len(rows) == 0:
             raise UserError(
@@ -118,7 +117,7 @@ class EvalContext(FrozenBackbone):
         return torch.from_numpy((store.labels if store.label_sets is None else store.label_sets)[rows])
 
     def protocol(self) -> dict[str, Any]:
-        """The part of every protocol that the context fixes."""
+        """The entries of every protocol that the context fixes."""
         return {
             "image_size": self.image_size,
             "view": "short side resized to 256/224 of the size (bicubic), central crop",
@@ -149,11 +148,9 @@ def _labelled(store: ImageStore) -> np.ndarray:
 
 
 def make_context(options: WeightsOptions) -> EvalContext:
-    """A context for any weights. The run that the weights belong to gives what ``options`` leave open.
+    """Make a context for any weights. Where ``options`` are silent, the run that the weights belong to decides.
 
-    Raises:
-        UsageError: something needed was not given, or is unknown.
-        UserError: weights or data cannot be read.
+    Raises UsageError for a missing or unknown option, UserError for weights or data that cannot be read.
     """
     check(options)
     data, data_root = options.data, options.data_root

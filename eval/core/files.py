@@ -27,16 +27,15 @@ def file_features(
     about: dict[str, Any],
     batch_size: int = 1,
 ) -> Tensor:
-    """Features of image files, in their order, float32 ``[n, D]``, computed once and cached.
+    """Compute features of image files once, and cache them: float32 ``[n, D]``.
 
     Args:
-        name: of the cache file, such as "roxford5k-queries".
-        prepare: gets an RGB image and its place in ``files``, and returns the network's view. All of a batch have one size.
+        name: name of the cache file, such as "roxford5k-queries".
+        prepare: makes the network's view of an RGB image, given its index in ``files``. Views in a batch have one size.
         encode: normalised images ``[B, 3, h, w]`` on the device to features ``[B, D]``.
         about: what the features depend on beside weights, files and precision, JSON-able.
 
-    Raises:
-        UserError: a file that is no image, or features that are not finite.
+    Raises UserError for a file that is no image, or features that are not finite.
     """
 
     def read(place: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Weighted k-NN from any bank of training images to measurements."""
+"""Measures weighted k-NN with any bank of training images."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def measure_knn(
     about: Mapping[str, Any] | None = None,
     suffix: str = "",
 ) -> list[Measurement]:
-    """Measurements for each k that is at most the number of voting images, the labelled training images ``bank_rows``. ``about``
-    describes them in the protocol, and ``suffix`` in the names of predictions files."""
+    """Measure each k for which the bank, the labelled training images ``bank_rows``, is large enough. ``about`` describes the bank
+    in the protocol, and ``suffix`` in the names of predictions files."""
     ks = sorted(set(ks))
     fitting = [k for k in ks if k <= len(bank_rows)]
     if fitting and fitting != ks:
         left_out = ", ".join(map(str, ks[len(fitting) :]))
         note(f"{evaluation}: k = {left_out} left out: the bank has {len(bank_rows)} labelled images", style="none")
-    ks = fitting or ks  # the search refuses them where none fits
+    ks = fitting or ks  # if none fits, the search raises
     # The bank stays on the CPU, since the search puts a normalised copy on the device.
     bank = context.features("train", "pooled")[bank_rows]
     queries = context.features("test", "pooled")[context.labelled("test")].to(context.device)

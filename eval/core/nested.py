@@ -1,5 +1,5 @@
-"""A training that is part of an evaluation, such as that of a segmentation head. It is a run directory inside the run's, so that an
-interrupted training continues, and one that has ended is not repeated."""
+"""A training inside an evaluation, such as a segmentation head's. It has a run directory inside the run's, so that an interrupted
+training continues and a finished one is not repeated."""
 
 from __future__ import annotations
 
@@ -23,13 +23,8 @@ from training.trainer import train_task
 
 @dataclass(frozen=True)
 class NestedTraining:
-    """A training on the context's backbone, device, precision and seed.
-
-    Attributes:
-        task: options of what is trained.
-        config: options of the trainer.
-        depends: everything that the outcome depends on, by name. Its digest is in the run directory's name.
-    """
+    """A training on the context's backbone, device, precision and seed. ``depends`` holds everything that decides the outcome, by
+    name; its digest is in the run directory's name."""
 
     task: MethodConfig
     config: TrainConfig
@@ -42,8 +37,8 @@ class NestedTraining:
         """Resolve the options of a training in ``METHOD/NAME-DIGEST`` of the run.
 
         Args:
-            depends: what else decides the outcome, such as the training data's fingerprint.
-            lr: learning rate as it is, whatever the batch.
+            depends: what decides the outcome beside options and weights, such as the training data's fingerprint.
+            lr: learning rate for this batch size.
             train: further options of ``TrainConfig``, with ``method``, ``epochs`` and ``batch_size``.
         """
         config = resolve(
@@ -71,7 +66,7 @@ class NestedTraining:
 
     @property
     def has_ended(self) -> bool:
-        """Whether it has taken all of its steps."""
+        """Whether it has taken all its steps."""
         return self.run.is_dir() and whole_end_of(self.run) is not None
 
     def train(self, method: Method, batches: BatchSource, **about: Any) -> None:
@@ -79,5 +74,5 @@ class NestedTraining:
         train_task(self.config, self.depends, method, batches, **about)
 
     def restore(self, method: Method) -> None:
-        """Give the method the weights after the last step."""
+        """Load the weights after the last step into the method."""
         method.load_state_dict(load_checkpoint(last_checkpoint(self.run))["method"])

@@ -1,6 +1,6 @@
-"""Measurements of a run while it trains: k-NN on held-out training images, and diagnostics of features.
+"""Measures a run while it trains: k-NN on held-out training images, and diagnostics of features.
 
-They do not change the run: buffers are restored, and every training step seeds its own random numbers.
+The run stays the same: buffers are restored, and every training step seeds its own random numbers.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from training.diagnostics import (
 from training.machine.devices import autocast
 from training.plan import Plan
 
-#: Most training images that the online k-NN searches, its neighbours (the reference's best k) and temperature.
+#: Most training images that the online k-NN searches, its k (the reference's best) and temperature.
 BANK = 20_000
 NEIGHBOURS = 20
 TEMPERATURE = 0.07
-#: Most images of the diagnostics, and images of a forward pass.
+#: Most images of the diagnostics, and images per forward pass.
 PROBE = 256
 BATCH = 128
 
 
 class Monitor:
-    """The online evaluation of one run. All processes call its methods together; each does its share."""
+    """The online evaluation of a run. All processes call its methods together; each does its share."""
 
     def __init__(self, plan: Plan, method: Method):
         self.method, self.config, self.device = method, plan.config, plan.device
@@ -53,7 +53,7 @@ class Monitor:
         self._probe = np.sort(np.random.default_rng(0).permutation(len(self._probe_store))[:PROBE])
 
     def knn(self) -> dict[str, Any] | None:
-        """Top-1 (percent) of weighted k-NN from the training images on those held out; None if either have no label."""
+        """Top-1 (percent) of weighted k-NN from training to held-out images; None if either have no label."""
         if not len(self._queries) or not len(self._bank):
             return None
         with _evaluating(self.method.backbone):
@@ -82,12 +82,10 @@ class Monitor:
 
     @torch.no_grad()
     def diagnose(self) -> tuple[dict[str, Any], np.ndarray | None]:
-        """Diagnostics of two views, by the method's own augmentation, of a few hundred fixed images.
+        """Diagnose two views, augmented as in training, of a few hundred fixed images.
 
-        Returns:
-            ``effective_rank``, ``feature_std``, ``alignment``, ``uniformity`` of the evaluated backbone's pooled features, and
-            ``on_diagonal`` and ``off_diagonal`` if the method has projections; and the projections' cross-correlation, as
-            ``diagnostics.summarize_correlation`` keeps it, or None.
+        Returns the log's entries (``on_diagonal`` and ``off_diagonal`` if the method has projections; the others for the evaluated
+        backbone's pooled features), and the projections' cross-correlation (``diagnostics.summarize_correlation``) or None.
         """
         share = min(len(self._probe), PROBE) // world_size()
         rows = min(self.config.batch_size // world_size() // self.config.accumulate, share)
@@ -129,7 +127,7 @@ class Monitor:
 
 @contextmanager
 def _evaluating(module: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode within the block; each submodule's own mode after it."""
+    """Switch to evaluation mode within the block, and restore each submodule's mode after it."""
     modes = [(child, child.training) for child in module.modules()]
     module.eval()
     try:

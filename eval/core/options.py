@@ -1,4 +1,4 @@
-"""Which weights to evaluate, on which data, and how. Imports no torch."""
+"""Options for the weights and data to evaluate. Imports no torch."""
 
 from __future__ import annotations
 

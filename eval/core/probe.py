@@ -25,18 +25,18 @@ from rundir.paths import FEATURES
 from rundir.results import Measurement
 
 MOMENTUM = 0.9
-#: Part of the labelled training images that choose the learning rate.
+#: Part of the labelled training images that chooses the learning rate.
 HELD_OUT = 0.1
-#: Seconds of work that an interruption may cost, unless an epoch takes longer.
+#: Seconds of work that an interruption may cost, if an epoch does not take longer.
 SAVE_EVERY = 60.0
 
 
 class Heads:
-    """M linear classifiers that see the same batches and differ in their peak learning rate, trained by SGD with momentum as
-    ``torch.optim.SGD`` has it. One matrix product serves all: M heads cost little more than one.
+    """M linear classifiers on the same batches with different peak learning rates, trained by ``torch.optim.SGD``'s momentum. One
+    matrix product serves all, so that M heads cost little more than one.
 
     Weights start from one draw of N(0, 0.01), biases at 0, as in both references (dino/eval_linear.py,
-    barlowtwins/evaluate.py). Weight decay is of both. ``multi_label``: binary cross-entropy, its mean over classes.
+    barlowtwins/evaluate.py). Weights and biases decay. ``multi_label``: binary cross-entropy, its mean over classes.
     """
 
     def __init__(
@@ -64,11 +64,11 @@ class Heads:
 
     @torch.no_grad()
     def step(self, features_BD: Tensor, targets: Tensor, factor: float, used_BM: Tensor | None = None) -> Tensor:
-        """One step at ``factor`` times the peak learning rates; returns each head's loss before it, ``[M]``.
+        """Step at ``factor`` times the peak learning rates; returns each head's loss before the step, ``[M]``.
 
         Args:
             targets: int64 ``[B]``, or multi-hot ``[B, C]`` with ``multi_label``.
-            used_BM: bool: which samples each head may learn from; default: all.
+            used_BM: bool: samples that each head may learn from; default: all.
         """
         logits_BMC = self.logits(features_BD)
         # The gradient of (binary) cross-entropy by the logits is probability minus target.
@@ -87,7 +87,7 @@ class Heads:
         else:
             share_BM = used_BM.float() / used_BM.sum(0).clamp(min=1)
         grad_BMC *= share_BM[:, :, None]
-        # The product adds to the velocity in place: a copy would cost an eighth of a step of 40 heads with 1,000 classes.
+        # In place, since a copy would cost an eighth of a step of 40 heads with 1,000 classes.
         self.velocities[0].flatten(1).addmm_(features_BD.T, grad_BMC.flatten(1), beta=MOMENTUM)
         self.velocities[1].mul_(MOMENTUM).add_(grad_BMC.sum(0))
         rates_M1 = (factor * self.rates_M)[:, None]
@@ -120,8 +120,8 @@ def train_heads(
     title: str,
     checkpoint: HeadsCheckpoint | None = None,
 ) -> None:
-    """Train on features ``[N, D]`` and targets (int64 ``[N]`` or multi-hot ``[N, C]``) in random order, learning rates falling to 0
-    along half a cosine over all steps. Continues from the checkpoint."""
+    """Train, or continue from the checkpoint, on features ``[N, D]`` and targets (int64 ``[N]`` or multi-hot ``[N, C]``) in random
+    order. Learning rates fall to 0 along half a cosine over all steps."""
     device = heads.bias_MC.device
     features, targets = _near(features, device), targets.to(device)
     generator = torch.Generator().manual_seed(seed)
@@ -130,9 +130,9 @@ def train_heads(
     steps, step = epochs * per_epoch, start * per_epoch
     for epoch in track(range(epochs), title, epochs):
         order = torch.randperm(len(features), generator=generator)
-        if epoch < start:  # drawn all the same, since the next epoch's order follows from it
+        if epoch < start:  # its order is still drawn, since the next epoch's order follows from it
             continue
-        # Copied whole: a copy of each step's rows would wait for the step before.
+        # Copied whole, since a copy in each step would wait for the step before.
         batches = zip(order.to(features.device).split(batch_size), order.to(device).split(batch_size), strict=True)
         for feature_rows, target_rows in batches:
             factor = 0.5 * (1 + math.cos(math.pi * step / steps))
@@ -143,8 +143,8 @@ def train_heads(
 
 
 class HeadsCheckpoint:
-    """Heads after an epoch, in a file under the run's ``features/``. ``options`` are what the training ``name`` depends on beside
-    the context (JSON-able): only a training with the same ones continues."""
+    """Heads after an epoch, in a file under the run's ``features/``. Only a training with the same context and ``options``
+    (JSON-able) continues."""
 
     def __init__(self, context: EvalContext, name: str, options: list):
         self.path = context.run_dir / FEATURES / f"{name}-{context.train.name}.pt"
@@ -153,7 +153,7 @@ class HeadsCheckpoint:
         self._saved = time.monotonic()
 
     def load(self, heads: Heads) -> int:
-        """Restore the heads, and return the number of epochs they have had (0: nothing to continue)."""
+        """Restore the heads; returns the epochs they have had (0: nothing to continue)."""
         try:
             if archive_damage(self.path) is not None:
                 return 0
@@ -166,7 +166,7 @@ class HeadsCheckpoint:
             return 0
 
     def save(self, heads: Heads, epochs: int, last: bool) -> None:
-        """Write the heads if they are the last or the file is old."""
+        """Write the heads if they are the last ones or the file is old."""
         if not last and time.monotonic() - self._saved < SAVE_EVERY:
             return
         with atomic_file(self.path) as file:
@@ -175,9 +175,9 @@ class HeadsCheckpoint:
 
 
 def _near(features: Tensor, device: torch.device) -> Tensor:
-    """The features on the device if they take at most half of its free memory, else as they are."""
+    """Move the features to the device if they take at most half of its free memory."""
     if device.type == "cuda":
-        # Memory that torch's allocator keeps for later tensors is free, too.
+        # torch's allocator keeps free memory for later tensors.
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         if features.nbytes > (torch.cuda.mem_get_info(device)[0] + kept) / 2:
             return features
@@ -186,13 +186,13 @@ def _near(features: Tensor, device: torch.device) -> Tensor:
 
 @torch.no_grad()
 def head_scores(heads: Heads, features: Tensor, head: int) -> Tensor:
-    """Logits ``[N, C]`` of one head on the CPU, in bounded memory."""
+    """Logits ``[N, C]`` of one head, on the CPU, in bounded memory."""
     weight, bias = heads.weight_DMC[:, head], heads.bias_MC[head]
     return torch.cat([(part.to(bias.device) @ weight + bias).cpu() for part in features.split(4096)])
 
 
 def quality(scores: Tensor, targets: Tensor) -> float:
-    """What chooses a learning rate, in [0, 1]: accuracy, or mean average precision for multi-hot targets; -1 after divergence."""
+    """Score a learning rate in [0, 1]: accuracy, or mean average precision for multi-hot targets; -1 after divergence."""
     if not scores.isfinite().all():
         return -1.0
     if targets.ndim == 1:
@@ -202,12 +202,12 @@ def quality(scores: Tensor, targets: Tensor) -> float:
 
 
 def held_out(targets: Tensor, part: float, seed: int) -> np.ndarray:
-    """Which samples choose the learning rate: bool ``[N]``, about ``part`` of every class (of all, if targets are multi-hot)."""
+    """Draw the samples that choose the learning rate, bool ``[N]``: about ``part`` of each class (multi-hot: of all)."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(targets))
     if targets.ndim == 1:
         order = order[np.argsort(targets.numpy()[order], kind="stable")]
-    # Samples at equal distances of an order by class, shuffled within each, are a stratified draw.
+    # Equal steps through an order by class, shuffled within each, make a stratified draw.
     step = 1 / part
     places = np.floor(np.arange(rng.random() * step, len(targets), step)).astype(np.int64)
     chosen = np.zeros(len(targets), bool)
@@ -224,8 +224,8 @@ def scaler(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def kind_for(backbone: Backbone) -> Kind:
-    """Features of both papers' linear probes: CLS of the last four blocks for ViTs up to the width of ViT-S, CLS and mean patch
-    token for wider ones, pooled features of other backbones."""
+    """Features of both papers' linear probes: CLS of the last four blocks for ViTs narrower than 768, CLS and mean patch token
+    for wider ones, pooled features for other backbones."""
     if not backbone.has_tokens:
         return "pooled"
     return f"last{min(4, backbone.depth)}" if backbone.width < 768 else "cls+mean"
@@ -234,7 +234,7 @@ def kind_for(backbone: Backbone) -> Kind:
 def heads_for(
     context: EvalContext, width: int, rates: Sequence[float], batch_size: int, weight_decay: float = 0.0
 ) -> Heads:
-    """New heads for the context's classes. ``rates`` are for 256 images."""
+    """Make heads for the context's classes; ``rates`` are for 256 images."""
     return Heads(
         width,
         context.train.num_classes,
@@ -247,14 +247,13 @@ def heads_for(
 
 
 def different_rates(rates: Sequence[float]) -> None:
-    """The form of an option that lists learning rates (``common.options``)."""
+    """Check an option that lists learning rates."""
     if len(set(rates)) != len(rates):
         raise ValueError("give different learning rates")
 
 
 def targets_of(context: EvalContext, evaluation: str, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Labels of training images, int64 ``[n]`` or multi-hot float32 ``[n, C]``, and which images choose the learning rate, bool
-    ``[n]``."""
+    """Labels of training images, int64 ``[n]`` or multi-hot float32 ``[n, C]``, and the ``held_out`` ones, bool ``[n]``."""
     if len(rows) < 10:
         raise UserError(
             f"{evaluation}: {len(rows)} labelled training images are too few to choose a learning rate on; give at least 10"
@@ -267,14 +266,14 @@ def targets_of(context: EvalContext, evaluation: str, rows: np.ndarray) -> tuple
 def best_head(
     evaluation: str, heads: Heads, features: Tensor, targets: Tensor, rates: Sequence[float]
 ) -> tuple[int, float]:
-    """``best_rate`` of the first heads, one for each rate, on these features."""
+    """``best_rate`` of the first heads, one per rate, on these features."""
     qualities = [quality(head_scores(heads, features, head), targets) for head in range(len(rates))]
     return best_rate(evaluation, qualities, rates)
 
 
 def best_rate(evaluation: str, qualities: Sequence[float], rates: Sequence[float]) -> tuple[int, float]:
-    """The index of the best of the rising ``rates`` and its quality. Warns if rates beyond those tried may be better still. Raises
-    UserError if all diverged."""
+    """The index of the best of the rising ``rates``, and its quality. Warns if rates beyond them may be better. Raises UserError if
+    all diverged."""
     best = int(np.argmax(qualities))
     if qualities[best] < 0:
         raise UserError(f"{evaluation}: training diverged at every learning rate; give smaller --{evaluation}_lrs")
@@ -291,7 +290,7 @@ def best_rate(evaluation: str, qualities: Sequence[float], rates: Sequence[float
 def measure_logits(
     context: EvalContext, evaluation: str, logits: Tensor, protocol: dict, suffix: str = ""
 ) -> list[Measurement]:
-    """Measurements from logits ``[n, C]`` of the labelled test images; ``suffix`` tells the predictions file from others."""
+    """Measure logits ``[n, C]`` of the labelled test images; ``suffix`` goes into the predictions file's name."""
     if not logits.isfinite().all():
         raise UserError(f"{evaluation}: training diverged; give smaller --{evaluation}_lrs")
     if context.train.label_sets is not None:

@@ -1,4 +1,4 @@
-"""Running several evaluations of one context, and keeping what they measure."""
+"""Runs evaluations on one context and keeps their measurements."""
 
 from __future__ import annotations
 
@@ -22,17 +22,13 @@ from rundir.results import Measurement, read_results, write_results
 def run_evaluations(
     names: Sequence[str], configs: Mapping[str, EvaluationConfig], context: EvalContext, again: bool = False
 ) -> list[Measurement]:
-    """Measure, print, and keep the measurements in ``results/EVALUATION.json`` of the context's run directory.
-
-    A results file holds the last measurements on each data set. Those with weights that the run no longer has are dropped.
+    """Measure, print, and write ``results/EVALUATION.json`` of the context's run directory, which keeps the last measurements on
+    each data set with the same weights.
 
     Args:
-        names: of evaluations; repeated names count once.
-        configs: their options; an evaluation without an entry has its defaults.
-        again: measure again what has been measured with the same weights, data and options.
-
-    Returns:
-        all measurements, in the order of ``names``.
+        names: evaluations; repeated names count once.
+        configs: options by name; default: the evaluation's own.
+        again: repeat measurements with the same weights, data and options.
     """
     note(f"{context.backbone_name}: {context.weights}", style="none")
     evaluations = {}
@@ -63,7 +59,7 @@ def run_evaluations(
         measured[name] = same if whole and not again else []
         others[name] = [m for m in kept if m.weights == context.weights_hash and m.data["name"] != context.test.name]
     due = [name for name in evaluations if not measured[name]]
-    # One pass over the images makes the features of all evaluations.
+    # One pass over the images serves all evaluations.
     kinds = [kind for name in due for kind in evaluations[name].feature_kinds(context)]
     for split in ("train", "test"):
         context.prepare(split, kinds)
@@ -86,7 +82,7 @@ def run_evaluations(
 
 
 def print_measurements(measurements: Sequence[Measurement], run: Path) -> None:
-    """Show measurements of one data set as a table on standard output."""
+    """Print measurements of one data set as a table."""
     numbers = [Column(header, justify="right") for header in ("value", "95% interval", "n")]
     title = f"test images of {measurements[0].data['name']}"
     table = Table("evaluation", "metric", *numbers, title=title, title_justify="left")

@@ -1,4 +1,4 @@
-"""From outcomes to measurements: values, intervals and predictions files, alike for every evaluation."""
+"""Turns outcomes into measurements with intervals, and predictions files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def measure(
     samples: str = "test images",
     data: dict[str, Any] | None = None,
 ) -> list[Measurement]:
-    """A measurement for each metric, from ``n`` samples. ``samples`` names what was resampled; ``data``: default: the context's."""
+    """Make a measurement of each metric. ``samples`` names the ``n`` resampled items; ``data`` defaults to the context's."""
     return [
         Measurement(
             evaluation=evaluation,
@@ -48,7 +48,7 @@ def measure(
 def save_outcomes(
     context: EvalContext, evaluation: str, names: Sequence[str], suffix: str = "", **outcomes: np.ndarray
 ) -> str:
-    """Write a predictions file of an evaluation, with a suffix if there are several ("k20"); returns its name in the run."""
+    """Write a predictions file, with a suffix if an evaluation has several ("k20"); returns its name in the run."""
     file = "-".join(part for part in (evaluation, context.test.name, suffix) if part)
     return save_predictions(context.run_dir, file, names, **outcomes)
 
@@ -64,12 +64,12 @@ def measure_means(
     interval: Callable[[np.ndarray], tuple[float, float]] = mean_interval,
     **saved: np.ndarray,
 ) -> list[Measurement]:
-    """A measurement for each metric that is a mean over samples, in percent; the outcomes are saved as predictions.
+    """Measure metrics that are means over samples, in percent, and save the outcomes as predictions.
 
     Args:
-        names: of the samples.
+        names: names of the samples.
         outcomes: by metric, each sample's outcome in [0, 1], ``[n]``.
-        interval: gives the ends of the mean's interval.
+        interval: ends of the mean's interval, from an outcome's values.
         saved: further arrays ``[n, …]`` for the predictions file.
     """
     file = save_outcomes(context, evaluation, names, suffix, **saved, **outcomes)
@@ -88,8 +88,8 @@ def measure_classes(
     suffix: str = "",
     top5: bool = True,
 ) -> list[Measurement]:
-    """Top-1 and, of more than 5 classes, top-5 accuracy in percent on the labelled test images. ``guesses``: their classes, best
-    first, int ``[n, min(5, classes)]``; ``top5`` is False if there are no five guesses."""
+    """Measure top-1 and, with ``top5`` and more than 5 classes, top-5 accuracy in percent on the labelled test images. ``guesses``:
+    classes, best first, int ``[n, min(5, classes)]``."""
     rows = context.labelled("test")
     hits = guesses == context.test.labels[rows][:, None]
     outcomes = {"top1": hits[:, 0]}
@@ -103,8 +103,8 @@ def measure_classes(
 def measure_label_scores(
     context: EvalContext, evaluation: str, scores: np.ndarray, protocol: dict[str, Any], suffix: str = ""
 ) -> list[Measurement]:
-    """Mean average precision in percent, over the classes of the test split, where images have several labels. ``scores``
-    ``[n, classes]`` of the labelled test images must be comparable between images."""
+    """Measure mean average precision in percent over classes, where images have several labels. ``scores`` ``[n, classes]`` of the
+    labelled test images must be comparable between images."""
     rows = context.labelled("test")
     truth = context.test.label_sets[rows]
     scores = scores.astype(np.float32)
@@ -117,6 +117,6 @@ def measure_label_scores(
 
 
 def resampled(statistic: Callable[[np.ndarray], np.ndarray], n: int) -> Estimate:
-    """The estimate of a statistic of n samples (``weights [r, n] -> [r]``, in [0, 1]) from 1,000 resamples."""
+    """Estimate a statistic of n samples (``weights [r, n] -> [r]``, in [0, 1]) from 1,000 resamples."""
     low, high = bootstrap(statistic, n, resamples=1000)
     return 100 * float(statistic(np.ones((1, n)))[0]), 100 * low, 100 * high
