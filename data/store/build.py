@@ -1,4 +1,4 @@
-"""Building image stores: decode in parallel, write in order, keep a journal, so that an interrupted build continues."""
+"""Image stores are built by decoding in parallel and writing in order; a journal lets an interrupted build continue."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ COMMIT_SECONDS = 2.0
 
 
 class Builder:
-    """One build. ``building.bin`` grows by images and masks, in the listing's order. Each line of ``building.jsonl`` describes
-    what was added since the line before, once that has reached the disk. Without ``keep`` only the lines are written."""
+    """One build. ``building.bin`` grows by images and masks in the listing's order. A line of ``building.jsonl`` describes the
+    images added since the line before, once they are on the disk. Without ``keep`` only the lines are written."""
 
     def __init__(self, folder: Path, key: str, listing: Listing, short_side: int | None, keep: bool):
         self.folder, self.key, self.listing, self.short_side, self.keep = folder, key, listing, short_side, keep
@@ -44,7 +44,7 @@ class Builder:
         self.added = _nothing()
 
     def run(self, progress: bool) -> None:
-        """Build or continue, then put the finished store in its place. Raises UserError for refused data."""
+        """Build or continue, then finish the store. Raises UserError for refused data."""
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_unfinished(self.folder)
         self._resume()
@@ -55,7 +55,7 @@ class Builder:
         self._finish()
 
     def _resume(self) -> None:
-        """Take over what an interrupted build of the same source left, up to its last commit."""
+        """Continue after the last commit of an interrupted build of the same source."""
         try:
             header, *self.commits = read_json_lines(self.journal)
             usable = (
@@ -70,7 +70,7 @@ class Builder:
             self.commits, end = [], 0
             self.data.write_bytes(b"")
         os.truncate(self.data, end)
-        # The journal is written anew, since a last line cut short would spoil the next.
+        # A last line cut short would spoil the next.
         write_text(self.journal, "".join(json.dumps(line) + "\n" for line in ({"key": self.key}, *self.commits)))
 
     def _add_images(self, file: BinaryIO, show: bool) -> None:
@@ -80,7 +80,7 @@ class Builder:
         title = f"{'decoding' if self.keep else 'checking'} {self.listing.data} {self.listing.split}"
         columns = (TextColumn("images/s {task.fields[rate]:.0f}"), TextColumn("skipped {task.fields[skipped]}"))
         began = committed = time.monotonic()
-        # Few are decoded ahead, since decoded photos are large.
+        # Few images are decoded ahead, since they are large.
         outcomes = ahead(self._read, range(start, total), processors(), 4 * processors())
         with progress_bar(*columns, show=show) as bar:
             task = bar.add_task(title, total=total, completed=start, rate=0.0, skipped=skipped)
@@ -94,8 +94,7 @@ class Builder:
                 bar.update(task, completed=row + 1, rate=(row + 1 - start) / max(now - began, 1e-9), skipped=skipped)
 
     def _read(self, row: int) -> tuple[np.ndarray, list[np.ndarray], Sample] | Exception:
-        """One image as its record, its planes and all else, or why it is skipped or the data set refused. Runs in a thread: Pillow
-        and the hash let others run meanwhile."""
+        """Decode an image, in a thread, into record, planes and sample, or the reason to skip it or refuse the data set."""
         try:
             sample = self.listing.read(row, self.short_side)
         except (DamagedImage, WrongData) as reason:
@@ -127,7 +126,7 @@ class Builder:
             self.added["converted"].append((row, sample.image.note))
 
     def _write(self, file: BinaryIO, *arrays: np.ndarray) -> int:
-        """The place in the file where the arrays begin; -1 where none is kept."""
+        """Write the arrays and return the offset of the first, or -1 without ``keep``."""
         if not self.keep:
             return -1
         offset = file.tell()
@@ -136,7 +135,7 @@ class Builder:
         return offset
 
     def _commit(self, file: BinaryIO, following: int) -> None:
-        """Write the journal's line of what was added since the last."""
+        """Write the journal's line about the images added since the last."""
         file.flush()
         os.fsync(file.fileno())
         line = {"next": following, "end": file.tell(), **self.added}
@@ -181,7 +180,7 @@ class Builder:
 
 
 def _nothing() -> dict[str, list]:
-    """What a line of the journal holds of no images."""
+    """The entries of a journal line without images."""
     return {"records": [], "label_sets": [], "converted": [], "skipped": [], "refused": []}
 
 
@@ -190,8 +189,7 @@ def _checksum(line: dict) -> int:
 
 
 def _digest(*planes: np.ndarray) -> np.ndarray:
-    """16 bytes over shape and content, which tell images apart but are not safe against forgery: a cryptographic hash took nearly
-    as long as decoding the image."""
+    """Hash shape and content into 16 bytes. A hash safe against forgery took nearly as long as decoding the image."""
     digest = xxhash.xxh3_128(repr((len(planes), *planes[0].shape)).encode())
     for plane in planes:
         digest.update(plane.data)

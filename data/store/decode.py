@@ -1,5 +1,5 @@
-"""Decoding and checking of single images, masks and annotations. A file with no unambiguous meaning as an RGB image is refused
-with a reason, not guessed at; exact conversions are noted."""
+"""Single images, masks and annotations are decoded and checked. An image file whose meaning in RGB is ambiguous is refused;
+exact conversions are noted."""
 
 import re
 import stat
@@ -16,14 +16,14 @@ from PIL import Image, ImageFile
 from common.errors import UserError
 from common.images import VOID
 
-#: Largest image in pixels (height × width); a file that claims more is taken for a decompression bomb. Pillow's own default.
+#: Most pixels of an image; a file that claims more is taken for a decompression bomb. Pillow's own default.
 MAX_PIXELS = 89_478_485
-#: Largest file in bytes; ``MAX_PIXELS`` take less unpacked. (A JPEG file is read to its end.)
+#: Most bytes of a file; ``MAX_PIXELS`` take less unpacked.
 MAX_BYTES = 2**30
-#: Longest side as a multiple of the shorter one. Crops of longer images show nothing, and padding a batch to one fills the memory.
+#: Largest ratio of sides. Crops of longer images show nothing, and padding a batch to one fills the memory.
 MAX_ASPECT = 100
 
-#: What each of Pillow's modes is converted by.
+#: How images of Pillow's modes are converted.
 _EXACT = {
     "RGB": "",
     "L": "greyscale, repeated over three channels",
@@ -41,22 +41,16 @@ _REFUSED = {
 
 
 class DamagedImage(Exception):
-    """An image that cannot be used; its text is the reason, without the name."""
+    """An image cannot be used; the message is the reason, without the name."""
 
 
 class WrongData(UserError):
-    """A mask or an annotation that makes the whole data set wrong; it names the file."""
+    """A mask or an annotation makes the whole data set wrong."""
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """One image.
-
-    Attributes:
-        image: in Pillow's mode RGB.
-        original_size: (height, width) before any resizing.
-        note: how the file was converted to RGB ("" where it was RGB).
-    """
+    """An RGB image, its (height, width) before any resizing, and how it was converted to RGB ("" if it was RGB)."""
 
     image: Image.Image
     original_size: tuple[int, int]
@@ -69,24 +63,21 @@ class Decoded:
 
     @property
     def planes(self) -> list[np.ndarray]:
-        """The same as three arrays ``[H, W]``, in less than half the time of transposing ``pixels``."""
+        """Three arrays ``[H, W]``, in less than half the time of transposing ``pixels``."""
         shape = self.image.height, self.image.width
         return [np.frombuffer(self.image.tobytes("raw", band), np.uint8).reshape(shape) for band in "RGB"]
 
 
 def decode_image(path: Path, short_side: int | None = None) -> Decoded:
-    """Read an image file as RGB, whatever its suffix says it is.
-
-    Greyscale, palette and opaque alpha are converted, exactly. EXIF orientation is ignored, as torchvision's data sets do.
+    """Read an image file as RGB, whatever its suffix. EXIF orientation is ignored, as torchvision's data sets do.
 
     Args:
-        path: the file.
-        short_side: if its shorter side is longer than this (pixels), the image is resized as torchvision's
-            ``Resize(short_side, BICUBIC, antialias=True)`` does with PIL images. Never enlarged.
+        short_side: an image with a longer shorter side (pixels) is resized to it, as torchvision's
+            ``Resize(short_side, BICUBIC, antialias=True)`` does with PIL images.
 
     Raises:
-        DamagedImage: no file, empty, truncated or otherwise undecodable; a side of one pixel, or more than ``MAX_ASPECT`` times the
-            other; more than ``MAX_PIXELS`` or ``MAX_BYTES``; CMYK, more than 8 bits a channel, transparency, several frames; EPS.
+        DamagedImage: missing, undecodable or too large; a side of one pixel, or more than ``MAX_ASPECT`` times the other;
+            CMYK, more than 8 bits a channel, transparency, several frames; EPS.
         UserError: the system does not let the file be read.
     """
     with _opened(path) as (file, image):
@@ -101,8 +92,8 @@ def decode_image(path: Path, short_side: int | None = None) -> Decoded:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[BinaryIO, Image.Image]]:
-    """An image file. Errors that damaged bytes cause in the block become DamagedImage, and the system's become UserError."""
-    # Other libraries switch this on for the whole process, and a truncated file would then come out padded with grey.
+    """Open an image file. In the block, errors of damaged bytes become DamagedImage, and the system's become UserError."""
+    # Other libraries switch this on for the whole process, which pads truncated files with grey.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         check_file(path)
@@ -118,13 +109,13 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, Image.Image]]:
             raise UserError(
                 f"{path}: cannot be read ({error.strerror}); this says nothing about the image, so try again"
             ) from error
-        # In one line, without the names of file objects, which change from run to run.
+        # The names of file objects change from run to run.
         text = " ".join(re.sub(r" <[^>]*>| '[^']*/[^']*'", "", str(error)).split())
         raise DamagedImage(text.rstrip(".") or type(error).__name__) from error
 
 
 def require_pixels(path: Path) -> np.ndarray:
-    """``decode_image`` of a file that cannot be left out: uint8 ``[H, W, 3]``. Raises UserError for one that is no usable image."""
+    """``decode_image`` to uint8 ``[H, W, 3]``, for a file that cannot be left out. Raises UserError if it is damaged."""
     try:
         return decode_image(path).pixels
     except DamagedImage as error:
@@ -132,8 +123,7 @@ def require_pixels(path: Path) -> np.ndarray:
 
 
 def kept_size(width: int, height: int, short_side: int | None) -> tuple[int, int]:
-    """Width and height in pixels after ``decode_image``. The long side is rounded down, as in torchvision's
-    ``_compute_resized_output_size``."""
+    """Width and height in pixels after ``decode_image``, rounded down as in torchvision's ``_compute_resized_output_size``."""
     if short_side is None or min(width, height) <= short_side:
         return width, height
     if width <= height:
@@ -147,16 +137,7 @@ def from_array(pixels: np.ndarray, short_side: int | None = None) -> Decoded:
 
 
 def decode_mask(path: Path, classes: int, image_size: tuple[int, int]) -> np.ndarray:
-    """Read a class mask, uint8 ``[height, width]``: palette indices or grey values are class ids.
-
-    Args:
-        path: the file.
-        classes: number of classes with the background; ids 0 to ``classes - 1`` and 255 (void) are right.
-        image_size: (height, width) of the image it belongs to.
-
-    Raises:
-        WrongData: as ``read_ids``; a foreign class id.
-    """
+    """``read_ids`` of a class mask. Raises WrongData also for ids other than 0 to ``classes - 1`` and 255 (void)."""
     mask = read_ids(path, image_size)
     present = np.bincount(mask.ravel(), minlength=256)
     present[:classes] = 0
@@ -168,15 +149,13 @@ def decode_mask(path: Path, classes: int, image_size: tuple[int, int]) -> np.nda
 
 
 def read_ids(path: Path, image_size: tuple[int, int] | None = None) -> np.ndarray:
-    """Read a mask of any ids, of classes or of objects, uint8 ``[height, width]``: palette indices or grey values.
+    """Read a mask of classes or objects, uint8 ``[H, W]``: palette indices or grey values are ids.
 
     Args:
-        path: the file.
-        image_size: (height, width) of the image it belongs to; None: any.
+        image_size: (height, width) of its image; None: any.
 
     Raises:
-        WrongData: missing, undecodable, RGB or any other mode, another size than its image's, more than ``MAX_PIXELS`` or
-            ``MAX_BYTES``.
+        WrongData: missing, undecodable or too large, another mode than palette and grey, another size than its image's.
         UserError: the system does not let the file be read.
     """
     try:
@@ -200,8 +179,8 @@ def read_ids(path: Path, image_size: tuple[int, int] | None = None) -> np.ndarra
 
 
 def read_annotation(path: Path, classes: tuple[str, ...]) -> np.ndarray:
-    """The classes in a VOC annotation, bool ``[classes]``, without objects marked difficult, as VOC's classification task counts
-    them. Raises WrongData where it is missing, no XML, or holds an unknown class."""
+    """Read the classes in a VOC annotation, bool ``[classes]``, without objects marked difficult, as in VOC's classification
+    task. Raises WrongData if it is missing, no XML, or holds an unknown class."""
     try:
         check_file(path)
         objects = ElementTree.parse(path).getroot().findall("object")
@@ -222,7 +201,7 @@ def read_annotation(path: Path, classes: tuple[str, ...]) -> np.ndarray:
 
 
 def check_file(path: Path) -> None:
-    """Raise DamagedImage for a path that cannot be an image. Opening a pipe would wait for ever. Raises OSError, too."""
+    """Raise DamagedImage for a path that cannot be an image, such as a pipe, which would block. Raises OSError, too."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise DamagedImage("no regular file")
@@ -233,7 +212,7 @@ def check_file(path: Path) -> None:
 
 
 def _check(image: Image.Image) -> None:
-    """Refuse an image by its header, before any pixel is decoded."""
+    """Check the header before any pixel is decoded. Raises DamagedImage."""
     if image.width * image.height > MAX_PIXELS:
         raise DamagedImage(
             f"{image.height}×{image.width} pixels, more than {MAX_PIXELS:,}: taken for a decompression bomb"
@@ -261,8 +240,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _check_end(file: BinaryIO) -> None:
-    """Refuse a JPEG file whose last scan does not end. Broken copies may hold zeros instead of the rest, which decode as grey
-    without an error."""
+    """Refuse a JPEG file whose last scan does not end: zeros in place of the rest would decode as grey without an error."""
     file.seek(0)
     content = file.read()
     end = content.rfind(b"\xff\xd9")

@@ -13,12 +13,12 @@ from data.store.listing import Listing
 from data.store.store import ImageStore
 from data.store.stream import StreamedStore
 
-#: Part of every store's key: raise it when what a store holds for the same source changes.
+#: Part of every store's key: raise it when stores hold something else for the same source.
 FORMAT = 2
 
 
 def key_of(listing: Listing, short_side: int | None) -> str:
-    """A hash over all that decides what a store holds."""
+    """Hash everything that decides a store's content."""
     labels = "several" if listing.labels is None else hashlib.sha256(listing.labels.tobytes()).hexdigest()
     parts = [FORMAT, listing.stamp, short_side, listing.classes, labels]
     return hashlib.sha256(repr(parts).encode(errors="surrogateescape")).hexdigest()
@@ -38,7 +38,7 @@ def write_index(
     converted: list[tuple[int, str]],
     streamed: bool,
 ) -> None:
-    """Finish a store. ``size``: bytes of its pixel file; ``skipped``, ``converted``: row in the listing, and why or how."""
+    """Finish a store. ``size``: bytes of its pixel file; ``skipped``, ``converted``: row of the listing, and why or how."""
     about = {"key": key, "bytes": size, "skipped": skipped, "converted": converted, "streamed": streamed}
     arrays = {"records": records} if label_sets is None else {"records": records, "label_sets": label_sets}
     with atomic_file(folder / "index.npz") as file:
@@ -46,7 +46,7 @@ def write_index(
 
 
 def read_store(folder: Path, key: str, listing: Listing, short_side: int | None) -> ImageStore | None:
-    """The finished store in a folder; None for a missing store, another key, or damaged files."""
+    """Open the finished store in a folder; None if it is missing, damaged or of another key."""
     try:
         index = read_arrays(folder / "index.npz")
         about = json.loads(index["about"].tobytes())

@@ -1,4 +1,4 @@
-"""What a data set's split consists of, before any image is decoded."""
+"""The images, masks and labels of a data set's split, before any is decoded."""
 
 import hashlib
 import os
@@ -31,16 +31,12 @@ class Listing:
     """The images of one split, in a fixed order.
 
     Attributes:
-        data, split: the data set's name; ``train`` or ``test``.
-        root: folder that ``names``, ``masks`` and ``annotations`` are relative to.
-        classes: class names; a label is an index into them. Mask value c + 1 is class c, and 0 the background.
-        names: of the images.
-        labels: int64 ``[n]``, or None where an image may have several labels: those come from its annotation, or else from
-            the classes in its mask.
-        masks: class masks, or None where the data set has none.
-        annotations: VOC's XML files, or None.
-        arrays: uint8 ``[n, H, W, 3]``: the images themselves, where they are not files of their own.
-        stamp: hash over the names, sizes and modification times of the files; when it changes, the store is built anew.
+        data: the data set's name.
+        root: folder that ``names`` (images), ``masks`` and ``annotations`` (VOC's XML files) are relative to.
+        classes: label c is class c. Mask value c + 1 is class c, and 0 the background.
+        labels: int64 ``[n]``; None if an image may have several, from its annotation or else its mask.
+        arrays: uint8 ``[n, H, W, 3]``: the images, if they are not files of their own.
+        stamp: hash over names, sizes and modification times of the files; the store is built anew when it changes.
     """
 
     data: str
@@ -65,8 +61,8 @@ class Listing:
                 )
 
     def read(self, index: int, short_side: int | None) -> Sample:
-        """Decode one image, mask and annotation. Raises DamagedImage for an image to be skipped, WrongData for a mask or
-        an annotation that makes the data set wrong, UserError where a file cannot be read."""
+        """Decode an image, its mask and its annotation. Raises DamagedImage for an image to skip, WrongData for a mask or an
+        annotation that makes the data set wrong, UserError for a file that cannot be read."""
         image = self.image(index, short_side)
         mask = label_set = None
         if self.masks is not None:
@@ -78,18 +74,18 @@ class Listing:
         return Sample(image, mask, label_set)
 
     def image(self, index: int, short_side: int | None) -> Decoded:
-        """Decode one image alone. Raises as ``data.store.decode.decode_image``."""
+        """``decode_image`` alone."""
         if self.arrays is not None:
             return from_array(self.arrays[index], short_side)
         return decode_image(self.root / self.names[index], short_side)
 
     def mask(self, index: int, image_size: tuple[int, int]) -> np.ndarray:
-        """Decode the mask of an image of that original (height, width). Raises as ``data.store.decode.decode_mask``."""
+        """``decode_mask`` alone; ``image_size`` is the original (height, width)."""
         return decode_mask(self.root / self.masks[index], len(self.classes) + 1, image_size)
 
 
 def stamp_of(entries: Iterable[tuple[str, os.stat_result]]) -> str:
-    """Hash over names, sizes and modification times."""
+    """Hash names, sizes and modification times."""
     digest = hashlib.sha256()
     for name, status in entries:
         digest.update(os.fsencode(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0"))

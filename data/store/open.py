@@ -1,4 +1,4 @@
-"""Opening the store of a listing, which is built first if it is missing."""
+"""The store of a listing is opened, after it is built if it is missing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from data.store.index import key_of, read_store
 from data.store.listing import Listing
 from data.store.store import ImageStore
 
-#: Images whose headers are read to see how large a store will be, and the part of the free space that it may take.
+#: Headers read to estimate a store's size, and the part of the free space that it may take.
 HEADERS = 256
 PART_OF_FREE_SPACE = 0.95
 
@@ -31,14 +31,13 @@ PART_OF_FREE_SPACE = 0.95
 def open_store(
     listing: Listing, short_side: int | None, cache: Path | None, progress: bool, stream: bool = False
 ) -> ImageStore:
-    """The store of a listing, built if it is missing, or if the source (names, sizes, modification times, labels) or
-    ``short_side`` has changed. Processes that want the same store at once wait for the first.
+    """Open the store of a listing. It is built if missing, or if the source (names, sizes, times, labels) or ``short_side`` has
+    changed; one of several processes builds it.
 
-    With ``stream``, or if a store would not fit on the disk, every image is decoded once, to check and count it, and then anew
-    whenever it is needed. A store that exists is used in any case.
+    With ``stream``, or if a store would not fit on the disk, every image is decoded once to check it, and then anew whenever it
+    is needed, unless a store exists.
 
-    Raises UserError for data that are refused (see ``Listing.read``), for a split without a usable image, and for a full or
-    read-only cache folder.
+    Raises UserError for refused data (see ``Listing.read``), no usable image, and a full or read-only cache folder.
     """
     source = hashlib.sha256(os.fsencode(listing.root.resolve())).hexdigest()[:12]
     name = f"{listing.data}-{listing.split}-{short_side or 'full'}-{source}"
@@ -77,7 +76,7 @@ def open_store(
 
 
 def _too_large(folder: Path, listing: Listing, short_side: int | None) -> str | None:
-    """Why the store would not fit on the disk of ``folder``, by the sizes of some of its images; None: it would."""
+    """Explain, by the sizes of some images, why the store would not fit on the disk; None if it would."""
     rows = np.unique(np.linspace(0, len(listing.names) - 1, HEADERS).astype(int))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # data.store.decode refuses such images itself
@@ -96,7 +95,7 @@ def _too_large(folder: Path, listing: Listing, short_side: int | None) -> str | 
 
 
 def _bytes_of(listing: Listing, row: int, short_side: int | None) -> int | None:
-    """Bytes of an image and its mask in a store, by the image's header; None for an image without one."""
+    """Bytes of an image and its mask in a store, by the image's header; None if that cannot be read."""
     if listing.arrays is not None:
         height, width = listing.arrays[row].shape[:2]
     else:

@@ -1,4 +1,4 @@
-"""The image store: a split decoded once and kept as uint8 in one memory-mapped file. A batch is a gather by index."""
+"""The image store keeps a decoded split as uint8 in one memory-mapped file. A batch is a gather by index."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from common.errors import UserError
 from data.store.decode import DamagedImage
 from data.store.listing import Listing
 
-#: The record of each image. Offsets are bytes in the memory-mapped file, which holds an image as [3, height, width] and its mask as
-#: [original height, original width]; mask_offset is -1 without a mask. Digests are of shape and content.
+#: The record of each image. Offsets are bytes in the memory-mapped file, which holds images as [3, height, width] and masks as
+#: [original height, original width]; mask_offset is -1 without a mask.
 RECORD = np.dtype(
     [
         ("row", "<i8"),  # in the listing
@@ -36,30 +36,29 @@ class ImageBatch:
 
     Attributes:
         pixels: uint8 ``[B, 3, Hmax, Wmax]``, zero below and to the right of each image.
-        sizes: int64 ``[B, 2]``: height and width of each image in pixels, always on the CPU, which plans crops.
+        sizes: int64 ``[B, 2]``: heights and widths in pixels, always on the CPU, which plans crops.
     """
 
     pixels: Tensor
     sizes: Tensor
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> ImageBatch:
-        """The same batch with its pixels on another device."""
+        """Move the pixels to another device."""
         return ImageBatch(self.pixels.to(device, non_blocking=non_blocking), self.sizes)
 
 
 class ImageStore:
-    """The images of a split, or some of them. ``data.datasets.open_dataset`` makes it.
+    """The images of a split, or some of them; ``data.datasets.open_dataset`` opens it.
 
     Attributes:
-        name, split: the data set's name; ``train`` or ``test``.
         classes: class names; a label is an index into them.
-        short_side: images whose shorter side was longer were resized to it (pixels); None: all have their original size.
+        short_side: images with a longer shorter side were resized to it (pixels); None: all have their original size.
         labels: int64 ``[n]``; -1: unlabelled, or not exactly one label.
-        label_sets: bool ``[n, classes]`` where an image may have several labels, else None.
-        original_sizes: int ``[n, 2]``: height and width of the source images in pixels.
+        label_sets: bool ``[n, classes]`` if an image may have several labels, else None.
+        original_sizes: int ``[n, 2]``: heights and widths of the source images in pixels.
         digests: uint8 ``[n, 16]``: equal for equal pixels.
-        damaged: (name, reason) of the images of the split that were skipped.
-        converted: (name, how) of the images that were not RGB and were converted exactly.
+        damaged: (name, reason) of the split's skipped images.
+        converted: (name, how) of the split's images that were not RGB.
     """
 
     def __init__(
@@ -102,12 +101,12 @@ class ImageStore:
 
     @cached_property
     def names(self) -> list[str]:
-        """Paths relative to the data set's folder: stable ids of the images."""
+        """Paths relative to ``root``: stable ids of the images."""
         return [self._listing.names[row] for row in self._records["row"]]
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash over the decoded pixels, masks and labels: equal where these and their order are equal."""
+        """Hash over the decoded pixels, masks and labels, in order."""
         digest = hashlib.sha256("\0".join(self.classes).encode(errors="surrogateescape"))
         for array in (self.digests, self._records["mask_digest"], self.labels, self.label_sets):
             digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
@@ -115,7 +114,7 @@ class ImageStore:
 
     @property
     def root(self) -> Path:
-        """The data set's folder, which ``names`` are relative to."""
+        """The data set's folder."""
         return self._listing.root
 
     @property
@@ -124,11 +123,11 @@ class ImageStore:
 
     @property
     def mask_classes(self) -> tuple[str, ...]:
-        """What the mask values 0, 1, … mean."""
+        """Names of the mask values 0, 1, …."""
         return ("background", *self.classes)
 
     def batch(self, indices: np.ndarray | Tensor) -> ImageBatch:
-        """The images at ``indices``: integers ``[B]`` from 0 to n - 1, in any order, perhaps repeated; IndexError otherwise."""
+        """Gather the images at ``indices [B]``, in any order, perhaps repeated. Raises IndexError outside 0 to n - 1."""
         rows = np.asarray(indices, np.int64).reshape(-1)
         if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
             raise IndexError(f"image indices from {rows.min()} to {rows.max()}; the store holds 0 to {len(self) - 1}")
@@ -138,7 +137,7 @@ class ImageStore:
             np.take(self._grid, self._slots[rows], axis=0, out=pixels, mode="clip")
             return ImageBatch(torch.from_numpy(pixels), torch.from_numpy(sizes))
         height, width = sizes.max(axis=0) if len(rows) else (0, 0)
-        # numpy asks the system for huge pages and torch does not, so the first write is several times as fast.
+        # numpy asks the system for huge pages, unlike torch, so the first write is several times as fast.
         pixels = (np.empty if (sizes == (height, width)).all() else np.zeros)((len(rows), 3, height, width), np.uint8)
         corners = [image[:, :h, :w] for image, (h, w) in zip(pixels, sizes.tolist(), strict=True)]
         self._fill(corners, rows.tolist())
@@ -160,7 +159,7 @@ class ImageStore:
         return np.ascontiguousarray(self._planes(index).transpose(1, 2, 0))
 
     def original_image(self, index: int) -> np.ndarray:
-        """uint8 ``[H, W, 3]`` at full resolution, read from the source. Raises UserError if that has become unreadable."""
+        """uint8 ``[H, W, 3]`` at full resolution, read from the source. Raises UserError if that cannot be read any more."""
         try:
             return self._listing.image(self._records[index]["row"], None).pixels
         except DamagedImage as error:
@@ -175,7 +174,7 @@ class ImageStore:
         return self._pixels[record["mask_offset"] : record["mask_offset"] + h * w].reshape(h, w).copy()
 
     def subset(self, indices: np.ndarray | Tensor) -> ImageStore:
-        """A store of these images (integers ``[m]``, in this order), on the same file; ``damaged`` stays the whole split's."""
+        """A store of the images at ``indices [m]``, in this order, on the same file."""
         rows = np.asarray(indices, np.int64).reshape(-1)
         part = object.__new__(type(self))
         part.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("names", "fingerprint")})
@@ -187,7 +186,7 @@ class ImageStore:
 
 
 def shared_content(a: ImageStore, b: ImageStore) -> list[tuple[str, str]]:
-    """Pairs of names of images in ``a`` and in ``b`` with equal pixels (the first such image of each)."""
+    """Pair names of images in ``a`` and in ``b`` with equal pixels (the first of each)."""
     keys_a, keys_b = (np.ascontiguousarray(store.digests).view([("", "<u8"), ("", "<u8")])[:, 0] for store in (a, b))
     _, in_a, in_b = np.intersect1d(keys_a, keys_b, return_indices=True)
     order = np.argsort(in_a)
@@ -195,7 +194,7 @@ def shared_content(a: ImageStore, b: ImageStore) -> list[tuple[str, str]]:
 
 
 def _equal_images(pixels: np.ndarray, offsets: np.ndarray, sizes: np.ndarray) -> np.ndarray | None:
-    """All images as one array ``[n, 3, H, W]`` where they have one size and lie at equal distances in the file, else None."""
+    """View images of one size, at equal distances in the file, as one array ``[n, 3, H, W]``; None for others."""
     if not (sizes == sizes[0]).all():
         return None
     h, w = sizes[0].tolist()

@@ -1,4 +1,4 @@
-"""An image store that keeps no pixels, for data whose decoded images would not fit on the disk."""
+"""An image store without pixels, for decoded images that would not fit on the disk."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from data.store.store import ImageStore
 
 
 class StreamedStore(ImageStore):
-    """Images decoded from their files each time, those of a batch at once by a thread for each processor. Pixels and fingerprint
-    equal those of ``ImageStore``. ``data.store.build`` has decoded every image once and left out the damaged ones.
+    """Decodes images from their files each time, a batch in parallel, with the pixels and fingerprint of ``ImageStore``.
 
-    Every method that returns pixels raises UserError if a file has changed or vanished since then.
+    Methods that return pixels raise UserError if a file has changed or vanished since ``data.store.build`` checked it.
     """
 
     def mask(self, index: int) -> np.ndarray | None:
@@ -26,7 +25,7 @@ class StreamedStore(ImageStore):
         return self._listing.mask(record["row"], tuple(record["original_size"].tolist()))
 
     def _fill(self, targets: list[np.ndarray], rows: list[int]) -> None:
-        # Pillow and numpy let other threads run while they decode, resize and copy.
+        # Pillow and numpy release the GIL.
         with ThreadPoolExecutor(processors(), thread_name_prefix="decode") as pool:
             list(pool.map(self._decode, targets, rows))
 
@@ -52,5 +51,5 @@ class StreamedStore(ImageStore):
 
 
 def processors() -> int:
-    """Processors that this process may use; as many threads decode."""
+    """Number of processors that this process may use; as many threads decode."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -22,7 +22,7 @@ AUG_MASKS = "SegmentationClassAug"
 
 
 def find_devkit(data: str, root: Path, year: str, lists: str) -> Path:
-    """Find the folder ``lists`` in ``root``, ``root/YEAR`` or ``root/VOCdevkit/YEAR``. Raises UserError."""
+    """``root``, ``root/YEAR`` or ``root/VOCdevkit/YEAR``, whichever holds the folder ``lists``. Raises UserError."""
     for folder in (root, root / year, root / "VOCdevkit" / year):
         if (folder / lists).is_dir():
             return folder
