@@ -208,7 +208,8 @@ def test_any_words_end_with_a_status(tmp_path_factory, words):
             patch.setattr("training.plan.make_plan", lambda *a, **k: None)
             patch.setattr("commands.train.print_plan", lambda plan: None)
             patch.setattr("commands.evaluate.evaluate_weights", lambda *a, **k: None)
-            patch.setattr("commands.compare.compare", lambda *a, **k: 0)
+            patch.setattr("commands.compare.run_cells", lambda *a, **k: [])
+            patch.setattr("commands.compare.print_plan", lambda *a, **k: None)
             status = command_line.main(words)
     except SystemExit as exit:  # --help
         status = exit.code

@@ -44,7 +44,9 @@ def describe_environment(device: torch.device, precision: str) -> dict[str, Any]
         "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "device": {"cpu": "CPU", "mps": "Apple GPU (mps)"}.get(device.type) or torch.cuda.get_device_name(device),
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else {"mps": "Apple GPU (mps)"}.get(device.type, "CPU"),
         "precision": precision,
         "processes": world_size(),
         "cuda": torch.version.cuda if device.type == "cuda" else None,
