@@ -1,5 +1,5 @@
-"""Attention of the CLS token to the patches: every head's map and the patches that hold most of its mass (DINO, arXiv 2104.14294,
-figures 1, 3 and 4), on images and over videos."""
+"""Attention of the CLS token to the patches, on images and videos: every head's map and the patches with most of its mass (DINO,
+arXiv 2104.14294, figures 1, 3 and 4)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from backbones.base import Backbone
     from reports.visual.core.network import Network
 
-#: Heads side by side, and colours from dark to light, even for all readers.
+#: Heads in a line, and perceptually uniform colours from dark to light.
 COLUMNS, COLOUR_MAP = 6, "inferno"
 
 
@@ -44,7 +44,7 @@ class Attention(ImagesVisualization):
     """part of a head's attention that its mask holds"""
 
     def draw(self) -> list[Path]:
-        """One picture for each image, or one video."""
+        """Write a picture for each image, or one video."""
         import torch
 
         from common.progress import track
@@ -71,7 +71,7 @@ class Attention(ImagesVisualization):
         return written
 
     def _draw_video(self, network: Network) -> Path:
-        """Two passes over the frames: attention first, since all frames are drawn on one scale."""
+        """Pass over the frames twice, first for the scale that all frames share."""
         from common.progress import track
         from reports.visual.core.images import InputImage, fitted, fitting
         from reports.visual.core.video import INSTEAD, open_frames, video_writer
@@ -105,8 +105,8 @@ class Attention(ImagesVisualization):
 
 
 def cls_attention(backbone: Backbone, image: np.ndarray) -> np.ndarray:
-    """Attention of the last block's CLS token to the patches of an image (uint8 ``[H, W, 3]``, sides multiples of the patch),
-    float32 ``[heads, H / patch, W / patch]``; a head's sum is 1 less its attention to the CLS token itself."""
+    """Attention of the last block's CLS token to the patches, float32 ``[heads, H / patch, W / patch]``, for an image (uint8
+    ``[H, W, 3]``, sides multiples of the patch). A head's sum is 1 less its attention to the CLS token itself."""
     import torch
 
     from reports.visual.core.images import normalised
@@ -117,7 +117,7 @@ def cls_attention(backbone: Backbone, image: np.ndarray) -> np.ndarray:
 
 
 def masks_of(attention: np.ndarray, mass: float) -> np.ndarray:
-    """bool, as ``attention``: the patches that hold ``mass`` of each head's attention."""
+    """Select the patches that hold ``mass`` of each head's attention: bool, shaped like ``attention``."""
     import torch
 
     from eval.dense.attention_masks import keep_mass
@@ -126,25 +126,25 @@ def masks_of(attention: np.ndarray, mass: float) -> np.ndarray:
 
 
 def head_colours(heads: int) -> np.ndarray:
-    """uint8 ``[heads, 3]``; they repeat after the palette's eight."""
+    """RGB of each head, uint8 ``[heads, 3]``, repeating after eight."""
     palette = (255 * to_rgba_array(COLOURS)[:, :3]).round().astype(np.uint8)
     return palette[np.arange(heads) % len(palette)]
 
 
 def enlarged(cells: np.ndarray, patch: int) -> np.ndarray:
-    """``[…, h, w]`` as ``[…, h · patch, w · patch]``: every pixel has its patch's value."""
+    """Repeat each value of ``[…, h, w]`` over its patch: ``[…, h · patch, w · patch]``."""
     return cells.repeat(patch, axis=-2).repeat(patch, axis=-1)
 
 
 def faded(image: np.ndarray, kept: np.ndarray, inside: np.ndarray | None = None) -> np.ndarray:
-    """The image, faded towards white where ``kept`` (bool ``[H, W]``) is False; where it is True, ``inside`` instead, if given."""
+    """Fade the image towards white where ``kept`` (bool ``[H, W]``) is False; elsewhere show ``inside``, if given."""
     pale = 0.18 * image.mean(axis=2, keepdims=True) + 0.82 * 255
     return np.where(kept[..., None], image if inside is None else inside, pale).round().astype(np.uint8)
 
 
 def coloured(image: np.ndarray, attention: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """All heads' masks on one picture: among the heads whose mask holds a pixel, the one that looks there with the greatest part of
-    its attention gives the colour; pixels in no mask are pale. Arguments as of ``attention_maps``."""
+    """Colour each pixel by the head with the greatest attention there, among heads whose mask has the pixel; others are pale.
+    Arguments as for ``attention_maps``."""
     share = attention / attention.sum(axis=(1, 2), keepdims=True)
     winner = np.where(masks, share, -1).argmax(axis=0)
     patch = len(image) // len(winner)
@@ -154,11 +154,12 @@ def coloured(image: np.ndarray, attention: np.ndarray, masks: np.ndarray) -> np.
 
 
 def attention_maps(image: np.ndarray, attention: np.ndarray, masks: np.ndarray, mass: float, title: str) -> Figure:
-    """The image and all heads' masks on the left; each head's map and mask beside them.
+    """Draw the image and all heads' masks, and beside them each head's map and mask.
 
     Args:
         image: uint8 ``[H, W, 3]``.
-        attention, masks: ``[heads, h, w]``; H and W are the same multiple of h and w. A mask holds ``mass`` of the attention.
+        attention, masks: ``[heads, h, w]``; H and W are the same multiple of h and w.
+        mass: part of the attention that a mask holds.
     """
     heads = len(attention)
     patch = len(image) // attention.shape[1]
@@ -185,10 +186,10 @@ def attention_maps(image: np.ndarray, attention: np.ndarray, masks: np.ndarray, 
 
 
 class VideoTiles:
-    """Frames beside their attention, as pictures of one size, about ``widest`` pixels wide at most, under a title.
+    """Draws frames beside their attention, at most about ``widest`` pixels wide.
 
     Args:
-        scale: ``[heads]``: the attention that is drawn lightest, the same in all frames, so that maps do not flicker.
+        scale: ``[heads]``: the attention drawn lightest, equal in all frames so that maps do not flicker.
         size: (height, width) of the input frames in pixels, multiples of the patch.
     """
 
@@ -206,11 +207,11 @@ class VideoTiles:
         self.title = textwrap.wrap(title, self.columns * tile // 7)
         self.head = self.LABEL * len(self.title)
         height = self.lines * (self.tile[0] + self.LABEL) + self.head
-        # Video codecs want even sides.
+        # Video codecs need even sides.
         self.size = (height + height % 2, self.columns * tile + (self.columns * tile) % 2)
 
     def draw(self, image: np.ndarray, attention: np.ndarray, masks: np.ndarray) -> np.ndarray:
-        """uint8 ``[*size, 3]``: the frame, all heads' masks on it, and every head's map."""
+        """Draw the frame, all heads' masks on it, and every head's map: uint8 ``[*size, 3]``."""
         page = Image.new("RGB", self.size[::-1], "white")
         draw = ImageDraw.Draw(page)
         for number, text in enumerate(self.title):

@@ -1,4 +1,4 @@
-"""Signs of collapse over a training, from its log. Reports draw the same panels (``signs_of_collapse``)."""
+"""Draw signs of collapse from a training's log; reports draw the same panels (``signs_of_collapse``)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from reports.visual.core.style import figure_of, headed, line_look, save_figure,
 from rundir.paths import LOG
 from rundir.read import Run, read_runs
 
-#: Signs of collapse: key in the log, name, what it means.
+#: Signs of collapse by key in the log: name, and meaning.
 DIAGNOSTICS = {
     "effective_rank": ("effective rank", "dimensions that features really use; near 1 they have collapsed"),
     "feature_std": ("feature std", "1 where features are spread evenly over the sphere, 0 where all images look alike"),
@@ -43,7 +43,7 @@ class Collapse(Visualization):
     """run directories"""
 
     def draw(self) -> list[Path]:
-        """One picture, a panel for each diagnostic and a line for each run."""
+        """Write one picture."""
         runs, problems = read_runs([Path(run) for run in self.runs])
         for run in runs:
             if not run.has_log:
@@ -59,8 +59,7 @@ class Collapse(Visualization):
 
 @dataclass(frozen=True)
 class Curve:
-    """A line of a panel: the name of its run, points, matplotlib's properties of a line, and what ``y`` can be at most, drawn as a
-    dotted line."""
+    """A line of a panel, with matplotlib's properties, and the upper bound of ``y``, drawn dotted."""
 
     name: str
     x: np.ndarray
@@ -70,21 +69,21 @@ class Curve:
 
 
 def records_with(run: Run, key: str) -> list[dict[str, Any]]:
-    """The log's records with a number under ``key``: of the evaluated backbone's features, else of the steps, whose
-    ``effective_rank`` is that of a batch's projections."""
+    """The log's records with a number under ``key``: of the evaluated features, else of the steps (whose ``effective_rank`` is of
+    a batch's projections)."""
     features = [record for record in run.diagnostics if record.get("kind") != "step" and key in record]
     return [record for record in features or run.steps if isinstance(record.get(key), (int, float))]
 
 
 def meaning_of(keys: Collection[str]) -> str:
-    """What diagnostics mean, a sentence each."""
+    """Explain diagnostics, a sentence each."""
     return " ".join(f"{name[0].upper()}{name[1:]}: {means}." for name, means in (DIAGNOSTICS[key] for key in keys))
 
 
 def signs_of_collapse(
     curves: Mapping[str, Sequence[Curve]], columns: int, width: float, height: float, xlabel: str
 ) -> Figure:
-    """A panel for each diagnostic. ``curves``: by keys of ``DIAGNOSTICS``; sizes as of ``figure_of``."""
+    """Draw a panel for each diagnostic; ``curves`` by key of ``DIAGNOSTICS``, sizes as for ``figure_of``."""
     figure, axes = figure_of(len(curves), columns, width, height)
     for axis, (key, lines) in zip(axes, curves.items(), strict=True):
         for line in lines:
@@ -98,8 +97,7 @@ def signs_of_collapse(
 
 
 def diagnostics(runs: Sequence[Run], names: Sequence[str]) -> Figure:
-    """A panel for each diagnostic that any run has logged at least twice, a line for each run, against the number of images seen.
-    Raises UserError without any."""
+    """Draw a panel for each diagnostic, a line for each run, against images seen. Raises UserError if none was logged twice."""
     curves: dict[str, list[Curve]] = {}
     for key in DIAGNOSTICS:
         for number, (run, name) in enumerate(zip(runs, names, strict=True)):

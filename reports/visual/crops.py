@@ -1,4 +1,4 @@
-"""The crops that a method sees: which images they are cut from, and where."""
+"""Draw the crops of a method, and their places in the source images."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Crops(Visualization):
         return cls(run=run)
 
     def draw(self) -> list[Path]:
-        """One picture, two lines for each anchor."""
+        """Write one picture."""
         from reports.visual.core.images import data_title
         from reports.visual.core.network import plan_of
         from training.resolve import resolve
@@ -62,7 +62,7 @@ class Crops(Visualization):
             raise UsageError("--run, or --method and --data are needed: whose crops to draw")
         plan = plan_of(self._options())
         if self.pairing == "same_image":
-            plan.config = dataclasses.replace(plan.config, paired_views=None)  # of a run that paired by label
+            plan.config = dataclasses.replace(plan.config, paired_views=None)  # set in runs that pair by label
         config = plan.config = resolve(plan.config)
         if not plan.method.trains:
             raise UsageError(f"--method {config.method} does not train, so it sees no crops; give another method")
@@ -79,8 +79,7 @@ class Crops(Visualization):
         return save_figure(crops(samples, title), self.folder(self.run), f"crops-{file_stem(config.method)}")
 
     def _options(self) -> dict[str, Any]:
-        """The run's options, and over them the command line's. For another method or data set, what is about the run's own is left
-        out."""
+        """The run's options, overridden by the command line's; another method or data set drops the options of the run's own."""
         run = training_options(self.run) if self.run is not None else {}
         names = ("method", "data", "data_root", "image_size", "pairing", "label_fraction", "seed")
         given = {name: value for name in names if (value := getattr(self, name)) is not None}
@@ -96,8 +95,10 @@ class Crop:
     """One view.
 
     Attributes:
-        pixels: uint8 ``[size, size, 3]``, as the network sees it, less the normalisation.
-        source: uint8 ``[H, W, 3]``, the image it is cut from; ``label``: its class names; ``other``: it is not the anchor.
+        pixels: uint8 ``[size, size, 3]``, the network's input before normalisation.
+        source: uint8 ``[H, W, 3]``, the image that it is cut from.
+        label: class names of the source.
+        other: the source is not the anchor.
         box: (top, left, height, width) in pixels of the source.
     """
 
@@ -110,7 +111,7 @@ class Crop:
 
 
 def first_samples(plan: Plan, count: int) -> list[list[Crop]]:
-    """The views of the first ``count`` anchors of a training's first step, as its ``training.batches.Batches`` draw them."""
+    """Draw the views of the first ``count`` anchors of a training's first step, as ``training.batches.Batches`` does."""
     import torch
 
     from common.images import IMAGENET_MEAN, IMAGENET_STD
@@ -144,7 +145,7 @@ def first_samples(plan: Plan, count: int) -> list[list[Crop]]:
 
 
 def crops(samples: Sequence[Sequence[Crop]], title: str) -> Figure:
-    """Two lines for each sample: its crops, drawn in proportion to their sizes, and the images they are cut from."""
+    """Draw two lines for each sample: its crops in proportion to their sizes, and the source images."""
     columns = max(len(sample) for sample in samples)
     largest = max(len(crop.pixels) for sample in samples for crop in sample)
     with style():

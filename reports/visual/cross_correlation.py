@@ -1,6 +1,6 @@
-"""Cross-correlation matrices of two views' projections: heatmaps, their evolution, and curves. Reports draw the same film strip.
+"""Draw cross-correlation matrices of two views' projections: heatmaps, film strips (in reports, too), animations and curves.
 
-Entry (i, j) is the correlation, over images, of feature i of one view with feature j of the other (Barlow Twins, arXiv 2103.03230).
+Entry (i, j) correlates, over images, feature i of one view with feature j of the other (Barlow Twins, arXiv 2103.03230).
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ from rundir.paths import correlation_file
 if TYPE_CHECKING:
     import torch
 
-#: Cells a side that are drawn, at most; larger matrices are pooled.
+#: Matrices with more cells a side are pooled.
 MOST_CELLS = 512
-#: Panels side by side.
+#: Panels in a line.
 COLUMNS = 4
 
 
@@ -71,7 +71,7 @@ class CrossCorrelation(Visualization):
     """auto, cpu, cuda, cuda:N or mps"""
 
     def draw(self) -> list[Path]:
-        """Heatmaps; and where the runs have kept their evolution, a film strip, an animation and curves."""
+        """Write heatmaps, and for runs with a stored evolution a film strip, an animation and curves."""
         runs, folder = list(zip(map(Path, self.runs), names_of(self.runs), strict=True)), self.folder(*self.runs)
         if self.recompute:
             matrices = [self._recomputed(run, name) for run, name in runs]
@@ -93,7 +93,7 @@ class CrossCorrelation(Visualization):
             written += save_figure(strip, folder, "cross_correlation-strip")
             written += save_figure(curves(evolutions, title), folder, "cross_correlation-curves", vector=True)
             frames = list(animation(evolutions, self.palette))
-            frames += frames[-1:] * round(self.fps)  # it rests at the end
+            frames += frames[-1:] * round(self.fps)  # rest at the end
             written.append(save_gif(frames, folder / "cross_correlation.gif", 1 / self.fps))
         return written
 
@@ -108,7 +108,7 @@ class CrossCorrelation(Visualization):
 
 @dataclass(frozen=True)
 class Matrix:
-    """A cross-correlation matrix, ``[D, D]`` in [-1, 1], of a run; ``what``: which features, of which images, in words."""
+    """A run's cross-correlation, ``[D, D]`` in [-1, 1]; ``what`` names features and images in words."""
 
     name: str
     values: np.ndarray
@@ -117,14 +117,14 @@ class Matrix:
 
 @dataclass(frozen=True, kw_only=True)
 class Evolution(Correlations):
-    """What a run has kept of its cross-correlation, over its training; ``about``: its method, backbone and data, in words."""
+    """Stored cross-correlations of a training; ``about`` names its method, backbone and data in words."""
 
     name: str
     about: str = ""
 
 
 def read_evolution(run: Path, name: str, about: str = "") -> Evolution:
-    """What a run directory holds of its cross-correlation. Raises UserError where that is nothing, or damaged."""
+    """Read a run's stored cross-correlations. Raises UserError where they are missing or damaged."""
     file = correlation_file(run)
     try:
         return Evolution(**vars(read_correlations(run)), name=name, about=about)
@@ -138,10 +138,11 @@ def read_evolution(run: Path, name: str, about: str = "") -> Evolution:
 
 
 def projections_of(run: Path, count: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, str]:
-    """Projections ``[n, D]`` of two views each of at most ``count`` training images, and the weights' title. They are made as in
-    training (BatchNorm with the statistics of a batch) from the last checkpoint, but both views are always of the same image.
+    """Project two views each of at most ``count`` training images: ``[n, D]`` each, and the weights' title.
 
-    Raises UserError: no checkpoint, no images, or a method without projections."""
+    Works as in training (BatchNorm with batch statistics), from the last checkpoint, but both views are of the same image. Raises
+    UserError without a checkpoint, images, or a method with projections.
+    """
     import torch
 
     from common.progress import track
@@ -169,7 +170,7 @@ def projections_of(run: Path, count: int, device: torch.device) -> tuple[torch.T
     params = maker.sample(len(order), torch.Generator().manual_seed(0)).split(rows, dim=1)
     labels = torch.from_numpy(store.labels) if store.label_sets is None else torch.from_numpy(store.label_sets).float()
     projections = []
-    torch.manual_seed(0)  # of stochastic depth
+    torch.manual_seed(0)  # for stochastic depth
     for batch, drawn in zip(track(batches, "projections", len(batches)), params, strict=True):
         made = maker.make(store.batch(batch).to(device), torch.arange(rows).expand(len(views), rows), drawn)
         with torch.no_grad(), autocast(device, config.precision):
@@ -182,8 +183,8 @@ def projections_of(run: Path, count: int, device: torch.device) -> tuple[torch.T
 
 
 def colour_map(name: str) -> Colormap:
-    """Colours of cross-correlations from -1 to 1: ``diverging`` (ColorBrewer's blue, white, red), or ``study`` as in the study of
-    Apavou and Zucker (white, cyan, red)."""
+    """Colours from -1 to 1: ``diverging`` (ColorBrewer's blue, white, red), or ``study`` (Apavou and Zucker's white, cyan, red).
+    Raises UsageError for another name."""
     if name == "study":
         return LinearSegmentedColormap.from_list("study", [(0, "#ffffff"), (0.5, "#00ffff"), (1, "#ff0000")])
     if name != "diverging":
@@ -192,14 +193,10 @@ def colour_map(name: str) -> Colormap:
 
 
 def pool(matrix: np.ndarray, most: int = MOST_CELLS) -> tuple[np.ndarray, int]:
-    """A matrix of at most ``most`` cells a side, each standing for n × n entries (fewer at the end, where n does not divide).
+    """Pool n × n blocks (the last may be smaller) into at most ``most`` cells a side; return float32 ``[d, d]`` and n.
 
-    A mean over a whole block would wash the diagonal out: only n of a diagonal block's n² entries are on it. So the two are
-    kept apart: a cell on the diagonal is the mean of its n diagonal entries, any other cell the mean of its n² entries.
-    The off-diagonal entries of diagonal blocks (a part n / D of all) are in no cell.
-
-    Returns:
-        float32 ``[d, d]``, and n (1: the matrix as it is).
+    A diagonal cell is the mean of its block's n diagonal entries only, since a mean over the block would wash the diagonal out.
+    The other entries of diagonal blocks (a part n / D of all) are dropped. Any other cell is the mean of its n² entries.
     """
     size = len(matrix)
     n = -(-size // most)
@@ -214,12 +211,12 @@ def pool(matrix: np.ndarray, most: int = MOST_CELLS) -> tuple[np.ndarray, int]:
 
 
 def off_diagonal(matrix: np.ndarray) -> np.ndarray:
-    """The ``D (D - 1)`` entries beside the diagonal, in row order."""
+    """The ``D (D - 1)`` entries off the diagonal, in row order."""
     return np.asarray(matrix)[~np.eye(len(matrix), dtype=bool)]
 
 
 def heatmaps(matrices: Sequence[Matrix], colours: str = "diverging") -> Figure:
-    """Matrices side by side, and below each how its true entries are distributed, on the diagonal and beside it."""
+    """Draw matrices side by side, and below each the distributions of its unpooled entries on and off the diagonal."""
     columns = min(COLUMNS, len(matrices))
     blocks = -(-len(matrices) // columns)
     side = 2.6 if columns > 1 else 3.4
@@ -280,8 +277,12 @@ def _show_matrix(axis: Any, matrix: np.ndarray, colours: str, title: str = "") -
 def film_strip(
     evolutions: Sequence[Evolution], colours: str = "diverging", frames: int = 6, most: int = 256, room: float = 0.0
 ) -> Figure:
-    """A line for each run, without a title: at most ``frames`` matrices of at most ``most`` features, both evenly spaced. Draw it
-    within ``style()``; ``room``: inches of height for a title and a caption."""
+    """Draw a line of matrices for each run, without a title; call it within ``style()``.
+
+    Args:
+        frames, most: limits of matrices and features, evenly spaced where there are more.
+        room: inches of height for a title and a caption.
+    """
     columns = max(len(even(len(e.epochs), frames)) for e in evolutions)
     same_epochs = len({tuple(e.epochs) for e in evolutions}) == 1
     figure, axes = figure_of(len(evolutions) * columns, columns, 1.75 + 1.3 * columns, 1.54 + room / len(evolutions))
@@ -305,7 +306,7 @@ def _abouts(evolutions: Sequence[Evolution]) -> str:
 
 
 def curves(evolutions: Sequence[Evolution], title: str) -> Figure:
-    """Mean of the diagonal, and root mean square of the rest, over epochs; a line for each run."""
+    """Draw the mean of the diagonal and the root mean square of the rest over epochs, a line for each run."""
     with style():
         figure, ((left, right),) = grid(1, 2, 3.6, 2.4)
         for number, evolution in enumerate(evolutions):
@@ -326,8 +327,7 @@ def curves(evolutions: Sequence[Evolution], title: str) -> Figure:
 
 
 def animation(evolutions: Sequence[Evolution], colours: str = "diverging") -> Iterator[np.ndarray]:
-    """Frames, uint8 ``[H, W, 3]``, of all runs side by side: one for each epoch that any of them has kept, in which every run
-    shows its newest matrix up to then."""
+    """Yield a frame, uint8 ``[H, W, 3]``, for each epoch stored by any run: every run's newest matrix so far, side by side."""
     columns = min(COLUMNS, len(evolutions))
     with style():
         figure, axes = grid(-(-len(evolutions) // columns), columns, 2.6, 2.8)

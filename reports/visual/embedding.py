@@ -1,4 +1,4 @@
-"""t-SNE of the test images' features, coloured by class."""
+"""Draw t-SNE of the test images' features, coloured by class."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from common.options import option
 from reports.visual.core.base import VISUALIZATIONS, FeaturesVisualization
 from reports.visual.core.style import COLOURS, FAINT, MARKERS, bare, file_stem, grid, headed, save_figure, short, style
 
-#: Classes that get a colour and marker of their own by default.
+#: Default number of classes with a colour and marker of their own.
 MOST_CLASSES = 16
 
 
@@ -33,7 +33,7 @@ class Embedding(FeaturesVisualization):
     """of t-SNE: about how many neighbours each image keeps"""
 
     def draw(self) -> list[Path]:
-        """One picture."""
+        """Write one picture."""
         from reports.visual.core.images import data_title
         from reports.visual.core.network import context_of
 
@@ -55,8 +55,8 @@ class Embedding(FeaturesVisualization):
         return save_figure(figure, self.folder(self.weights), stem, vector=True)
 
     def _chosen(self, labels: np.ndarray, classes: Sequence[str]) -> tuple[np.ndarray, str]:
-        """Rows to draw, and what that leaves out, in words."""
-        if (labels < 0).all():  # nothing to colour by, and nothing to choose by
+        """Choose rows to draw, and describe the omitted ones."""
+        if (labels < 0).all():  # no classes to colour or choose by
             rows, left_out = np.arange(len(labels)), " No image has exactly one label, so there are no colours."
         else:
             counts = np.bincount(labels[labels >= 0], minlength=len(classes))
@@ -73,8 +73,8 @@ class Embedding(FeaturesVisualization):
 
 
 def embed(features: np.ndarray, perplexity: float, seed: int) -> np.ndarray:
-    """t-SNE (van der Maaten & Hinton 2008; scikit-learn's) of rows ``[n, D]`` scaled to unit length, started from their principal
-    components: ``[n, 2]``. Raises UserError for fewer rows than the perplexity takes."""
+    """Embed rows ``[n, D]``, scaled to unit length, by t-SNE (van der Maaten & Hinton 2008) from their principal components:
+    ``[n, 2]``. Raises UserError for too few rows for the perplexity."""
     from sklearn.manifold import TSNE
     from sklearn.preprocessing import normalize
 
@@ -86,7 +86,7 @@ def embed(features: np.ndarray, perplexity: float, seed: int) -> np.ndarray:
 
 
 def embedding(points: np.ndarray, labels: np.ndarray, classes: Sequence[str], title: str, caption: str) -> Figure:
-    """Points ``[n, 2]`` with a colour and marker for each class; those of label -1 are grey."""
+    """Draw points ``[n, 2]`` with a colour and marker for each class; label -1 is grey."""
     import seaborn as sns
 
     present = [label for label in range(len(classes)) if (labels == label).any()]

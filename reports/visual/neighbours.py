@@ -1,4 +1,4 @@
-"""The training images whose features are most similar to those of queries."""
+"""Draw the training images with the features most similar to queries' features."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class NearestNeighbours(FeaturesVisualization):
     """neighbours of each query"""
 
     def draw(self) -> list[Path]:
-        """One picture, a line for each query."""
+        """Write one picture."""
         import torch
 
         from data.store.decode import require_pixels
@@ -71,7 +71,7 @@ class NearestNeighbours(FeaturesVisualization):
 
 
 def nearest(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k rows of ``bank [N, D]`` of greatest cosine similarity to each of ``queries [Q, D]``: similarities, falling, and rows,
+    """Search ``bank [N, D]`` for the k nearest rows by cosine to each of ``queries [Q, D]``: falling similarities and row numbers,
     both ``[Q, k]``."""
     import torch
     import torch.nn.functional as F
@@ -83,7 +83,7 @@ def nearest(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _feature(context: EvalContext, pixels: np.ndarray) -> Tensor:
-    """Pooled features ``[1, D]`` of an image that is in no store, made in the same way."""
+    """Compute the pooled features ``[1, D]`` of an image outside the store, as for images in it."""
     import torch
 
     from data.store.store import ImageBatch
@@ -97,8 +97,7 @@ def _feature(context: EvalContext, pixels: np.ndarray) -> Tensor:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """A query's image (uint8 ``[H, W, 3]``) and classes (with commas; "": none), and those of its neighbours, the nearest first,
-    with their cosines."""
+    """A query and its neighbours, nearest first: images (uint8 ``[H, W, 3]``), class names joined by commas, and cosines."""
 
     image: np.ndarray
     label: str
@@ -108,7 +107,7 @@ class Neighbours:
 
 
 def nearest_neighbours(queries: Sequence[Neighbours], title: str) -> Figure:
-    """A line for each query, framed by whether the neighbour has one of the query's classes (blue, ✓) or not (vermilion, ✗)."""
+    """Draw a line for each query; neighbours with a class of the query have a blue frame and ✓, others vermilion and ✗."""
     with style():
         figure, axes = grid(len(queries), len(queries[0].images) + 1, 1.05, 1.28)
         for (first, *others), query in zip(axes, queries, strict=True):

@@ -1,4 +1,4 @@
-"""Principal components of a backbone's last map, as colours."""
+"""Draw principal components of a backbone's last map as colours."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class PrincipalComponents(ImagesVisualization):
     caption = "The first three principal components of patch features, as colours."
 
     def draw(self) -> list[Path]:
-        """One picture, a line for each image."""
+        """Write one picture."""
         from common.progress import track
         from reports.visual.core.images import images_of
         from reports.visual.core.network import network_of
@@ -43,7 +43,7 @@ class PrincipalComponents(ImagesVisualization):
 
 
 def last_map(backbone: Backbone, image: np.ndarray) -> np.ndarray:
-    """The last map's cells, float32 ``[h, w, D]``, of an image, uint8 ``[H, W, 3]``."""
+    """Compute the last map, float32 ``[h, w, D]``, of an image, uint8 ``[H, W, 3]``."""
     import torch
 
     from reports.visual.core.images import normalised
@@ -54,8 +54,8 @@ def last_map(backbone: Backbone, image: np.ndarray) -> np.ndarray:
 
 
 def components(maps: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
-    """The first three principal components of the cells of all maps, ``[h, w, D]`` each, together: scores ``[h, w, 3]`` of each,
-    and the part of the variance that each component explains ``[3]``. Raises UserError for fewer than four cells, or equal ones."""
+    """Fit three principal components to the cells of all maps ``[h, w, D]``: scores ``[h, w, 3]`` of each map, and each
+    component's part of the variance ``[3]``. Raises UserError for fewer than four cells, or equal ones."""
     from sklearn.decomposition import PCA
 
     cells = np.concatenate([m.reshape(-1, m.shape[-1]) for m in maps])
@@ -70,8 +70,8 @@ def components(maps: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray
 
 
 def as_colours(scores: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Scores on three components, ``[h, w, 3]`` of each image, as red, green and blue in [0, 1]: each component is stretched, over
-    all images together, from its 1st to its 99th percentile."""
+    """Turn scores ``[h, w, 3]`` into RGB in [0, 1], stretching each component over all images from its 1st to its 99th
+    percentile."""
     low, high = np.percentile(_together(scores), [1, 99], axis=0)
     return [np.clip((s - low) / np.maximum(high - low, 1e-12), 0, 1) for s in scores]
 
@@ -83,8 +83,7 @@ def _together(scores: Sequence[np.ndarray]) -> np.ndarray:
 def principal_components(
     images: Sequence[InputImage], scores: Sequence[np.ndarray], explained: Sequence[float], title: str
 ) -> Figure:
-    """A line for each image: itself, its first three components as red, green and blue, and each component by itself; the other
-    arguments are what ``components`` returns."""
+    """Draw a line for each image: itself, its components as RGB, and each one alone. Arguments as from ``components``."""
     import seaborn  # noqa: F401 - brings the colour map "vlag"
 
     limit = np.percentile(np.abs(_together(scores)), 99, axis=0)

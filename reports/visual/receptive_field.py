@@ -1,4 +1,4 @@
-"""Effective receptive fields: which pixels a layer's centre unit really depends on (Luo et al. 2016, arXiv 1701.04128)."""
+"""Draw effective receptive fields: the pixels that influence a layer's centre unit (Luo et al. 2016, arXiv 1701.04128)."""
 
 from __future__ import annotations
 
@@ -25,15 +25,14 @@ if TYPE_CHECKING:
     from backbones.base import Backbone
     from reports.visual.core.network import Network
 
-#: A pixel is in the field where its contribution is more than this part of the greatest (Luo et al., section 3.2: within two
-#: standard deviations of a Gaussian).
+#: The field's pixels contribute more than this part of the greatest (Luo et al., section 3.2: two standard deviations).
 THRESHOLD = 1 - 0.9545
-#: Contributions down to this part of the greatest are told apart in the picture.
+#: Smallest part of the greatest contribution with a colour of its own.
 FLOOR = 1e-4
-#: Layers drawn by default, and images per pass.
+#: Default number of layers, and images per pass.
 LAYERS, BATCH = 7, 4
 
-#: (top, left, height, width) of a cell in pixels, possibly between pixels.
+#: (top, left, height, width) of a cell in pixels, maybe fractions.
 Unit = tuple[float, float, float, float]
 
 
@@ -65,7 +64,7 @@ class ReceptiveField(DataVisualization):
         return cls(weights=[run])
 
     def draw(self) -> list[Path]:
-        """One picture: a line for each network."""
+        """Write one picture."""
         from reports.visual.core.images import normalised, read_inputs, square
         from reports.visual.core.network import DEFAULT_SIZE, load_network
 
@@ -112,8 +111,7 @@ class ReceptiveField(DataVisualization):
 
 @dataclass(frozen=True)
 class Fields:
-    """Receptive fields of one network's layers: ``maps [layers, H, W]``, not negative, and the cell in the input of each layer's
-    centre unit (None: unknown). ``name``: the network and its weights, in up to three lines."""
+    """Receptive fields of a network's layers: ``maps [layers, H, W]``, not negative, and the centre units' input cells."""
 
     name: str
     layers: Sequence[str]
@@ -122,7 +120,7 @@ class Fields:
 
 
 def layer_names(backbone: Backbone) -> list[str]:
-    """The layers to choose from, from the input on: a ResNet's residual blocks, else the blocks that ``maps`` names."""
+    """Names of the layers from the input on: a ResNet's residual blocks, else the blocks of ``maps``."""
     return list(_residual_blocks(backbone)) or [f"blocks.{block}" for block in range(backbone.depth)]
 
 
@@ -133,7 +131,7 @@ def _residual_blocks(backbone: Backbone) -> dict[str, nn.Module]:
 
 
 def layer_maps(backbone: Backbone, images: Tensor, layers: Sequence[str]) -> list[Tensor]:
-    """The maps ``[B, C, h, w]`` of layers of ``layer_names``, with a graph to the images."""
+    """Compute differentiable maps ``[B, C, h, w]`` of layers of ``layer_names``."""
     blocks = _residual_blocks(backbone)
     if not blocks:
         return backbone.maps(images, [int(name.removeprefix("blocks.")) for name in layers])
@@ -149,20 +147,20 @@ def layer_maps(backbone: Backbone, images: Tensor, layers: Sequence[str]) -> lis
 def effective_receptive_fields(
     backbone: Backbone, images: Tensor, layers: Sequence[str], seed: int = 0
 ) -> tuple[np.ndarray, list[Unit | None]]:
-    """Mean absolute gradient, over images, of each layer's centre unit with respect to the input's pixels, summed over the three
-    colours (Luo et al. 2016, arXiv 1701.04128, section 3).
+    """Average over images the absolute gradient of each layer's centre unit with respect to the pixels, summed over the colours
+    (Luo et al. 2016, arXiv 1701.04128, section 3).
 
-    The unit has C channels; their sum with random signs, drawn by ``seed`` for each image, is differentiated. Without the signs,
-    features that a LayerNorm has just centred would have no gradient at all, since their sum is constant; with them, every channel
-    counts by the size of its gradient (the expected square of the signed sum is the sum of the channels' squares).
+    It differentiates the sum of the unit's C channels with random signs, drawn by ``seed`` for each image. Without signs, features
+    centred by a LayerNorm would have no gradient, since their sum is constant; with them, every channel counts by the size of its
+    gradient (the expected square of the signed sum is the sum of the channels' squares).
 
     Args:
         backbone: in eval mode.
         images: normalised, ``[B, 3, H, W]``.
 
     Returns:
-        float64 ``[layers, H, W]``, and the cell of each layer's centre unit (None: unknown). Where a map has an even number of rows
-        or columns, the unit just after the middle is taken.
+        float64 ``[layers, H, W]``, and the cell of each layer's centre unit (None: unknown), which is just after the middle of an
+        even number of rows or columns.
     """
     import torch
 
@@ -188,8 +186,7 @@ def effective_receptive_fields(
 
 
 def _unit(backbone: Backbone, grid: tuple[int, int], size: tuple[int, int]) -> Unit | None:
-    """Where the centre unit of a map lies: a patch is the pixels it was made from; a ResNet's convolutions, padded on both sides,
-    centre unit i on pixel i · stride."""
+    """Locate a map's centre unit: a token has its patch; a ResNet's padded convolutions centre unit i on pixel i · stride."""
     from backbones.resnet import ResNet
 
     if not backbone.has_tokens and not isinstance(backbone, ResNet):
@@ -200,19 +197,18 @@ def _unit(backbone: Backbone, grid: tuple[int, int], size: tuple[int, int]) -> U
 
 
 def relative(field: np.ndarray) -> np.ndarray:
-    """A field divided by its greatest value: contributions in [0, 1]. A field of zeros stays one."""
+    """Divide a field by its greatest value, so it is in [0, 1]; zeros stay zeros."""
     most = field.max()
     return field / most if most > 0 else field
 
 
 def field_size(field: np.ndarray) -> float:
-    """Side in pixels of a square as large as the field: root of the number of pixels that contribute more than ``THRESHOLD`` of
-    the greatest (Luo et al., section 3.2)."""
+    """Side in pixels of a square with as many pixels as exceed ``THRESHOLD`` (Luo et al., section 3.2)."""
     return float(np.sqrt((relative(field) > THRESHOLD).sum()))
 
 
 def share_outside(field: np.ndarray, unit: Unit) -> float:
-    """The part of all contributions that comes from pixels whose centres are not in the unit's cell."""
+    """The part of all contributions from pixels with centres outside the unit's cell."""
     top, left, height, width = unit
     rows, columns = (np.arange(side) + 0.5 for side in field.shape)
     inside = np.outer((rows > top) & (rows < top + height), (columns > left) & (columns < left + width))
@@ -221,7 +217,7 @@ def share_outside(field: np.ndarray, unit: Unit) -> float:
 
 
 def receptive_fields(rows: Sequence[Fields], title: str) -> Figure:
-    """A line of fields for each network; all on one logarithmic scale."""
+    """Draw a line of fields for each network, all on one logarithmic scale."""
     columns = max(len(row.layers) for row in rows)
     with style():
         figure, axes = grid(len(rows), columns, 1.28, 1.5)

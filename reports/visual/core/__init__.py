@@ -1,2 +1,2 @@
-"""What pictures share: what a picture is (``base``), how it looks (``style``), the images (``images``) and the network
-(``network``) that it shows, and videos (``video``)."""
+"""Shared by pictures: begin with ``base`` (a picture's interface) and ``style`` (its look). ``images``, ``network``, ``runs`` and
+``video`` load what it shows."""

@@ -1,4 +1,4 @@
-"""What a picture is: a dataclass whose fields are its options and whose ``draw`` writes its files. Imports no torch."""
+"""The interface of pictures: a dataclass of options whose ``draw`` writes files. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from common.options import option
 from common.registry import Registry
 from rundir.paths import FIGURES
 
-#: The kinds of pictures by name. Each file of ``reports/visual`` registers the kind of its own name.
+#: Kinds of pictures by name, each registered by the file of its name.
 VISUALIZATIONS: Registry[type[Visualization]] = Registry("picture", "reports.visual")
 
 
@@ -24,22 +24,18 @@ class Visualization(PluginOption):
     reports show the first of a run's ``figures/NAME-*.png``, in the order of ``place``.
     """
 
-    #: On a report's page: the heading, how to read the picture, and where it stands.
+    #: Heading, explanation and order on a report's page.
     title, caption, place = "", "", 100
 
     out: str | None = None
     """folder for the pictures; default: the run's figures/ where one run is looked at, else pictures/"""
 
     def draw(self) -> list[Path]:
-        """Write the pictures; returns the files.
-
-        Raises:
-            UserError: the weights, data or images cannot be used, or not for this kind of picture.
-        """
+        """Write the pictures and return their files. Raises UserError for unusable weights, data or images."""
         raise NotImplementedError
 
     def folder(self, *runs: str | None) -> Path:
-        """Where the files go: to ``--out``, else to the figures of the one run that is looked at, else to ``pictures``."""
+        """Folder of the files: ``--out``, else the figures of the only run, else ``pictures``."""
         if self.out:
             return Path(self.out)
         is_run = len(runs) == 1 and runs[0] is not None and Path(runs[0]).is_dir()
@@ -47,12 +43,12 @@ class Visualization(PluginOption):
 
     @classmethod
     def help(cls) -> str:
-        """What the picture shows, in a line."""
+        """Describe the picture in a line."""
         return cls.__doc__.splitlines()[0]
 
     @classmethod
     def of_run(cls, run: str) -> Self:
-        """The options that show one run, everything else by default."""
+        """Options for a picture of one run, with defaults."""
         return cls(weights=run)
 
 
@@ -107,13 +103,13 @@ class FeaturesVisualization(NetworkVisualization):
 
 
 def for_reports() -> dict[str, type[Visualization]]:
-    """The kinds that can be drawn of any run and that reports show, by name, in the order of the page."""
+    """The kinds with a ``title`` by name, in the order of a report's page."""
     kinds = {name: VISUALIZATIONS.get(name) for name in VISUALIZATIONS.names()}
     return dict(sorted(((n, kind) for n, kind in kinds.items() if kind.title), key=lambda item: item[1].place))
 
 
 def check_for_reports(names: list[str]) -> None:
-    """Raises UsageError, naming the nearest kind, for a name that is not in ``for_reports``."""
+    """Raise UsageError, naming the nearest kind, for a name that is not in ``for_reports``."""
     kinds = for_reports() if names else {}
     for name in names:
         if name not in kinds:

@@ -1,4 +1,4 @@
-"""Images to look at: from files and folders, or from a data set, at the sizes that networks take."""
+"""Read images to look at, from files, folders or a data set, at the sizes of networks' inputs."""
 
 from __future__ import annotations
 
@@ -21,21 +21,20 @@ from data.store.store import ImageStore
 from reports.visual.core.base import ImagesVisualization
 from reports.visual.core.network import DEFAULT_SIZE, Network
 
-#: Largest number of cells of an image's map: attention costs the square of it.
+#: Limit of cells of an image's map, since attention costs its square.
 MOST_CELLS = 2**15
 
 
 @dataclass(frozen=True)
 class InputImage:
-    """An image, uint8 ``[H, W, 3]``, and its file's name, or its path in the data set."""
+    """An image, uint8 ``[H, W, 3]``, named by its file or its path in the data set."""
 
     name: str
     pixels: np.ndarray
 
 
 def files_of(paths: Sequence[str]) -> list[Path]:
-    """The given files, and the files in the given folders, sorted, without hidden ones. Raises UserError for a path that does not
-    exist and for a folder without files."""
+    """List files, and the visible files of folders, sorted. Raises UserError for a missing path or an empty folder."""
     files: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
@@ -51,7 +50,7 @@ def files_of(paths: Sequence[str]) -> list[Path]:
 
 
 def choose(store: ImageStore, count: int, seed: int) -> list[int]:
-    """``count`` images (all, if there are no more), drawn by the seed; of different classes as far as that goes."""
+    """Draw ``count`` images at most, of different classes as far as possible."""
     order = np.random.default_rng(seed).permutation(len(store))
     labels = store.labels[order] if store.label_sets is None else store.label_sets[order].argmax(axis=1)
     place_in_class = pd.Series(labels).groupby(labels).cumcount()
@@ -59,12 +58,12 @@ def choose(store: ImageStore, count: int, seed: int) -> list[int]:
 
 
 def read_inputs(options: Any, run: Mapping[str, Any], size: int) -> tuple[list[InputImage], str]:
-    """The images that options ask for, at full resolution, and what they are, in words.
+    """Read images at full resolution, and describe them in words.
 
     Args:
         options: ``images``, or else ``data`` (default: the run's), ``data_root``, ``count`` and ``seed``.
-        run: options of the run whose network looks at them; empty for others' weights.
-        size: side in pixels that the network takes.
+        run: options of the network's run; empty for other weights.
+        size: side of the network's input in pixels.
     """
     if options.images is not None:
         images = [InputImage(file.name, require_pixels(file)) for file in files_of(options.images)]
@@ -79,7 +78,7 @@ def read_inputs(options: Any, run: Mapping[str, Any], size: int) -> tuple[list[I
 
 
 def images_of(options: ImagesVisualization, network: Network) -> tuple[list[InputImage], str]:
-    """``read_inputs``, fitted to the network; the words say what was done to them, too."""
+    """Read images (``read_inputs``) and fit them to the network, and describe both in words."""
     short_side, how = fitting(network, options.image_size)
     images, which = read_inputs(options, network.options, options.image_size or network.image_size or DEFAULT_SIZE)
     fit = [InputImage(image.name, fitted(image, network.backbone.stride, short_side)) for image in images]
@@ -87,20 +86,20 @@ def images_of(options: ImagesVisualization, network: Network) -> tuple[list[Inpu
 
 
 def data_title(store: ImageStore) -> str:
-    """A data set's name; for one that the user has put together, with its folder's."""
+    """Name a data set, with its folder if it is the user's own."""
     return f"{store.name} ({store.root.name})" if store.name == "imagefolder" else store.name
 
 
 def class_names(store: ImageStore, index: int) -> str:
-    """The classes of an image, with commas; "" without any."""
+    """Join the classes of an image by commas."""
     if store.label_sets is not None:
         return ", ".join(name for name, has in zip(store.classes, store.label_sets[index], strict=True) if has)
     return store.classes[store.labels[index]] if store.labels[index] >= 0 else ""
 
 
 def fitted(picture: InputImage, multiple: int, short_side: int) -> np.ndarray:
-    """The image with its short side resized (bicubic; 0: not at all) and both sides cut, about the centre, to multiples: uint8
-    ``[h, w, 3]``. Raises UserError where less than one patch is left, or far too many."""
+    """Resize the short side (bicubic; 0: not at all) and crop both sides about the centre to multiples: uint8 ``[h, w, 3]``.
+    Raises UserError for less than one patch, or far too many."""
     image = Image.fromarray(picture.pixels)
     width, height = image.size
     if short_side:
@@ -121,12 +120,12 @@ def fitted(picture: InputImage, multiple: int, short_side: int) -> np.ndarray:
 
 
 def square(pixels: np.ndarray, size: int) -> np.ndarray:
-    """The image's central square, uint8 ``[size, size, 3]``."""
+    """Crop the central square and resize it: uint8 ``[size, size, 3]``."""
     return np.asarray(ImageOps.fit(Image.fromarray(pixels), (size, size), Image.Resampling.BICUBIC))
 
 
 def fitting(network: Network, size: int | None) -> tuple[int, str]:
-    """The short side that images get, and in words what is done to them. Raises UsageError for an impossible size."""
+    """The short side of fitted images, and their fitting in words. Raises UsageError for an impossible size."""
     multiple = network.backbone.stride
     side = size if size is not None else network.image_size or DEFAULT_SIZE
     if side < 0 or 0 < side < multiple:
@@ -138,5 +137,5 @@ def fitting(network: Network, size: int | None) -> tuple[int, str]:
 
 
 def normalised(images: np.ndarray, device: torch.device | None = None) -> Tensor:
-    """uint8 ``[B, H, W, 3]`` as float32 ``[B, 3, H, W]`` on the device, normalised as in training."""
+    """Normalise uint8 ``[B, H, W, 3]`` as in training: float32 ``[B, 3, H, W]`` on the device."""
     return normalise(torch.from_numpy(images.copy()).to(device).permute(0, 3, 1, 2))

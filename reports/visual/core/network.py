@@ -1,4 +1,4 @@
-"""The network to look at, and what the titles of its pictures call it."""
+"""Load the network to look at, and name it for titles."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ DEFAULT_SIZE = 224
 
 @dataclass(frozen=True)
 class Network:
-    """A backbone in eval mode on ``device``. ``weights``: where its weights come from, for titles; ``image_size`` and ``options``:
-    of its run, None and empty for other weights."""
+    """A backbone in eval mode. ``weights`` names their origin for titles; other weights than a run's have no ``image_size`` and
+    no ``options``."""
 
     backbone: Backbone
     name: str
@@ -44,12 +44,14 @@ class Network:
 def load_network(
     weights: str | None, backbone: str | None, key: str | None, image_size: int | None, device: str, seed: int
 ) -> Network:
-    """Build a backbone and load weights into it; gradients are off for its parameters. ``image_size``: of the images that it will
-    mostly see (None: the run's, else 224); the other arguments are the options of ``NetworkVisualization``.
+    """Build a backbone without gradients for its parameters, and load weights (options of ``NetworkVisualization``).
+
+    Args:
+        image_size: usual side of its images in pixels (None: the run's, else 224).
 
     Raises:
-        UsageError: no backbone is named and the weights do not name it.
-        UserError: the weights are missing, damaged or another backbone's.
+        UsageError: neither the options nor the weights name the backbone.
+        UserError: the weights are missing, damaged or another backbone's, or the backbone has no parameters.
     """
     source = Source(weights)
     name = source.backbone_name(backbone)
@@ -63,12 +65,12 @@ def load_network(
 
 
 def network_of(options: ImagesVisualization) -> Network:
-    """The network that options name, built for the size it was trained at; it takes any size that divides into patches."""
+    """Load the network of the options for its training size; it takes any size that divides into patches."""
     return load_network(options.weights, options.backbone, options.key, None, options.device, options.seed)
 
 
 def weights_title(weights: str | None, options: dict[str, Any], key: str | None) -> str:
-    """Where weights come from, for titles. ``options``: of their run, if they are a run's."""
+    """Name the origin of weights for titles; ``options`` are their run's."""
     if weights is None:
         return "untrained"
     which = f", {key}" if key else ""
@@ -76,7 +78,7 @@ def weights_title(weights: str | None, options: dict[str, Any], key: str | None)
 
 
 def run_title(run: str | Path, options: dict[str, Any]) -> str:
-    """A run in a few words: ``dino on imagefolder, 100 epochs (run NAME)``, or ``untrained (run NAME)``."""
+    """Name a run: ``dino on imagefolder, 100 epochs (run NAME)``, or ``untrained (run NAME)``."""
     path = Path(run)
     name = path.name if path.is_dir() else path.resolve().parent.parent.name
     method = options.get("method", "?")
@@ -88,7 +90,7 @@ def run_title(run: str | Path, options: dict[str, Any]) -> str:
 
 
 def context_of(options: FeaturesVisualization) -> tuple[EvalContext, str]:
-    """Weights and data as evaluations have them, with the same cache of features; and what titles call the weights."""
+    """Make the context of evaluations (with their cache of features), and name the weights for titles."""
     source = Source(options.weights)
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(WeightsOptions)}
     out = options.weights if source.is_run_directory else str(options.folder())
@@ -97,14 +99,14 @@ def context_of(options: FeaturesVisualization) -> tuple[EvalContext, str]:
 
 
 def plan_of(options: Mapping[str, Any]) -> Plan:
-    """The plan of a training with these options; what they leave out has the method's default. Nothing is resolved or checked."""
+    """Make an unresolved, unchecked training plan with these options and the method's defaults."""
     kind = METHODS.get(options["method"])
     config = TrainConfig(**{**kind.recipe, **_fields_of(TrainConfig, options)})
     return Plan(config, kind.Config(**_fields_of(kind.Config, options)))
 
 
 def _fields_of(kind: type, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that a dataclass has; sequences are tuples there."""
+    """Select the options that a dataclass has, with tuples for lists."""
     fields = [field for field in dataclasses.fields(kind) if field.name in options]
     tuples = {field.name for field in fields if isinstance(field.default, tuple)}
     values = {field.name: options[field.name] for field in fields}

@@ -1,4 +1,4 @@
-"""What pictures call runs, and the options that runs were trained with. Imports no torch."""
+"""Names and training options of runs. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rundir.paths import CONFIG
 
 
 def training_options(run: str | Path) -> dict[str, Any]:
-    """The options that a run was trained with. Raises UserError where there are none, or not of a training."""
+    """Read a run's training options. Raises UserError for a run without, such as an evaluation of released weights."""
     options = require_options(Path(run), "give a run directory")
     if "method" not in options:
         raise UserError(
@@ -22,11 +22,11 @@ def training_options(run: str | Path) -> dict[str, Any]:
 
 
 def run_words(options: Mapping[str, Any]) -> str:
-    """Method, backbone and data of a run, from its options."""
+    """Name a run's method, backbone and data."""
     return f"{options.get('method', '?')}, {options.get('backbone', '?')}, on {options.get('data', '?')}"
 
 
 def names_of(runs: Sequence[str]) -> list[str]:
-    """What pictures call several runs: their folders' names, or their paths where two names are the same."""
+    """Name runs by folder, or by path where two folders have the same name."""
     names = [Path(run).resolve().name for run in runs]
     return names if len(set(names)) == len(names) else [str(run) for run in runs]

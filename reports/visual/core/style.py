@@ -1,4 +1,4 @@
-"""How figures look: colours, sizes, and an SVG that takes the page's ink, so that one drawing is readable on light and dark."""
+"""The look of figures: colours, sizes, and SVGs in the page's ink, readable on light and dark."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-#: Colours with a meaning of their own in the SVG: they become the page's variables there.
+#: SVGs replace these colours by the page's variables.
 INK, FAINT, RULE = "#23211f", "#75716b", "#dad6ce"
-#: Okabe and Ito's palette without black and yellow (2008; distinguishable in the common colour deficiencies), its blue and
-#: vermilion first; each has a contrast of at least 3 to 1 against both page colours.
+#: Okabe and Ito's palette (2008; for common colour deficiencies) without black and yellow, with a contrast of at least 3 to 1
+#: against both page colours.
 COLOURS = ("#2a7fbf", "#d1660f", "#159a73", "#bb5f97", "#7d6fc4", "#a0752b", "#3f93a8", "#c04a52")
-#: Dots per inch of PNG files, and characters of a caption's line for each inch of the figure's width.
+#: Dots per inch of PNG files, and a caption's characters per inch of width.
 DPI, CHARACTERS_PER_INCH = 200, 15.5
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
 #: Line styles of matplotlib.
@@ -35,7 +35,7 @@ DASHES: tuple[Any, ...] = ("-", (0, (4, 1.6)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2
 
 _STYLE = {
     "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib: the same everywhere
+    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib, so is the same everywhere
     "font.size": 8.5,
     "axes.titlesize": 9,
     "axes.titleweight": "bold",
@@ -66,8 +66,8 @@ _STYLE = {
 
 @dataclass(frozen=True)
 class Picture:
-    """A finished figure: ``name`` is the stem of its files, ``alt`` describes it for who cannot see it, ``element`` is an ``<svg>``
-    or ``<img>`` for the page, ``png`` and ``pdf`` are files' bytes, on white."""
+    """A finished figure: ``name`` is its files' stem, ``alt`` describes it for screen readers, ``element`` is an ``<svg>`` or
+    ``<img>`` for the page, ``png`` and ``pdf`` are files' bytes, on white."""
 
     name: str
     title: str
@@ -79,13 +79,13 @@ class Picture:
 
 
 def style() -> Any:
-    """Context in which figures are drawn."""
+    """Context for drawing figures."""
     return mpl.rc_context({**mpl.rcParamsDefault, **_STYLE, "backend": "agg"})
 
 
 def without_formulas(figure: Figure) -> None:
-    """Draw dollars in a figure's text as dollars: names of methods, classes and files come from outside, and text between two
-    dollars that is no formula would stop the drawing. Only powers at logarithmic axes stay formulas."""
+    """Draw dollars in text as dollars, except for powers at logarithmic axes: names may hold dollars, and a wrong formula between
+    two of them would stop the drawing."""
     axes = [axis for panel in figure.axes for axis in (panel.xaxis, panel.yaxis)]
     powers = {words for axis in axes if axis.get_scale() == "log" for words in axis.findobj(Text)}
     for words in figure.findobj(Text):
@@ -94,14 +94,14 @@ def without_formulas(figure: Figure) -> None:
 
 
 def settle(figure: Figure) -> None:
-    """Solve the layout of a finished figure, once for all files and frames."""
+    """Solve the layout of a figure once for all files and frames."""
     without_formulas(figure)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
 
 
 def _encoded(figure: Figure, kind: str, dpi: int) -> bytes:
-    """A figure as a file on white; nothing in it depends on the time."""
+    """Encode a figure on white, without dates."""
     content = io.BytesIO()
     nothing = {"png": ["Software"], "pdf": ["CreationDate", "Creator", "Producer"]}[kind]
     figure.savefig(content, format=kind, dpi=dpi, facecolor="white", metadata=dict.fromkeys(nothing))
@@ -109,7 +109,7 @@ def _encoded(figure: Figure, kind: str, dpi: int) -> bytes:
 
 
 def picture(figure: Figure, name: str, title: str, caption: str, alt: str) -> Picture:
-    """Turn a matplotlib figure into a picture, and close it."""
+    """Turn a figure into a picture, and close it."""
     settle(figure)
     svg = io.StringIO()
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
@@ -119,7 +119,7 @@ def picture(figure: Figure, name: str, title: str, caption: str, alt: str) -> Pi
 
 
 def _inline(svg: str, name: str, alt: str) -> str:
-    """An SVG file as an element of the page: its identifiers made unique, its ink the page's."""
+    """Turn an SVG file into an element of the page, with unique identifiers and the page's ink."""
     from markupsafe import escape
 
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.S)
@@ -137,7 +137,7 @@ def _inline(svg: str, name: str, alt: str) -> str:
 
 
 def figure_of(panels: int, columns: int, width: float, height: float, **more: Any) -> tuple[Figure, Sequence[Any]]:
-    """A figure with that many axes, ``columns`` a line; ``width`` of the whole and ``height`` of a line in inches."""
+    """Make a figure with ``panels`` axes; ``width`` of the whole and ``height`` of a line are in inches."""
     columns = min(columns, panels)
     lines = -(-panels // columns)
     size = (width, height * lines)
@@ -148,7 +148,7 @@ def figure_of(panels: int, columns: int, width: float, height: float, **more: An
 
 
 def headed(figure: Figure, title: str, caption: str) -> Figure:
-    """Put a title (first line bold: what; the rest: of which weights and data) above, and a caption below."""
+    """Put a title (its first line bold) above, and a caption below."""
     width = figure.get_figwidth()
     first, _, rest = title.partition("\n")
     above = textwrap.fill(first, int(width * 11))
@@ -159,7 +159,7 @@ def headed(figure: Figure, title: str, caption: str) -> Figure:
 
 
 def grid(lines: int, columns: int, width: float, height: float, **more: Any) -> tuple[Figure, np.ndarray]:
-    """A figure of ``lines × columns`` panels of ``width × height`` inches each. Returns it and the axes ``[lines, columns]``."""
+    """Make a figure with axes ``[lines, columns]``; ``width`` and ``height`` of a panel are in inches."""
     size = (max(columns * width, 4.2), lines * height + 0.75)
     figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained", **more)
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.0, hspace=0.0)
@@ -169,7 +169,7 @@ def grid(lines: int, columns: int, width: float, height: float, **more: Any) -> 
 def show(
     axis: Axes, image: np.ndarray | None, title: str = "", colour: str = RULE, width: float = 0.7, **more: Any
 ) -> Any:
-    """Draw an image (or none) without ticks in a thin frame of ``colour``; returns matplotlib's image."""
+    """Draw an image (or none) without ticks in a frame of ``colour``; return matplotlib's image."""
     axis.grid(visible=False)
     if image is None:
         axis.set_axis_off()
@@ -188,38 +188,38 @@ def heading(axis: Axes, words: str) -> None:
 
 
 def bare(axis: Axes) -> None:
-    """Take away a panel's grid, ticks and frame."""
+    """Remove a panel's grid, ticks and frame."""
     axis.grid(visible=False)
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
 
 
 def line_look(number: int, points: int) -> dict[str, Any]:
-    """How the ``number``-th of several lines is drawn: every colour, then every colour again with the next dash."""
+    """Properties of the ``number``-th line: every colour, then every colour with the next dash."""
     turn, place = divmod(number, len(COLOURS))
     marker = "o" if points < 12 else None
     return {"color": COLOURS[place], "ls": DASHES[turn % len(DASHES)], "lw": 1.4, "marker": marker, "ms": 2.6}
 
 
 def colour_bar(figure: Figure, image: Any, axes: np.ndarray, ticks: Sequence[float] | None = None) -> Any:
-    """A bar of ``image``'s colours on the right of panels, without a frame; returns it."""
+    """Draw and return a bar of ``image``'s colours on the right of panels."""
     bar = figure.colorbar(image, ax=list(np.ravel(axes)), ticks=ticks, shrink=0.9, aspect=18, pad=0.02)
     bar.outline.set_visible(False)
     return bar
 
 
 def short(name: str, most: int = 24) -> str:
-    """A name cut in its middle."""
+    """Cut a name in its middle to ``most`` characters."""
     return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-(most - most // 2) :]}"
 
 
 def file_stem(name: str) -> str:
-    """A name as (part of) a file's name."""
+    """Make a name safe for files."""
     return re.sub(r"[^A-Za-z0-9_.=+-]+", "_", name).strip("_.") or "picture"
 
 
 def save_figure(figure: Figure, folder: Path, stem: str, vector: bool = False) -> list[Path]:
-    """Write ``stem.png``, and ``stem.pdf`` too where lines and text are most of it; close the figure."""
+    """Write ``stem.png``, if ``vector`` also ``stem.pdf``, and close the figure."""
     paths = [Path(folder) / f"{stem}.{kind}" for kind in (("png", "pdf") if vector else ("png",))]
     with style():
         settle(figure)
@@ -231,7 +231,7 @@ def save_figure(figure: Figure, folder: Path, stem: str, vector: bool = False) -
 
 
 def save_gif(frames: Iterable[np.ndarray], path: Path, seconds: float) -> Path:
-    """Write frames (uint8 ``[H, W, 3]``, of one size) as an animation that repeats; each is shown for ``seconds``."""
+    """Write frames (uint8 ``[H, W, 3]``, of one size) as a repeating animation, ``seconds`` for each."""
     exact = {"method": Image.Quantize.MAXCOVERAGE, "dither": Image.Dither.NONE}
     first, *others = [Image.fromarray(frame).quantize(256, **exact) for frame in frames]
     duration = max(20, round(1000 * seconds))
@@ -241,7 +241,7 @@ def save_gif(frames: Iterable[np.ndarray], path: Path, seconds: float) -> Path:
 
 
 def rendered(figure: Figure, dpi: int = 110) -> np.ndarray:
-    """The figure's pixels on white, uint8 ``[H, W, 3]``."""
+    """Render a figure on white: uint8 ``[H, W, 3]``."""
     without_formulas(figure)
     figure.set_facecolor("white")
     figure.set_dpi(dpi)
@@ -250,5 +250,5 @@ def rendered(figure: Figure, dpi: int = 110) -> np.ndarray:
 
 
 def even(count: int, most: int) -> list[int]:
-    """At most ``most`` places, evenly spaced in ``range(count)``, with the first and the last."""
+    """Space at most ``most`` places evenly in ``range(count)``, with the first and the last."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()

@@ -1,4 +1,4 @@
-"""Videos in and out. Animated GIFs and folders of frames need nothing but Pillow; video files need PyAV, the extra ``video``."""
+"""Read and write videos: GIFs and folders of frames with Pillow, video files with PyAV (extra ``video``)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from data.store.decode import require_pixels
 from reports.visual.core.images import files_of
 from reports.visual.core.style import save_gif
 
-#: Frames a second of a folder of frames.
+#: Frames per second of a folder of frames.
 FOLDER_FPS = 10.0
 INSTEAD = "give a video file, an animated GIF or a folder of frames"
 
@@ -29,10 +29,9 @@ class Frames:
     """The frames of a video.
 
     Attributes:
-        read: yields the frames, uint8 ``[H, W, 3]`` each, from the first one on at every call.
-        count: number of frames; None where it takes reading them all.
-        fps: frames a second.
-        is_video: True for a video file, whose pictures are written as a video file too.
+        read: yields the frames, uint8 ``[H, W, 3]``, anew at every call.
+        count: None where counting would mean reading all.
+        is_video: a video file, whose pictures become a video file, too.
     """
 
     read: Callable[[], Iterator[np.ndarray]]
@@ -42,10 +41,10 @@ class Frames:
 
 
 def open_frames(path: Path) -> Frames:
-    """A video file, an animated GIF (or WebP, PNG) or a folder of frames, in the order of their names.
+    """Open a video file, an animated GIF (or WebP, PNG) or a folder of frames, sorted by name.
 
     Raises:
-        UserError: it does not exist, is damaged or no video, or needs a package that is not installed.
+        UserError: it is missing, damaged or no video, or PyAV is not installed.
     """
     if path.is_dir():
         files = files_of([str(path)])
@@ -104,7 +103,7 @@ def _import_av(path: Path) -> Any:
 
 @contextmanager
 def video_writer(path: Path, fps: float, size: tuple[int, int]) -> Iterator[Callable[[np.ndarray], None]]:
-    """A function that adds a frame (uint8 ``[*size, 3]``, sides even) to ``path``, an .mp4 or .gif file that takes its place when
+    """Give a function that adds a frame (uint8 ``[*size, 3]``, sides even) to an .mp4 or .gif file, which replaces ``path`` when
     the block ends without an error."""
     if path.suffix == ".gif":
         frames: list[np.ndarray] = []
