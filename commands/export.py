@@ -48,12 +48,8 @@ def main(words: Sequence[str]) -> int:
 
 
 def export(command: ExportCommand) -> Written:
-    """Write weights in another layout, and read them back.
-
-    Raises:
-        UsageError: options contradict each other, or the layout cannot hold such a network.
-        UserError: the weights cannot be read, or give other features when read back (then no file is written).
-    """
+    """Write weights in another layout, and read them back. Raises UsageError if options contradict each other, or the layout cannot
+    hold such a network; UserError if weights cannot be read, or give other features when read back (no file is written)."""
     if command.weights is None or command.out is None:
         raise UsageError("export: give --weights and --out")
     source = Source(command.weights)

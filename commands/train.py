@@ -67,12 +67,8 @@ def train(
 ) -> Path:
     """Pre-train a backbone, or continue where its run directory stops; then evaluate it and draw its pictures.
 
-    Args:
-        evaluations: options of the evaluations to run after training, by name.
-        resume: continue the run that the directory holds; False: refuse a directory that holds one.
-
-    Returns:
-        the run directory.
+    ``evaluations`` has their options by name. Without ``resume``, a directory that holds a run is refused.
+    Returns the run directory.
 
     Raises:
         UsageError, UserError: options or data are wrong; the directory holds another run, or another process writes into it; the

@@ -37,7 +37,7 @@ def best_checkpoint(run: Path) -> Path:
 
 
 def step_checkpoint(run: Path, step: int) -> Path:
-    """A checkpoint that has been the last one."""
+    """An earlier checkpoint, by its step."""
     return run / CHECKPOINTS / f"step-{step}.pt"
 
 

@@ -140,7 +140,7 @@ class Batches(WholeBatches):
         return HostBatch(batch, rows, params[:, mine], self._labels[anchors[mine]])
 
     def make(self, host: HostBatch) -> ViewBatch:
-        """Make the crops on the device. Their plan stays on the CPU: reading it back would wait for the device."""
+        """Make the crops on the device, from a plan on the CPU: reading it back would wait for the device."""
         images = host.images.to(self.device, non_blocking=True)
         views = self._maker.make(images, host.sources, host.params)
         return ViewBatch(views, host.labels.to(self.device, non_blocking=True))

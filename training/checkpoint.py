@@ -22,7 +22,7 @@ from common.files import archive_damage, atomic_file, name_also
 from methods.core.base import Method
 from rundir.paths import best_checkpoint, damaged_checkpoint, earlier_checkpoints, last_checkpoint, step_checkpoint
 
-#: Raised when the content of checkpoints changes.
+#: Version of the content of checkpoints.
 FORMAT = 1
 #: Entries that every checkpoint must have.
 ENTRIES = ("method", "optimizer", "backbone_prefix")
@@ -112,15 +112,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_newest(run: Path, say: Callable[[str], None], repair: bool = True) -> dict[str, Any] | None:
-    """Load a run's newest whole checkpoint; None if the run has no checkpoint.
-
-    Args:
-        say: gets a line for each damaged checkpoint.
-        repair: set damaged checkpoints aside, and let ``last.pt`` name the loaded one. One process of several does that.
-
-    Raises:
-        UserError: no checkpoint is whole, or a file cannot be read at all.
-    """
+    """Load a run's newest whole checkpoint; None if the run has no checkpoint. ``say`` gets a line for each damaged checkpoint.
+    With ``repair`` (in one process) damaged checkpoints are set aside, and ``last.pt`` names the loaded one. Raises UserError if
+    no checkpoint is whole, or a file cannot be read at all."""
     last = last_checkpoint(run)
     damaged: dict[Path, DamagedCheckpoint] = {}
     for file in (last, *earlier_checkpoints(run), best_checkpoint(run)):

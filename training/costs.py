@@ -97,8 +97,7 @@ def count(backbone: Backbone, image_size: int) -> tuple[int, int]:
     """Count parameters, and floating-point operations of a forward pass of one square image of ``image_size`` pixels.
 
     A multiply-add counts as two operations (halve them for the "GMACs" that many papers call FLOPs). Convolutions and matrix
-    products count, attention's included; norms and activations do not. All tokens of a transformer count, as in published
-    numbers, although pooled features need only the CLS token of the last block.
+    products count, norms and activations do not. All tokens of a transformer's last block count, as in published numbers.
     """
     parameters = sum(parameter.numel() for parameter in backbone.parameters())
     shadow = copy.deepcopy(backbone).to("meta").eval()

@@ -82,15 +82,9 @@ def summarize_correlation(matrix_DD: Tensor, side: int = 256) -> tuple[np.ndarra
 
 
 class CollapseWatch:
-    """Reads the step records of a run as they are logged, and warns once of each sign of collapse.
-
-    The signs are in ``loss``, ``effective_rank`` of the batch's projections with its maximum ``rank_limit``, and
-    ``teacher_information`` if the method logs it.
-
-    Args:
-        out_dim: a loss of ln(out_dim) means uniform outputs; None if the method has no such outputs.
-        warmup_steps: of the learning rate; a flat loss before their end is no sign.
-    """
+    """Reads step records as they are logged, and warns once of each sign of collapse in ``loss``, ``effective_rank`` (at most
+    ``rank_limit``) and ``teacher_information``. A loss of ln(out_dim) after the warm-up means uniform outputs; ``out_dim`` is
+    None if the method has no such outputs."""
 
     HELP = {
         "flat_loss": "a lower teacher temperature, a higher learning rate or longer training, a smaller out_dim",

@@ -27,16 +27,9 @@ GENTLE_MOMENTUM = 0.999
 
 
 def with_initial_weights(config: TrainConfig) -> tuple[TrainConfig, Source | None]:
-    """Look for the weights that ``--init`` names, and fetch released ones.
-
-    Returns:
-        the options with ``init_sha256`` and ``init_labels`` filled in, and the weights; None for a run that continues, which
-        keeps these options and needs no file.
-
-    Raises:
-        UsageError: options contradict each other.
-        UserError: the weights are missing, or their digest is not ``config.init_sha256``.
-    """
+    """Look for the weights of ``--init``, and fetch released ones. Returns the options with ``init_sha256`` and ``init_labels``,
+    and the weights; None for a run that continues, which keeps these options and needs no file. Raises UsageError for options that
+    contradict each other, UserError if the weights are missing or have another digest."""
     if config.init is None:
         if config.init_sha256 or config.init_labels:
             raise UsageError("--init_sha256 and --init_labels are about --init; add that option")
@@ -77,13 +70,11 @@ def labels_of(source: Source) -> str:
 
 
 def start_from(method: Method, source: Source, backbone_name: str) -> str:
-    """Put initial weights into a method, in place.
+    """Put initial weights into a method, in place, and return in words what was taken.
 
     A whole state (a run's checkpoint, or the authors' ``checkpoint.pth``) with exactly the method's tensors is loaded whole.
-    Otherwise each of the method's backbones gets the backbone that the weights' run evaluates, and all else starts anew. The
-    optimiser always starts anew.
-
-    Returns what was taken, in words. Raises UserError if the weights cannot be read, or are of another backbone.
+    Otherwise each of the method's backbones gets the backbone that the weights' run evaluates. All else, and always the
+    optimiser, starts anew. Raises UserError if the weights cannot be read, or are of another backbone.
     """
     state = method_state(source.content)
     misfit = _misfit(state, method, source.content.get("backbone_name", backbone_name) == backbone_name)

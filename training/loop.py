@@ -46,15 +46,9 @@ class Monitor(Protocol):
 
 @dataclass
 class Session:
-    """A training that begins or continues in a run directory.
-
-    Attributes:
-        config: resolved options.
-        options: all options of the run and its method, for checkpoints and loggers.
-        batches: None for a method without training.
-        about: further fields of the log's first record.
-        costs: gives fields of the log's last record; called after the first step, since counting takes seconds.
-    """
+    """A training that begins or continues in a run directory. ``options`` go into checkpoints and loggers; ``batches`` is None for
+    a method without training; ``about`` goes into the log's first record, and ``costs()`` into the last. ``costs`` is called
+    after the first step, since counting takes seconds."""
 
     directory: Path
     config: TrainConfig
@@ -76,7 +70,7 @@ class Session:
         """Begin, or continue from the last checkpoint; train; log the costs."""
         config = self.config
         with RunLog(self.directory, self.options, self.total, config.tensorboard, config.wandb) as self.log:
-            with main_first():  # the first process sets damaged checkpoints aside; the others read what it leaves
+            with main_first():  # the first process sets damaged checkpoints aside; the others read the rest
                 state = load_newest(self.directory, self.log.say, repair=is_main())
             if is_distributed():
                 dist.barrier()  # all have read before the first writes

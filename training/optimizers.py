@@ -78,13 +78,8 @@ def _update(
 
 
 def build_optimizer(name: str, groups: list[dict[str, Any]], momentum: float) -> torch.optim.Optimizer:
-    """Build an optimiser for a method's parameter groups, whose rates ``set_rates`` sets before each step.
-
-    Args:
-        name: adamw (with torch's betas, 0.9 and 0.999, as the references have), sgd or lars.
-        groups: each with ``params`` and perhaps ``lr_scale`` and a fixed ``weight_decay`` (``Method.parameter_groups``).
-        momentum: of SGD and LARS.
-    """
+    """Build an optimiser for groups with ``params`` and perhaps ``lr_scale`` and a fixed ``weight_decay``; ``set_rates`` sets their
+    rates before each step. AdamW has torch's betas, 0.9 and 0.999, as the references do; SGD and LARS take ``momentum``."""
     # A fixed decay needs a name of its own: torch fills in ``weight_decay`` where a group has none.
     groups = [{"lr_scale": 1.0, "fixed_weight_decay": group.get("weight_decay"), **group} for group in groups]
     if name == "adamw":

@@ -31,13 +31,8 @@ from training.step import Stepper
 
 @dataclass
 class Plan:
-    """A run before it begins. The first use opens the images, and counts the costs.
-
-    Attributes:
-        config: resolved options.
-        evaluations: options of the evaluations to run after training, by name.
-        initial: weights to start from; None: fresh ones, or the run directory's checkpoint.
-    """
+    """A run before it begins, with resolved options, those of later evaluations by name, and the weights to start from (None: fresh
+    ones, or the run directory's checkpoint). The first use opens the images, and counts the costs."""
 
     config: TrainConfig
     method_config: MethodConfig
@@ -115,15 +110,9 @@ def make_plan(
     evaluations: Mapping[str, Any] | None = None,
     find_weights: bool = True,
 ) -> Plan:
-    """Plan a run: fill in defaults, turn its budget into epochs, find its initial weights. Writes no run directory.
-
-    Args:
-        find_weights: look for ``config.init``, download released weights, and keep the digest.
-
-    Raises:
-        UsageError: not a budget, an option out of its range, or options that contradict each other.
-        UserError: initial weights are missing, or operations that a budget limits cannot be counted.
-    """
+    """Plan a run: fill in defaults, turn its budget into epochs, and, with ``find_weights``, look for or download ``config.init``.
+    Writes no run directory. Raises UsageError for a wrong budget, an option out of its range, or options that contradict each
+    other; UserError if initial weights are missing, or operations that a budget limits cannot be counted."""
     plan = Plan(config, method_config, evaluations or {})
     if config.budget is not None and plan.method.trains:
         # The end of the schedules, and so of a warm-up, is not known yet.

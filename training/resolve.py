@@ -98,9 +98,8 @@ def require_same_run(run: Path, config: TrainConfig, method_config: MethodConfig
 
 
 def other_options(run: Path, config: TrainConfig, method_config: MethodConfig) -> str:
-    """Say in which options a run differs from the run in a directory; "" for none, or for an unknown run. Values that were not
-    given do not count, since the run may come from another machine: the precision of ``auto``, the epochs of a budget, facts
-    about initial weights."""
+    """Say in which options a run differs from the run in a directory; "" for none, or for an unknown run. Values that the machine
+    decides do not count: the precision of ``auto``, the epochs of a budget, facts about initial weights."""
     now = options_of(_on_any_machine(config), method_config, {})
     ignored = {*WITHOUT_EFFECT}
     if config.precision == "auto":

@@ -30,9 +30,7 @@ from training.step import Stepper
 def train(plan: Plan, make_monitor: Callable[[Plan, Method], Monitor] | None = None, resume: bool = True) -> None:
     """Train a method, or continue where its run directory stops. Every process calls it; the first holds the directory's lock.
 
-    Args:
-        make_monitor: makes the monitor of a method that is on its device.
-        resume: continue the run that the directory holds; False: refuse a directory that holds one.
+    ``make_monitor`` gets the method on its device. Without ``resume``, a directory that holds a run is refused.
 
     Raises:
         UserError: the directory holds another run, or one that began on other images; the loss is no longer finite; memory
@@ -96,14 +94,8 @@ def _train(plan: Plan, make_monitor: Callable[[Plan, Method], Monitor] | None, b
 def train_task(
     config: TrainConfig, options: dict[str, Any], method: Method, batches: BatchSource, **about: Any
 ) -> None:
-    """Train a task with its own network and batches (segmentation) as ``train`` does, but without a plan and a monitor.
-
-    Args:
-        config: resolved options; ``out`` is the run directory.
-        options: all options that the run depends on, for its ``config.yaml`` and its checkpoints.
-        method: with its initial weights.
-        about: further fields of the log's first record.
-    """
+    """Train a task with its own network and batches (segmentation) as ``train`` does, but without a plan and a monitor. ``config``
+    is resolved; ``options`` go into ``config.yaml`` and checkpoints; ``about`` goes into the log's first record."""
     run = Path(config.out)
     if is_main():
         remove_unfinished(run)

@@ -23,9 +23,8 @@ SHARE = 0.2
 
 
 class TimeEstimate:
-    """Estimates minutes of training from counted operations and their speed in the ended ones of ``runs`` (options and directory
-    of each), of the same method and backbone if possible. Before any has ended, the speed is ``SHARE`` of a large matrix
-    product's on this machine."""
+    """Estimates minutes of training from counted operations and the speed of ended ``runs`` (options and directory of each), of the
+    same method and backbone if possible; before any has ended, from ``SHARE`` of a large matrix product's speed here."""
 
     def __init__(self, runs: list[tuple[Mapping[str, Any], Path]]):
         self._speeds: dict[tuple[str, str], list[float]] = {}

@@ -68,11 +68,8 @@ def run_cells(
     cells: Sequence[Cell], command: CompareCommand, console: Console, again: Collection[str] = ()
 ) -> list[CellState]:
     """Run every cell that is not done, and every cell named in ``again``. Prints a table that updates in place, or a line for each
-    change if the output is no terminal.
-
-    Returns the cells' states: done or failed, or any other without ``--wait`` on SLURM. Raises UserError if another process runs
-    this grid, or the launcher cannot work here.
-    """
+    change if the output is no terminal. Returns the cells' states: done or failed, or any other without ``--wait`` on SLURM.
+    Raises UserError if another process runs this grid, or the launcher cannot work here."""
     out = Path(command.out).absolute()
     states = [CellState(cell, run_of(out, cell.name)) for cell in cells]
     for state in states:
