@@ -59,7 +59,6 @@ class SameLabel:
         self._choices = np.where(useful > 0, useful, counts)
 
     def sources(self, anchors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """``[B]`` to ``[V, B]``."""
         anchors = np.asarray(anchors, np.int64)
         result = np.tile(anchors, (self.views, 1))
         columns = np.flatnonzero(self._choices[anchors] > 0)

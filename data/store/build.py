@@ -26,7 +26,7 @@ from data.store.listing import Listing, Sample
 from data.store.store import RECORD
 from data.store.stream import processors
 
-#: Name of the pixel file of an unfinished store.
+#: The pixel file of an unfinished store.
 DATA = "building.bin"
 #: Seconds between commits to the journal: the most work that an interruption costs.
 COMMIT_SECONDS = 2.0

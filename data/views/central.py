@@ -1,4 +1,4 @@
-"""Images as evaluations see them: resized, cut out at the centre, normalised."""
+"""Evaluation images: resized, cut out at the centre, normalised."""
 
 from __future__ import annotations
 
@@ -21,18 +21,12 @@ def eval_images(
     mean: tuple[float, float, float] = IMAGENET_MEAN,
     std: tuple[float, float, float] = IMAGENET_STD,
 ) -> Tensor:
-    """The short side resized (bicubic, antialiased), the centre cut out, normalised: within 1 grey level of torchvision's
-    ``Resize(256, interpolation=3)`` and ``CenterCrop(224)`` on PIL images (dino/eval_knn.py).
+    """Resize the short side (bicubic, antialiased), cut out the centre, normalise: float32 ``[B, 3, size, size]``, within 1 grey
+    level of torchvision's ``Resize(256, interpolation=3)`` and ``CenterCrop(224)`` on PIL images (dino/eval_knn.py).
 
     Args:
-        size: side of the result in pixels.
-        resize: short side after the resize, at least ``size``; by default ``round(size · 256 / 224)``.
-
-    Returns:
-        float32 ``[B, 3, size, size]`` on the device of the images.
-
-    Raises:
-        ValueError: ``resize`` is less than ``size``.
+        size: in pixels.
+        resize: short side in pixels, at least ``size`` (else ValueError); by default ``round(size · 256 / 224)``.
     """
     resize = round(size * 256 / 224) if resize is None else resize
     if resize < size:
@@ -53,7 +47,7 @@ def eval_images(
 
 @functools.lru_cache(maxsize=256)  # data sets have few sizes and many batches
 def _centre_weights(old: int, new: int, size: int, device: torch.device) -> Tensor:
-    """``[size, old]``: the central ``size`` pixels of ``old`` ones resized to ``new``."""
+    """Weights ``[size, old]`` of the central ``size`` pixels of ``old`` ones resized to ``new``."""
     first = round((new - size) / 2)
     weights = bicubic_weights(to_device([0], device), to_device([old], device), new, old)
     return weights[0, first : first + size].clone()

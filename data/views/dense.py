@@ -1,10 +1,9 @@
-"""Images with their masks, for training and evaluating segmentation. Masks are never interpolated; padding is void, so it never
-counts.
+"""Images with their masks, for segmentation. Masks are never interpolated; padding is void, so it never counts.
 
-An image is *fitted* into a square: resized, with its aspect ratio, until its longer side is the square's, then padded at its right
-and bottom with the mean colour. So training and evaluation see objects at the same size.
+An image is *fitted* into a square: its longer side is resized to the square's, and its right and bottom are padded with the
+mean colour, so that training and evaluation see objects at the same size.
 
-torchvision is imported inside functions, since that takes a second and grids read options from modules that import this one.
+Functions import torchvision, since that takes a second, and grids read options from modules that import this one.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ from common.images import VOID, normalise
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentationAugmentation:
-    """Random scale, crop, flip and photometric distortion, as segmentation is usually trained on VOC
-    (DeepLabV3, arXiv 1706.05587, section 4.1: scale 0.5 to 2, crop 513, flip; the distortion is SSD's, as in SETR's code).
+    """Random scale, crop, flip and photometric distortion, as usual for segmentation on VOC (DeepLabV3, arXiv 1706.05587, section
+    4.1: scale 0.5 to 2, crop 513, flip; the distortion is SSD's, as in SETR's code).
 
     Attributes:
-        crop_size: side of the square crop in pixels. An image that is smaller after scaling is padded.
-        scale: range of the factor on the fitted image. Most of VOC's longer sides are 500, so with a crop of 513 this is the
+        crop_size: side in pixels. An image that is smaller after scaling is padded.
+        scale: range of the factor on the fitted image. Most longer sides in VOC are 500, so with a crop of 513 this is the
             published factor on the original within 3%. (1, 1): always the whole image.
         flip_p, distort_p: probabilities of the horizontal flip, and of each photometric operation.
     """
@@ -37,15 +36,12 @@ class SegmentationAugmentation:
     distort_p: float = 0.5
 
     def __call__(self, image: Tensor, mask: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        """One training sample.
+        """Make a training sample: image float32 ``[3, crop, crop]``, normalised; mask uint8 ``[crop, crop]``.
 
         Args:
             image: uint8 ``[3, H, W]``.
             mask: uint8 ``[H, W]``.
-            seed: decides all that is random, so a sample does not depend on how a batch is divided among devices.
-
-        Returns:
-            image float32 ``[3, crop, crop]``, normalised; mask uint8 ``[crop, crop]``.
+            seed: of this sample alone, so that it does not depend on how a batch is divided among devices.
         """
         u = _draws(seed)
         factor = self.scale[0] + u[0] * (self.scale[1] - self.scale[0])
@@ -64,8 +60,7 @@ class SegmentationAugmentation:
         return _draws(seed)[3] < self.flip_p
 
     def _distort(self, image: Tensor, u: Sequence[float]) -> Tensor:
-        """Brightness, contrast, saturation and hue, each with ``distort_p``; contrast first or last. The ranges are those of
-        torchvision's ``RandomPhotometricDistort``."""
+        """torchvision's ``RandomPhotometricDistort``, which changes the contrast before or after the colours."""
         import torchvision.transforms.v2.functional as T
 
         contrast = u[0] < self.distort_p, 0.5 + u[1]
@@ -83,48 +78,47 @@ class SegmentationAugmentation:
 
 
 def _draws(seed: int) -> list[float]:
-    """Uniform numbers in [0, 1): for scale, top, left and flip, then for the distortion."""
+    """Draw from [0, 1) for scale, top, left and flip, then for the distortion."""
     return torch.rand(13, generator=torch.Generator().manual_seed(seed)).tolist()
 
 
 def fitted_size(size: Sequence[int], side: int, factor: float = 1.0) -> tuple[int, int]:
-    """Height and width in pixels of an image of ``size`` (height, width) after its longer side is made ``factor · side``."""
+    """Height and width in pixels after the longer side of ``size`` (height, width) is resized to ``factor · side``."""
     scale = factor * side / max(size)
     height, width = (max(1, round(length * scale)) for length in size)
     return height, width
 
 
 def resize_image(image: Tensor, size: Sequence[int]) -> Tensor:
-    """uint8 ``[3, H, W]`` resized to ``size``, bilinear with antialiasing."""
+    """Resize uint8 ``[3, H, W]``, bilinear with antialiasing."""
     from torchvision.transforms.v2.functional import InterpolationMode, resize
 
     return resize(image, list(size), InterpolationMode.BILINEAR, antialias=True)
 
 
 def resize_mask(mask: Tensor, size: Sequence[int]) -> Tensor:
-    """uint8 ``[H, W]`` resized to ``size``: each pixel takes the class at its centre."""
+    """Resize uint8 ``[H, W]``; each pixel takes the class at its centre."""
     from torchvision.transforms.v2.functional import InterpolationMode, resize
 
     return resize(mask[None], list(size), InterpolationMode.NEAREST_EXACT)[0]
 
 
 def fit_image(image: Tensor, side: int) -> tuple[Tensor, tuple[int, int]]:
-    """A whole image in a square: uint8 ``[3, H, W]`` → float32 ``[3, side, side]``, normalised, and the image's height and width
-    there (at the top left)."""
+    """Fit an image into a square: uint8 ``[3, H, W]`` → float32 ``[3, side, side]``, normalised; also its size there."""
     size = fitted_size(image.shape[-2:], side)
     return pad_image(normalise(resize_image(image, size)), side), size
 
 
 def fit_mask(mask: Tensor, side: int) -> Tensor:
-    """The mask of ``fit_image``: uint8 ``[H, W]`` → ``[side, side]``."""
+    """Fit a mask as ``fit_image`` does: uint8 ``[H, W]`` → ``[side, side]``."""
     return pad_mask(resize_mask(mask, fitted_size(mask.shape, side)), side)
 
 
 def pad_image(image: Tensor, side: int) -> Tensor:
-    """A normalised ``[3, h, w]`` with zeros (the mean colour) at its right and bottom, to ``[3, side, side]``."""
+    """Pad a normalised ``[3, h, w]`` with zeros (the mean colour) at its right and bottom to ``[3, side, side]``."""
     return F.pad(image, (0, side - image.shape[-1], 0, side - image.shape[-2]))
 
 
 def pad_mask(mask: Tensor, side: int) -> Tensor:
-    """``[h, w]`` with void at its right and bottom, to ``[side, side]``."""
+    """Pad ``[h, w]`` with void at its right and bottom to ``[side, side]``."""
     return F.pad(mask, (0, side - mask.shape[-1], 0, side - mask.shape[-2]), value=VOID)

@@ -1,9 +1,8 @@
 """Views: the random crops of a batch, made on the device that trains.
 
-The order of operations is the references' (dino/main_dino.py, ``DataAugmentationDINO``; barlowtwins/main.py, ``Transform``):
-crop and resize, flip, colour jitter, greyscale, blur, solarise, normalise. Each equals PIL's or torchvision's for the same
-parameters: the crop and colours within 1 grey level, the blur within 2. A CPU makes one crop after the other
-(``data.views.cpu``), an accelerator many at once (``data.views.tensors``, ``data.views.colour``).
+Operations follow dino/main_dino.py, ``DataAugmentationDINO``, and barlowtwins/main.py, ``Transform``: crop and resize, flip,
+colour jitter, greyscale, blur, solarise, normalise. Crop and colours are within 1 grey level of PIL's, the blur within 2. A CPU
+makes one crop after the other (``data.views.cpu``), an accelerator many at once (``data.views.tensors``).
 """
 
 from __future__ import annotations
@@ -26,12 +25,7 @@ CHUNK = 2**24
 
 
 class ViewMaker:
-    """Makes the views of a batch.
-
-    Args:
-        views: what to make.
-        mean, std: for the normalisation, of pixels in [0, 1].
-    """
+    """Makes the views of a batch, normalised by ``mean`` and ``std`` of pixels in [0, 1]."""
 
     def __init__(
         self,
@@ -44,25 +38,20 @@ class ViewMaker:
         self.std = std
 
     def sample(self, batch: int, generator: torch.Generator) -> ViewParams:
-        """Random numbers for ``batch`` anchors, from a generator of the CPU. Views do not depend on the number of ranks if each
-        rank draws those of the global batch with the same seed and takes its own ``[:, lo:hi]``."""
+        """Draw random numbers for ``batch`` anchors from a CPU generator. Views do not depend on the number of ranks if each
+        rank draws for the global batch with the same seed and takes its own ``[:, lo:hi]``."""
         return torch.rand(len(self.views), batch, RANDOMS, generator=generator)
 
     @torch.no_grad()
     @in_float32
     def make(self, images: ImageBatch, sources: Tensor, params: ViewParams) -> list[Tensor]:
-        """The views, a function of the arguments only.
+        """Make the views on the device of the images: float32 ``[b, 3, size, size]`` each.
 
         Args:
-            images: on any device, which makes the views.
-            sources: int64 ``[V, b]``: the image that each view of each anchor comes from, a row of ``images``.
+            sources: int64 ``[V, b]``: the row of ``images`` that each view of each anchor comes from.
             params: ``[V, b, RANDOMS]`` from ``sample``.
 
-        Returns:
-            A float32 tensor ``[b, 3, size, size]`` for each view, normalised.
-
-        Raises:
-            ValueError: the shapes do not fit, or a source is not a row of ``images``.
+        Raises ValueError if shapes do not fit, or a source is no row of ``images``.
         """
         V, b = sources.shape
         if len(self.views) != V or params.shape != (V, b, RANDOMS):
@@ -84,14 +73,14 @@ class ViewMaker:
         return out
 
     def _one_by_one(self, pixels: Tensor, crops: Crops, size: int) -> Tensor:
-        """The crops, ``[n, 3, size, size]``, on a CPU."""
+        """Make the crops, ``[n, 3, size, size]``, on a CPU."""
         from data.views.cpu.crops import make_crops  # importing numba takes a third of a second
 
         levels = pixels.contiguous().numpy()
         return torch.from_numpy(make_crops(levels, crops, size, self.mean, self.std, torch.get_num_threads()))
 
     def _together(self, pixels: Tensor, crops: Crops, size: int) -> Tensor:
-        """The crops, ``[n, 3, size, size]``, on any device."""
+        """Make the crops, ``[n, 3, size, size]``, on any device."""
         out = torch.empty((len(crops.rows), 3, size, size), device=pixels.device)
         for chunk in _chunks(crops, size, pixels):
             part = crops.part(chunk)
@@ -108,14 +97,14 @@ class ViewMaker:
 
 
 def _chunks(crops: Crops, size: int, pixels: Tensor) -> list[np.ndarray]:
-    """Indices of crops to process together, sorted so that crops with the same operations are beside each other."""
+    """Indices of crops to make together, where crops with the same operations are neighbours."""
     count = max(1, CHUNK // max(size**2, pixels[0, 0].numel() // 4))
     ranking = np.lexsort((crops.sigmas > 0, *crops.order.T[::-1]))
     return [ranking[i : i + count] for i in range(0, len(ranking), count)]
 
 
 def _apply(x: Tensor, chosen: np.ndarray, operation: Callable[..., Tensor], *parameters: np.ndarray) -> None:
-    """Replace the chosen images by what an operation makes of them, with the parameters of each."""
+    """Apply an operation to the chosen images, in place, with the parameters of each."""
     at = np.flatnonzero(chosen)
     if len(at):
         index = to_device(at, x.device)

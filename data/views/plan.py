@@ -1,4 +1,4 @@
-"""The plan of a batch of crops: boxes, flips, colours and blurs from random numbers."""
+"""Random numbers become the plan of a batch of crops: boxes, flips, colours and blurs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from data.views.spec import View
 #: torchvision's RandomResizedCrop tries this many boxes before it takes the centre.
 ATTEMPTS = 10
 
-# Places of the random numbers of a crop: two for each attempted box, four that order the jitter, four for its factors.
+# Places of a crop's random numbers: two for each attempted box, four that order the jitter, four for its factors.
 AREA, RATIO = slice(0, ATTEMPTS), slice(ATTEMPTS, 2 * ATTEMPTS)
 TOP, LEFT, FLIP, JITTER, GREY, BLUR, SIGMA, SOLARIZE = range(2 * ATTEMPTS, 2 * ATTEMPTS + 8)
 ORDER, FACTORS = slice(2 * ATTEMPTS + 8, 2 * ATTEMPTS + 12), slice(2 * ATTEMPTS + 12, 2 * ATTEMPTS + 16)
@@ -30,7 +30,7 @@ ViewParams = Tensor
 
 @dataclass(kw_only=True)
 class Crops:
-    """What to do for each of n crops of one size."""
+    """The plan of n crops of one size."""
 
     rows: np.ndarray  # [n]: of the images
     boxes: np.ndarray  # [n, 4]: top, left, height and width in pixels
@@ -47,18 +47,12 @@ class Crops:
 
 
 def join(parts: Sequence[Crops]) -> Crops:
-    """Crops of several views, one after the other."""
+    """Concatenate the crops of several views."""
     return Crops(**{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Crops)})
 
 
 def plan_crops(view: View, rows: Tensor, sizes: Tensor, randoms: Tensor) -> Crops:
-    """The crops of one view.
-
-    Args:
-        rows: int64 ``[n]``, the image of each crop.
-        sizes: int64 ``[n, 2]``, height and width of that image.
-        randoms: ``[n, RANDOMS]``.
-    """
+    """Plan the crops of one view from images ``rows [n]``, their heights and widths ``[n, 2]``, and ``randoms [n, RANDOMS]``."""
     shared, u = view.augmentation, randoms.double().numpy()
     strengths = np.array([shared.brightness, shared.contrast, shared.saturation, shared.hue])
     centre = np.array([1, 1, 1, 0])
@@ -81,15 +75,14 @@ def plan_crops(view: View, rows: Tensor, sizes: Tensor, randoms: Tensor) -> Crop
 
 
 def crop_boxes(sizes: Tensor, view: View, randoms: Tensor) -> Tensor:
-    """Boxes distributed as in torchvision's ``RandomResizedCrop.get_params``: the first of ten boxes of random area and ratio that
-    fits, at a random place; if none fits, the largest central box with an allowed ratio.
+    """Boxes as of torchvision's ``RandomResizedCrop.get_params``: the first of ten boxes of random area and ratio that fits, at a
+    random place; if none fits, the largest central box with an allowed ratio.
 
     Args:
         sizes: int64 ``[n, 2]``, height and width.
         randoms: ``[n, RANDOMS]``.
 
-    Returns:
-        int64 ``[n, 4]``: top, left, height and width in pixels.
+    Returns int64 ``[n, 4]``: top, left, height and width in pixels.
     """
     H, W = sizes.double().unbind(1)
     randoms = randoms.double()

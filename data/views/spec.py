@@ -1,4 +1,4 @@
-"""What a view is: a kind of random crop, and what happens to its colours."""
+"""A view is a kind of random crop with changes of its colours."""
 
 from __future__ import annotations
 
@@ -48,23 +48,20 @@ class Augmentation:
 
 
 def crop_and_flip(flip: float = 0.5) -> Augmentation:
-    """An augmentation that leaves the colours as they are."""
+    """Make an augmentation that leaves the colours as they are."""
     return Augmentation(flip=flip, jitter_p=0.0, grayscale_p=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """One view of a training sample. The defaults are a bare random crop with flip.
+    """One view of a training sample; by default a bare random crop with flip. Raises UsageError for a value out of its range.
 
     Attributes:
         name: for the log.
         size: side in pixels.
-        scale: area of the crop's box as a part of the image's, drawn uniformly.
+        scale: range of the box's area as a part of the image's, drawn uniformly.
         blur_p, solarize_p: probabilities of a Gaussian blur and of solarisation.
-        augmentation: what all views of a sample share.
-
-    Raises:
-        UsageError: a value is out of its range.
+        augmentation: shared by all views of a sample.
     """
 
     name: str

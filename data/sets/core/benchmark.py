@@ -21,7 +21,6 @@ class Benchmark(DataSet):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash over the files' names and contents."""
         return fingerprint_of(self.files, self.root)
 
 
