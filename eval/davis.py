@@ -1,5 +1,5 @@
-"""Video objects followed from their first frame's mask by frozen patch features alone (DINO, arXiv 2104.14294, table 5;
-reference: dino/eval_video_segmentation.py), measured as DAVIS 2017's semi-supervised task does (davis2017-evaluation)."""
+"""Follows video objects from their first frame's mask by frozen patch features alone (DINO, arXiv 2104.14294, table 5; reference:
+dino/eval_video_segmentation.py). Measures as DAVIS 2017's semi-supervised task (davis2017-evaluation)."""
 
 from __future__ import annotations
 
@@ -58,13 +58,11 @@ class DavisConfig(EvaluationConfig):
 class DavisPropagation(Evaluation):
     """J&F, J and F (mean over objects of the mean over frames), recall and decay of J and F in percent, and seconds a frame.
 
-    Each patch of a frame takes the labels of its most similar patches in the first frame and the ``n_last_frames`` before it, as
-    soft as they are there. J is the Jaccard index of regions, F the F-measure of contours (``eval.dense.boundary``), both at the
-    original resolution, without the first and the last frame. The benchmark's own program can read the masks, palette PNG files
-    under ``davis/VIDEO`` in the run directory.
+    Each patch takes the soft labels of its most similar patches in the first frame and the last ``n_last_frames``. J is the
+    Jaccard index of regions, F the F-measure of contours (``eval.dense.boundary``), both at the original resolution, without the
+    first and the last frame. The benchmark's own program can read the masks, palette PNG files under ``davis/VIDEO`` of the run.
 
-    Raises UserError for a backbone without maps, unreadable frames, and masks that are wrong (``data.sets.davis.Video.read_masks``)
-    or of another size than their frames.
+    Raises UserError for a backbone without maps, unreadable frames, and masks that are wrong or differ in size from their frames.
     """
 
     title = "DAVIS"
@@ -144,7 +142,7 @@ class DavisPropagation(Evaluation):
 
     @torch.inference_mode()
     def follow(self, context: EvalContext, video: Video, first: np.ndarray) -> np.ndarray:
-        """The masks of a video, uint8 ``[T, H, W]``, from its first mask."""
+        """Predict the masks of a video, uint8 ``[T, H, W]``, from the first one."""
         config, device = self.config, context.device
         labels_HW = torch.from_numpy(first).to(device)
         objects = int(first.max())
@@ -164,12 +162,12 @@ class DavisPropagation(Evaluation):
             soft_hwC = propagate(features_hwD, sources_ShwD, labels_ShwC, radius, config.topk, config.temperature)
             previous.append((features_hwD, soft_hwC))
             masks.append(hard_labels(soft_hwC, frame.shape[-2:], first.shape))
-        masks_THW = torch.stack(masks).cpu().numpy()  # once a video: reading back makes the device wait
+        masks_THW = torch.stack(masks).cpu().numpy()  # once a video, since the copy makes the device wait
         synchronize(device)
         return masks_THW
 
     def _frames(self, context: EvalContext, video: Video, shape: tuple[int, int]) -> Iterator[Tensor]:
-        """Frames, normalised float32 ``[3, h, w]``, read ahead."""
+        """Read frames ahead, normalised float32 ``[3, h, w]``."""
         multiple = LONG_MULTIPLE if LONG_MULTIPLE % context.backbone.stride == 0 else context.backbone.stride
         size = frame_size(shape, self.config.size, multiple)
 
@@ -188,15 +186,15 @@ class DavisPropagation(Evaluation):
 
 
 def frame_size(shape: tuple[int, int], short: int, multiple: int) -> tuple[int, int]:
-    """Height and width after a resize to ``short``, the longer side rounded down to a multiple (reference: ``read_frame``)."""
+    """Height and width for a shorter side ``short``, the longer rounded down to a multiple (reference: ``read_frame``)."""
     height, width = shape
     long = int(short * max(shape) / min(shape) // multiple * multiple)
     return (long, short) if height > width else (short, long)
 
 
 def hard_labels(soft_hwC: Tensor, frame: tuple[int, int], shape: tuple[int, int]) -> Tensor:
-    """Object ids, uint8 of the original ``shape``: soft labels are upsampled to the frame, each is stretched to [0, 1], and the
-    largest wins (reference: ``norm_mask`` and the lines after it)."""
+    """Upsample soft labels to the frame, stretch each to [0, 1], and let the largest win: object ids, uint8 of the original
+    ``shape`` (reference: ``norm_mask`` and the lines after it)."""
     full = F.interpolate(soft_hwC.permute(2, 0, 1)[None], tuple(frame), mode="bilinear")[0]
     lowest, highest = full.amin((1, 2), keepdim=True), full.amax((1, 2), keepdim=True)
     spread = torch.where(highest > lowest, highest - lowest, 1)
@@ -205,14 +203,14 @@ def hard_labels(soft_hwC: Tensor, frame: tuple[int, int], shape: tuple[int, int]
 
 
 def object_measures(masks: np.ndarray, truth: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """For each object of the first true mask, J and F of each measured frame, ``[T - 2]``; arguments ``[T, H, W]``."""
+    """Yield each object's J and F of the measured frames, ``[T - 2]``, from masks ``[T, H, W]``."""
     for number in range(1, int(truth[0].max()) + 1):
         pairs = [(mask == number, true == number) for mask, true in zip(masks[1:-1], truth[1:-1], strict=True)]
         yield np.array([region_jaccard(*pair) for pair in pairs]), np.array([boundary_f(*pair) for pair in pairs])
 
 
 def object_outcomes(measures: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
-    """By metric a vector over objects, as fractions, from J and F of each object's frames."""
+    """Each metric's vector over objects, as fractions, from ``object_measures``."""
     j, f = (np.array([values.mean() for values in measure]) for measure in zip(*measures, strict=True))
     outcomes = {"jf_mean": (j + f) / 2}
     for name, means, measure in zip("jf", (j, f), zip(*measures, strict=True), strict=True):
@@ -222,8 +220,7 @@ def object_outcomes(measures: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, 
 
 
 def video_interval(values: np.ndarray, of_video: np.ndarray) -> tuple[float, float]:
-    """Interval of a mean over objects, ``of_video`` the number of each one's video. Videos are resampled, since objects of one
-    share its frames."""
+    """Interval of a mean over objects. Videos (``of_video``: each object's) are resampled, since their objects share frames."""
     sums, counts = np.bincount(of_video, values), np.bincount(of_video)
     return bootstrap(lambda weights: weights @ sums / (weights @ counts), len(counts))
 

@@ -1,2 +1,2 @@
-"""Predictions for each pixel. ``task`` is segmentation as the trainer sees it, ``batches`` and ``maps`` are what it trains on,
-``predict`` and ``examples`` what it predicts; masks from attention, and labels propagated through videos, stand by themselves."""
+"""Predictions for each pixel. Begin with ``task``, segmentation as the trainer sees it: it trains on ``batches`` and ``maps``;
+``predict`` and ``examples`` test it. Masks from attention and labels propagated through videos stand by themselves."""

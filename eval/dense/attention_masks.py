@@ -6,11 +6,11 @@ from torch import Tensor
 
 
 def keep_mass(attention: Tensor, mass: float = 0.6) -> Tensor:
-    """The fewest patches that hold the given part of the attention, bool ``[…, h, w]``: patches are dropped in rising order while
-    their sum is at most ``1 - mass`` (reference: visualize_attention.py, ``threshold``).
+    """Keep the fewest patches that hold the given part of the attention, bool ``[…, h, w]``: patches are dropped in rising order
+    while their sum is at most ``1 - mass`` (reference: visualize_attention.py, ``threshold``).
 
     Args:
-        attention: of the CLS to patches, ``[…, h, w]``, not negative, of any sum above 0.
+        attention: from CLS to patches, ``[…, h, w]``, not negative, with any sum above 0.
         mass: in (0, 1], else ValueError.
     """
     if not 0 < mass <= 1:

@@ -1,4 +1,4 @@
-"""Batches that segmentation trains on: images with their masks, or a frozen backbone's maps of them."""
+"""Training batches of segmentation: images with masks, or a frozen backbone's maps of them."""
 
 from __future__ import annotations
 
@@ -15,30 +15,29 @@ from methods.core.base import ViewBatch
 from training.batches import AHEAD, CROPS, WholeBatches, seed_of
 from training.config import TrainConfig
 
-#: ``sample(image, seed)``: a training image's part of ``ViewBatch.views``, and its mask.
+#: ``sample(image, seed)`` returns an image's part of ``ViewBatch.views``, and its mask.
 Sample = Callable[[int, int], tuple[list[Tensor], Tensor]]
 
 
 class SegmentationBatches(WholeBatches):
-    """Batches of samples, which ``workers`` threads make; see ``training.batches.BatchSource``."""
+    """Batches of samples from ``workers`` threads; see ``training.batches.BatchSource``."""
 
     def __init__(self, store: ImageStore, sample: Sample, config: TrainConfig, device: torch.device, workers: int = 1):
         super().__init__(store, config, device, " (beside other evaluations: --segmentation_batch_size)")
         self._sample, self._workers = sample, workers
 
     def _gather(self, step: int, pool: ThreadPoolExecutor) -> ViewBatch:
-        """This rank's part of the batch of ``step``, on the CPU."""
+        """This rank's part of a step's batch, on the CPU."""
         mine = self.own_rows()
         seeds = [seed_of(CROPS, self.config.seed, step, row) for row in range(mine.start, mine.stop)]
         samples = list(pool.map(self._sample, self.images_of(step)[mine].tolist(), seeds))
         views = [torch.stack(tensors) for tensors in zip(*(views for views, _ in samples), strict=True)]
         masks_BHW = torch.stack([mask for _, mask in samples])
-        if self.device.type == "cuda":  # from other memory, a copy would wait for the step before
+        if self.device.type == "cuda":  # a copy from unpinned memory would wait for the step before
             views, masks_BHW = [view.pin_memory() for view in views], masks_BHW.pin_memory()
         return ViewBatch(views, masks_BHW)
 
     def stream(self, first: int, end: int) -> Iterator[ViewBatch]:
-        """See ``training.batches.BatchSource``."""
         with ThreadPoolExecutor(self._workers, "samples") as pool:
             for batch in ahead(lambda step: self._gather(step, pool), range(first, end), most=AHEAD):
                 views = [view.to(self.device, non_blocking=True) for view in batch.views]
@@ -46,7 +45,7 @@ class SegmentationBatches(WholeBatches):
 
 
 def image_samples(store: ImageStore, augmentation: SegmentationAugmentation) -> Sample:
-    """Augmented images, from their sources at full resolution."""
+    """Sample augmented images from the originals at full resolution."""
 
     def sample(image: int, seed: int) -> tuple[list[Tensor], Tensor]:
         pixels, mask = augmentation(original(store, image), torch.from_numpy(store.mask(image)), seed)
@@ -58,7 +57,7 @@ def image_samples(store: ImageStore, augmentation: SegmentationAugmentation) -> 
 def map_samples(
     store: ImageStore, maps: Mapping[int, Tensor], blocks: tuple[int, ...], augmentation: SegmentationAugmentation
 ) -> Sample:
-    """Maps (``cached_maps``) of whole images, flipped or not, of ``blocks`` in this order."""
+    """Sample ``cached_maps`` of whole images, flipped or not, in the order of ``blocks``."""
 
     def sample(image: int, seed: int) -> tuple[list[Tensor], Tensor]:
         flipped = augmentation.flips(seed)
@@ -70,5 +69,5 @@ def map_samples(
 
 
 def original(store: ImageStore, image: int) -> Tensor:
-    """uint8 ``[3, H, W]`` at full resolution. Raises UserError if the file has become unreadable."""
+    """Read an image at full resolution, uint8 ``[3, H, W]``. Raises UserError if the file has become unreadable."""
     return torch.tensor(store.original_image(image)).permute(2, 0, 1).contiguous()

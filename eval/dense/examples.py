@@ -1,4 +1,4 @@
-"""The test images of a segmentation that a report shows, with everything it draws of them."""
+"""Segmented test images for the report."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from common.statistics.confusion import class_scores
 from data.store.store import ImageStore
 from data.views.dense import fitted_size
 
-#: Images of each kind, and the longer side in pixels at which they are kept.
+#: Images of each kind, and their longer side in pixels.
 COUNT = 6
 SIDE = 192
 
 
 class Examples:
-    """Collects test images while they are segmented: some that are the same for every run, and each head's best and worst."""
+    """Collects test images: some that are the same for every run, and each head's best and worst."""
 
     def __init__(self, store: ImageStore):
         self._store = store
@@ -38,11 +38,10 @@ class Examples:
             del kept[other]
 
     def save(self, path: Path) -> None:
-        """Write ``images``: uint8 ``[k, SIDE, SIDE, 3]``, white around an image; ``truth``: classes ``[k, SIDE, SIDE]``, 255 for
-        void and around an image; ``sizes [k, 2]``: height and width; ``names [k]``; ``classes [C]``; ``fixed``: places of the
-        images that are the same for all; and for each head ``predicted_HEAD`` like ``truth`` and ``iou_HEAD [k]`` (mean over an
-        image's classes in percent), 255 and NaN for images that it does not show, and ``best_HEAD`` and ``worst_HEAD``: places of
-        its best and worst images, these first."""
+        """Write ``images``, uint8 ``[k, SIDE, SIDE, 3]``, padded with white; ``truth``, classes ``[k, SIDE, SIDE]``, padded with
+        255 (void); ``sizes [k, 2]``, height and width; ``names [k]``; ``classes [C]``; ``fixed``, indices of the images that all
+        runs show. For each head: ``predicted_HEAD`` like ``truth`` and ``iou_HEAD [k]``, the mean over an image's classes in
+        percent (255 and NaN for images not kept for it); ``best_HEAD`` and ``worst_HEAD``, indices, the extreme one first."""
         images = sorted({image for kept in self._kept.values() for image in kept} | set(self._fixed))
         place = {image: position for position, image in enumerate(images)}
         arrays: dict[str, np.ndarray] = {
@@ -73,7 +72,7 @@ class Examples:
 
 
 def _varied(store: ImageStore) -> list[int]:
-    """Images that together show many classes, whatever the predictions: each adds the most classes not shown yet."""
+    """Choose images that together show many classes: each adds the most classes not shown yet."""
     order = np.random.default_rng(0).permutation(len(store))[:200]
     contents = {int(image): set(np.unique(store.mask(int(image)))) - {0, VOID} for image in order}
     chosen: list[int] = []

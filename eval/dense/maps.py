@@ -1,4 +1,4 @@
-"""A frozen backbone's maps of whole images: computed once for all heads, kept under the run while they train."""
+"""A frozen backbone's maps of whole images, computed once for all heads and kept while they train."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PIXELS = 2**21
 
 
 def map_shapes(network: FrozenBackbone, blocks: Sequence[int], size: int) -> dict[int, tuple[int, ...]]:
-    """``(C, h, w)`` of each block's map of a square image. Raises UserError if the backbone does not take that size."""
+    """Shape ``(C, h, w)`` of each block's map of a square image. Raises UserError if the backbone does not take that size."""
     with torch.inference_mode():
         maps = network.backbone.maps(torch.zeros(1, 3, size, size, device=network.device), blocks)
     return {block: tuple(m.shape[1:]) for block, m in zip(blocks, maps, strict=True)}
@@ -32,16 +32,13 @@ def map_shapes(network: FrozenBackbone, blocks: Sequence[int], size: int) -> dic
 def cached_maps(
     network: FrozenBackbone, store: ImageStore, blocks: Sequence[int], size: int, folder: Path, about: dict[str, object]
 ) -> tuple[dict[int, Tensor], list[Path]]:
-    """Maps of every image of a store and of its mirror image, fitted into a square of ``size`` pixels, cached in ``folder``.
+    """Map every image and its mirror image, fitted into a square of ``size`` pixels, and cache the maps in ``folder``.
 
     Args:
-        about: what the maps depend on beside the arguments (weights).
+        about: what the maps depend on beside the other arguments, such as weights.
 
-    Returns:
-        for each block float32 ``[n, 2, C, h, w]`` on the CPU, memory-mapped, and the files.
-
-    Raises:
-        UserError: too little room on the disk, or maps that are not finite.
+    Returns each block's maps, float32 ``[n, 2, C, h, w]`` on the CPU, memory-mapped, and the files. Raises UserError for a full
+    disk, or maps that are not finite.
     """
     shapes = map_shapes(network, blocks, size)
     about = {**about, "data": store.fingerprint, "size": size, "precision": network.precision}

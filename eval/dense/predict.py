@@ -1,4 +1,4 @@
-"""Dense predictions at the original resolution: whole images or a sliding window, at one scale or several, flipped too or not."""
+"""Segments images at their original resolution: whole or by sliding windows, at several scales, flipped or not."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from training.machine.devices import autocast
 #: Pixels of network input in a batch.
 PIXELS = 2**20
 
-#: By name: a head, on the network's device and in evaluation mode, and the blocks that it reads.
+#: By name: a head, on the network's device and in evaluation mode, and its blocks.
 Heads = Mapping[Any, tuple[SegmentationHead, Sequence[int]]]
 
 
@@ -33,12 +33,11 @@ class View:
 
     Attributes:
         size: side of the network's square input in pixels.
-        mode: ``whole``: the image is resized until its longer side is ``size`` and padded to the square, as in training.
-            ``slide``: it is resized until its shorter side is ``size``; windows of that side, two thirds of it apart, cover it,
-            and logits are averaged where they overlap.
+        mode: ``whole``: resize the longer side to ``size`` and pad to a square, as in training. ``slide``: resize the shorter
+            side to ``size``, cover the image with windows of that side, and average logits where they overlap.
         scales: factors on the image's size (windows keep theirs); probabilities are averaged.
         flip: also average over the mirrored image.
-        multiple: sides of a whole image's square are rounded up to it (a ViT's patch size).
+        multiple: the side of a whole image's square is rounded up to it (a ViT's patch size).
     """
 
     size: int
@@ -49,12 +48,12 @@ class View:
 
     @property
     def stride(self) -> int:
-        """Distance of sliding windows in pixels."""
+        """Distance between sliding windows in pixels."""
         return max(1, round(self.size * 2 / 3))
 
     @property
     def words(self) -> str:
-        """For protocols."""
+        """The view in words, for protocols."""
         if self.mode == "whole":
             return f"whole image, longer side {self.size}, padded to a square with the mean colour"
         return f"windows of {self.size} on the image with shorter side {self.size}, {self.stride} apart"
@@ -64,9 +63,9 @@ class View:
 def predict(
     network: FrozenBackbone, heads: Heads, store: ImageStore, view: View
 ) -> Iterator[tuple[int, dict[Any, Tensor]]]:
-    """Segment a store's images by several heads on one pass of the backbone. Yields an image's index and for each head its classes,
-    uint8 ``[H, W]`` on the CPU at the original resolution."""
-    # Memory of a batch grows with the number of looks at each image.
+    """Segment a store's images by several heads on one pass of the backbone. Yields each image's index, and by head its classes,
+    uint8 ``[H, W]`` on the CPU."""
+    # A batch's memory grows with the number of looks at each image.
     looks = sum(scale**2 for scale in view.scales) * (1 + view.flip)
     count = max(1, int(PIXELS / (view.size**2 * max(1, looks)))) if view.mode == "whole" else 1
     parts = [range(start, min(start + count, len(store))) for start in range(0, len(store), count)]
@@ -80,8 +79,8 @@ def predict(
 def predict_images(
     network: FrozenBackbone, heads: Heads, images: Sequence[Tensor], view: View
 ) -> Iterator[dict[Any, Tensor]]:
-    """Mean class probabilities over scales and flips: for each image (uint8 ``[3, H, W]``) and head ``[C, H, W]``. Logits of all
-    images together are kept at the network's resolution: at the images' own, they are large."""
+    """Yield each image's (uint8 ``[3, H, W]``) mean class probabilities over scales and flips by head, ``[C, H, W]``. Logits of
+    other images stay at the network's resolution, where they are small."""
     look = _whole if view.mode == "whole" else _slide
     looks = []
     for scale in view.scales:
@@ -92,7 +91,7 @@ def predict_images(
         totals: dict[Any, Tensor] = {}
         for flip, by_image in looks:
             for head, logits_Chw in by_image[place].items():
-                # Resized before the softmax: interpolated probabilities would blur what the head is sure of.
+                # Resized before the softmax, since interpolated probabilities would blur sure predictions.
                 logits_CHW = F.interpolate(logits_Chw[None], image.shape[-2:], mode="bilinear", align_corners=False)[0]
                 p_CHW = logits_CHW.softmax(0)
                 p_CHW = p_CHW.flip(-1) if flip else p_CHW
@@ -101,7 +100,7 @@ def predict_images(
 
 
 def _logits(network: FrozenBackbone, heads: Heads, inputs_B3SS: Tensor) -> dict[Any, Tensor]:
-    """Float32 logits ``[B, C, S, S]`` of each head for normalised inputs."""
+    """Each head's logits for normalised inputs, float32 ``[B, C, S, S]``."""
     blocks = sorted({block for _, of_head in heads.values() for block in of_head})
     size = tuple(inputs_B3SS.shape[-2:])
     with autocast(network.device, network.precision):
@@ -112,7 +111,7 @@ def _logits(network: FrozenBackbone, heads: Heads, inputs_B3SS: Tensor) -> dict[
 def _whole(
     network: FrozenBackbone, heads: Heads, images: Sequence[Tensor], view: View, scale: float
 ) -> Iterator[dict[Any, Tensor]]:
-    """Logits ``[C, h, w]`` of each head for each fitted image."""
+    """Yield each fitted image's logits by head, ``[C, h, w]``."""
     side = math.ceil(view.size * scale / view.multiple - 1e-9) * view.multiple
     fitted, sizes = zip(*(fit_image(image, side) for image in images), strict=True)
     logits = _logits(network, heads, torch.stack(fitted))
@@ -123,7 +122,7 @@ def _whole(
 def _slide(
     network: FrozenBackbone, heads: Heads, images: Sequence[Tensor], view: View, scale: float
 ) -> Iterator[dict[Any, Tensor]]:
-    """Logits ``[C, h, w]`` of each head for each resized image, averaged over the windows that see a pixel."""
+    """Yield each resized image's logits by head, ``[C, h, w]``, averaged over windows."""
     side = view.size
     batch = max(1, PIXELS // side**2)
     for image in images:
@@ -148,7 +147,7 @@ def _slide(
 
 
 def _starts(length: int, view: View) -> list[int]:
-    """Where windows begin so that they cover ``length``; the last one ends at the border."""
+    """Starts of windows that cover ``length``; the last one ends at the border."""
     if length <= view.size:
         return [0]
     return sorted({*range(0, length - view.size, view.stride), length - view.size})

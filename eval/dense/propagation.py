@@ -1,4 +1,4 @@
-"""Labels carried from frame to frame by nearest neighbours of patch features (DINO, arXiv 2104.14294, table 5; Jabri et al. 2020,
+"""Carries labels from frame to frame by nearest neighbours of patch features (DINO, arXiv 2104.14294, table 5; Jabri et al. 2020,
 arXiv 2006.14613; reference: dino/eval_video_segmentation.py, ``label_propagation``).
 Shapes: h × w patches, D features, S source frames, C labels."""
 
@@ -16,29 +16,25 @@ TILE = 12
 def propagate(
     target_hwD: Tensor, sources_ShwD: Tensor, labels_ShwC: Tensor, radius: int, topk: int, temperature: float
 ) -> Tensor:
-    """Soft labels ``[h, w, C]`` of a frame: for each patch the mean of its ``topk`` most similar source patches' labels, weighted
-    by exp(cosine / temperature). Patches tied with the last count, too. Candidates are at most ``radius`` rows and columns away.
+    """Predict soft labels ``[h, w, C]`` of a frame: each patch's mean over the labels of its ``topk`` most similar source patches
+    (and those tied with the last) within ``radius`` rows and columns, weighted by exp(cosine / temperature). All are float32.
 
-    Tiles of queries meet the window around them in one matrix product, a row of tiles at a time, so that memory is linear in the
-    frame's width; the result is that of the full, masked matrix.
-
-    Args:
-        target_hwD: float32 features of the frame.
-        sources_ShwD, labels_ShwC: features and labels of the sources, float32, on the same device.
+    One matrix product compares a tile of queries with the window around it, for a row of tiles at a time. The result equals the
+    full, masked matrix's, with memory linear in the frame's width.
     """
     height, width, _ = target_hwD.shape
     rows, columns = -(-height // TILE), -(-width // TILE)
     bottom, right = rows * TILE - height, columns * TILE - width
     side = TILE + 2 * radius
 
-    def framed(maps: Tensor) -> Tensor:  # [S, h, w, X] with a border of zeros, which no query may take
+    def framed(maps: Tensor) -> Tensor:  # [S, h, w, X] with a border of zeros, where no query may look
         return F.pad(maps, (0, 0, radius, radius + right, radius, radius + bottom))
 
     queries = F.pad(F.normalize(target_hwD, dim=-1) / temperature, (0, 0, 0, right, 0, bottom))
     queries = queries.unflatten(1, (columns, TILE))
     sources, labels = framed(F.normalize(sources_ShwD, dim=-1)), framed(labels_ShwC)
     inside = framed(torch.ones_like(labels_ShwC[:1, ..., :1]))
-    # Row (and column) j of a window is at most ``radius`` from row i of its tile where 0 <= j - i <= 2 · radius.
+    # Row (column) j of a window is at most ``radius`` from row (column) i of its tile if 0 <= j - i <= 2 · radius.
     steps = torch.arange(side, device=queries.device) - torch.arange(TILE, device=queries.device)[:, None]
     near = (steps >= 0) & (steps <= 2 * radius)  # [TILE, side]
     near = (near[:, None, :, None] & near[None, :, None, :]).flatten(2).flatten(0, 1)  # [TILE², side²]

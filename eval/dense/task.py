@@ -1,4 +1,4 @@
-"""Segmentation as the trainer sees it: a method whose batches are images with masks, or a frozen backbone's maps of them."""
+"""Segmentation as the trainer sees it: a method that learns from images, or a frozen backbone's maps, with masks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from methods.core.layer_rates import scaled_groups
 
 @dataclass(kw_only=True)
 class TaskConfig(MethodConfig):
-    """The task's part of the options that ``eval.segmentation.SegmentationConfig`` documents."""
+    """The task's options, documented in ``eval.segmentation.SegmentationConfig``."""
 
     head: str = "linear"
     finetune: bool = False
@@ -30,15 +30,14 @@ class TaskConfig(MethodConfig):
 
 
 class SegmentationTask(Method):
-    """A segmentation head on a backbone. A frozen backbone stays in evaluation mode, so that its BatchNorm keeps its statistics.
+    """A segmentation head on a backbone. A frozen backbone stays in evaluation mode, so that BatchNorm keeps its statistics.
 
     Args:
-        make_backbone: gives the backbone, with its weights.
         num_classes: background included.
-        precomputed: batches hold a frozen backbone's maps of ``blocks`` in place of images.
+        precomputed: batches hold a frozen backbone's maps of ``blocks`` instead of images.
 
     Attributes:
-        blocks: the blocks whose maps the head and the auxiliary heads read, rising.
+        blocks: the blocks that all heads read, rising.
     """
 
     uses_labels = True
@@ -66,7 +65,7 @@ class SegmentationTask(Method):
         self._loss = make_loss(config.loss)
 
     def _on_blocks(self, head: type[SegmentationHead], blocks: tuple[int, ...], num_classes: int) -> SegmentationHead:
-        """A freshly initialised head that reads these blocks."""
+        """Make a head that reads these blocks."""
         channels = [self.backbone.map_channels(block) for block in blocks]
         return head(channels, [self.backbone.map_stride(block) for block in blocks], num_classes)
 
@@ -77,8 +76,7 @@ class SegmentationTask(Method):
         return self
 
     def forward(self, batch: ViewBatch) -> StepOutput:
-        """``batch.views``: images ``[B, 3, S, S]``, or, precomputed, the maps of ``blocks``, ``[B, C, h, w]`` each.
-        ``batch.labels``: masks uint8 ``[B, S, S]``."""
+        """Views are images ``[B, 3, S, S]`` or maps of ``blocks`` ``[B, C, h, w]``; labels are masks, uint8 ``[B, S, S]``."""
         masks_BSS = batch.labels
         size = tuple(masks_BSS.shape[-2:])
         if self.precomputed:
