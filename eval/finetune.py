@@ -1,5 +1,5 @@
-"""Fine-tuning: backbone and classifier trained together on all training labels or a part of them (DINO, arXiv 2104.14294,
-table 6; Barlow Twins, arXiv 2103.03230, table 2; reference: barlowtwins/evaluate.py, ``--weights finetune``)."""
+"""Fine-tunes backbone and classifier together on all or some training labels (DINO, arXiv 2104.14294, table 6; Barlow Twins,
+arXiv 2103.03230, table 2; reference: barlowtwins/evaluate.py, ``--weights finetune``)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class _Recipe:
     warmup_epochs: float | None
 
 
-#: Barlow Twins (its README, 1%): SGD, 0.5 for the classifier and 0.005 for the ResNet. For ViTs, DINO says that it follows DeiT:
+#: From Barlow Twins' README (1% of labels): SGD, 0.5 for the classifier and 0.005 for the ResNet. For ViTs, DINO follows DeiT, with
 #: AdamW and its weight decay; the rates are ours.
 RESNET = _Recipe("sgd", (0.15, 0.5, 1.5), 0.01, 0.0, 0.0)
 VIT = _Recipe("adamw", (3e-5, 1e-4, 3e-4), 1.0, 0.05, None)
@@ -77,9 +77,9 @@ class FinetuneConfig(EvaluationConfig):
 class Finetune(Evaluation):
     """Top-1 (and top-5) of a fine-tuned network on the test images, or mean average precision where images have several labels.
 
-    Random resized crops and flips, learning rate along half a cosine to 0. With several learning rates, each is trained without a
-    tenth of the labelled training images, and the best on those is trained anew on all. The state after the last step is measured
-    on central crops: the test images choose nothing. Each training is the run directory ``finetune/DATA-DIGEST`` in the run.
+    It trains on random resized crops and flips, its learning rate falling to 0 along half a cosine, and the state after the last
+    step is measured on central crops. A held-out tenth of the labelled training images chooses among learning rates; the network
+    is then trained anew on all. Each training is the run directory ``finetune/DATA-DIGEST`` in the run.
     """
 
     title = "Fine-tuning"
@@ -120,7 +120,7 @@ class Finetune(Evaluation):
         return measure_logits(context, "finetune", logits, protocol, name)
 
     def _choose(self, context: EvalContext, rows: np.ndarray, rates: list[float]) -> tuple[float, float]:
-        """The learning rate that is best on a tenth of the images after training on the rest, and its quality there."""
+        """Choose the learning rate by training without the held-out images; returns it and its quality on them."""
         targets, out = targets_of(context, "finetune", rows)
         qualities = []
         for rate in rates:
@@ -135,7 +135,7 @@ class Finetune(Evaluation):
         return dataclasses.replace(default, **{name: value for name, value in given.items() if value is not None})
 
     def _trained(self, context: EvalContext, rows: np.ndarray, rate: float) -> FinetuneTask:
-        """The network fine-tuned on these training images at this learning rate."""
+        """Fine-tune on these training images at this learning rate, unless that has been done."""
         config, recipe = self.config, self._recipe(context)
         if len(rows) < config.batch_size:
             raise UsageError(
@@ -187,7 +187,7 @@ def predict(context: EvalContext, task: FinetuneTask, store: ImageStore, rows: n
 
 @dataclass(kw_only=True)
 class FinetuneTaskConfig(SupervisedConfig):
-    """The task's part of the options that ``FinetuneConfig`` documents."""
+    """The task's options, documented in ``FinetuneConfig``."""
 
     backbone_lr_scale: float = 1.0
     layer_decay: float = 1.0

@@ -1,4 +1,4 @@
-"""k-NN with few labels (DINO, arXiv 2104.14294, table 10): as ``eval.knn``, from a part of the training images."""
+"""k-NN with few labels (DINO, arXiv 2104.14294, table 10)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class KNNLowShotConfig(EvaluationConfig):
 
 @EVALUATIONS.register("knn_low_shot")
 class KNNLowShot(Evaluation):
-    """As ``knn``, from a bank of a part of the training images: drawn from every class alike, or those on a list."""
+    """Like ``knn`` with a part of the training images as bank: the same part of every class, or the images on a list."""
 
     title = "k-NN, few labels"
     variants = {"k": 20, "labels": None, "labelled_images": None}

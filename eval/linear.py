@@ -1,5 +1,4 @@
-"""A fast linear probe on cached features: many learning rates in one training, the best chosen on training images.
-``eval.linear_authors`` has the authors' own protocol, which augments training images."""
+"""A fast linear probe on cached features; ``eval.linear_authors`` has the authors' protocol, which augments training images."""
 
 from __future__ import annotations
 
@@ -31,9 +30,9 @@ class LinearConfig(EvaluationConfig):
 class Linear(Evaluation):
     """Top-1 (and top-5) of a linear classifier on frozen features, or mean average precision where images have several labels.
 
-    Features are those of DINO's probe, of the central crop, standardised by the training split: another parametrisation of a linear
-    classifier, which makes one range of learning rates right for any backbone. A tenth of the training images chooses the learning
-    rate; the classifier is then trained on all of them, and its last state is measured.
+    Features of central crops, chosen as in ``probe.kind_for``, are standardised by the training split, so that one range of
+    learning rates suits any backbone. A tenth of the training images chooses the learning rate; the classifier is then trained
+    on all, and its last state is measured.
     """
 
     title = "Linear"
@@ -76,7 +75,7 @@ class Linear(Evaluation):
     def _trained(
         self, context: EvalContext, part: str, rates: list[float], features: Tensor, targets: Tensor, about: list
     ) -> Heads:
-        """Heads after all epochs. ``about``: what they depend on beside the rates."""
+        """Train heads for all epochs; ``about`` is what they depend on beside the rates."""
         config = self.config
         heads = probe.heads_for(context, features.shape[1], rates, config.batch_size)
         checkpoint = HeadsCheckpoint(context, f"linear-{part}", [rates, *about])

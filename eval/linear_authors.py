@@ -1,5 +1,5 @@
-"""The authors' linear evaluation: a classifier trained on augmented images in front of the frozen backbone
-(references: dino/eval_linear.py for ViTs, barlowtwins/evaluate.py for ResNets)."""
+"""The authors' linear evaluation: a classifier on a frozen backbone, trained on augmented images (references: dino/eval_linear.py
+for ViTs, barlowtwins/evaluate.py for ResNets)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from eval.features.extract import compute_features
 from rundir.results import Measurement
 from training.machine.devices import autocast
 
-#: Learning rates for 256 images, around the published one (0.001 for ViTs, 0.3 for ResNets), and weight decay.
+#: Weight decay, and learning rates for 256 images around the published one (0.001 for ViTs, 0.3 for ResNets).
 VIT_RATES, VIT_DECAY = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2], 0.0
 RESNET_RATES, RESNET_DECAY = [0.03, 0.1, 0.3, 1.0], 1e-6
 
@@ -45,13 +45,12 @@ class LinearAuthorsConfig(EvaluationConfig):
 
 @EVALUATIONS.register("linear_authors")
 class LinearAuthors(Evaluation):
-    """Top-1 (and top-5) of a linear classifier trained by SGD on random resized crops and flips, the learning rate falling once an
-    epoch along half a cosine, or mean average precision where images have several labels.
+    """Top-1 (and top-5) of a linear classifier trained by SGD on random resized crops and flips, or mean average precision where
+    images have several labels. The learning rate falls once an epoch along half a cosine; crops are resized bicubically.
 
-    All learning rates are trained at once on the same passes through the backbone, each by two classifiers: one that never sees a
-    held-out tenth of the training images, by which the learning rate is chosen, and one that sees all, whose last state is
-    measured. (The references report the best epoch on the test images; nothing is chosen by them here.) Crops are resized
-    bicubically.
+    All learning rates share the passes through the backbone, each with two classifiers: one never sees a held-out tenth of the
+    training images, which chooses the rate; the other sees all, and its last state is measured. (The references report the epoch
+    that is best on the test images.)
     """
 
     title = "Linear (authors’)"
@@ -105,14 +104,14 @@ class LinearAuthors(Evaluation):
             task = bar.add_task("linear_authors", total=config.epochs * steps, completed=start * steps)
             for epoch in range(start, config.epochs):
                 factor = 0.5 * (1 + math.cos(math.pi * epoch / config.epochs))
-                # Order and crops depend on the seed and the epoch alone, so that an interrupted training continues alike.
+                # Order and crops depend on the seed and the epoch alone, so that a training continues alike.
                 generator = torch.Generator().manual_seed((context.seed << 32) + epoch)
                 order = torch.randperm(len(rows), generator=generator)
                 parts = order.split(config.batch_size)
                 batches = ahead(context.train.batch, (rows[part.numpy()] for part in parts))
                 for part, images in zip(parts, batches, strict=True):
                     params = maker.sample(len(part), generator)
-                    sources = torch.arange(len(part))[None]  # read on the CPU: from the device, that would wait for it
+                    sources = torch.arange(len(part))[None]  # read on the CPU, without waiting for the device
                     with torch.inference_mode(), autocast(device, context.precision):
                         crops = maker.make(images.to(device, non_blocking=True), sources, params)[0]
                         features = compute_features(context.backbone, crops, [kind])[kind]

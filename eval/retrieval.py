@@ -1,5 +1,5 @@
-"""Retrieval on frozen features: precision at 1, R-precision and MAP@R (Musgrave et al. 2020, arXiv 2003.08505, section 3.2),
-computed by pytorch-metric-learning's ``AccuracyCalculator`` on our exact nearest neighbours."""
+"""Retrieval on frozen features: precision at 1, R-precision and MAP@R (Musgrave et al. 2020, arXiv 2003.08505, section 3.2), by
+pytorch-metric-learning's ``AccuracyCalculator`` on our exact nearest neighbours."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ METRICS = {
     "r_precision": "r_precision",
     "map_at_r": "mean_average_precision_at_r",
 }
-#: Queries in one call of the library: it compares the labels of all their neighbours at once.
+#: Queries per call of the library, which compares the labels of all their neighbours at once.
 _CHUNK = 256
 
 
 def retrieval_scores(
     gallery: Tensor, gallery_labels: Tensor, queries: Tensor, query_labels: Tensor, progress: bool = False
 ) -> dict[str, np.ndarray]:
-    """Scores of each query from a ranking of the gallery by cosine similarity. A gallery image is relevant if it shares a label
-    with the query; R is the number of relevant ones.
+    """Score each query's ranking of the gallery by cosine similarity. A gallery image is relevant if it shares a label with the
+    query; R counts the relevant ones.
 
     Args:
         gallery: ``[N, D]``, any float type, on the device to search on.
@@ -40,11 +40,9 @@ def retrieval_scores(
         queries: ``[Q, D]``, not in the gallery.
         query_labels: ``[Q]`` or ``[Q, C]``.
 
-    Returns:
-        for each of ``METRICS`` float64 ``[Q]`` in [0, 1]: whether the nearest is relevant; the share of relevant images among
-        the R nearest; the mean over the R first ranks of the precision there, counting irrelevant ranks as 0.
-
-    Raises UserError for features that are not finite, ValueError for a query without relevant images.
+    Returns for each of ``METRICS`` float64 ``[Q]`` in [0, 1]: whether the nearest image is relevant; the relevant share of the R
+    nearest; the mean over the first R ranks of the precision there, 0 at irrelevant ranks. Raises UserError for features that are
+    not finite, ValueError for a query without relevant images.
     """
     from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator  # takes a second to import
 
@@ -66,8 +64,8 @@ def retrieval_scores(
             return first[..., 1] == second[..., 1]
         return ((first[..., 1:] > 0) & (second[..., 1:] > 0)).any(dim=-1)
 
-    # The library returns means over queries, or over each distinct label. With its query's number in front, every label is
-    # distinct and the means are the queries' own; the comparison leaves the number out.
+    # The library returns means over distinct labels. A query's number in front makes its label distinct, so that means are single
+    # queries'; the comparison ignores the number.
     calculator = AccuracyCalculator(
         include=tuple(METRICS.values()),
         return_per_class=True,
@@ -87,7 +85,7 @@ def retrieval_scores(
 
 
 def has_relevant(gallery_labels: Tensor, query_labels: Tensor) -> Tensor:
-    """Which queries share a label with a gallery image: bool ``[Q]``. Labels as in ``retrieval_scores``."""
+    """Mark queries that share a label with a gallery image, bool ``[Q]``; labels as in ``retrieval_scores``."""
     if gallery_labels.ndim == 1:
         return torch.isin(query_labels, gallery_labels)
     return (query_labels.bool() & gallery_labels.bool().any(dim=0)).any(dim=1)
@@ -95,8 +93,8 @@ def has_relevant(gallery_labels: Tensor, query_labels: Tensor) -> Tensor:
 
 @EVALUATIONS.register("retrieval")
 class Retrieval(Evaluation):
-    """Means over the labelled test images, in percent. The gallery is the training split, so that queries are independent and can
-    be resampled. Test images whose labels no training image has are left out; the protocol gives their number."""
+    """Means over the labelled test images, in percent, except those whose labels no training image has. The gallery is the
+    training split, so that queries are independent and can be resampled."""
 
     title = "Retrieval"
     metrics = {"precision_at_1": "precision at 1", "r_precision": "r precision", "map_at_r": "map at r"}

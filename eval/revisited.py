@@ -1,5 +1,5 @@
-"""Retrieval of buildings: mean average precision on revisited Oxford and Paris (DINO, arXiv 2104.14294, table 3; reference:
-dino/eval_image_retrieval.py; the benchmark: Radenović et al. 2018, arXiv 1803.11285)."""
+"""Retrieval of buildings on revisited Oxford and Paris (Radenović et al. 2018, arXiv 1803.11285; DINO, arXiv 2104.14294, table 3;
+reference: dino/eval_image_retrieval.py)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from eval.core.files import file_features
 from eval.core.scoring import measure_means
 from rundir.results import Measurement
 
-#: The grades of positives, and the grades that count neither way.
+#: Grades of positives, and grades that count neither way.
 SETTINGS = {"medium": (("easy", "hard"), ("junk",)), "hard": (("hard",), ("junk", "easy"))}
 CUTOFFS = (1, 5, 10)
 #: Factors on an image's sides (reference: utils.py, ``multi_scale``).
@@ -43,12 +43,12 @@ class RevisitedConfig(EvaluationConfig):
 
 @EVALUATIONS.register("revisited")
 class RevisitedRetrieval(Evaluation):
-    """Mean average precision, and mean precision at 1, 5 and 10, in percent, with the medium and with the hard ground truth.
+    """Mean average precision, and mean precision at 1, 5 and 10, in percent, for the medium and the hard ground truth.
 
-    Pooled features are compared by cosine. A query that is cut to its box is made smaller by the factor that its whole image
-    would be (reference: cnnimageretrieval-pytorch, ``ImagesFromList``). Queries without positives in a setting are left out of it.
+    Pooled features are compared by cosine. A query cut to its box shrinks by its whole image's factor (reference:
+    cnnimageretrieval-pytorch, ``ImagesFromList``). A setting leaves out queries without positives.
 
-    Raises UserError for an image that cannot be read, a box that lies outside its image, or a side shorter than a patch.
+    Raises UserError for an unreadable image, a box outside its image, or a side shorter than a patch.
     """
 
     title = "Revisited Oxford/Paris"
@@ -114,13 +114,13 @@ class RevisitedRetrieval(Evaluation):
 
 
 def clipped(box: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of a box in whole pixels, within an image of ``size`` (width, height)."""
+    """Round a box (left, top, right, bottom) to pixels within an image of ``size`` (width, height)."""
     left, top, right, bottom = (round(float(value)) for value in box)
     return max(0, left), max(0, top), min(size[0], right), min(size[1], bottom)
 
 
 def shrink(image: Image.Image, longer: float) -> Image.Image:
-    """A copy whose longer side is at most ``longer`` pixels, aspect ratio kept (reference: Pillow's ``thumbnail``, Lanczos)."""
+    """Copy an image, with its longer side at most ``longer`` pixels and its aspect ratio kept."""
     image = image.copy()
     side = max(1, round(longer))
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
@@ -128,8 +128,8 @@ def shrink(image: Image.Image, longer: float) -> Image.Image:
 
 
 def multi_scale_features(backbone: Backbone, scales: tuple[float, ...], images: Tensor) -> Tensor:
-    """Pooled features ``[B, D]`` of normalised images, averaged over scales (bilinear, no antialiasing). Pixels at the right and
-    bottom that fill no patch are left out, as by a ViT's patch convolution."""
+    """Average pooled features ``[B, D]`` of normalised images over scales (bilinear, no antialiasing), without the pixels at the
+    right and bottom that fill no patch."""
     total = 0
     for scale in scales:
         scaled = images if scale == 1 else F.interpolate(images, scale_factor=scale, mode="bilinear")

@@ -1,5 +1,4 @@
-"""Segmentation: heads trained on the training masks by the common trainer, on a frozen backbone or together with it; mIoU at the
-original resolution."""
+"""Segmentation: trains heads on a frozen backbone or together with it, and measures mIoU at the original resolution."""
 
 from __future__ import annotations
 
@@ -38,8 +37,8 @@ from rundir.paths import FEATURES, examples_file
 from rundir.results import Measurement
 from training.optimizers import OPTIMIZERS
 
-#: Published: DeepLabV3 (arXiv 1706.05587, section 4.1) fine-tunes with SGD, 0.007. AdamW's 0.001 is ours, for heads on frozen
-#: features of any scale.
+#: Optimiser and learning rate by ``finetune``. DeepLabV3 (arXiv 1706.05587, section 4.1) fine-tunes with SGD, 0.007; AdamW's 0.001,
+#: for frozen features of any scale, is ours.
 RECIPES = {True: ("sgd", 7e-3), False: ("adamw", 1e-3)}
 
 
@@ -94,10 +93,9 @@ class SegmentationConfig(EvaluationConfig):
 
 @EVALUATIONS.register("segmentation")
 class Segmentation(Evaluation):
-    """mIoU, pixel accuracy, mean accuracy, precision, recall and F1 (``common.statistics.confusion``) of each head, as the
-    evaluation ``segmentation_HEAD``. Background is a class, void (255) counts nowhere. The state after the last step is measured:
-    the test images choose nothing. Each head's training is the run directory ``segmentation/HEAD-DATA-DIGEST`` in the run.
-    """
+    """mIoU, pixel accuracy, mean accuracy, precision, recall and F1 (``common.statistics.confusion``) of each head after its last
+    step, as the evaluation ``segmentation_HEAD``. Background is a class; void (255) counts nowhere. Each head's training is the
+    run directory ``segmentation/HEAD-DATA-DIGEST`` in the run."""
 
     title = "Segmentation"
     parts = "heads.segmentation"
@@ -125,7 +123,7 @@ class Segmentation(Evaluation):
         return [m for head in tasks for m in self._measure(context, head, matrices[head], protocol)]
 
     def train(self, context: EvalContext) -> dict[str, NestedTraining]:
-        """Train each head, unless that has been done; returns the trainings by head. Several processes call this together."""
+        """Train each head, unless that has been done; returns the trainings. Several processes call this together."""
         self._check(context)
         config, size, store = self.config, self._size(context), context.train
         if config.train_list != "train":
@@ -167,7 +165,7 @@ class Segmentation(Evaluation):
         return self.config.crop_size or context.image_size
 
     def _backbone(self, context: EvalContext) -> Backbone:
-        """A copy of the context's backbone with the output stride that the options ask for."""
+        """Copy the context's backbone with the output stride of the options."""
         stride = self.config.output_stride or (8 if context.backbone_name == "resnet50" else None)
         return context.copy_of_backbone(self._size(context), **({} if stride is None else {"output_stride": stride}))
 
@@ -199,11 +197,11 @@ class Segmentation(Evaluation):
         )
 
     def _predict(self, context: EvalContext, tasks: dict[str, SegmentationTask], view: View) -> dict[str, np.ndarray]:
-        """By head the confusion matrices of the test images, int32 ``[n, C, C]``. Saves examples for the report."""
+        """Each head's confusion matrices of the test images, int32 ``[n, C, C]``; saves examples for the report."""
         test = context.test
         matrices: dict[str, list[np.ndarray]] = {head: [] for head in tasks}
         examples = Examples(test)
-        # On a frozen backbone all heads share its one pass.
+        # All heads share one pass of a frozen backbone.
         for heads in [[head] for head in tasks] if self.config.finetune else [list(tasks)]:
             network = context.frozen(tasks[heads[0]].backbone)
             readers = {head: (tasks[head].head.to(context.device).eval(), tasks[head].head_blocks) for head in heads}
@@ -217,7 +215,7 @@ class Segmentation(Evaluation):
         return {head: np.stack(of_images).astype(np.int32) for head, of_images in matrices.items()}
 
     def _protocol(self, context: EvalContext, view: View, backbone: Backbone) -> dict[str, object]:
-        """The part of the protocol that all heads share."""
+        """The protocol that all heads share."""
         config, (optimizer, lr) = self.config, RECIPES[self.config.finetune]
         distorted = ", distortion" if config.distort else ""
         protocol = {
@@ -264,7 +262,7 @@ class Segmentation(Evaluation):
 
 
 def summary(matrices: dict[str, np.ndarray], classes: Sequence[str]) -> Table:
-    """Per-class IoU of each head, in percent; a dash for a class that is in no mask and no prediction."""
+    """Tabulate each head's IoU of each class, in percent; a dash for a class in no mask and no prediction."""
     heads = [Column(head, justify="right") for head in matrices]
     table = Table("", *heads, title="IoU in percent", title_justify="left")
     totals = [of_images.sum(0) for of_images in matrices.values()]

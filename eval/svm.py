@@ -1,5 +1,5 @@
-"""Linear support vector machines on frozen features, one a class (Barlow Twins, arXiv 2103.03230, table 3, VOC07; the protocol:
-Goyal et al. 2019, arXiv 1905.01235, section 6.1; reference: fair_self_supervision_benchmark, ``svm_helper.py``)."""
+"""Linear SVMs on frozen features, one a class (Barlow Twins, arXiv 2103.03230, table 3, VOC07; Goyal et al. 2019, arXiv 1905.01235,
+section 6.1; reference: fair_self_supervision_benchmark, ``svm_helper.py``)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from rundir.results import Measurement
 if TYPE_CHECKING:
     from sklearn.svm import LinearSVC
 
-#: Parts of the training images that C is chosen by.
+#: Folds of the training images that choose C.
 FOLDS = 3
 #: Weight of a positive image.
 POSITIVE_WEIGHT = 2
@@ -41,17 +41,16 @@ class SVMConfig(EvaluationConfig):
 
 @EVALUATIONS.register("svm")
 class SVM(Evaluation):
-    """Mean average precision in percent of one linear SVM a class on pooled, L2-normalised features, where images have several
-    labels.
+    """Mean average precision in percent of one linear SVM a class on pooled, L2-normalised features, for multi-label images.
 
-    The mean average precision over three folds of the training split chooses each class's C; then its SVM is trained on the whole
-    split. A class with fewer than three training images gets the median of the others' C, one without any scores 0; a warning
+    The mean average precision over three folds of the training split chooses each class's C; its SVM then trains on the whole
+    split. A class with fewer than three training images gets the median C of the others, one without any scores 0; a warning
     names both. Images whose only objects of a class are difficult count nowhere for that class.
 
-    Metrics: ``map`` as of the other evaluations (area under the steps, difficult objects are negatives), ``map_interpolated``
-    (area under VOC's interpolated curve, the published protocol), ``map_11_point`` (VOC 2007's), and the latter for each class.
+    Metrics: ``map`` as in other evaluations (area under the steps, difficult objects are negatives), ``map_interpolated`` (area
+    under VOC's interpolated curve, as published), ``map_11_point`` (VOC 2007's), and the latter for each class.
 
-    Raises UserError for data with one label an image, and where no class has three training images.
+    Raises UserError for data with one label an image, and if no class has three training images.
     """
 
     title = "SVM"
@@ -119,7 +118,7 @@ class SVM(Evaluation):
 
 
 def voc_estimates(scores: np.ndarray, test: _Split, classes: list[str]) -> dict[str, Estimate]:
-    """VOC's measures by metric: means over the classes, then each class."""
+    """VOC's measures: means over the classes, then each class."""
     present = np.flatnonzero(test.present.any(axis=0))
 
     def of_class(c: int, points: int | None, weights: np.ndarray) -> np.ndarray:
@@ -138,9 +137,8 @@ def voc_estimates(scores: np.ndarray, test: _Split, classes: list[str]) -> dict[
 
 
 class _Split:
-    """A split's images that have a label, if only of difficult objects: L2-normalised ``features`` float64 ``[n, D]``; the labels
-    ``present`` and those ``ignored`` as difficult, bool ``[n, classes]``; ``labelled`` ``[n]``: images with a label present;
-    ``marked``: whether the data mark difficult objects."""
+    """A split's images with a label, difficult or not: L2-normalised ``features``, float64 ``[n, D]``; labels ``present``, and
+    ``ignored`` as difficult, bool ``[n, classes]``; ``labelled`` ``[n]``: any present; ``marked``: the data mark the difficult."""
 
     def __init__(self, context: EvalContext, split: str):
         store = context.store(split)
@@ -155,7 +153,7 @@ class _Split:
 
 
 def best_cost(features: np.ndarray, present: np.ndarray, costs: list[float], seed: int) -> float:
-    """The cost with the greatest mean average precision over the folds; the smallest of equals."""
+    """Choose the cost with the greatest mean average precision over the folds; of equals, the smallest."""
     from sklearn.model_selection import cross_val_score
 
     quality = {

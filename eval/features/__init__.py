@@ -1,2 +1,2 @@
-"""Features of frozen backbones and how near they are to each other. Begin with ``extract``, the loop over images; ``cache`` keeps
-what it computes, ``neighbours`` and ``votes`` are k-NN."""
+"""Features of frozen backbones, and k-NN on them. Begin with ``extract``, the loop over images; ``cache`` keeps its results, and
+``neighbours`` and ``votes`` are k-NN."""

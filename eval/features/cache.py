@@ -1,7 +1,7 @@
 """Arrays on disk that grow by rows, continue after an interruption, and are checked when they are read.
 
-A finished array is a ``.npy`` of float32 ``[rows, D]`` with a checksum beside it. While it grows it is ``NAME.npy.part``, and a
-journal holds how many rows have reached the disk.
+A finished array is ``NAME.npy``, float32 ``[rows, D]``, with a checksum beside it. A growing one is ``NAME.npy.part``, with a
+journal of the rows that have reached the disk.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ COMMIT_EVERY = 20.0
 
 
 class ArrayCache:
-    """A cache file that has ``rows`` rows when it is finished."""
+    """A cache file of ``rows`` rows."""
 
     def __init__(self, path: Path, rows: int):
         self.path, self.rows = path, rows
@@ -34,7 +34,7 @@ class ArrayCache:
         self._file: BinaryIO | None = None
 
     def load(self) -> np.ndarray | None:
-        """The finished array, memory-mapped (changes stay in memory); None if it is absent, cut short or damaged."""
+        """Map the finished array into memory (changes stay there); None if it is absent, cut short or damaged."""
         try:
             expected = read_json(self.checksum)["crc32"]
             with open(self.path, "rb") as file:
@@ -46,7 +46,7 @@ class ArrayCache:
         return array if array.dtype == np.float32 and array.ndim == 2 and len(array) == self.rows else None
 
     def resume(self) -> int:
-        """How many intact rows an interrupted extraction left."""
+        """Count the intact rows that an interrupted extraction left."""
         try:
             journal = read_json(self.journal)
             with open(self.part, "rb") as file:
@@ -57,7 +57,7 @@ class ArrayCache:
             return 0
 
     def begin(self, rows: int) -> None:
-        """Open for appending after the first ``rows`` rows, at most as many as ``resume`` counts."""
+        """Open for appending after the first ``rows`` rows, at most ``resume()``."""
         self._done = rows
         self.part.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(self.part, "r+b" if rows else "w+b")  # noqa: SIM115
@@ -97,15 +97,15 @@ class ArrayCache:
         self.journal.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Keep the rows so far for a continuation."""
+        """Close the file, and keep its rows for a continuation."""
         if self._file is not None and not self._file.closed:
             self.commit()
             self._file.close()
 
 
 def fill(caches: Sequence[ArrayCache], batches: Callable[[int], Iterable[Sequence[np.ndarray]]]) -> None:
-    """Grow caches together until they are finished, from where an interruption left them. ``batches(done)`` yields the rows after
-    the first ``done``, a batch at a time: an array for each cache."""
+    """Grow caches together until they are finished, from where an interruption left them. ``batches(done)`` yields batches of the
+    rows after the first ``done``: an array for each cache."""
     done = min(cache.resume() for cache in caches)
     try:
         for cache in caches:
@@ -126,7 +126,7 @@ def fill(caches: Sequence[ArrayCache], batches: Callable[[int], Iterable[Sequenc
 
 
 def _crc(file: BinaryIO, length: int | None = None) -> int:
-    """CRC-32 of the next ``length`` bytes (default: all), or of fewer if the file ends."""
+    """CRC-32 of at most the next ``length`` bytes (default: all)."""
     crc, left = 0, math.inf if length is None else length
     while left > 0 and (content := file.read(int(min(left, 1 << 24)))):
         crc = zlib.crc32(content, crc)

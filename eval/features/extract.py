@@ -1,4 +1,4 @@
-"""The one loop that takes images through a frozen backbone, and the features it keeps on disk."""
+"""The one loop that takes images through a frozen backbone, and features cached on disk."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ from data.views.central import eval_images
 from eval.features.cache import ArrayCache, fill
 from training.machine.devices import Precision, autocast
 
-#: "pooled": the backbone's own (CLS of a ViT, mean of a ResNet's last map). "last4": CLS of the last four blocks, concatenated,
-#: and so for other numbers (reference: eval_linear.py, n_last_blocks). "cls+mean": CLS and mean patch token of the last block
-#: (avgpool_patchtokens).
+#: "pooled": the backbone's own. "last4" (or another number): CLS of the last four blocks, concatenated (reference: eval_linear.py,
+#: n_last_blocks). "cls+mean": CLS and mean patch token of the last block (avgpool_patchtokens).
 Kind = str
 
 #: Pixels of a batch.
@@ -37,7 +36,7 @@ Result = TypeVar("Result")
 
 @dataclass(kw_only=True)
 class FrozenBackbone:
-    """A backbone that never changes, in evaluation mode, with the device and precision of its forward passes."""
+    """A backbone in evaluation mode, with the device and precision of its forward passes."""
 
     backbone: Backbone
     device: torch.device
@@ -59,9 +58,9 @@ class FrozenBackbone:
         """Yield ``compute(prepare(gather(part)))`` for each part, under a progress bar.
 
         Args:
-            parts: indices of the images of each batch.
-            gather: reads a batch; runs ahead, in threads.
-            prepare: makes the network's input of it, on the device, in float32.
+            parts: image indices of each batch.
+            gather: reads a batch, ahead of the loop, in ``threads`` threads.
+            prepare: turns it into the network's input, float32 on the device.
             compute: runs in inference mode and the backbone's precision.
             done: images computed before, for the bar.
         """
@@ -88,19 +87,16 @@ def cached_rows(
     rows_each: int = 1,
     threads: int = 1,
 ) -> dict[Key, Tensor]:
-    """What a network computes of every image, from the caches, which are filled first where they are not finished.
+    """Load what a network computes of every image from caches, after filling the unfinished ones.
 
     Args:
         title: for the progress bar and messages ("features of cifar10 test").
         gather, prepare, threads: as for ``FrozenBackbone.over``.
-        compute: gives ``[B * rows_each, …]`` for each of these keys.
+        compute: returns ``[B * rows_each, …]`` for each of the given keys.
         rows_each: rows of the caches for each image.
 
-    Returns:
-        for each key float32 ``[rows, D]`` on the CPU, memory-mapped; axes after the first are flattened.
-
-    Raises:
-        UserError: values that are not finite, or a cache that was damaged while it was written.
+    Returns each key's float32 ``[rows, D]`` on the CPU, memory-mapped; axes after the first are flattened. Raises UserError for
+    values that are not finite, or a cache that was damaged while it was written.
     """
     arrays = {key: cache.load() for key, cache in caches.items()}
     missing = [key for key, array in arrays.items() if array is None]
@@ -131,7 +127,7 @@ def cached_rows(
 def store_features(
     network: FrozenBackbone, store: ImageStore, caches: Mapping[Kind, ArrayCache], image_size: int
 ) -> dict[Kind, Tensor]:
-    """Features of each kind of the central crops of a store's images, float32 ``[n, D]``; see ``cached_rows``."""
+    """Features of a store's central crops by kind, float32 ``[n, D]``; see ``cached_rows``."""
     return cached_rows(
         network,
         caches,
@@ -145,8 +141,8 @@ def store_features(
 
 @torch.inference_mode()
 def compute_features(backbone: Backbone, images: Tensor, kinds: Sequence[Kind]) -> dict[Kind, Tensor]:
-    """Features of normalised images ``[B, 3, H, W]``, float32 ``[B, D]`` for each kind, from as few passes as possible. Raises
-    UserError for kinds that need tokens or blocks which the backbone lacks."""
+    """Features of normalised images ``[B, 3, H, W]`` by kind, float32 ``[B, D]``, from as few passes as possible. Raises UserError
+    for kinds whose tokens or blocks the backbone lacks."""
     features: dict[Kind, Tensor] = {}
     numbers = {kind: int(kind.removeprefix("last")) for kind in kinds if kind.startswith("last")}
     if numbers or "cls+mean" in kinds:
@@ -154,7 +150,7 @@ def compute_features(backbone: Backbone, images: Tensor, kinds: Sequence[Kind]) 
         features |= {kind: torch.cat([tokens[:, 0] for tokens in last[-n:]], dim=1) for kind, n in numbers.items()}
         features["cls+mean"] = torch.cat([last[-1][:, 0], last[-1][:, 1:].mean(dim=1)], dim=1)
     if "pooled" in kinds:
-        # timm's ViTs may pool otherwise, so theirs takes a pass of its own.
+        # timm's ViTs may pool differently, so they take another pass.
         shared = features and isinstance(backbone, VisionTransformer)
         features["pooled"] = last[-1][:, 0] if shared else backbone(images)
     return {kind: features[kind].float() for kind in kinds}

@@ -1,4 +1,4 @@
-"""Nearest neighbours by inner product: exact, in bounded memory, linear in bank and queries."""
+"""Exact nearest neighbours by inner product, in bounded memory."""
 
 from __future__ import annotations
 
@@ -13,30 +13,28 @@ from training.machine.devices import pick_precision
 #: Queries and bank rows of one tile of similarities: 256 MiB of float32 on a CPU, 512 MiB on an accelerator.
 _TILE = {"cpu": (1024, 65536)}
 _TILE_ACCELERATOR = (2048, 65536)
-#: Least queries, and least bank rows for each candidate, for which a first search in bfloat16 is faster.
+#: Least queries, and least bank rows per candidate, that make a first search in bfloat16 faster.
 _ROUNDED_FROM = (64, 100)
 
 
 def tile_rows(device: torch.device) -> int:
-    """How many queries ``nearest_neighbours`` treats at a time on that device."""
+    """Queries that ``nearest_neighbours`` treats at a time on that device."""
     return _TILE.get(device.type, _TILE_ACCELERATOR)[0]
 
 
 @torch.no_grad()
 def nearest_neighbours(bank: Tensor, queries: Tensor, k: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """For consecutive chunks of queries, the k bank rows of greatest inner product; rows tied at the k-th place are kept
-    arbitrarily.
+    """Search the k bank rows of greatest inner product, with arbitrary ones of those tied at the k-th place.
 
-    On a CPU that is fast at bfloat16, a pass in that precision gives more than k candidates, and float32 ranks them. A query for
-    which a bound on the rounding cannot rule out a nearer row is searched in float32 again.
+    On a CPU that is fast at bfloat16, a pass in that precision selects more than k candidates, and float32 ranks them. If a bound
+    on the rounding cannot rule out a nearer row, the query is searched in float32 again.
 
     Args:
         bank: ``[N, D]``, float32, on the device of ``queries``.
         queries: ``[Q, D]``, float32.
-        k: at most N.
+        k: 1 to N, else ValueError.
 
-    Yields:
-        similarities ``[q, k]``, falling, and bank rows, int64 ``[q, k]``; q at most ``tile_rows(device)``.
+    Yields similarities ``[q, k]``, falling, and bank rows, int64 ``[q, k]``, of at most ``tile_rows(device)`` queries at a time.
     """
     device = queries.device
     rows, columns = _TILE.get(device.type, _TILE_ACCELERATOR)
@@ -51,7 +49,7 @@ def nearest_neighbours(bank: Tensor, queries: Tensor, k: int) -> Iterator[tuple[
             unsure = (~sure).nonzero()[:, 0]
             if len(unsure):
                 best[unsure], places[unsure] = _search(bank, chunk[unsure], k, columns)
-            # It does not pay where features are all alike, as an untrained network's may be.
+            # It does not pay if all features are alike, as an untrained network's may be.
             rounded = len(unsure) < len(chunk) / 2
         else:
             best, places = _search(bank, chunk, k, columns)
@@ -78,32 +76,30 @@ def _search(
 
 
 def _candidates(k: int) -> int:
-    """How many rows a search in bfloat16 returns: enough that the k nearest are nearly always among them."""
+    """Rows of a search in bfloat16, enough to contain the k nearest nearly always."""
     return 2 * k + 64
 
 
 def _search_rounded(
     bank: Tensor, queries: Tensor, k: int, columns: int, longest: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As ``_search``, by way of bfloat16; and for which queries no other row can be nearer, bool ``[q]``. ``longest``: the greatest
-    norm in the bank."""
+    """``_search`` by way of bfloat16, and bool ``[q]``: the result is sure. ``longest``: the bank's greatest norm."""
     rounded, places = _search(bank, queries, min(_candidates(k), len(bank)), columns, torch.bfloat16)
     # Row by row: torch's batched product with a vector takes four times as long.
     exact = torch.stack([bank.index_select(0, rows) @ query for rows, query in zip(places, queries, strict=True)])
     best, kept = exact.topk(k, sorted=False)
-    # bfloat16 changes a · b by at most 2^-9 |a| |b| for the rounding of a, of b and of the result each, and by 2^-24 for each term
-    # of a sum in float32; the bound has a little more for products of these errors and the rounding of exact sums.
+    # bfloat16 changes a · b by at most 2^-9 |a| |b| for each rounding (a, b, the result), and float32 by 2^-24 for each term of the
+    # sum; the bound adds a little for products of these errors and the rounding of exact sums.
     error = (3.02 * 2**-9 + bank.shape[1] * 2**-23) * longest * torch.linalg.vector_norm(queries, dim=1)
-    # In bfloat16, rows that are no candidates are at most as similar as the last candidate.
+    # In bfloat16, all other rows are at most as similar as the last candidate.
     sure = (rounded.amin(1).float() + error < best.amin(1)) | (places.shape[1] == len(bank))
     return best, places.gather(1, kept), sure
 
 
 def _top(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """``values.topk(k, sorted=False)`` along rows, several times as fast for small k: the best k elements lie in the k groups with
-    the greatest maxima."""
+    """A ``values.topk(k, sorted=False)`` that is faster for small k: the best lie in the k groups of greatest maxima."""
     length = values.shape[1]
-    # About as many group maxima as group members to look at.
+    # This compares about as many group maxima as group members.
     size = 2 ** round(math.log2(max(1.0, math.sqrt(length / k))))
     groups = length // size
     if size < 4 or groups < k:

@@ -1,4 +1,4 @@
-"""k-NN votes: classes of queries from their nearest neighbours in a bank."""
+"""Classifies queries by the votes of their nearest neighbours in a bank."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def knn_classify(
 ) -> dict[int, Tensor]:
     """Classify queries by the votes of their nearest bank images, for several k from one search.
 
-    Features are L2-normalised here. Each of the k nearest votes for its label with weight exp(similarity / temperature). As in
-    the reference, the fifth guess may be a class without votes.
+    Features are L2-normalised here. A neighbour's vote weighs exp(similarity / temperature). As in the reference, the last guess
+    may be a class without votes.
 
     Args:
         bank: ``[N, D]``, any float type, on any device.
@@ -33,11 +33,8 @@ def knn_classify(
         queries: ``[Q, D]``.
         ks: numbers of neighbours, each in 1 to N.
 
-    Returns:
-        for each k the best classes, best first, int64 ``[Q, min(5, num_classes)]`` on the device of ``queries``.
-
-    Raises:
-        UserError: a k out of range, a temperature that is not positive, or labels out of range.
+    Returns for each k the classes, best first, int64 ``[Q, min(5, num_classes)]`` on the device of ``queries``. Raises UserError
+    for a k, a temperature or a label out of range.
     """
     if bank_labels.min() < 0 or bank_labels.max() >= num_classes:
         raise UserError(
@@ -63,8 +60,8 @@ def knn_label_scores(
     temperature: float,
     progress: bool = False,
 ) -> dict[int, Tensor]:
-    """As ``knn_classify`` where images have several labels, ``bank_label_sets`` bool ``[N, C]``: a neighbour votes for each of its
-    labels. The scores, float32 ``[Q, C]`` for each k, are shares of the total weight, comparable between queries."""
+    """Like ``knn_classify`` for images with several labels, ``bank_label_sets`` bool ``[N, C]``: a neighbour votes for each.
+    Returns each k's scores, float32 ``[Q, C]``: shares of the total weight, comparable between queries."""
     scores: dict[int, list[Tensor]] = {k: [] for k in ks}
     label_sets = bank_label_sets.to(queries.device)
     for weights, places in _voters(bank, bank_label_sets, queries, ks, temperature, progress):
@@ -80,10 +77,10 @@ def knn_label_scores(
 
 
 def best_classes(scores: Tensor) -> Tensor:
-    """The classes of greatest score, best first: ``[q, C]`` to int64 ``[q, min(5, C)]``. Ties have the order of the reference's
+    """Rank classes by score: ``[q, C]`` to int64 ``[q, min(5, C)]``, best first, ties as in the reference's
     ``scores.sort(1, True)``."""
     count = min(5, scores.shape[1])
-    # A partial sort is much cheaper than the reference's and gives the same wherever nothing is tied.
+    # A partial sort is much cheaper than the reference's, and equals it without ties.
     values, classes = scores.topk(min(count + 1, scores.shape[1]))
     tied = (values[:, 1:] == values[:, :-1]).any(dim=1).nonzero().squeeze(1)
     classes = classes[:, :count]
@@ -95,7 +92,7 @@ def best_classes(scores: Tensor) -> Tensor:
 def _voters(
     bank: Tensor, labels: Tensor, queries: Tensor, ks: Sequence[int], temperature: float, progress: bool
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """For chunks of queries, the weights of their nearest bank rows' votes, nearest first, and these rows."""
+    """Yield the nearest bank rows of chunks of queries, nearest first, after the weights of their votes."""
     if len(labels) != len(bank):
         raise ValueError(f"{len(labels)} labels for {len(bank)} features")
     if not ks or min(ks) < 1:
