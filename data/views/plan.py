@@ -42,7 +42,6 @@ class Crops:
     solarize: np.ndarray  # [n]: threshold, inf: none
 
     def part(self, chosen: np.ndarray | slice) -> Crops:
-        """Some of the crops."""
         return Crops(**{name: values[chosen] for name, values in vars(self).items()})
 
 

@@ -1,7 +1,5 @@
-"""Crop, resize, flip and blur of many images at once, as PIL does them one by one.
-
-All are separable: along each axis a product with a matrix of each image's own, ``W_y · image · W_xᵀ``. Levels are 0 to 255.
-"""
+"""PIL's crop, resize, flip and blur, on many images at once: products ``W_y · image · W_xᵀ`` with matrices of each image's own.
+Levels are 0 to 255."""
 
 from __future__ import annotations
 
@@ -17,11 +15,11 @@ Box = tuple[int, int, int, int]
 
 
 def in_float32(function: Callable) -> Callable:
-    """Decorator: compute pixels in float32 even if the caller runs under autocast."""
+    """Make a function compute in float32 even if its caller runs under autocast."""
 
     @functools.wraps(function)
     def wrapped(*args: Any, **keywords: Any) -> Any:
-        # Only under autocast: leaving autocast in one thread empties the cache of casts that another thread's forward pass uses.
+        # Leaving autocast in one thread empties the cache of casts that another thread's forward pass uses.
         if not (torch.is_autocast_enabled("cuda") or torch.is_autocast_enabled("cpu")):
             return function(*args, **keywords)
         with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
@@ -31,36 +29,31 @@ def in_float32(function: Callable) -> Callable:
 
 
 def to_device(values: Any, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """A list, an array or a CPU tensor as a tensor on the device, without a wait. (By default torch makes a copy to CUDA wait for
-    all work queued before it.)"""
+    """Copy a list, an array or a CPU tensor to the device, without waiting for its queued work as torch does by default."""
     return torch.as_tensor(values, dtype=dtype).to(device, non_blocking=True)
 
 
 def normalise_levels(levels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """``(levels / 255 - mean) / std`` of each channel of float32 ``[n, 3, H, W]``, in place."""
+    """Compute ``(levels / 255 - mean) / std`` of each channel of float32 ``[n, 3, H, W]``, in place."""
     shift = 255 * to_device(mean, levels.device).view(3, 1, 1)
     scale = 1 / (255 * to_device(std, levels.device).view(3, 1, 1))
     return levels.sub_(shift).mul_(scale)
 
 
 def crop(pixels: Tensor, rows: Sequence[int], boxes: Sequence[Box], flips: Sequence[bool], size: int) -> Tensor:
-    """Crops resized to a square with PIL's antialiased bicubic filter, some of them flipped left to right. They are within 1 grey
-    level of ``PIL.Image.resize(…, BICUBIC)`` of the crop.
+    """Cut out boxes and resize them to squares, within 1 grey level of ``PIL.Image.resize(…, BICUBIC)``: float32
+    ``[n, 3, size, size]`` of whole levels.
 
     Args:
         pixels: uint8 ``[B, 3, H, W]``, zero outside the images.
         rows: the image of each crop.
-        boxes: top, left, height and width of each crop in pixels of its image. Nothing outside enters the crop.
-        flips: whether to flip it.
-        size: side of the result in pixels.
-
-    Returns:
-        float32 ``[n, 3, size, size]``, whole levels.
+        boxes: top, left, height and width in pixels. Nothing outside enters the crop.
+        flips: whether to flip each crop left to right.
     """
     device = pixels.device
-    # Levels are exact in float16, and weights err by less than 1/2000: 0.1 levels. CPUs have no fast float16 product.
+    # In float16 levels are exact, and weights err by less than 1/2000 (0.1 levels). CPUs have no fast float16 product.
     dtype = torch.float16 if device.type == "cuda" else torch.float32
-    # A batch is padded to its largest image; what no box reaches is left out of the products.
+    # A batch is padded to its largest image; products leave out the pixels that no box reaches.
     pixels = pixels[:, :, : max(box[0] + box[2] for box in boxes), : max(box[1] + box[3] for box in boxes)]
     box = to_device(boxes, device).view(-1, 4)
     x = bicubic_weights(box[:, 1], box[:, 3], size, pixels.shape[3])
@@ -80,24 +73,21 @@ def crop(pixels: Tensor, rows: Sequence[int], boxes: Sequence[Box], flips: Seque
 
 
 def down_first(height: int, width: int, new_height: int, new_width: int) -> bool:
-    """Whether Pillow resizes along y before x (only from version 13 on). In between it rounds and cuts to 0 to 255."""
+    """Whether Pillow (from version 13 on) resizes along y before x. In between it rounds and cuts to 0 to 255."""
     return height > new_height and height - new_height > 2 * (width - new_width)
 
 
 def bicubic_weights(starts: Tensor, lengths: Tensor, size: int, total: int) -> Tensor:
-    """Matrices that crop and resize along one axis with PIL's antialiased bicubic filter (Pillow: Resample.c, a = -0.5).
+    """Matrices that crop and resize along an axis with PIL's antialiased bicubic filter (Pillow: Resample.c, a = -0.5), from
+    ``total`` to ``size`` pixels: float32 ``[n, size, total]``; rows sum to 1 and are 0 outside the box.
 
     Args:
-        starts, lengths: int64 ``[n]``, the box within ``total`` pixels.
-        size: pixels of the result.
-
-    Returns:
-        float32 ``[n, size, total]``; rows sum to 1 and are 0 outside the box.
+        starts, lengths: int64 ``[n]``, the box of each crop.
     """
     starts, lengths = starts[:, None, None].float(), lengths[:, None, None].float()
     target = torch.arange(size, device=starts.device, dtype=torch.float32)[:, None]
     source = torch.arange(total, device=starts.device, dtype=torch.float32) - starts
-    # The distance of pixel centres in units of the filter, from whole numbers: exact before the division.
+    # Distances of pixel centres in units of the filter are computed from whole numbers, exact before the division.
     x = ((2 * source + 1) * size - (2 * target + 1) * lengths).abs_() / (2 * lengths.clamp(min=size))
     near, far = x.clamp(max=1), x.clamp_(1, 2)
     weights = (1.5 * near - 2.5) * near * near + 1
@@ -107,8 +97,8 @@ def bicubic_weights(starts: Tensor, lengths: Tensor, size: int, total: int) -> T
 
 
 def gaussian_blur(images: Tensor, sigmas: Sequence[float]) -> Tensor:
-    """Image i blurred within 2 grey levels of PIL's ``ImageFilter.GaussianBlur(radius=sigmas[i])``: three box blurs along x, then
-    three along y, each rounded. float32 ``[n, C, size, size]``, to whole levels."""
+    """Blur image i of float32 ``[n, C, size, size]`` to whole levels, within 2 grey levels of PIL's
+    ``ImageFilter.GaussianBlur(radius=sigmas[i])``: three box blurs along x, then three along y, each rounded."""
     radii, size = [box_radius(sigma) for sigma in sigmas], images.shape[-1]
     weights = spread(to_device(small_blur_weights(radii, size), images.device), size)[:, None]
     return (weights @ (images.round() @ weights.mT).round_()).round_()
@@ -123,13 +113,13 @@ def box_radius(sigma: float) -> float:
 
 
 def blur_reach(radii: Sequence[float]) -> int:
-    """How far away, in pixels, another pixel still enters one after three box blurs of these radii."""
+    """Distance in pixels over which three box blurs mix pixels."""
     return 3 * (int(max(radii, default=0)) + 1)
 
 
 def blur_weights(radii: Sequence[float], size: int) -> Tensor:
-    """Matrices of three box blurs in a row along an axis of ``size`` pixels, whose border pixels continue outside
-    (Pillow: BoxBlur.c). float32 ``[n, size, size]``; rows sum to 1."""
+    """Matrices of three box blurs in a row, with border pixels repeated outside (Pillow: BoxBlur.c): float32
+    ``[n, size, size]``; rows sum to 1."""
     radius = torch.tensor(radii, dtype=torch.float64)[:, None]
     reach = blur_reach(radii) // 3
     offset = torch.arange(-reach, reach + 1)
@@ -142,13 +132,13 @@ def blur_weights(radii: Sequence[float], size: int) -> Tensor:
 
 
 def small_blur_weights(radii: Sequence[float], size: int) -> Tensor:
-    """The smallest blur matrices from which ``spread`` makes those of ``size`` pixels: float32 ``[n, small, small]``."""
+    """The smallest blur matrices, float32 ``[n, small, small]``, that ``spread`` can enlarge to ``size`` pixels."""
     return blur_weights(radii, min(size, 2 * blur_reach(radii) + 1))
 
 
 def spread(weights: Tensor, size: int) -> Tensor:
-    """Blur matrices ``[n, size, size]`` from small ones ``[n, small, small]``. With ``small = 2 · reach + 1`` a small matrix has
-    all rows of a large one: its border rows are the large one's, and its middle row, shifted, is each of the others."""
+    """Enlarge blur matrices ``[n, small, small]`` to ``[n, size, size]``. With ``small = 2 · reach + 1`` both have the same border
+    rows, and the middle row, shifted, is each of the others."""
     small = weights.shape[1]
     at = torch.arange(size, device=weights.device)
     row = torch.where(at < small // 2, at, torch.where(at >= size - small // 2, at - size + small, small // 2))[:, None]

@@ -1,4 +1,3 @@
-"""Crops on a CPU, one by one, in loops compiled by numba: begin with ``crops``, which ``data.views.maker`` calls. The
-operations are those of ``data.views.tensors`` and ``data.views.colour``, which say what of PIL each follows. A crop's rows stay
-in the cache of one core. Each loop runs along a row without a branch for a pixel, so the compiler makes vector instructions of
-it. Levels are float32; before the jitter, and before and after the blur, they are whole."""
+"""The operations of ``data.views.tensors`` and ``data.views.colour`` on a CPU, one crop after the other, in loops compiled by
+numba: begin with ``crops``. A crop's rows stay in the cache of one core. Loops run along a row without branches, so they become
+vector instructions. Levels are float32, and whole before the jitter and before and after the blur."""

@@ -9,8 +9,7 @@ from data.views.cpu.compiled import compiled, round_level
 
 @compiled(fastmath={"contract"})
 def _box_blur(row, radius, out):
-    """Three box blurs along ``row`` (``data.views.tensors.blur_weights``); the last writes to ``out``. Both rows have
-    ``int(radius) + 1`` places of any content before and after their levels."""
+    """Three box blurs along ``row`` into ``out``, which both have ``int(radius) + 1`` spare places before and after."""
     reach = int(radius) + 1
     size = row.shape[0] - 2 * reach
     inner = float32(1 / (2 * radius + 1))
@@ -37,11 +36,8 @@ def _box_blur(row, radius, out):
 
 @compiled(fastmath={"contract"})
 def blur(image, radius, weights, half, lines):
-    """``data.views.tensors.gaussian_blur`` of one image, into whole levels.
-
-    Along x by boxes. Along y, where a row is a vector, by the product of the three boxes: ``weights`` is the small matrix of
-    ``data.views.tensors.spread``. ``half``, ``[size, size]``, and ``lines`` are memory.
-    """
+    """``data.views.tensors.gaussian_blur`` of one image, in place: boxes along x, then the small matrix ``weights`` of
+    ``data.views.tensors.spread`` along y, where a row is a vector. ``half``, ``[size, size]``, and ``lines`` are memory."""
     size, small, margin = image.shape[1], weights.shape[0], int(radius) + 1
     reach = 3 * margin
     low = min(reach, size)

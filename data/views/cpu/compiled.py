@@ -1,4 +1,4 @@
-"""How the loops are compiled, and the arithmetic of levels that they share."""
+"""Compilation of the loops, and the arithmetic of levels that they share."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from typing import Any
 import numba
 from numpy import float32
 
-#: Added to a float32 and subtracted again, it rounds to a whole number (halves to even), for magnitudes below 2²².
+#: Adding this to a float32 below 2²² and subtracting it again rounds to a whole number, halves to even.
 WHOLE = float32(1.5 * 2**23)
 ZERO, FULL = float32(0), float32(255)
 
 
 def compiled(**options: Any) -> Callable[[Callable], Callable]:
-    """Decorator of a function that ``crops`` compiles into its own; other threads run while it does. It has no cache of its own,
-    since numba would not notice a change of what it calls in other files."""
+    """Compile a function for ``crops``, without the GIL and without a cache: numba's would miss changes in other files."""
     return numba.njit(nogil=True, **options)
 
 

@@ -19,7 +19,7 @@ from data.views.cpu.resample import crop
 from data.views.plan import HUE, Crops
 from data.views.tensors import box_radius, down_first, small_blur_weights
 
-#: Pieces of the work for each of several threads, since some crops take longer than others.
+#: Pieces of the work for each thread, since some crops take longer than others.
 PIECES = 4
 #: Files whose code and constants are compiled into ``_make``.
 SOURCES = (*sorted(Path(__file__).parent.glob("*.py")), Path(colour.__file__), Path(plan.__file__))
@@ -28,16 +28,8 @@ SOURCES = (*sorted(Path(__file__).parent.glob("*.py")), Path(colour.__file__), P
 def make_crops(
     pixels: np.ndarray, crops: Crops, size: int, mean: Sequence[float], std: Sequence[float], threads: int
 ) -> np.ndarray:
-    """Crops, normalised. Each depends on its own plan only, to the bit.
-
-    Args:
-        pixels: uint8 ``[B, 3, H, W]``, contiguous.
-        size: side of the result in pixels.
-        mean, std: of channels in [0, 1].
-
-    Returns:
-        float32 ``[n, 3, size, size]``.
-    """
+    """Make crops, float32 ``[n, 3, size, size]``, from contiguous uint8 ``[B, 3, H, W]``, normalised by ``mean`` and ``std`` of
+    channels in [0, 1]. Each depends on its own plan only, to the bit."""
     out = np.empty((len(crops.rows), 3, size, size), np.float32)
     blurred = crops.sigmas > 0
     radii = [box_radius(sigma) for sigma in crops.sigmas[blurred].tolist()]
@@ -80,7 +72,7 @@ def make_crops(
 @compiled()
 def _finish(image, threshold, scale, shift, out):
     """Solarise and normalise."""
-    # PIL would have rounded a level between threshold - 0.5 and threshold up before this, and so have inverted it.
+    # PIL has rounded a level of threshold - 0.5 or more up to the threshold.
     threshold -= float32(0.5)
     for plane in range(3):
         factor, middle = scale[plane], shift[plane]
@@ -92,11 +84,10 @@ def _finish(image, threshold, scale, shift, out):
 
 
 def _compile_make(sources: str) -> Callable:
-    """``_make``, compiled once and kept beside this file or in the user's cache; in each process where neither can be written.
-    numba's cache sees changes of this file alone, but its key includes what a function closes over: the hash of ``SOURCES``."""
+    """Compile ``_make``, once if numba can write a cache, whose key includes the closure: the hash of ``SOURCES``."""
 
     def make(pixels, rows, boxes, flips, down, order, factors, grey, kernels, radii, solarize, scale, shift, out):
-        """The crops, one after the other, in memory that they share."""
+        """Make crops one after the other in shared memory."""
         sources  # noqa: B018
         size = out.shape[2]
         height, width = 1, 1

@@ -59,7 +59,7 @@ def _to_grey(red, green, blue):
 
 @compiled()
 def _shift_hue(reds, greens, blues, shift):
-    """``data.views.colour.shift_hue`` by ``shift`` 255ths of a turn; comments there explain the steps."""
+    """``data.views.colour.shift_hue``, explained there, by ``shift`` 255ths of a turn."""
     for x in range(reds.shape[0]):
         red, green, blue = reds[x], greens[x], blues[x]
         top, low = max(max(red, green), blue), min(min(red, green), blue)
@@ -98,7 +98,7 @@ def _jitter(red, green, blue, kinds, factors, level):
 
 @compiled()
 def recolour(image, kinds, factors, grey):
-    """The jitter and greyscale. Only the contrast has to see the whole image first, for its mean level."""
+    """Apply jitter and greyscale in place. Only the contrast needs the whole image first, for its mean level."""
     height, before, level = image.shape[1], 0, ZERO
     for t in range(kinds.shape[0]):
         if kinds[t] == CONTRAST:

@@ -1,4 +1,4 @@
-"""Crop and resize. The three levels of a pixel lie in one uint32: transposing costs most, and so a pixel moves once."""
+"""Crop and resize. A uint32 holds the three levels of a pixel, so that transposing, which costs most, moves it once."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from numpy import float32, int32, uint32
 
 from data.views.cpu.compiled import compiled, cut_level, inlined
 
-#: Rows that are transposed together, so that a pixel is written beside that of the row before, in the same cache line.
+#: Rows transposed together, so that neighbours in a column are written to the same cache line.
 BAND = 16
 
 
 @inlined
 def _byte(level):
-    """Halves up, as Pillow rounds here."""
+    """Round halves up, as Pillow does here."""
     return uint32(int32(cut_level(level) + float32(0.5)))
 
 
@@ -39,8 +39,8 @@ def _blue(pixel):
 
 @compiled()
 def _bicubic(length, size, first, count, weights):
-    """``data.views.tensors.bicubic_weights`` without most of its zeros: for each of ``size`` pixels the first of ``length`` that
-    enter it, their count, and their weights, with zeros up to the next multiple of four."""
+    """``data.views.tensors.bicubic_weights`` without most zeros: the first source of each of ``size`` pixels, the sources' count,
+    and their weights, with zeros up to the next multiple of four."""
     wide = max(length, size)
     half = 2.0 * wide / size
     exact = np.empty(weights.shape[1])
@@ -48,7 +48,7 @@ def _bicubic(length, size, first, count, weights):
         centre = (target + 0.5) * length / size
         start, total, n = -1, 0.0, 0
         for source in range(max(0, int(centre - half)), min(length, int(centre + half) + 1)):
-            # The distance of pixel centres in units of the filter, from whole numbers: exact before the division.
+            # The distance in units of the filter is computed from whole numbers, exact before the division.
             x = abs((2 * source + 1) * size - (2 * target + 1) * length) / (2.0 * wide)
             if x < 2:
                 exact[n] = (1.5 * x - 2.5) * x * x + 1.0 if x < 1 else ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
@@ -94,7 +94,7 @@ def _transpose(pixels, out):
 
 @compiled(fastmath={"contract"})
 def _resize_down(pixels, first, count, weights, flip, sums, out):
-    """Resize along y, with the rows in reverse for ``flip``. ``pixels`` ends in three rows more than are used, of any content."""
+    """Resize along y; ``flip`` reverses the rows. ``pixels`` ends in three spare rows."""
     size, width = out.shape
     red, green, blue = sums[0], sums[1], sums[2]
     for target in range(size):
@@ -127,7 +127,7 @@ def crop(planes, box, flip, down, one, two, sums, weights, first, count, packed,
     size = packed.shape[0]
     _bicubic(width, size, first[0], count[0], x_weights)
     _bicubic(height, size, first[1], count[1], y_weights)
-    # Three rows more than the box has, for _resize_down.
+    # _resize_down needs three spare rows.
     crop = one[: (height + 3) * width].reshape(height + 3, width)
     _pack_box(planes, top, left, crop[:height])
     if down:
