@@ -88,7 +88,7 @@ def all_gather_rows(tensor: Tensor) -> Tensor:
 
 
 def is_shared_out(tensor: Any) -> bool:
-    """Whether it is a DTensor, a part of which each process holds. Importing that class would take long."""
+    """Whether each process holds a part of the tensor, as of a DTensor, whose class takes long to import."""
     return hasattr(tensor, "full_tensor")
 
 

@@ -28,7 +28,7 @@ _OWN_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS,
 
 
 def download(url: str, path: Path, md5: str | None = None, progress: bool = True, sha256: str | None = None) -> Path:
-    """Fetch a file over http(s) to ``path``, and return that. A range request continues what is in ``NAME.part``.
+    """Fetch a file over http(s) to ``path``, which is returned. A range request continues ``NAME.part``.
 
     A file with another digest is fetched again. Raises UserError if that, the server or the disk prevents it.
 
@@ -72,7 +72,7 @@ class _CutShort(Exception):
 
 
 def _fetch(url: str, part: Path, report: Callable[[int, int | None], None]) -> None:
-    """Append to ``part`` what it lacks, in one connection; ``report`` takes the bytes so far and in all."""
+    """Append the missing bytes to ``part`` in one connection; ``report`` takes the bytes so far and in all."""
     have = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "ssl-compare", **({"Range": f"bytes={have}-"} if have else {})}
     try:

@@ -46,7 +46,7 @@ def owned_lock(path: Path, waiting: Callable[[str], None], poll: float = 0.2) ->
         pid = os.getpid()
         owner = {"pid": pid, "host": socket.gethostname(), "since": since, "process_began": process_began(pid)}
         try:
-            # Not buffered: closing the file would write again what did not fit.
+            # A buffer would be written again when the file is closed after an error.
             os.write(file.fileno(), json.dumps(owner).encode())
         except OSError as error:
             error.filename = str(path)

@@ -48,7 +48,7 @@ def shift_hue(images: Tensor, shifts: Sequence[float]) -> Tensor:
     top, low = images.amax(dim=1), images.amin(dim=1)
     chroma = top - low
 
-    # The hue in sixths of a turn is (ahead / chroma + sector).
+    # The hue in sixths of a turn is ahead / chroma + sector.
     no_blue, no_red = blue == low, red == low
     ahead = torch.where(no_blue, green - red, torch.where(no_red, blue - green, red - blue))
     sector = torch.where(no_blue, 1.0, torch.where(no_red, 3.0, 5.0))
