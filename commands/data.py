@@ -79,8 +79,7 @@ def warnings_of(train: ImageStore, test: ImageStore) -> list[str]:
         if empty := [store.classes[i] for i in np.flatnonzero(class_counts(store) == 0)]:
             shown = ", ".join(empty[:5]) + (", …" if len(empty) > 5 else "")
             warnings.append(f"{len(empty)} classes have no {store.split} image: {shown}")
-        labelled = (store.labels >= 0) if store.label_sets is None else store.label_sets.any(axis=1)
-        if unlabelled := int((~labelled).sum()):
+        if unlabelled := int((~store.labelled).sum()):
             warnings.append(f"{unlabelled} {store.split} images have no label")
         if store.damaged:
             warnings.append(f"{len(store.damaged)} {store.split} images are skipped")

@@ -58,7 +58,7 @@ def listed_part(store: ImageStore, file: Path) -> Part:
             what = f"is the name of {len(fitting)} training images" if fitting else "is no training image"
             raise UserError(f"{file}: {name} {what} of {store.name}; is the list of this data set?")
     chosen = np.sort(np.array(rows, np.int64))
-    has_label = store.labels[chosen] >= 0 if store.label_sets is None else store.label_sets[chosen].any(axis=1)
+    has_label = store.labelled[chosen]
     if not has_label.all():
         raise UserError(f"{file}: {store.names[chosen[~has_label][0]]} of {store.name} has no label")
     return chosen, {"labels": f"list {file.name}", "labelled_images": len(chosen), "damaged": skipped}

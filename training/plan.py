@@ -67,8 +67,7 @@ class Plan:
         config = self.config
         root = None if config.data_root is None else Path(config.data_root)
         store = open_dataset(config.data, "train", root, short_side_for(config.image_size), stream=config.stream)
-        labelled = store.labels >= 0 if store.label_sets is None else store.label_sets
-        if self.method.uses_labels and not labelled.any():
+        if self.method.uses_labels and not store.labelled.any():
             raise UserError(f"--method {config.method} needs labels, and no training image of {config.data} has one")
         trained, held_out = hold_out(len(store), config.knn_every)
         return store.subset(trained), store.subset(held_out)

@@ -99,6 +99,11 @@ class ImageStore:
     def num_classes(self) -> int:
         return len(self.classes)
 
+    @property
+    def labelled(self) -> np.ndarray:
+        """Which images have a label, or one at least of several: bool ``[n]``."""
+        return self.labels >= 0 if self.label_sets is None else self.label_sets.any(axis=1)
+
     @cached_property
     def names(self) -> list[str]:
         """Paths relative to ``root``: stable ids of the images."""

@@ -104,7 +104,7 @@ class EvalContext(FrozenBackbone):
 
     def labelled(self, split: str) -> np.ndarray:
         """Indices of the images with a label, int64. Raises UserError if none has."""
-        rows = _labelled(self.store(split))
+        rows = np.flatnonzero(self.store(split).labelled)
         if len(rows) == 0:
             raise UserError(
                 f"{self.test.name}: no image of the {split} split has a label, so nothing can be classified there"
@@ -131,7 +131,7 @@ class EvalContext(FrozenBackbone):
             return {"name": self.test.name, "test": about_files}
 
         def about(store: ImageStore) -> dict[str, Any]:
-            counts = {"images": len(store), "labelled": len(_labelled(store)), "skipped": len(store.damaged)}
+            counts = {"images": len(store), "labelled": int(store.labelled.sum()), "skipped": len(store.damaged)}
             return {**counts, "fingerprint": store.fingerprint}
 
         return {
@@ -141,10 +141,6 @@ class EvalContext(FrozenBackbone):
             "train": about(self.train),
             "test": about(self.test),
         }
-
-
-def _labelled(store: ImageStore) -> np.ndarray:
-    return np.flatnonzero(store.labels >= 0 if store.label_sets is None else store.label_sets.any(axis=1))
 
 
 def make_context(options: WeightsOptions) -> EvalContext:
