@@ -43,6 +43,13 @@ def shown_value(cell: Cell, places: int) -> str:
     return f"{cell.over_seeds.mean:.{places}f}{spread}"
 
 
+def shown_difference(difference: float, places: int, sign: str = "") -> str:
+    """Format a difference; one digit more than none where rounding would leave zero of it. ``sign`` is "+" to show it."""
+    if not difference:
+        return f"{0:.{places}f}"
+    return f"{difference:{sign}.{places}f}" if round(difference, places) else f"{difference:{sign}.1g}"
+
+
 def _interval(low: float, high: float, places: int) -> str:
     return f"[{low:.{places}f}, {high:.{places}f}]"
 
@@ -146,7 +153,7 @@ def differences(comparison: Comparison, name: str) -> Table:
                 text(comparison.columns[pair.column].name),
                 text(first.label),
                 text(second.label),
-                Entry(f"{difference:+.{places}f}", difference, note=note, numbers=numbers),
+                Entry(shown_difference(difference, places, "+"), difference, note=note, numbers=numbers),
                 number(pair.p, p_value),
                 number(pair.p_holm, p_value),
                 Entry(holds, holds, bold=bool(pair.holds)),

@@ -8,7 +8,7 @@ from typing import Any
 
 from reports.analysis.comparison import ALPHA, Comparison
 from reports.analysis.rows import SETTINGS, Row, unequal_settings
-from reports.page.comparison_tables import column_decimals, p_value, shown_value
+from reports.page.comparison_tables import column_decimals, p_value, shown_difference, shown_value
 from rundir.read import Problem, Run
 
 #: Limit of backbones with a sentence of their own.
@@ -65,14 +65,35 @@ def _best(comparison: Comparison, block: list[int]) -> str:
     total = sum(map(len, by_row.values()))
     sentences = []
     for row, columns in by_row.items():
-        everywhere = len(columns) == total > 1
-        where = "every evaluation" if everywhere else _list([comparison.columns[column].name for column in columns])
-        clauses = [_lead_over_second(comparison, block, row, column, len(columns) > 1) for column in columns]
-        sentences.append(f"{_short(comparison.rows[row])} is best in {where}: {'; '.join(clauses)}.")
+        ties = [column for column in columns if _tied(comparison, block, row, column)]
+        won = [column for column in columns if column not in ties]
+        if won:
+            everywhere = len(won) == total > 1
+            where = "every evaluation" if everywhere else _list([comparison.columns[column].name for column in won])
+            clauses = [_lead_over_second(comparison, block, row, column, len(won) > 1) for column in won]
+            sentences.append(f"{_short(comparison.rows[row])} is best in {where}: {'; '.join(clauses)}.")
+        for column in ties:
+            level = [_short(comparison.rows[other]) for other in [row, *_tied(comparison, block, row, column)]]
+            shown = shown_value(comparison.cells[row, column], column_decimals(comparison, column))
+            sentences.append(f"{_list(level)} tie in {comparison.columns[column].name}, at {shown}.")
         others = [comparison.rows[other] for other in block if other != row]
         if unequal := _settings(key for other in others for key in unequal_settings(comparison.rows[row], other)):
-            sentences.append(f"It differs from rows it is compared with in {unequal}, too.")
+            sentences.append(f"{_short(comparison.rows[row])} differs from rows it is compared with in {unequal}, too.")
     return " ".join(sentences)
+
+
+def _tied(comparison: Comparison, block: list[int], best: int, column: int) -> list[int]:
+    """The rows that cannot be told from the best: equal as shown, and no difference that holds."""
+    places, cells = column_decimals(comparison, column), comparison.column(column)
+    tied = []
+    for row in block:
+        if row == best or row not in cells:
+            continue
+        pair = _tested(comparison, column, best, row)
+        margin = cells[best].over_seeds.mean - cells[row].over_seeds.mean
+        if (pair is None or not pair.holds) and not round(margin, places):
+            tied.append(row)
+    return tied
 
 
 def _settings(keys: Iterable[str]) -> str:
@@ -90,7 +111,7 @@ def _lead_over_second(comparison: Comparison, block: list[int], best: int, colum
     cell = comparison.cells[best, column]
     margin = abs(cell.over_seeds.mean - comparison.cells[second, column].over_seeds.mean)
     start = (
-        f"{f'{kind.name} ' if named else ''}{shown_value(cell, places)}, {margin:.{places}f} "
+        f"{f'{kind.name} ' if named else ''}{shown_value(cell, places)}, {shown_difference(margin, places)} "
         f"{'below' if kind.sign < 0 else 'above'} {_short(comparison.rows[second])}"
     )
     pair = _tested(comparison, column, best, second)
