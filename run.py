@@ -43,6 +43,7 @@ examples:
 
 def main(words: Sequence[str]) -> int:
     """Run the command that ``words`` name; returns the exit status. Errors become one sentence on standard error."""
+    from common.environment import continue_in_venv
     from common.errors import UserError, explain, unknown_name
 
     if not words or words[0] in ("-h", "--help"):
@@ -53,13 +54,8 @@ def main(words: Sequence[str]) -> int:
     try:
         if command not in COMMANDS:
             raise unknown_name("command", command, COMMANDS)
-        try:
-            return importlib.import_module(f"commands.{command}").main(rest)
-        except ModuleNotFoundError as error:
-            from common.environment import continue_in_venv
-
-            continue_in_venv(error.name, words)
-            raise
+        continue_in_venv(command, words)
+        return importlib.import_module(f"commands.{command}").main(rest)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status

@@ -3,6 +3,7 @@ Imports the standard library only."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -13,14 +14,23 @@ from common.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
-#: Packages that are imported first; a Python that has them has all others.
-PACKAGES = ("yaml", "simple_parsing", "numpy", "torch", "rich", "pandas", "jinja2")
+#: Modules that reports are made with.
+OF_REPORTS = ("simple_parsing", "yaml", "numpy", "scipy", "pandas", "matplotlib", "seaborn", "jinja2", "PIL", "rich")
+#: Modules of all packages that pyproject.toml requires.
+PACKAGES = (
+    *OF_REPORTS,
+    *("torch", "torchvision", "timm", "pytorch_metric_learning", "sklearn", "numba", "safetensors", "xxhash"),
+)
 
 
-def continue_in_venv(missing: str | None, words: Sequence[str]) -> None:
-    """Replace this process by the same command in ``.venv``, made if needed, unless the missing package is none of
-    ``PACKAGES`` or this is ``.venv`` already. Raises UserError if it cannot be made."""
-    if missing not in PACKAGES or Path(sys.prefix).resolve() == VENV.resolve():
+def continue_in_venv(command: str, words: Sequence[str]) -> None:
+    """Replace this process by the same command in ``.venv``, made if needed, unless this Python has what ``command`` needs or is
+    that of ``.venv``. Imports none of ``PACKAGES``. Raises UserError if ``.venv`` cannot be made."""
+    if Path(sys.prefix).resolve() == VENV.resolve():
+        return
+    needed = OF_REPORTS if command == "report" else PACKAGES
+    lacking = [name for name in needed if not _is_installed(name)]
+    if sys.version_info >= (3, 11) and not lacking:
         return
     if not (VENV / "ready").exists():
         try:
@@ -28,8 +38,15 @@ def continue_in_venv(missing: str | None, words: Sequence[str]) -> None:
         except FileNotFoundError:
             made = None
         if made is None or made.returncode != 0:
-            raise UserError(f"{missing} is not installed here, and make setup failed; in {ROOT}, run: make setup")
+            problem = f"{lacking[0]} is not installed here" if lacking else "Python 3.11 or newer is needed"
+            raise UserError(f"{problem}, and make setup failed; in {ROOT}, run: make setup")
     python = str(VENV / "bin" / "python")
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(python, [python, str(ROOT / "run.py"), *words])
+
+
+def _is_installed(name: str) -> bool:
+    """Whether Python finds a module, not just a folder, of that name."""
+    spec = importlib.util.find_spec(name)
+    return spec is not None and spec.origin is not None

@@ -1,5 +1,7 @@
 """Errors that a user can act on: ``run.py`` prints their sentence and exits with their status."""
 
+from __future__ import annotations
+
 import difflib
 import errno
 from collections.abc import Iterable

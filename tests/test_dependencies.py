@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from common.environment import PACKAGES
+
 ROOT = Path(__file__).resolve().parent.parent
 spec = importlib.util.spec_from_file_location("licences", ROOT / "docs" / "licences.py")
 licences = importlib.util.module_from_spec(spec)
@@ -62,3 +64,8 @@ def test_every_declared_package_has_a_lowest_version():
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     for package in DECLARED:
         assert re.search(rf'"{re.escape(package)}>=[\d.]+"', text), package
+
+
+def test_the_command_line_looks_for_every_package_that_is_always_installed():
+    always = licences.declared()[""]
+    assert sorted(PACKAGES) == sorted(MODULES.get(package, package.replace("-", "_")) for package in always)

@@ -1,5 +1,6 @@
-"""``run.py`` typed to a Python that lacks the packages."""
+"""``run.py`` typed to a Python that lacks packages."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -8,7 +9,60 @@ from pathlib import Path
 
 import pytest
 
+from common.environment import OF_REPORTS, PACKAGES
+from run import COMMANDS
+
 ROOT = Path(__file__).resolve().parent.parent.parent
+#: Every command, with and without options, and the default one.
+LINES = [[command, *words] for command in COMMANDS for words in ([], ["--help"], ["--plugin", "none.py"])]
+LINES += [["--method", "dino"], ["--method", "dino", "--help"]]
+#: For each pair of a package, or none, and a command line on standard input: prints the words that another Python is to continue
+#: with in a Python that lacks that package, or the command's module where this one continues; and which packages are imported then.
+TRIAL = """
+import json, os, pathlib, sys, types
+import common.environment as environment
+import run
+
+class Stop(BaseException):
+    pass
+
+def stop(*what):
+    raise Stop(what)
+
+environment.VENV = pathlib.Path(sys.argv[1])
+(environment.VENV / "ready").touch()
+is_installed = environment._is_installed
+os.execv = stop
+run.importlib = types.SimpleNamespace(import_module=stop)
+became = []
+for lacking, line in json.load(sys.stdin):
+    environment._is_installed = lambda name: name != lacking and is_installed(name)
+    try:
+        run.main(line)
+    except Stop as stopped:
+        *_, last = stopped.args[0]
+        became.append([last if isinstance(last, str) else last[2:], sorted({*environment.PACKAGES} & {*sys.modules})])
+print(json.dumps(became))
+"""
+
+
+def becomes_of(cases, folder, *flags):
+    words = [sys.executable, *flags, "-c", TRIAL, str(folder)]
+    done = subprocess.run(words, input=json.dumps(cases), capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_without_packages_every_command_continues_in_the_environment(tmp_path):
+    assert becomes_of([[None, line] for line in LINES], tmp_path, "-S") == [[line, []] for line in LINES]
+
+
+def test_without_one_of_the_packages_a_command_that_needs_it_continues_in_the_environment(tmp_path):
+    cases = [[package, [command]] for command in COMMANDS for package in (None, *PACKAGES)]
+    for (package, line), (became, imported) in zip(cases, becomes_of(cases, tmp_path), strict=True):
+        needed = OF_REPORTS if line == ["report"] else PACKAGES
+        assert became == (line if package in needed else f"commands.{line[0]}"), f"{line} without {package}"
+        assert imported == []
 
 
 @pytest.fixture
@@ -46,6 +100,13 @@ def test_the_first_command_makes_the_environment_and_the_next_finds_it(checkout)
     second = run(checkout, "evaluate", "--weights", "with space.pt")
     assert (second.stdout, second.returncode) == ("in .venv: evaluate --weights with space.pt\n", 7)
     assert "make" not in second.stderr
+
+
+def test_help_and_wrong_commands_need_no_environment(checkout):
+    shown, wrong = run(checkout, "--help"), run(checkout, "evalute", "--help")
+    assert (shown.returncode, shown.stderr) == (0, "") and "\n  evaluate " in shown.stdout
+    assert wrong.returncode == 2 and "did you mean evaluate?" in wrong.stderr and wrong.stderr.count("\n") == 1
+    assert not (checkout / ".venv").exists()
 
 
 def test_an_environment_that_cannot_be_made_is_one_sentence(checkout):
