@@ -77,6 +77,7 @@ class DavisPropagation(Evaluation):
         "seconds_per_frame": "s/frame",
     }
     units = {"seconds_per_frame": "s"}
+    scales = {"j_decay": (-100, 100), "f_decay": (-100, 100), "seconds_per_frame": (0, None)}
     lower_is_better = ("decay", "seconds")
     headline = ("jf_mean",)
     grouped_by = "videos"

@@ -34,6 +34,8 @@ class Evaluation:
         parts: package of plug-ins ("heads.segmentation"), each measured as the evaluation ``NAME_PLUGIN`` with both titles.
         metrics: titles of its metrics; default: their names, with spaces.
         units: units of metrics that are not in percent.
+        scales: least and greatest possible values of metrics for which they are not 0 and 100 percent
+            (None: no greatest).
         lower_is_better: words in the names of metrics that are better when lower.
         headline: metrics of the first table; if none of them was measured, the first metric.
         variants: entries of the protocol that differ within a run (k of k-NN), each a column, with the value that the first
@@ -47,6 +49,7 @@ class Evaluation:
     parts: ClassVar[str] = ""
     metrics: ClassVar[dict[str, str]] = {"top1": "top-1", "top5": "top-5", "map": "mAP"}
     units: ClassVar[dict[str, str]] = {}
+    scales: ClassVar[dict[str, tuple[float, float | None]]] = {}
     lower_is_better: ClassVar[tuple[str, ...]] = ("loss", "error", "fid", "decay", "seconds")
     headline: ClassVar[tuple[str, ...]] = ("top1", "map")
     variants: ClassVar[dict[str, Any]] = {}
@@ -77,6 +80,7 @@ def facts_of(evaluation: str, metric: str) -> dict[str, Any]:
         "evaluation": declared["title"],
         "metric": declared["metrics"].get(metric, metric.replace("_", " ")),
         "unit": declared["units"].get(metric, "%"),
+        "scale": list(declared["scales"].get(metric, () if metric in declared["units"] else (0, 100))),
         "lower_is_better": any(word in metric for word in declared["lower_is_better"]),
         "headline": metric in declared["headline"],
         "variants": declared["variants"],

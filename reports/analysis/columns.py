@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from common.statistics.intervals import Scale
 from reports.analysis.facts import column_facts
 from reports.analysis.rows import plain
 from reports.analysis.statistics import Summary
@@ -34,6 +35,10 @@ class Column:
     @property
     def name(self) -> str:
         return f"{self.evaluation_name} {self.metric_name}"
+
+    @property
+    def scale(self) -> Scale:
+        return self.facts["scale"]
 
     @property
     def sign(self) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from common.statistics.intervals import Scale
 from reports.analysis.columns import Cell, Column, columns_of, differing_conditions, headline_of
 from reports.analysis.rows import SETTINGS, Row, unequal_settings
 from reports.analysis.statistics import holm, over_seeds
@@ -90,8 +91,8 @@ def _compare_on(test_set: tuple[str, str], rows: list[Row]) -> Comparison:
         columns=list(columns),
         headline=headline_of(list(columns)),
         cells={
-            (row, column): Cell(results, over_seeds([result.value for result in results]))
-            for column, by_row in enumerate(columns.values())
+            (row, column): Cell(results, over_seeds([result.value for result in results], kind.scale))
+            for column, (kind, by_row) in enumerate(columns.items())
             for row, results in by_row.items()
         },
         unequal_settings=[name for name in SETTINGS if len({row.settings[name] for row in trained}) > 1],
@@ -111,7 +112,7 @@ def _test(table: Comparison) -> None:
     for column, kind in enumerate(table.columns):
         tests = tests_of_column(table.rows, table.column(column), paired=column in table.headline)
         if column in table.headline:
-            frames += [pairs.assign(column=column) for pairs in tests.pairs]
+            frames += [_on_scale(pairs.assign(column=column), kind.scale) for pairs in tests.pairs]
             table.untested += Counter({f"{kind.name}: {reason}": n for reason, n in tests.untested.items()})
     if not frames:
         return
@@ -130,6 +131,14 @@ def _test(table: Comparison) -> None:
         listed = [(column, a) in best or (column, b) in best for column, a, b in pairs]
         tests = tests[listed].reset_index(drop=True)
     table.tests = tests
+
+
+def _on_scale(pairs: pd.DataFrame, scale: Scale) -> pd.DataFrame:
+    """Cut intervals of differences off where no difference can lie, which keeps their agreement with p."""
+    if not scale or scale[1] is None:
+        return pairs
+    most = scale[1] - scale[0]
+    return pairs.assign(low=pairs["low"].clip(lower=-most), high=pairs["high"].clip(upper=most))
 
 
 def _embolden(table: Comparison, column: int, best: int, tests: pd.DataFrame) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from reports.analysis.facts import column_facts
 from reports.analysis.published import Column, PublishedRow, PublishedTable, read_published
 from reports.analysis.statistics import over_seeds
 from reports.analysis.tables import Entry, Table, headings_of, number, text
@@ -35,7 +36,10 @@ def measured(table: PublishedTable, row: PublishedRow, column: Column, runs: Seq
     if not by_seed:
         return None
     results = list(by_seed.values())
-    summary = over_seeds([column.scale * result.value for result in results])
+    summary = over_seeds(
+        [column.scale * result.value for result in results],
+        [end and column.scale * end for end in column_facts(results[0])["scale"]],
+    )
     low, high = summary.low, summary.high
     if len(results) == 1 and results[0].low is not None:
         low, high = column.scale * results[0].low, column.scale * results[0].high

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special  # scipy.stats takes over a second to import
 
-from common.statistics.bootstrap import RESAMPLES, resample_counts
-
-LEVEL = 0.95
+from common.statistics.bootstrap import LEVEL, RESAMPLES, resample_counts
+from common.statistics.intervals import Scale, t_interval
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Mean, standard deviation (n - 1 in the denominator) and 95% t interval of the mean. One value has no ``std`` and no
-    interval; equal values have no interval, since one of no width would claim certainty."""
+    """Mean, standard deviation (n - 1 in the denominator) and 95% t interval of the mean on its scale. One value has no ``std``
+    and no interval; equal values have no interval, since one of no width would claim certainty."""
 
     n: int
     mean: float
@@ -25,8 +24,8 @@ class Summary:
     high: float | None
 
 
-def over_seeds(values: Sequence[float]) -> Summary:
-    """Summarize values of independent trainings (seeds)."""
+def over_seeds(values: Sequence[float], scale: Scale = ()) -> Summary:
+    """Summarize values of independent trainings (seeds); a ``scale`` that does not hold them is ignored."""
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or not len(array):
         raise ValueError(f"values of shape {array.shape}; a non-empty vector is needed")
@@ -36,8 +35,9 @@ def over_seeds(values: Sequence[float]) -> Summary:
     std = float(array.std(ddof=1))
     if std < 1e-9 * max(1.0, abs(mean)):
         return Summary(n, mean, 0.0, None, None)
-    half = float(special.stdtrit(n - 1, (1 + LEVEL) / 2)) * std / np.sqrt(n)
-    return Summary(n, mean, std, mean - half, mean + half)
+    if scale and not (scale[0] <= array.min() and (scale[1] is None or array.max() <= scale[1])):
+        scale = ()
+    return Summary(n, mean, std, *t_interval(mean, std, n, scale))
 
 
 def bootstrap_means(values: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:

@@ -14,6 +14,8 @@ UNEQUAL = "≠"
 #: Limit of reasons for untested pairs in a caption.
 MOST_REASONS = 12
 
+T_INTERVAL = "95% t interval of the mean over seeds (on the logit scale, so that it stays between 0 and 100)"
+
 TEST_WORDS = {
     MCNEMAR: "Two single trainings: McNemar’s exact test on the test images.",
     OVER_IMAGES: (
@@ -103,7 +105,7 @@ def results_caption(comparison: Comparison) -> str:
     several = any(cell.over_seeds.n > 1 for cell in cells)
     parts = []
     if several:
-        parts.append("Mean ± standard deviation over seeds; below, the 95% t interval of the mean over seeds.")
+        parts.append(f"Mean ± standard deviation over seeds; below, the {T_INTERVAL}.")
     if any(cell.over_seeds.std == 0 for cell in cells):
         parts.append("Where all seeds gave the same value (± 0), the interval is the bootstrap’s over test images.")
     if any(cell.over_seeds.n == 1 for cell in cells):
@@ -203,8 +205,8 @@ def measurements(comparison: Comparison, name: str) -> Table:
     return Table(
         name,
         f"All measurements on {comparison.data}",
-        "Mean ± standard deviation over seeds, 95% t interval of the mean over seeds, and 95% percentile bootstrap interval over "
-        "test images (of each image’s outcome averaged over seeds).",
+        f"Mean ± standard deviation over seeds, {T_INTERVAL}, and 95% percentile bootstrap interval over test images (of each "
+        "image’s outcome averaged over seeds).",
         headings,
         lines,
         frozenset(breaks[1:]),

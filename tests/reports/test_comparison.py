@@ -280,3 +280,16 @@ def test_many_evaluations_are_drawn_on_several_lines(tmp_path):
         drawn = intervals(comparison, Look(comparison.rows), "intervals")
         heights.append(Image.open(io.BytesIO(drawn.png)).height)
     assert heights[1] == pytest.approx(2 * heights[0], rel=0.02)
+
+
+def test_no_interval_leaves_its_scale(tmp_path):
+    """Two seeds far apart: neither the means' intervals nor the differences' leave 0 to 100 percent, in any table."""
+    for method in ("dino", "barlow_twins"):
+        for seed, gain in enumerate((-0.25, 0.25)):
+            write_run(tmp_path / "runs" / f"{method}-{seed}", method, seed=seed, gain=gain)
+    build_report([tmp_path / "runs"], tmp_path / "out")
+    for file in (tmp_path / "out" / "tables").glob("*.csv"):
+        for row in csv.DictReader(io.StringIO(file.read_text())):
+            for heading, value in row.items():
+                if heading.endswith((" low", " high")) and value:
+                    assert (-100 if file.stem == "differences" else 0) <= float(value) <= 100, (file.stem, heading)
