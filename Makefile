@@ -1,9 +1,12 @@
-# make setup   the environment in .venv        make demo   three methods compared on built-in data
-# make test    linter, formatter check, tests  make bench  speed against plain reference code
+# make setup      the environment in .venv                   make demo   three methods compared on built-in data
+# make test       linter, formatter check, most tests        make bench  speed against plain reference code
+# make test-all   the same with the slow tests: several processes, whole trainings, real clusters
 PYTHON ?= python3
 BIN := .venv/bin
+# Each process of the tests takes half of what another has left when it has nothing left itself, so that all end together.
+PYTEST := python -m pytest -n auto --dist worksteal --durations 10
 
-.PHONY: setup demo test test-lowest bench clean
+.PHONY: setup demo test test-all test-lowest bench clean
 
 setup: .venv/ready
 
@@ -21,16 +24,17 @@ setup: .venv/ready
 demo: setup
 	@$(BIN)/python run.py compare --grid experiments/demo.yaml --jobs 2 --out demo
 
-test: setup
+test: MARKS := -m "not slow"
+test test-all: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/$(PYTEST) $(MARKS)
 
-# The tests with the lowest versions that pyproject.toml allows of what it names, in an environment of their own.
+# All tests with the lowest versions that pyproject.toml allows of what it names, in an environment of their own.
 test-lowest: setup
 	@test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
 	$(BIN)/uv pip install --quiet --compile-bytecode --python .venv-lowest/bin/python --resolution lowest-direct -r pyproject.toml --extra dev --extra loggers
-	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 .venv-lowest/bin/$(PYTEST)
 
 # Machine ceilings, training steps, input, evaluations and start-up; BENCH="--only dino --reference DIR" for a part or more.
 bench: setup

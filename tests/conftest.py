@@ -39,6 +39,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests first: with them last, one process would still be at them when the others have ended."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture
 def when_begun(tmp_path: Path) -> Callable[[Callable[[], object]], threading.Thread]:
     """``when_begun(act)``: a thread that acts once ``tmp_path / "run.py"``, which is ``COMMAND``, runs."""

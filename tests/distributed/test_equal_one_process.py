@@ -108,6 +108,7 @@ def assert_close(ours, reference, what):
             assert torch.equal(ours[name], value), f"{what} {name}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "processes", "strategy"),
     [(name, *kind) for name in cases.CASES for kind, names in cases.CASES_OF.items() if name in names],
@@ -119,6 +120,7 @@ def test_loss_gradient_and_state(name, processes, strategy, alone, several):
     assert_close(found["same"], expected["same"], f"after {cases.STEPS} steps")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
 def test_no_image_is_counted_twice(processes, folder, several):
     """Of 45 and five images each process takes an equal share, the last of which are filled up."""
@@ -139,6 +141,7 @@ def tensors_of(run):
     return {**state["method"], **moments}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", cases.OPTIMIZERS)
 def test_what_is_shared_out_equals_what_is_not(optimizer, two_processes):
     """Weights, the teacher's among them, and moments after two epochs with clipped gradients."""
@@ -152,6 +155,7 @@ def assert_same_training(run, other):
         torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_continues_on_another_number_of_devices(folder, two_processes, four_processes, tmp_path):
     """From two processes with all weights to two with parts; from those, damaged, to four; from two and from four to one."""
     runs = [two_processes / "continued", four_processes / "damaged"]
@@ -173,6 +177,7 @@ def test_recomputed_activations_change_nothing():
     assert_close(recomputed["gradients"], usual["gradients"], "gradient of")
 
 
+@pytest.mark.slow
 def test_a_whole_run(folder, two_processes, tmp_path):
     """The same images, crops and order, whatever the number of processes. (Accumulated BatchNorm sees other parts of a batch
     in two processes than in one, so the losses are near, not equal.)"""

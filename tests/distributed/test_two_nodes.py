@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from rundir.paths import last_checkpoint
@@ -48,6 +49,7 @@ def train(launchers: list[list[str]], run: Path, cache: Path) -> dict:
     return load_checkpoint(last_checkpoint(run))
 
 
+@pytest.mark.slow
 def test_two_nodes_train_what_one_does(tmp_path):
     alone = train([["--standalone", "--nproc_per_node=2"]], tmp_path / "one", tmp_path)
     meeting = ["--rdzv_backend=c10d", f"--rdzv_endpoint=127.0.0.1:{free_port()}", "--rdzv_id=two"]

@@ -1,7 +1,9 @@
-"""Two processes on the halves of a batch equal one process on the whole: loss, gradient, metrics' statistics and buffers."""
+"""Two processes on the halves of a batch equal one process on the whole: loss, gradient, metrics' statistics and buffers of every
+method; and of two methods, what the trainer's steps make of them. tests/distributed/test_equal_one_process.py does more, slowly."""
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,16 @@ CASES = {
     "supervised, several labels": ("supervised", {}, 3, "several"),
 }
 BATCH = 8
+spec = importlib.util.spec_from_file_location("trainer_steps", Path(__file__).parents[1] / "distributed" / "cases.py")
+trainer = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(trainer)
+#: Strategy and case of the trainer's steps.
+STEPS = [
+    ("ddp", "dino-vit"),
+    ("fsdp", "dino-vit"),
+    ("ddp", "barlow_twins-predictor"),
+    ("fsdp", "barlow_twins-predictor"),
+]
 
 
 class Small(Backbone):
@@ -99,6 +111,8 @@ def run_rank(rank: int, folder: str) -> None:
                 dist.all_reduce(value)
                 value /= 2
         results[case] = values
+    for strategy, case in STEPS:
+        results[strategy, case] = trainer.steps(case, strategy=strategy)
     torch.save(results, f"{folder}/rank{rank}.pt")
     dist.destroy_process_group()
 
@@ -121,3 +135,17 @@ def test_two_ranks_equal_one(ranks, case):
         for name, value in expected.items():
             scale = max(0.1 * largest, value.abs().max().item())
             assert (found[name] - value).abs().max() < 1e-4 * scale, name
+
+
+@pytest.mark.parametrize(("strategy", "case"), STEPS)
+def test_steps_of_two_ranks_equal_those_of_one(ranks, strategy, case):
+    """In float64, whether each rank has all weights or a part of each."""
+    expected = trainer.steps(case)
+    for found in (ranks[0][strategy, case], ranks[1][strategy, case]):
+        torch.testing.assert_close(found["losses"], expected["losses"], rtol=1e-5, atol=1e-6)
+        for what in ("gradients", "same"):
+            assert found[what].keys() == expected[what].keys()
+            for name, value in expected[what].items():
+                torch.testing.assert_close(
+                    found[what][name], value, rtol=1e-6, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}"
+                )
