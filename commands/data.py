@@ -15,6 +15,7 @@ from simple_parsing import field
 from common.cli import PluginOption, read_command
 from common.images import VOID
 from data.datasets import fetch, open_dataset
+from data.sets.core.base import DATASETS
 from data.store.store import ImageStore, shared_content
 
 #: With more classes than this only the 10 smallest and the 10 largest are listed.
@@ -53,10 +54,12 @@ def describe(
     cache: Path | None = None,
     console: Console | None = None,
 ) -> None:
-    """Build and check the stores of both splits, and print tables of them. Arguments and errors are ``open_dataset``'s."""
+    """Build and check the stores of both splits (images without labels have one), and print tables of them.
+    Arguments and errors are ``open_dataset``'s."""
     console = console or Console()
-    stores = [open_dataset(name, split, root, short_side, cache) for split in ("train", "test")]
-    tables = [_overview(stores), _classes(stores)]
+    splits = ("train", "test") if DATASETS.facts(name).get("has_labels", True) else ("train",)
+    stores = [open_dataset(name, split, root, short_side, cache) for split in splits]
+    tables = [_overview(stores), *([_classes(stores)] if stores[0].num_classes else [])]
     tables += [_masks(store) for store in stores if store.has_masks]
     for store in stores:
         if store.damaged:
@@ -65,21 +68,21 @@ def describe(
             tables.append(_converted(store))
     for table in tables:
         console.print(table)
-    for warning in warnings_of(*stores):
+    for warning in warnings_of(stores):
         console.print(Text(f"warning: {warning}", style="yellow"))
 
 
-def warnings_of(train: ImageStore, test: ImageStore) -> list[str]:
+def warnings_of(stores: Sequence[ImageStore]) -> list[str]:
     """List what makes results doubtful without being an error."""
     warnings = []
-    if shared := shared_content(train, test):
+    if len(stores) > 1 and (shared := shared_content(*stores)):
         pairs = "; ".join(f"{a} = {b}" for a, b in shared[:3]) + ("; …" if len(shared) > 3 else "")
         warnings.append(f"{len(shared)} test images have the same pixels as a training image: {pairs}")
-    for store in (train, test):
+    for store in stores:
         if empty := [store.classes[i] for i in np.flatnonzero(class_counts(store) == 0)]:
             shown = ", ".join(empty[:5]) + (", …" if len(empty) > 5 else "")
             warnings.append(f"{len(empty)} classes have no {store.split} image: {shown}")
-        if unlabelled := int((~store.labelled).sum()):
+        if store.num_classes and (unlabelled := int((~store.labelled).sum())):
             warnings.append(f"{unlabelled} {store.split} images have no label")
         if store.damaged:
             warnings.append(f"{len(store.damaged)} {store.split} images are skipped")
@@ -113,7 +116,7 @@ def _overview(stores: list[ImageStore]) -> Table:
             "skipped": f"{len(store.damaged):,}",
             "converted to RGB": f"{len(store.converted):,}",
             "classes": f"{store.num_classes}",
-            "labels an image": "one" if store.label_sets is None else f"{store.label_sets.sum(axis=1).mean():.2f}",
+            "labels an image": _labels(store),
             "short side, pixels": spread(store.original_sizes.min(axis=1)),
             "long side, pixels": spread(store.original_sizes.max(axis=1)),
             "stored short side": "as it is" if store.short_side is None else f"at most {store.short_side}",
@@ -125,6 +128,12 @@ def _overview(stores: list[ImageStore]) -> Table:
     rows = [(title, *(column[title] for column in columns)) for title in columns[0]]
     headings = {"": "left", **{store.split: "right" for store in stores}}
     return _table(stores[0].name, headings, rows, caption="sides: smallest / median / largest", caption_justify="left")
+
+
+def _labels(store: ImageStore) -> str:
+    if store.label_sets is not None:
+        return f"{store.label_sets.sum(axis=1).mean():.2f}"
+    return "one" if store.labelled.any() else "none"
 
 
 def _classes(stores: list[ImageStore]) -> Table:

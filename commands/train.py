@@ -23,6 +23,7 @@ from rundir.lock import run_lock
 from training.config import TrainConfig
 
 if TYPE_CHECKING:
+    from data.store.store import ImageStore
     from training.plan import Plan
 
 
@@ -150,7 +151,7 @@ def print_plan(plan: Plan) -> None:
     (images, held_out), costs, config = plan.images, plan.costs, plan.config
     memory = [f"{k.replace('_', ' ')} {gib:.2f} GiB" for k, gib in costs["memory_gib"].items() if gib is not None]
     lines = {
-        "training images": f"{len(images):,} ({len(held_out):,} more held out for the online k-NN)",
+        "training images": f"{len(images):,} ({_held_out(images, held_out)})",
         "left out each epoch": f"{plan.left_out:,} images, others each time (the last, partial batch)",
         "steps": f"{plan.steps_per_epoch:,} an epoch, {plan.total_steps:,} in all",
         "images seen": f"{plan.images_seen:,}",
@@ -163,6 +164,12 @@ def print_plan(plan: Plan) -> None:
     for name, line in lines.items():
         if name != "FLOPs an image, training" or costs["training_flops"] is not None:
             console.print(f"{name}: {line}", markup=False)
+
+
+def _held_out(images: ImageStore, held_out: ImageStore) -> str:
+    if not images.labelled.any():
+        return "no labels, so none held out for the online k-NN"
+    return f"{len(held_out):,} more held out for the online k-NN"
 
 
 def _si(value: float | None) -> str:

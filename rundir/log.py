@@ -45,11 +45,17 @@ def whole_end_of(run: Path) -> dict[str, Any] | None:
 
 def fingerprint_of(run: Path) -> str | None:
     """The fingerprint of the images that a run began with; None if its log has none."""
+    return start_of(run).get("fingerprint")
+
+
+def start_of(run: Path) -> dict[str, Any]:
+    """The first record of a run, about its images; empty if the log has none."""
     try:
         with open(run / LOG, encoding="utf-8") as log:
-            return json.loads(log.readline()).get("fingerprint")
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return None
+            record = json.loads(log.readline())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def newest_record(run: Path, kinds: Sequence[str]) -> dict[str, Any]:

@@ -40,6 +40,7 @@ class Run:
         end: the last record of a finished training, else None.
         has_log: False for an evaluation of given weights, which trains nothing.
         fingerprint: of the training images; "" if the log has none.
+        unlabelled: no training image has a label.
     """
 
     path: Path
@@ -52,6 +53,7 @@ class Run:
     end: dict[str, Any] | None = None
     has_log: bool = False
     fingerprint: str = ""
+    unlabelled: bool = False
     results: list[Measurement] = field(default_factory=list)
     logged: int = 0
     reproduces: dict[str, Any] | None = None
@@ -139,7 +141,8 @@ def _read_run(directory: Path, problems: list[Problem]) -> Run:
         left_out = f"; its {len(run.results)} measurements are left out" if run.results else ""
         problem(f"training has not ended ({at}){left_out}; the same command continues it")
     elif not run.results:
-        problem("has no measurement; evaluate it to see it in the tables")
+        elsewhere = " on a data set with labels (--data NAME), as its images have no labels," if run.unlabelled else ""
+        problem(f"has no measurement; evaluate it{elsewhere} to see it in the tables")
     return run
 
 
@@ -176,6 +179,7 @@ def _read_log(run: Run, problem: Callable[[str, str], None]) -> None:
             run.end = record
         elif kind == "start":
             run.fingerprint = str(record.get("fingerprint") or "")
+            run.unlabelled = record.get("labelled") == 0
         if "effective_rank" in record or "feature_std" in record:
             run.diagnostics.append(record)
     if damaged:

@@ -148,6 +148,11 @@ class Session:
         self._write_environment()
         left_out = self.batches.left_out if self.batches else 0
         self.log.write("start", 0, 0, **self.about, steps_per_epoch=self.per_epoch, left_out_each_epoch=left_out)
+        if self.monitor is not None and self.about.get("labelled") == 0:
+            self.log.say(
+                "no labels: the online k-NN, which needs them, is left out, and no image is held out for it; "
+                "run.py evaluate measures on another data set"
+            )
         if left_out:
             self.log.say(
                 f"{left_out} of {left_out + self.per_epoch * self.config.batch_size} images are left out each epoch, "

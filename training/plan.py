@@ -67,10 +67,24 @@ class Plan:
         config = self.config
         root = None if config.data_root is None else Path(config.data_root)
         store = open_dataset(config.data, "train", root, short_side_for(config.image_size), stream=config.stream)
-        if self.method.uses_labels and not store.labelled.any():
-            raise UserError(f"--method {config.method} needs labels, and no training image of {config.data} has one")
-        trained, held_out = hold_out(len(store), config.knn_every)
+        if not store.labelled.any():
+            self._require_no_labels()
+        # The online k-NN needs labels.
+        trained, held_out = hold_out(len(store), config.knn_every if store.labelled.any() else 0)
         return store.subset(trained), store.subset(held_out)
+
+    def _require_no_labels(self) -> None:
+        """Raise UserError if something of the plan needs labels, which no image has."""
+        config = self.config
+        if self.method.uses_labels:
+            needs = f"--method {config.method} needs labels"
+        elif config.pairing == "same_label":
+            needs = f"--pairing same_label (--method {config.method}) needs labels"
+        elif self.evaluations:
+            needs = f"--evals {' '.join(self.evaluations)} measure by labels"
+        else:
+            return
+        raise UserError(f"{needs}, and no training image of {config.data} has one")
 
     @cached_property
     def costs(self) -> dict[str, Any]:

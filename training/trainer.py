@@ -71,6 +71,7 @@ def _train(plan: Plan, make_monitor: Callable[[Plan, Method], Monitor] | None, b
     config, (images, held_out) = plan.config, plan.images
     method = plan.build_method()
     about = {"images": len(images), "held_out": len(held_out), "fingerprint": images.fingerprint}
+    about["labelled"] = int(images.labelled.sum())
     if plan.initial is not None and begins:
         about["initial"] = start_from(method, plan.initial, config.backbone)
         if is_main():

@@ -110,6 +110,11 @@ def _declared(evaluation: str) -> dict[str, Any]:
 def check_data(name: str, data: str) -> None:
     """Raise UsageError if an evaluation cannot measure on a data set."""
     benchmarks = EVALUATIONS.get(name).benchmarks
+    if not DATASETS.facts(data).get("has_labels", True):
+        raise UsageError(
+            f"--evals {name} cannot measure on {data}, which has no labels; train without --evals, and give run.py evaluate "
+            "--weights RUN --data NAME of another data set"
+        )
     if benchmarks and data not in benchmarks:
         raise UsageError(
             f"--evals {name} measures on {' or '.join(benchmarks)}, not on {data}; give --data {benchmarks[0]}"

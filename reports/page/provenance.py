@@ -25,7 +25,7 @@ def provenance(rows: Sequence[Row]) -> Table:
             _all(environment.get("python") for environment in environments),
             _all(map(_packages, environments)),
             _all(map(hardware, environments)),
-            _all(fingerprint for run in row.runs for fingerprint in _fingerprints(run, "train")),
+            _all(images for run in row.runs for images in (_unlabelled(run), *_fingerprints(run, "train"))),
             _all(fingerprint for run in row.runs for fingerprint in _fingerprints(run, "test")),
             max((run.newest for run in row.runs), default="") or "–",
         ]
@@ -75,6 +75,11 @@ def _fingerprints(run: Run, split: str) -> Iterator[str]:
         about = result.data.get(split)
         if isinstance(about, dict) and about.get("fingerprint"):
             yield f"{result.data.get('name', '')} {str(about['fingerprint'])[:12]}".strip()
+
+
+def _unlabelled(run: Run) -> str:
+    """The images that a run trained on, if none has a label; "" for others, which evaluations' fingerprints name."""
+    return f"{run.config.get('data', '')} {run.fingerprint[:12]}, no labels" if run.unlabelled else ""
 
 
 def given_command(environment: Mapping[str, Any]) -> str:

@@ -26,11 +26,11 @@ def opened(name, split, root, short_side=None):
 
 
 def test_names_sizes_and_unknown_ones():
-    images = ["cifar10", "demo", "imagefolder", "imagenet", "voc2007", "voc2012"]
+    images = ["cifar10", "demo", "imagefolder", "imagenet", "images", "voc2007", "voc2012"]
     benchmarks = ["copydays", "davis", "roxford5k", "rparis6k"]
     assert DATASETS.names() == sorted(images + benchmarks)
     assert [name for name in DATASETS.names() if DATASETS.facts(name)["is_benchmark"]] == benchmarks
-    assert [default_image_size(name) for name in images] == [32, 32, 224, 224, 224, 224]
+    assert [default_image_size(name) for name in images] == [32, 32, 224, 224, 224, 224, 224]
     assert all(DATASETS.get(name).title for name in DATASETS.names())
     for call in (default_image_size, lambda name: opened(name, "train", None)):
         with pytest.raises(UsageError, match=r"unknown data set 'voc2021'; did you mean voc2012\?"):

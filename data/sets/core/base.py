@@ -19,6 +19,7 @@ class DataSet:
     Class attributes:
         title: its name in print.
         is_benchmark: whether one evaluation alone reads it (``data.sets.core.benchmark``).
+        has_labels: False if no image has a label, and none is a test image.
         image_size: side in pixels of crops and evaluation images where the user gives none.
         make_folder: ``(cache) -> folder`` generates the data; None: the user names the folder.
         fetch: ``(root)`` downloads the missing files; None: the user does.
@@ -26,6 +27,7 @@ class DataSet:
 
     title: ClassVar[str]
     is_benchmark: ClassVar[bool] = False
+    has_labels: ClassVar[bool] = True
     image_size: ClassVar[int] = 224
     make_folder: ClassVar[Callable[[Path | None], Path] | None] = None
     fetch: ClassVar[Callable[[Path], None] | None] = None

@@ -14,7 +14,7 @@ from data.store.listing import Listing, stamp_of
 #: The first folder of a split that exists is read. Every comparison here tests on the validation images.
 SPLIT_FOLDERS = {"train": ("train",), "test": ("val", "test")}
 
-LAYOUT = "images belong in train/CLASS/ and val/CLASS/ (or test/CLASS/)"
+LAYOUT = "images belong in train/CLASS/ and val/CLASS/ (or test/CLASS/), or are read without labels by --data images"
 
 
 def list_folder(data: str, split: str, root: Path) -> Listing:
@@ -34,7 +34,7 @@ def list_folder(data: str, split: str, root: Path) -> Listing:
     names, labels, stats = [], [], []
     for label, name in enumerate(classes):
         if (folder / name).is_dir():
-            for path, stat in _files(folder / name):
+            for path, stat in files_below(folder / name):
                 names.append(os.path.relpath(path, root))
                 labels.append(label)
                 stats.append(stat)
@@ -74,16 +74,25 @@ def class_names(folder: Path) -> list[str]:
     return sorted(names)
 
 
-def _files(folder: Path) -> list[tuple[str, os.stat_result]]:
-    """List the files anywhere below a class folder, sorted by path, with their stats; links are followed."""
+def files_below(folder: Path) -> list[tuple[str, os.stat_result]]:
+    """List the files anywhere below a folder, except hidden ones, sorted by path, with their stats; links are followed.
+
+    Raises UserError for a folder that cannot be read, or a link that leads back to a folder above it."""
     files = []
-    pending = [str(folder)]
+    pending: list[tuple[str, frozenset[tuple[int, int]]]] = [(str(folder), frozenset())]
     while pending:
-        for entry in os.scandir(pending.pop()):
-            if entry.name.startswith("."):
-                continue
+        directory, above = pending.pop()
+        try:
+            status = Path(directory).stat()
+            here = (status.st_dev, status.st_ino)
+            entries = [entry for entry in os.scandir(directory) if not entry.name.startswith(".")]
+        except OSError as error:
+            raise UserError(f"{directory}: this folder of images cannot be read ({error.strerror})") from error
+        if here in above:
+            raise UserError(f"{directory}: a link back to a folder above it; remove it")
+        for entry in entries:
             if entry.is_dir():
-                pending.append(entry.path)
+                pending.append((entry.path, above | {here}))
             else:
                 try:
                     files.append((entry.path, entry.stat()))

@@ -16,6 +16,7 @@ from torch import Tensor
 from common.errors import UsageError, UserError
 from common.images import normalise
 from data.datasets import open_dataset
+from data.sets.core.base import DATASETS
 from data.store.decode import require_pixels
 from data.store.store import ImageStore
 from reports.visual.core.base import ImagesVisualization
@@ -72,9 +73,11 @@ def read_inputs(options: Any, run: Mapping[str, Any], size: int) -> tuple[list[I
     root = options.data_root or (None if options.data else run.get("data_root"))
     if data is None:
         raise UsageError("--images or --data is needed: what to look at")
-    store = open_dataset(data, "test", None if root is None else Path(root), round(size * 256 / 224))
+    split = "test" if DATASETS.facts(data).get("has_labels", True) else "train"
+    store = open_dataset(data, split, None if root is None else Path(root), round(size * 256 / 224))
     chosen = choose(store, options.count, options.seed)
-    return [InputImage(store.names[i], store.original_image(i)) for i in chosen], f"test images of {data_title(store)}"
+    which = "test images" if split == "test" else "images"
+    return [InputImage(store.names[i], store.original_image(i)) for i in chosen], f"{which} of {data_title(store)}"
 
 
 def images_of(options: ImagesVisualization, network: Network) -> tuple[list[InputImage], str]:
@@ -87,7 +90,7 @@ def images_of(options: ImagesVisualization, network: Network) -> tuple[list[Inpu
 
 def data_title(store: ImageStore) -> str:
     """Name a data set, with its folder if it is the user's own."""
-    return f"{store.name} ({store.root.name})" if store.name == "imagefolder" else store.name
+    return f"{store.name} ({store.root.name})" if store.name in ("imagefolder", "images") else store.name
 
 
 def class_names(store: ImageStore, index: int) -> str:

@@ -18,7 +18,7 @@ from common.cli import words_of
 from common.errors import UsageError, UserError
 from common.files import read_json, write_json
 from rundir.lock import run_lock
-from rundir.log import end_of, newest_record
+from rundir.log import end_of, newest_record, start_of
 from rundir.paths import CELLS, output_of, results_file, run_of
 from training.grids.grid import Cell
 from training.grids.launchers.process import stopping_well
@@ -111,7 +111,8 @@ def progress_of(state: CellState) -> str:
         return ""
     if record["kind"] == "end":
         return "trained; evaluating"
-    return f"epoch {record.get('epoch', 0) + 1}, loss {record.get('loss', float('nan')):.3f}"
+    labels = ", no labels" if start_of(state.directory).get("labelled") == 0 else ""
+    return f"epoch {record.get('epoch', 0) + 1}, loss {record.get('loss', float('nan')):.3f}{labels}"
 
 
 def tail_of(state: CellState, lines: int = 12) -> str:
