@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -57,9 +59,15 @@ class DINOHead(nn.Module):
         self.mlp = mlp if nlayers > 1 else mlp[0]  # a single layer has no index in the authors' names
         self.last_layer = WeightNormLinear(bottleneck_dim, out_dim, trainable_gain=not norm_last_layer)
 
-    def forward(self, features: Tensor, predictor: nn.Module | None = None) -> Tensor:
-        """``predictor`` maps the MLP's outputs to others of the same width."""
+    def forward(
+        self,
+        features: Tensor,
+        predictor: nn.Module | None = None,
+        average: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """``predictor`` maps the MLP's outputs to others of the same width, ``average`` the unit vectors before the last layer."""
         bottleneck = self.mlp(features)
         if predictor is not None:
             bottleneck = predictor(bottleneck)
-        return self.last_layer(F.normalize(bottleneck, dim=-1))
+        vectors = F.normalize(bottleneck, dim=-1)
+        return self.last_layer(vectors if average is None else average(vectors))

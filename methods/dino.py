@@ -8,9 +8,10 @@ Shapes: B images, V student views, T teacher views (the first of the V), K outpu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,7 @@ from common.schedules import linear
 from heads.dino import DINOHead
 from heads.mlp import MLP
 from methods.core.base import METHODS, MakeBackbone, Method, Progress, StepOutput, ViewBatch
+from methods.core.labels import LabelMeans
 from methods.core.multi_crop import MultiCropConfig, agreement, backbone_features, sinkhorn_knopp
 from methods.core.teacher import ema_update, rising_momentum
 
@@ -77,8 +79,16 @@ class DINOConfig(MultiCropConfig):
     freeze_last_layer: int = option(1, at_least=0)
     """epochs during which the head's last layer stays as it is"""
 
+    targets: Literal["image", "label"] = "image"
+    """what the student predicts: the teacher's output for the other crop of the image, or for the mean of all full-size crops in
+    the batch whose images share a label with it (weak supervision; images without a usable label keep their own)"""
+    label_momentum: float = option(0.0, at_least=0, below=1)
+    """of a running mean for each label with --targets label, for batches with few images of a class; 0: the batch's mean alone"""
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.label_momentum and self.targets != "label":
+            raise UsageError("--label_momentum is about the means of --targets label; add that option")
         if self.loss == "mse" and self.centering in SINKHORN_ITERATIONS:
             raise UsageError(
                 f"--loss mse compares outputs, but --centering {self.centering} makes probabilities of them; "
@@ -165,17 +175,36 @@ class DINONetwork(nn.Module):
         norm = nn.BatchNorm1d if config.use_bn_in_head else None
         self.predictor = MLP(config.bottleneck_dim, widths, norm=norm, activation=nn.GELU) if predictor else None
 
-    def forward(self, views: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Pooled features ``[V, B, width]`` and logits ``[V, B, K]``. All views pass the head as one batch."""
+    def forward(
+        self, views: Sequence[Tensor], average: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Pooled features ``[V, B, width]`` and logits ``[V, B, K]``. All views pass the head as one batch. ``average`` maps the
+        head's unit vectors ``[V, B, bottleneck]`` before its last layer."""
         features_VBD = backbone_features(self.backbone, views)
-        logits = self.head(features_VBD.flatten(0, 1), self.predictor)
-        return features_VBD, logits.unflatten(0, features_VBD.shape[:2])
+        shape = features_VBD.shape[:2]
+
+        def averaged(vectors: Tensor) -> Tensor:
+            return average(vectors.unflatten(0, shape)).flatten(0, 1)
+
+        logits = self.head(features_VBD.flatten(0, 1), self.predictor, averaged if average else None)
+        return features_VBD, logits.unflatten(0, shape)
 
 
 @METHODS.register("dino")
 class DINO(Method):
     """The state dict holds ``student.backbone.…``, ``student.head.…``, the same of ``teacher``, and ``loss.center``. The teacher's
-    backbone is evaluated."""
+    backbone is evaluated.
+
+    ``--targets label`` is weak supervision by means: the teacher's unit vectors before the last layer are averaged over all images
+    of the batch (all ranks, both full-size crops) that share a label, before centring or Sinkhorn-Knopp and sharpening. The last
+    layer is linear, so this averages logits. One other image's sharpened output is mostly that image's own noise; the mean of many
+    is the class. It works with either pairing: with ``same_label``, the anchor's labels count for all its crops. With
+    ``--accumulate``, means are those of a part, and running means move once a part.
+
+    Its nearest relative is Daino (Fini et al. 2023, arXiv 2306.07483), which ties one prototype to each class and trains it by
+    cross-entropy with the label, beside DINO's loss for all images. Here no prototype belongs to a class and no second loss
+    exists: labels only say over which images the teacher's output is averaged, and what a class looks like stays the teacher's.
+    """
 
     title = "DINO"
     citation = "Caron et al. 2021, arXiv 2104.14294"
@@ -192,7 +221,14 @@ class DINO(Method):
             teacher.load_state_dict(student.state_dict())
         self.teacher.requires_grad_(False)
         self.loss = DINOLoss(config)
+        self.label_means = None
+        if config.targets == "label":
+            self.label_means = LabelMeans(num_classes, config.bottleneck_dim, config.label_momentum)
         self._teacher_temp = config.warmup_teacher_temp
+
+    @classmethod
+    def label_use(cls, options: Mapping[str, Any]) -> bool | str:
+        return "targets" if options.get("targets") == "label" else False
 
     @property
     def backbone(self) -> Backbone:
@@ -215,7 +251,8 @@ class DINO(Method):
 
     def forward(self, batch: ViewBatch) -> StepOutput:
         with torch.no_grad():
-            _, teacher_TBK = self.teacher(batch.views[:2])
+            average = self.label_means and partial(self.label_means, labels=batch.labels)
+            _, teacher_TBK = self.teacher(batch.views[:2], average)
         features_VBD, student_VBK = self.student(batch.views)
         loss, metrics = self.loss(student_VBK, teacher_TBK, self._teacher_temp)
         # The student's features rather than its K outputs, whose cross-correlation would be K × K.

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from common.distributed import all_gather_rows
 from methods.core.base import METHODS
+from methods.core.labels import alike
 from methods.simclr import SimCLR, SimCLRConfig
 
 
@@ -34,8 +35,4 @@ class SupCon(SimCLR):
 
     def positives(self, image_M: Tensor, labels: Tensor) -> Tensor:
         labels_M = all_gather_rows(labels)[image_M]
-        if labels_M.ndim == 1:
-            alike_MM = (labels_M[:, None] == labels_M) & (labels_M >= 0)
-        else:
-            alike_MM = labels_M.float() @ labels_M.float().T > 0
-        return alike_MM | super().positives(image_M, labels)
+        return alike(labels_M, labels_M) | super().positives(image_M, labels)

@@ -21,12 +21,15 @@ def as_number(value: Any) -> float | None:
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
-def label_use(config: Mapping[str, Any], uses_labels: bool) -> str:
-    """Say which labels a training and the training of its initial weights used: "none", "10% (pairs)", "none; start: all".
-    ``uses_labels``: the method's loss reads labels."""
+def label_use(config: Mapping[str, Any], uses_labels: Any) -> str:
+    """Say which labels a training and the training of its initial weights used: "none", "10% (pairs)", "all (pairs, targets)",
+    "none; start: all". ``uses_labels``: whether the method's loss reads labels, or what for, in a word."""
     fraction = as_number(config.get("label_fraction"))
     share = "all" if fraction is None or fraction >= 1 else f"{100 * fraction:.3g}%"
-    own = share if uses_labels else f"{share} (pairs)" if config.get("pairing") == "same_label" else "none"
+    uses = ["pairs"] if config.get("pairing") == "same_label" else []
+    uses += [uses_labels] if uses_labels and isinstance(uses_labels, str) else []
+    by_loss = uses_labels and not isinstance(uses_labels, str)
+    own = share if by_loss else f"{share} ({', '.join(uses)})" if uses else "none"
     before = str(config.get("init_labels") or "?") if config.get("init") else "none"
     return own if before == "none" else f"{own}{START}{before}"
 

@@ -29,7 +29,7 @@ def cost_of(
     """Count the costs of training on tensors without contents. ``num_labels``: columns of multi-hot labels, else None.
 
     Returns:
-        ``patch_size`` (None without patches), ``uses_labels``, ``parameters`` (of the evaluated backbone),
+        ``patch_size`` (None without patches), ``uses_labels`` (``Method.label_use``), ``parameters`` (of the evaluated backbone),
         ``trained_parameters``, ``flops`` (one image's forward pass of the backbone), ``training_flops`` (forward and backward
         passes of all views of an image; a multiply-add is two operations), and ``memory_gib``, an estimate: weights, gradients
         and optimiser state, and what autograd keeps for the backward pass of ``batch_size / accumulate`` images.
@@ -54,7 +54,7 @@ def cost_of(
                 training_flops, activations = _training_pass(method, views, config, num_labels)
     return {
         "patch_size": backbone.stride if backbone.has_tokens else None,
-        "uses_labels": method.uses_labels,
+        "uses_labels": method.label_use(vars(method.config)),
         "parameters": parameters,
         "trained_parameters": sum(p.numel() for p in trained),
         "flops": flops,

@@ -63,7 +63,7 @@ def labels_of(source: Source) -> str:
     if not isinstance(options, Mapping) or "method" not in options:
         return "?"
     try:
-        uses_labels = METHODS.get(options["method"]).uses_labels
+        uses_labels = METHODS.get(options["method"]).label_use(options)
     except UsageError:  # its plug-in is not loaded
         return "?"
     return label_use(options, uses_labels)

@@ -76,8 +76,8 @@ class Plan:
     def _require_no_labels(self) -> None:
         """Raise UserError if something of the plan needs labels, which no image has."""
         config = self.config
-        if self.method.uses_labels:
-            needs = f"--method {config.method} needs labels"
+        if use := self.method.label_use(vars(self.method_config)):
+            needs = f"--method {config.method} needs labels{f' for its {use}' if isinstance(use, str) else ''}"
         elif config.pairing == "same_label":
             needs = f"--pairing same_label (--method {config.method}) needs labels"
         elif self.evaluations:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -110,7 +110,7 @@ class Method(nn.Module):
     needs_backbone: ClassVar[bool] = True
     #: False for a method without any training (``random``): the trainer saves the initial weights at once.
     trains: ClassVar[bool] = True
-    #: True if the loss reads ``ViewBatch.labels``. (Pairing by label is an option of the run.)
+    #: True if the loss reads ``ViewBatch.labels``; where options decide, see ``label_use``. (Pairing is an option of the run.)
     uses_labels: ClassVar[bool] = False
 
     #: Dataclass of the method's own options.
@@ -128,10 +128,16 @@ class Method(nn.Module):
     def __init__(self, config: MethodConfig, make_backbone: MakeBackbone, num_classes: int):
         """``num_classes`` is that of the data set. Raises UsageError if the method uses labels and the data set has none (0)."""
         super().__init__()
-        if self.uses_labels and num_classes < 1:
+        if self.label_use(vars(config)) and num_classes < 1:
             name = self.title or type(self).__name__
             raise UsageError(f"{name} needs labels, and this data set has none; choose another method or data set")
         self.config = config
+
+    @classmethod
+    def label_use(cls, options: Mapping[str, Any]) -> bool | str:
+        """Whether the loss reads labels under these options of the method, by name; or what for, in the word that reports show
+        ("targets")."""
+        return cls.uses_labels
 
     @classmethod
     def views(cls, config: MethodConfig, image_size: int) -> list[View]:

@@ -119,7 +119,7 @@ def _row(runs: list[Run]) -> Row:
         "data": data,
         "start": _start(first),
         "budget": "?" if seen is None else short_count(seen),
-        "labels": label_use(first.config, bool(_recorded(first, "uses_labels"))),
+        "labels": label_use(first.config, _recorded(first, "uses_labels")),
     }
     if "method" not in first.config:  # others' weights
         settings |= dict.fromkeys(("data", "start", "labels"), "?")

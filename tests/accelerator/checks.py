@@ -67,6 +67,8 @@ def small_method(small_runs, name, tmp_path, **options):
         *((name, {}) for name in TRAINED),
         ("dino", {"centering": "sinkhorn_knopp"}),
         ("dino", {"optimizer": "lars"}),
+        ("dino", {"targets": "label"}),
+        ("weak_dino", {"targets": "label", "label_momentum": 0.9}),
         ("barlow_twins", {"optimizer": "sgd", "clip_grad": 1.0}),
         ("barlow_twins", {"projector": "32-32-64"}),
         ("supervised", {"clip_grad": 1.0, "clip_mode": "global"}),

@@ -27,6 +27,8 @@ CASES = {
     "dino-sinkhorn": ("dino", "small_vit", {"centering": "sinkhorn_knopp"}),
     "dino-timm": ("dino", "timm:resnet10t", {}),
     "weak_dino": ("weak_dino", "small_vit", {}),
+    "weak_dino-means": ("weak_dino", "small_vit", {"targets": "label", "centering": "sinkhorn_knopp"}),
+    "weak_dino-running-means": ("weak_dino", "small_vit", {"targets": "label", "label_momentum": 0.9}),
     "barlow_twins-vit": ("barlow_twins", "small_vit", {}),
     "barlow_twins-resnet": ("barlow_twins", "resnet18_cifar", {}),
     "barlow_twins-predictor": ("barlow_twins", "small_cnn", {"predictor": True, "loss": "cross_entropy"}),

@@ -140,6 +140,8 @@ def test_label_use_of_initial_weights(small, tmp_path):
         (("dino", {}), {}, "none"),
         (("dino", {"pairing": "same_label", "label_fraction": 0.1}), {}, "10% (pairs)"),
         (("supervised", {}), {}, "all"),
+        (("dino", {"label_fraction": 0.1}), {"targets": "label"}, "10% (targets)"),
+        (("weak_dino", {}), {"targets": "label"}, "all (pairs, targets)"),
         (("dino", {}), {"init": "torchvision:resnet50", "init_labels": "all"}, "none; start: all"),
         (("dino", {}), {"method": "of_a_plugin"}, "?"),
     ]

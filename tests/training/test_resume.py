@@ -16,6 +16,8 @@ from training.checkpoint import load_checkpoint
 
 KINDS = list(itertools.product(("adamw", "sgd", "lars"), ("fp32", "bf16")))  # fp16 needs a CUDA device
 TRAINED = [name for name in METHODS.names() if METHODS.get(name).trains]
+#: Options of a method that have a state of their own.
+OWN = {"weak_dino": {"targets": "label", "label_momentum": 0.9}}
 #: Every method, each with another optimiser and precision, and one method with all of them.
 CASES = {(name, *KINDS[place % len(KINDS)]) for place, name in enumerate(TRAINED)} | {
     ("barlow_twins", *kind) for kind in KINDS
@@ -44,6 +46,7 @@ def test_a_stopped_run_continues_to_the_bit(method, optimizer, precision, small,
     options = {
         "optimizer": optimizer, "precision": precision, "epochs": 2, "knn_every": 0, "log_every": 1, "warmup_epochs": 1,
         "lr": 0.01, "stream": method == "barlow_twins", "backbone": "small_cnn" if method == "vicreg" else "small_vit",
+        **OWN.get(method, {}),
     }  # fmt: skip
     whole = train(*small(tmp_path / "whole", method, **options))
 
