@@ -121,6 +121,7 @@ def test_an_existing_folder_is_refused(built):
         demo.build_demo(built)
 
 
+@pytest.mark.slow
 def test_a_full_build_takes_seconds(tmp_path):
     start = time.process_time()  # not wall time: other jobs on the machine must not fail this
     demo.build_demo(tmp_path / "demo")

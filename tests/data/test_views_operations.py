@@ -178,12 +178,12 @@ def test_different_blends_of_one_batch_equal_those_of_single_images(made):
 
 @pytest.mark.parametrize("shift", [-0.5, -0.1, -0.003, 0.0, 0.031, 0.1, 0.37, 0.5])
 def test_hue_is_within_one_level_of_pil_on_the_whole_colour_cube(shift, made):
-    # Every level of one channel and every third of the others: pure and mixed colours, greys, ties.
-    third = np.arange(0, 256, 3)
-    cube = np.stack(np.meshgrid(third, third, np.arange(256), indexing="ij"), axis=-1).astype(np.uint8)
+    # Every level of one channel and every fifth of the others: pure and mixed colours, greys, ties.
+    fifth = np.arange(0, 256, 5)
+    cube = np.stack(np.meshgrid(fifth, fifth, np.arange(256), indexing="ij"), axis=-1).astype(np.uint8)
     for colours in (cube, cube[..., ::-1], np.roll(cube, 1, axis=-1)):
-        image = np.ascontiguousarray(colours.reshape(1376, 1376, 3))
-        ours = made([image], 1376, **one_operation([HUE], [shift]))
+        image = np.ascontiguousarray(colours.reshape(832, 832, 3))
+        ours = made([image], 832, **one_operation([HUE], [shift]))
         assert difference(ours, [TF.adjust_hue(Image.fromarray(image), shift)]).max() <= 1 + 1e-4
 
 

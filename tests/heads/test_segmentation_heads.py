@@ -1,3 +1,5 @@
+import functools
+
 import pytest
 import torch
 
@@ -26,16 +28,19 @@ def test_vit_forward_and_backward(name, size):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in head.parameters())
 
 
-@pytest.fixture(scope="module", params=[("resnet18", 32), ("resnet50", 8)], ids=["resnet18", "resnet50-dilated"])
-def resnet(request):
-    name, stride = request.param
+@functools.cache
+def resnet(name, stride):
     return build_backbone(name, output_stride=stride)
 
 
-@pytest.mark.parametrize("size", [(64, 64), (65, 97)])
+#: Backbone, stride of its last map, size of the images.
+RESNETS = [("resnet18", 32, (64, 64)), ("resnet18", 32, (65, 97)), ("resnet50", 8, (33, 49))]
+
+
+@pytest.mark.parametrize(("resnet_name", "stride", "size"), RESNETS)
 @pytest.mark.parametrize("name", HEADS)
-def test_resnet_forward_and_backward(name, size, resnet):
-    backbone = resnet
+def test_resnet_forward_and_backward(name, resnet_name, stride, size):
+    backbone = resnet(resnet_name, stride)
     head, blocks = build(name, backbone, 5)
     logits = head(backbone.maps(torch.randn(2, 3, *size), blocks), size)
     assert logits.shape == (2, 5, *size)
