@@ -26,7 +26,7 @@ time.sleep(60)
 """
 
 
-pytest_plugins = ("tests.small_images", "tests.small_runs", "tests.small_contexts")
+pytest_plugins = ("tests.small_images", "tests.small_runs", "tests.small_contexts", "tests.small_reports")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

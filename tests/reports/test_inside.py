@@ -17,10 +17,10 @@ def png(path, size=(40, 20)):
 
 @pytest.fixture
 def run(tmp_path):
-    return write_run(tmp_path / "runs" / "dino-seed0", "dino", "vit_s8", seed=0)
+    return write_run(tmp_path / "runs" / "dino-seed0", "dino", "vit_s8", seed=0, matrices=False)
 
 
-def test_a_picture_of_a_run_is_on_the_page_and_beside_it(run, tmp_path):
+def test_a_picture_of_a_run_is_on_the_page_and_beside_it(run, tmp_path, pdfs):
     drawn = png(run / "figures" / "attention-vit_s16-1.png")
     page = build_report([run], tmp_path / "out").read_text()
     assert '<figure id="figure-attention-1">' in page and 'src="data:image/png;base64,' in page
@@ -44,7 +44,8 @@ def test_what_is_no_picture_is_listed_and_not_shown(run, tmp_path):
 def test_the_pictures_left_out_are_named(tmp_path):
     runs = []
     for lr in range(8):
-        runs.append(write_run(tmp_path / "runs" / f"dino-{lr}", "dino", "vit_s8", seed=0, options={"lr": lr}))
+        run = tmp_path / "runs" / f"dino-{lr}"
+        runs.append(write_run(run, "dino", "vit_s8", images=20, options={"lr": lr}, matrices=False))
         png(runs[-1] / "figures" / "pca-a.png")
     page = build_report(runs, tmp_path / "out").read_text()
     assert page.count('id="figure-pca-') == 6 and "pictures of the first 6 rows are shown; those of" in page

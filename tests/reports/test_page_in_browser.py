@@ -11,7 +11,10 @@ from tests.reports.chromium import Chromium
 from tests.reports.factory import write_run
 
 PROGRAM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no chromium on the PATH: apt-get install chromium")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(PROGRAM is None, reason="no chromium on the PATH: apt-get install chromium"),
+]
 
 LONG = "a-very-long-name-without-any-break-" * 4
 

@@ -103,7 +103,7 @@ def test_csv_is_as_before(small, name):
                 assert a == b
 
 
-def test_same_runs_give_the_same_bytes(small, tmp_path, monkeypatch):
+def test_same_runs_give_the_same_bytes(small, tmp_path, monkeypatch, pdfs):
     monkeypatch.chdir(small)
     build_report([Path("runs")], tmp_path / "again", title="Three methods & a reference")
     files = sorted(path.relative_to(small / "out") for path in (small / "out").rglob("*") if path.is_file())
@@ -159,12 +159,13 @@ def test_nothing_to_report_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"none of the 1 directories given is a readable run .*no such directory"):
         build_report([tmp_path / "nothing"], tmp_path / "out")
     with pytest.raises(UsageError, match="unknown palette 'stud'; did you mean study"):
-        build_report([write_run(tmp_path / "run", images=20)], tmp_path / "out", palette="stud")
+        build_report([write_run(tmp_path / "run", "random", images=20)], tmp_path / "out", palette="stud")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"--out .*cannot be written"):
         build_report([tmp_path / "run"], tmp_path / "file")
 
 
+@pytest.mark.slow
 def test_a_thousand_runs_in_bounded_memory_and_without_torch(tmp_path):
     """Also says its time: DESIGN wants less than 15 s on two idle cores."""
     for number in range(1000):

@@ -34,7 +34,7 @@ def report(tmp_path, *contents):
     for number, content in enumerate(contents):
         files.append(tmp_path / f"bench{number}.json")
         files[-1].write_text(content if isinstance(content, str) else json.dumps(content))
-    page = build_report([write_run(tmp_path / "run", images=20), *files], tmp_path / "out")
+    page = build_report([write_run(tmp_path / "run", "random", images=20), *files], tmp_path / "out")
     return page.read_text(), tmp_path / "out" / "tables"
 
 

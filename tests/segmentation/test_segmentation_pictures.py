@@ -14,6 +14,8 @@ from reports.analysis.rows import rows_of
 from reports.figures.segmentation import coloured, pictures
 from rundir.read import Problem, read_runs
 
+pytestmark = pytest.mark.usefixtures("no_pdfs")
+
 
 @pytest.fixture
 def run(make_context):

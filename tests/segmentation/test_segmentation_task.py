@@ -57,7 +57,9 @@ def equal(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("head", SEGMENTATION_HEADS.names())
+@pytest.mark.parametrize(
+    "head", [pytest.param(name, marks=[pytest.mark.slow] * (name != "linear")) for name in SEGMENTATION_HEADS.names()]
+)
 def test_overfits_four_images(head, stores, tmp_path):
     four = stores[0].subset(np.arange(4))
     # Frozen and untrained features: of the images' colours, every head must make the classes.
