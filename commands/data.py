@@ -14,8 +14,7 @@ from simple_parsing import field
 
 from common.cli import PluginOption, read_command
 from common.images import VOID
-from data.datasets import fetch, open_dataset
-from data.sets.core.base import DATASETS
+from data.datasets import fetch, open_dataset, splits_of
 from data.store.store import ImageStore, shared_content
 
 #: With more classes than this only the 10 smallest and the 10 largest are listed.
@@ -57,8 +56,7 @@ def describe(
     """Build and check the stores of both splits (images without labels have one), and print tables of them.
     Arguments and errors are ``open_dataset``'s."""
     console = console or Console()
-    splits = ("train", "test") if DATASETS.facts(name).get("has_labels", True) else ("train",)
-    stores = [open_dataset(name, split, root, short_side, cache) for split in splits]
+    stores = [open_dataset(name, split, root, short_side, cache) for split in splits_of(name, root, cache)]
     tables = [_overview(stores), *([_classes(stores)] if stores[0].num_classes else [])]
     tables += [_masks(store) for store in stores if store.has_masks]
     for store in stores:

@@ -44,6 +44,16 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
+def as_file_name(text: str) -> str:
+    """Make a part of a file's name, at most 200 characters long, of any text.
+
+    >>> as_file_name("imagefolder"), as_file_name("hf:uoft-cs/cifar100,label=fine_label")
+    ('imagefolder', 'hf_uoft-cs_cifar100_label=fine_label')
+    """
+    name = re.sub(r"[^A-Za-z0-9_.=+-]", "_", text)
+    return name if len(name) <= 200 else f"{name[:180]}-{digest_of(text)}"
+
+
 def remove_unfinished(folder: Path) -> None:
     """Delete the half-written files of killed processes below a folder that no other process writes to."""
     for leftover in folder.rglob(".*.tmp"):

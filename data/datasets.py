@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import UsageError, UserError
-from data.sets.core.base import DATASETS, require_folder
+from data.sets.core.base import DATASETS, DataSet, require_folder
 from data.sets.core.benchmark import Benchmark
 
 if TYPE_CHECKING:
@@ -52,10 +52,24 @@ def open_dataset(
         raise UsageError(f"{name} has no training images and no labels; run.py evaluate --data {name} measures on it")
     if short_side is not None and short_side < 2:
         raise UserError(f"short_side is {short_side}; give at least 2 pixels")
+    listing = _data_set(name, root, cache).listing(split)
+    return open_store(listing, short_side, cache, progress, stream)
+
+
+def splits_of(name: str, root: Path | None, cache: Path | None = None) -> tuple[str, ...]:
+    """The splits that a data set has. Arguments and errors are ``open_dataset``'s."""
+    return _data_set(name, root, cache).splits()
+
+
+def _data_set(name: str, root: Path | None, cache: Path | None) -> DataSet:
+    kind = DATASETS.get(name)
+    if kind.takes_name:
+        if root is not None:
+            raise UsageError(f"--data {name} names its own place; leave --data_root out")
+        return kind(name, None)
     if root is None and kind.make_folder is not None:
         root = kind.make_folder(cache)
-    listing = kind(name, require_folder(name, root)).listing(split)
-    return open_store(listing, short_side, cache, progress, stream)
+    return kind(name, require_folder(name, root))
 
 
 def fetch(name: str, root: Path | None) -> None:

@@ -15,6 +15,7 @@ from rich.table import Column, Table
 from backbones.base import Backbone
 from common.distributed import is_main, main_first
 from common.errors import UserError
+from common.files import as_file_name
 from common.options import IMAGE_SIZE, one_of, option
 from common.progress import note, track
 from common.statistics.confusion import bootstrap_scores, class_scores, confusion_matrix, scores
@@ -181,7 +182,7 @@ class Segmentation(Evaluation):
         depends = {name: getattr(config, name) for name in of_data} | {"train_data": context.train.fingerprint}
         return NestedTraining.plan(
             context,
-            f"{head}-{store.name}",
+            f"{head}-{as_file_name(store.name)}",
             task,
             depends,
             config.lr or lr,

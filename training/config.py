@@ -21,7 +21,7 @@ class TrainConfig:
     backbone: str = option("vit_s16", names=backbones.names)
     """backbone, by its name, or timm:NAME"""
     data: str = option("demo", names=names_with_images)
-    """data set, by its name"""
+    """data set, by its name; hf:NAME or hf:FOLDER with the datasets library"""
     data_root: str | None = option(None, changes_results=False)
     """folder of the data set; demo needs none"""
     stream: bool = option(False, changes_results=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from backbones import check_name
 from common.distributed import world_size
 from common.errors import UsageError, UserError
+from common.files import as_file_name
 from common.options import check, options_without_effect
 from data.datasets import default_image_size
 from methods.core.base import MethodConfig
@@ -37,7 +37,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
 
 def _on_any_machine(config: TrainConfig) -> TrainConfig:
     """Fill in every default that does not depend on the machine."""
-    name = re.sub(r"[^A-Za-z0-9_.=+-]", "_", f"{config.method}-{config.backbone}-{config.data}-{config.seed}")
+    name = as_file_name(f"{config.method}-{config.backbone}-{config.data}-{config.seed}")
     return dataclasses.replace(
         config,
         out=config.out or f"runs/{name}",

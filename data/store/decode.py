@@ -1,6 +1,7 @@
 """Single images, masks and annotations are decoded and checked. An image file whose meaning in RGB is ambiguous is refused;
 exact conversions are noted."""
 
+import io
 import re
 import stat
 from collections.abc import Iterator
@@ -68,8 +69,8 @@ class Decoded:
         return [np.frombuffer(self.image.tobytes("raw", band), np.uint8).reshape(shape) for band in "RGB"]
 
 
-def decode_image(path: Path, short_side: int | None = None) -> Decoded:
-    """Read an image file as RGB, whatever its suffix. EXIF orientation is ignored, as torchvision's data sets do.
+def decode_image(path: Path | bytes, short_side: int | None = None) -> Decoded:
+    """Read an image file, or its content, as RGB, whatever its suffix. EXIF orientation is ignored, as torchvision's data sets do.
 
     Args:
         short_side: an image with a longer shorter side (pixels) is resized to it, as torchvision's
@@ -91,13 +92,17 @@ def decode_image(path: Path, short_side: int | None = None) -> Decoded:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[BinaryIO, Image.Image]]:
-    """Open an image file. In the block, errors of damaged bytes become DamagedImage, and the system's become UserError."""
+def _opened(path: Path | bytes) -> Iterator[tuple[BinaryIO, Image.Image]]:
+    """Open an image file, or its content. In the block, errors of damaged bytes become DamagedImage, the system's UserError."""
     # Other libraries switch this on for the whole process, which pads truncated files with grey.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
-        check_file(path)
-        with open(path, "rb") as file, Image.open(file) as image:
+        if isinstance(path, bytes):
+            if not path:
+                raise DamagedImage("empty file")
+        else:
+            check_file(path)
+        with io.BytesIO(path) if isinstance(path, bytes) else open(path, "rb") as file, Image.open(file) as image:
             yield file, image
     except (DamagedImage, UserError, MemoryError):
         raise

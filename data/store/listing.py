@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +36,7 @@ class Listing:
         classes: label c is class c. Mask value c + 1 is class c, and 0 the background.
         labels: int64 ``[n]``; None if an image may have several, from its annotation or else its mask.
         arrays: uint8 ``[n, H, W, 3]``: the images, if they are not files of their own.
+        encoded: returns the content of an image's file, by its index, if the images are in files that hold several.
         stamp: hash over names, sizes and modification times of the files; the store is built anew when it changes.
     """
 
@@ -48,6 +49,7 @@ class Listing:
     masks: list[str] | None = None
     annotations: list[str] | None = None
     arrays: np.ndarray | None = None
+    encoded: Callable[[int], bytes] | None = None
     stamp: str
 
     def __post_init__(self):
@@ -77,6 +79,8 @@ class Listing:
         """``decode_image`` alone."""
         if self.arrays is not None:
             return from_array(self.arrays[index], short_side)
+        if self.encoded is not None:
+            return decode_image(self.encoded(index), short_side)
         return decode_image(self.root / self.names[index], short_side)
 
     def mask(self, index: int, image_size: tuple[int, int]) -> np.ndarray:

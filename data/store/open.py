@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import shutil
 import warnings
@@ -16,6 +17,7 @@ from rich.console import Console
 from common.distributed import is_main
 from common.download import cache_root
 from common.errors import UserError
+from common.files import as_file_name
 from common.lock import owned_lock
 from data.store.build import DATA, Builder
 from data.store.decode import check_file, kept_size
@@ -40,7 +42,7 @@ def open_store(
     Raises UserError for refused data (see ``Listing.read``), no usable image, and a full or read-only cache folder.
     """
     source = hashlib.sha256(os.fsencode(listing.root.resolve())).hexdigest()[:12]
-    name = f"{listing.data}-{listing.split}-{short_side or 'full'}-{source}"
+    name = f"{as_file_name(listing.data)}-{listing.split}-{short_side or 'full'}-{source}"
     folder = cache_root(cache) / name
     key = key_of(listing, short_side)
     console = Console(stderr=True, quiet=not is_main(), soft_wrap=True, highlight=False)
@@ -100,8 +102,11 @@ def _bytes_of(listing: Listing, row: int, short_side: int | None) -> int | None:
         height, width = listing.arrays[row].shape[:2]
     else:
         try:
-            check_file(path := listing.root / listing.names[row])
-            with Image.open(path) as image:
+            if listing.encoded is None:
+                check_file(file := listing.root / listing.names[row])
+            else:
+                file = io.BytesIO(listing.encoded(row))
+            with Image.open(file) as image:
                 width, height = image.size
         except Exception:  # Pillow raises many kinds; the build reports them
             return None

@@ -17,7 +17,7 @@ from backbones import build_backbone
 from backbones.base import Backbone
 from backbones.formats.source import Source
 from common.errors import UsageError, UserError
-from common.files import digest_of
+from common.files import as_file_name, digest_of
 from common.options import check
 from data.datasets import default_image_size, open_benchmark, open_dataset
 from data.sets.core.base import DATASETS
@@ -100,7 +100,7 @@ class EvalContext(FrozenBackbone):
 
     def cache(self, name: str, rows: int, about: Any) -> ArrayCache:
         """A file under ``features/``; ``about`` is everything that its rows depend on (JSON-able)."""
-        return ArrayCache(self.run_dir / FEATURES / f"{name}-{digest_of(about)}.npy", rows)
+        return ArrayCache(self.run_dir / FEATURES / f"{as_file_name(name)}-{digest_of(about)}.npy", rows)
 
     def labelled(self, split: str) -> np.ndarray:
         """Indices of the images with a label, int64. Raises UserError if none has."""
@@ -181,7 +181,7 @@ def make_context(options: WeightsOptions) -> EvalContext:
     elif out is None:
         stem = Path(options.weights).stem if options.weights else "untrained"
         stem = source.spec.replace(":", "_") if source.release else stem
-        out = f"runs/evaluate-{backbone.replace(':', '_')}-{stem}-{data}-{options.seed}"
+        out = f"runs/evaluate-{backbone.replace(':', '_')}-{stem}-{as_file_name(data)}-{options.seed}"
     return EvalContext(
         backbone=network,
         backbone_name=backbone,

@@ -22,7 +22,7 @@ class WeightsOptions:
     backbone: str | None = option(None, names=backbones.names)
     """backbone, by its name, or timm:NAME; default: the run's"""
     data: str | None = option(None, names=DATASETS.names)
-    """data set, by its name; default: the run's"""
+    """data set, by its name, or hf:NAME; default: the run's"""
     data_root: str | None = None
     """folder of the data set; default: the run's; demo needs none"""
     image_size: int | None = option(None, names=image_sizes, **IMAGE_SIZE)

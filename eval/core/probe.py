@@ -14,7 +14,7 @@ from torch import Tensor
 
 from backbones.base import Backbone
 from common.errors import UserError
-from common.files import archive_damage, atomic_file, digest_of
+from common.files import archive_damage, as_file_name, atomic_file, digest_of
 from common.progress import track, warn
 from common.statistics.average_precision import mean_average_precision
 from eval.core.context import EvalContext
@@ -147,7 +147,7 @@ class HeadsCheckpoint:
     (JSON-able) continues."""
 
     def __init__(self, context: EvalContext, name: str, options: list):
-        self.path = context.run_dir / FEATURES / f"{name}-{context.train.name}.pt"
+        self.path = context.run_dir / FEATURES / f"{name}-{as_file_name(context.train.name)}.pt"
         about = [context.weights_hash, context.train.fingerprint, context.image_size, context.precision, context.seed]
         self.digest = digest_of([about, *options])
         self._saved = time.monotonic()

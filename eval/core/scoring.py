@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import UserError
+from common.files import as_file_name
 from common.statistics.average_precision import mean_average_precision
 from common.statistics.bootstrap import bootstrap, mean_interval
 from eval.core.context import EvalContext
@@ -49,7 +50,7 @@ def save_outcomes(
     context: EvalContext, evaluation: str, names: Sequence[str], suffix: str = "", **outcomes: np.ndarray
 ) -> str:
     """Write a predictions file, with a suffix if an evaluation has several ("k20"); returns its name in the run."""
-    file = "-".join(part for part in (evaluation, context.test.name, suffix) if part)
+    file = "-".join(part for part in (evaluation, as_file_name(context.test.name), suffix) if part)
     return save_predictions(context.run_dir, file, names, **outcomes)
 
 

@@ -28,10 +28,11 @@ def opened(name, split, root, short_side=None):
 def test_names_sizes_and_unknown_ones():
     images = ["cifar10", "demo", "imagefolder", "imagenet", "images", "voc2007", "voc2012"]
     benchmarks = ["copydays", "davis", "roxford5k", "rparis6k"]
-    assert DATASETS.names() == sorted(images + benchmarks)
+    assert DATASETS.names() == sorted([*images, *benchmarks, "hf"])
     assert [name for name in DATASETS.names() if DATASETS.facts(name)["is_benchmark"]] == benchmarks
     assert [default_image_size(name) for name in images] == [32, 32, 224, 224, 224, 224, 224]
-    assert all(DATASETS.get(name).title for name in DATASETS.names())
+    assert all(DATASETS.facts(name)["title"] for name in DATASETS.names())
+    assert default_image_size("hf:x/y") == 224
     for call in (default_image_size, lambda name: opened(name, "train", None)):
         with pytest.raises(UsageError, match=r"unknown data set 'voc2021'; did you mean voc2012\?"):
             call("voc2021")

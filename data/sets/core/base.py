@@ -4,13 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from common.errors import UserError
+from common.errors import UsageError, UserError, unknown_name
 from common.registry import Registry
 from data.store.listing import Listing
 
-DATASETS: Registry[type[DataSet]] = Registry("data set", "data.sets")
+
+class _DataSets(Registry["type[DataSet]"]):
+    """Data sets by name. One that ``takes_name`` stands with a name of its own behind a colon: ``hf:NAME``."""
+
+    def get(self, name: str) -> type[DataSet]:
+        own, colon, inner = name.partition(":")
+        kind = super().get(own if colon and own in self.names() else name)
+        if kind.takes_name and not inner:
+            raise UsageError(f"--data {name}: give the name behind it, {own}:NAME or {own}:FOLDER")
+        if colon and not kind.takes_name:
+            raise unknown_name("data set", name, self.names())
+        return kind
+
+    def facts(self, name: str) -> dict[str, Any]:
+        return super().facts(name.partition(":")[0])
+
+
+DATASETS: Registry[type[DataSet]] = _DataSets("data set", "data.sets")
 
 
 class DataSet:
@@ -21,6 +38,7 @@ class DataSet:
         is_benchmark: whether one evaluation alone reads it (``data.sets.core.benchmark``).
         has_labels: False if no image has a label, and none is a test image.
         image_size: side in pixels of crops and evaluation images where the user gives none.
+        takes_name: whether it stands for many, named behind a colon (``hf:NAME``), and needs no folder.
         make_folder: ``(cache) -> folder`` generates the data; None: the user names the folder.
         fetch: ``(root)`` downloads the missing files; None: the user does.
     """
@@ -28,13 +46,18 @@ class DataSet:
     title: ClassVar[str]
     is_benchmark: ClassVar[bool] = False
     has_labels: ClassVar[bool] = True
+    takes_name: ClassVar[bool] = False
     image_size: ClassVar[int] = 224
     make_folder: ClassVar[Callable[[Path | None], Path] | None] = None
     fetch: ClassVar[Callable[[Path], None] | None] = None
 
-    def __init__(self, name: str, root: Path):
+    def __init__(self, name: str, root: Path | None):
         self.name = name
         self.root = root
+
+    def splits(self) -> tuple[str, ...]:
+        """The splits that it has, for its description."""
+        return ("train", "test") if self.has_labels else ("train",)
 
     def listing(self, split: str) -> Listing:
         """List the images of ``train`` or ``test``, which may be called validation images.

@@ -93,7 +93,7 @@ def test_a_run_says_that_it_has_no_labels(photos, folder, tmp_path, capsys):
 
     (read,), problems = read_runs([run])
     assert read.unlabelled and "its images have no labels" in problems[0].what
-    assert any("no labels" in str(cell) for line in provenance(rows_of([read])).lines for cell in line)
+    assert any("no labels" in str(cell) for line in provenance(rows_of([read])).rows for cell in line)
 
     steps = [start, *(record for record in records if record["kind"] == "step")]
     (run / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in steps))
