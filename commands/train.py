@@ -24,6 +24,8 @@ from training.config import TrainConfig
 
 if TYPE_CHECKING:
     from data.store.store import ImageStore
+    from methods.core.base import Method
+    from training.loop import Monitor, Pictures
     from training.plan import Plan
 
 
@@ -91,7 +93,7 @@ def train(
             config, run, main_process = plan.config, plan.directory, is_main()
             if main_process:
                 held.enter_context(run_lock(run))
-            trainer.train(plan, Monitor, resume)
+            trainer.train(plan, Monitor, resume, _pictures if config.pictures_every else None)
         if main_process and plan.evaluations:
             options = WeightsOptions(
                 weights=str(run), device=config.device, precision=config.precision, seed=config.seed
@@ -100,6 +102,12 @@ def train(
     if main_process and config.visualize:
         draw_for_run(run, config.visualize)
     return run
+
+
+def _pictures(plan: Plan, method: Method, monitor: Monitor) -> Pictures:
+    from reports.over_training import TrainingPictures  # imports matplotlib
+
+    return TrainingPictures(plan, method, monitor.diagnose)
 
 
 def read_options(words: Sequence[str]) -> TrainOptions:

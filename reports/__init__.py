@@ -1,4 +1,5 @@
-"""Make tables, statistics, figures and one HTML page from run directories. Imports no torch; begin in ``page.page``."""
+"""Make tables, statistics, figures and one HTML page from run directories, without torch; begin in ``page.page``. ``over_training``
+is apart: it draws networks while they train."""
 
 from __future__ import annotations
 

@@ -88,6 +88,16 @@ def pictures_of(run: Path, kind: str) -> list[Path]:
     return sorted((run / FIGURES).glob(f"{kind}-*.png"))
 
 
+def training_picture(run: Path, what: str, step: int) -> Path:
+    """A picture of the network after ``step`` steps of its training (``reports.over_training``)."""
+    return run / FIGURES / "training" / f"{what}-step-{step:07}.png"
+
+
+def training_pictures(run: Path, step: int) -> list[Path]:
+    """All pictures of one step."""
+    return sorted(training_picture(run, "x", step).parent.glob(f"*-step-{step:07}.png"))
+
+
 def run_of(folder: Path, name: str) -> Path:
     return folder / "runs" / name
 

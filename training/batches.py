@@ -104,11 +104,16 @@ class WholeBatches:
 
 
 class Batches(WholeBatches):
-    """The batches of a method's training, with crops made on ``device``."""
+    """The batches of a method's training, with crops made on ``device``.
+
+    Attributes:
+        usable: which images have a label that may be used, bool ``[n]``.
+        pairing_start: the first step whose views come from several images, where the options ask for that.
+    """
 
     def __init__(self, store: ImageStore, views: list[View], config: TrainConfig, device: torch.device):
         super().__init__(store, config, device)
-        self._maker = ViewMaker(views)
+        self.maker = ViewMaker(views)
         self._pairing = make_pairing(
             config.pairing,
             store.labels,
@@ -119,19 +124,25 @@ class Batches(WholeBatches):
             config.seed,
         )
         self._alone = SameImage(len(views))
-        self._pairing_start = round(config.pairing_start * self.steps_per_epoch)
-        usable = labelled(store.labels, store.label_sets, config.label_fraction, config.seed)
+        self.pairing_start = round(config.pairing_start * self.steps_per_epoch)
+        self.usable = labelled(store.labels, store.label_sets, config.label_fraction, config.seed)
         if store.label_sets is None:
-            self._labels = torch.from_numpy(np.where(usable, store.labels, -1))
+            self._labels = torch.from_numpy(np.where(self.usable, store.labels, -1))
         else:
-            self._labels = torch.from_numpy((store.label_sets & usable[:, None]).astype(np.float32))
+            self._labels = torch.from_numpy((store.label_sets & self.usable[:, None]).astype(np.float32))
+
+    def draw(self, anchors: np.ndarray, step: int) -> tuple[np.ndarray, ViewParams]:
+        """Draw, by the random numbers of ``step``, the images that the views of ``anchors [B]`` are cut from, int64 ``[V, B]``, and
+        their crops."""
+        seed = self.config.seed
+        pairing = self._pairing if step >= self.pairing_start else self._alone
+        sources = pairing.sources(anchors, np.random.default_rng([PAIRING, seed, step]))
+        return sources, self.maker.sample(len(anchors), torch.Generator().manual_seed(seed_of(CROPS, seed, step)))
 
     def gather(self, step: int) -> HostBatch:
         """Draw the global batch of ``step``, and read this rank's part."""
-        seed, anchors, mine = self.config.seed, self.images_of(step), self.own_rows()
-        pairing = self._pairing if step >= self._pairing_start else self._alone
-        sources = pairing.sources(anchors, np.random.default_rng([PAIRING, seed, step]))
-        params = self._maker.sample(len(anchors), torch.Generator().manual_seed(seed_of(CROPS, seed, step)))
+        anchors, mine = self.images_of(step), self.own_rows()
+        sources, params = self.draw(anchors, step)
         images, rows = np.unique(sources[:, mine], return_inverse=True)
         batch = self.store.batch(images)
         if self.device.type == "cuda":
@@ -142,7 +153,7 @@ class Batches(WholeBatches):
     def make(self, host: HostBatch) -> ViewBatch:
         """Make the crops on the device, from a plan on the CPU: reading it back would wait for the device."""
         images = host.images.to(self.device, non_blocking=True)
-        views = self._maker.make(images, host.sources, host.params)
+        views = self.maker.make(images, host.sources, host.params)
         return ViewBatch(views, host.labels.to(self.device, non_blocking=True))
 
     def stream(self, first: int, end: int) -> Iterator[ViewBatch]:

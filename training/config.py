@@ -106,6 +106,9 @@ class TrainConfig:
     """evaluations to run after training, such as: knn linear"""
     visualize: list[str] | None = option(None, changes_results=False, names=names_of("reports.visual"))
     """pictures to draw after training, for reports, such as: attention pca"""
+    pictures_every: int = option(0, at_least=0, changes_results=False, only_training=True)
+    """draw attention, receptive fields, crops and cross-correlation of a few fixed images every so many epochs, into
+    figures/training/ and the loggers below; their time is not counted as training; 0: never"""
     tensorboard: bool = option(False, changes_results=False)
     """also log to TensorBoard, under the run directory"""
     wandb: bool = option(False, changes_results=False)

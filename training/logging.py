@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -85,6 +87,19 @@ class RunLog:
                 self._tensorboard.add_scalar(name, value, step)
         if self._wandb is not None and scalars:
             self._wandb.log({**scalars, "epoch": epoch}, step=step)
+
+    def show(self, step: int, pictures: Mapping[str, Path]) -> None:
+        """Hand image files, by what they show, to TensorBoard and Weights & Biases."""
+        if self._tensorboard is not None:
+            for name, path in pictures.items():
+                with Image.open(path) as image:
+                    pixels = np.asarray(image.convert("RGB"))
+                self._tensorboard.add_image(f"pictures/{name}", pixels, step, dataformats="HWC")
+        if self._wandb is not None and pictures:
+            import wandb
+
+            images = {f"pictures/{name}": wandb.Image(str(path)) for name, path in pictures.items()}
+            self._wandb.log(images, step=step)
 
     def advance(self, step: int, state: str | None = None) -> None:
         """Show that ``step`` steps are taken; ``state``: a few words (loss, images/s)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
@@ -44,6 +44,16 @@ class Monitor(Protocol):
         """A ``diagnostics`` record, and the cross-correlation of two views' projections if the method has projections."""
 
 
+class Pictures(Protocol):
+    """Draws a method while it trains, and leaves it as it was. All processes call ``draw`` together; the first draws."""
+
+    def draw(self, step: int, epoch: float) -> Mapping[str, Path]:
+        """Draw the method after ``step`` steps. Returns image files by what they show. Raises UserError or OSError."""
+
+    def has_drawn(self, step: int) -> bool:
+        """Whether the pictures of this step exist."""
+
+
 @dataclass
 class Session:
     """A training that begins or continues in a run directory. ``options`` go into checkpoints and loggers; ``batches`` is None for
@@ -59,6 +69,7 @@ class Session:
     monitor: Monitor | None
     about: dict[str, Any]
     costs: Callable[[], Mapping[str, Any]]
+    pictures: Pictures | None = None
 
     def __post_init__(self) -> None:
         self.checkpoint = last_checkpoint(self.directory)
@@ -113,10 +124,11 @@ class Session:
                 last, epoch_ends = done == self.total, within == 0
                 record = done % config.log_every == 0 or done == 1 or last
                 save = last or (epoch_ends and epoch % config.checkpoint_every == 0)
+                draw = self._draws(done)
                 knn = bool(config.knn_every and (last or (epoch_ends and epoch % config.knn_every == 0)))
 
                 # Reading the loss makes the loop wait for an accelerator, so it is read there only when the loop waits anyway.
-                failed = (device.type == "cpu" or record or save or knn) and not finite.item()
+                failed = (device.type == "cpu" or record or save or knn or draw) and not finite.item()
                 stopped, failed = interruption.agree(failed)
                 if failed:
                     raise self._not_finite("the loss", done)
@@ -127,19 +139,22 @@ class Session:
                     clock.pause()
                     self.costs()
                     clock.go_on(done)
-                if knn or save or stopped:
+                if knn or save or draw or stopped:
                     synchronize(device)
                     clock.pause()
                     if not is_finite(stepper.method):
                         raise self._not_finite("a weight", done)
                     best = (knn or last) and self._measure(done, knn)
-                    self._save(done, clock.seconds, best)
+                    if knn or save or stopped:
+                        self._save(done, clock.seconds, best)
                     if stopped:  # also after the last step, since evaluations may follow
                         self.log.say(
                             f"stopped by {Signals(stopped).name} after step {done} of {self.total}; "
                             f"the same command continues there ({self.checkpoint})"
                         )
                         raise SystemExit(128 + stopped)
+                    if draw:
+                        self._draw(done)
                     clock.go_on(done)
         return clock.seconds
 
@@ -159,6 +174,8 @@ class Session:
                 f"others each time: the last batch would be smaller than {self.config.batch_size}"
             )
         self._save(0, 0.0, self._measure(0, knn=True))
+        if self._draws(0):
+            self._draw(0)
         return 0, 0.0
 
     def _restore(self, state: dict[str, Any]) -> tuple[int, float]:
@@ -177,6 +194,11 @@ class Session:
             name_also(self.checkpoint, best_checkpoint(self.directory))
         self._write_environment(step)
         self.log.say(f"{self.directory}: continuing after step {step} of {self.total}")
+        drawn = torch.tensor(float(self._draws(step) and self.pictures.has_drawn(step)), device=self.stepper.device)
+        if (
+            self._draws(step) and not all_reduce_mean(drawn).item()
+        ):  # the run was stopped between the checkpoint and them
+            self._draw(step)
         return step, seconds
 
     def _save(self, done: int, seconds: float, best: bool) -> None:
@@ -213,13 +235,34 @@ class Session:
         epoch = f"epoch {progress.epoch + 1}/{math.ceil(self.config.epochs)}"
         self.log.advance(done, f"{epoch}, loss {values['loss']:.4f}, {speed:.0f} images/s")
 
+    def _draws(self, done: int) -> bool:
+        """Whether pictures are drawn after ``done`` steps: at the start, every few epochs and at the end."""
+        if self.pictures is None:
+            return False
+        epoch, within = divmod(done, self.per_epoch)
+        return done == self.total or (within == 0 and epoch % self.config.pictures_every == 0)
+
+    def _draw(self, done: int) -> None:
+        """Draw, and hand the pictures to the loggers. What cannot be drawn stops no training."""
+        epoch = done / self.per_epoch
+        self.log.say(f"epoch {epoch:g}: drawing pictures")
+        try:
+            with self._uncompiled():
+                pictures = self.pictures.draw(done, epoch)
+            self.log.show(done, pictures)
+        except (UserError, OSError) as error:
+            self.log.say(f"warning: the pictures of epoch {epoch:g} could not be drawn: {first_line(error)}")
+
+    def _uncompiled(self) -> AbstractContextManager[None]:
+        """For batches of other sizes, each of which would be compiled."""
+        return torch.compiler.set_stance("force_eager") if self.config.compile else nullcontext()
+
     def _measure(self, done: int, knn: bool) -> bool:
         """Log the online k-NN and the diagnostics. True if the k-NN is better than ever before."""
         if self.monitor is None:
             return False
         better, epoch = False, done // self.per_epoch if self.per_epoch else 0
-        # The monitor's batches have other sizes, each of which would be compiled.
-        with torch.compiler.set_stance("force_eager") if self.config.compile else nullcontext():
+        with self._uncompiled():
             neighbours = self.monitor.knn() if knn else None
             diagnosed, matrix = self.monitor.diagnose()
         if neighbours is not None:

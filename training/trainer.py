@@ -20,17 +20,23 @@ from training.config import TrainConfig
 from training.diagnostics import CollapseWatch
 from training.failures import explained
 from training.initial import advice, start_from
-from training.loop import Monitor, Session
+from training.loop import Monitor, Pictures, Session
 from training.machine.devices import pick_device
 from training.plan import Plan
 from training.resolve import require_same_run
 from training.step import Stepper
 
 
-def train(plan: Plan, make_monitor: Callable[[Plan, Method], Monitor] | None = None, resume: bool = True) -> None:
+def train(
+    plan: Plan,
+    make_monitor: Callable[[Plan, Method], Monitor] | None = None,
+    resume: bool = True,
+    make_pictures: Callable[[Plan, Method, Monitor], Pictures] | None = None,
+) -> None:
     """Train a method, or continue where its run directory stops. Every process calls it; the first holds the directory's lock.
 
-    ``make_monitor`` gets the method on its device. Without ``resume``, a directory that holds a run is refused.
+    ``make_monitor`` gets the method on its device, ``make_pictures`` also the monitor. Without ``resume``, a directory that holds a
+    run is refused.
 
     Raises:
         UserError: the directory holds another run, or one that began on other images; the loss is no longer finite; memory
@@ -50,7 +56,7 @@ def train(plan: Plan, make_monitor: Callable[[Plan, Method], Monitor] | None = N
         remove_unfinished(run)
         write_options(run, plan.options)
     if (end := whole_end_of(run)) is None:
-        _train(plan, make_monitor, begins)
+        _train(plan, make_monitor, make_pictures, begins)
     elif is_main():
         print(f"{run}: training ended already, after {end['minutes']:.1f} minutes; nothing to train")
 
@@ -66,7 +72,12 @@ def _require_same_images(plan: Plan) -> None:
         )
 
 
-def _train(plan: Plan, make_monitor: Callable[[Plan, Method], Monitor] | None, begins: bool) -> None:
+def _train(
+    plan: Plan,
+    make_monitor: Callable[[Plan, Method], Monitor] | None,
+    make_pictures: Callable[[Plan, Method, Monitor], Pictures] | None,
+    begins: bool,
+) -> None:
     """Set up a method's training, and run it. ``begins``: no checkpoint exists yet."""
     config, (images, held_out) = plan.config, plan.images
     method = plan.build_method()
@@ -86,10 +97,12 @@ def _train(plan: Plan, make_monitor: Callable[[Plan, Method], Monitor] | None, b
         stepper = Stepper(method, config, plan.device)
         batches = plan.batches() if method.trains else None
         monitor = make_monitor(plan, stepper.method) if make_monitor else None
+        draws = make_pictures is not None and monitor is not None and batches is not None and config.pictures_every
+        pictures = make_pictures(plan, stepper.method, monitor) if draws else None
         watch = CollapseWatch(
             getattr(plan.method_config, "out_dim", None), round(config.warmup_epochs * plan.steps_per_epoch)
         )
-        Session(plan.directory, config, plan.options, stepper, batches, watch, monitor, about, logged).run()
+        Session(plan.directory, config, plan.options, stepper, batches, watch, monitor, about, logged, pictures).run()
 
 
 def train_task(

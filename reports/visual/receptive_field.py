@@ -145,7 +145,7 @@ def layer_maps(backbone: Backbone, images: Tensor, layers: Sequence[str]) -> lis
 
 
 def effective_receptive_fields(
-    backbone: Backbone, images: Tensor, layers: Sequence[str], seed: int = 0
+    backbone: Backbone, images: Tensor, layers: Sequence[str], seed: int = 0, show: bool = True
 ) -> tuple[np.ndarray, list[Unit | None]]:
     """Average over images the absolute gradient of each layer's centre unit with respect to the pixels, summed over the colours
     (Luo et al. 2016, arXiv 1701.04128, section 3).
@@ -157,6 +157,7 @@ def effective_receptive_fields(
     Args:
         backbone: in eval mode.
         images: normalised, ``[B, 3, H, W]``.
+        show: a progress bar.
 
     Returns:
         float64 ``[layers, H, W]``, and the cell of each layer's centre unit (None: unknown), which is just after the middle of an
@@ -171,7 +172,7 @@ def effective_receptive_fields(
     fields = np.zeros((len(layers), *images.shape[-2:]))
     units: list[Unit | None] = []
     parts = images.split(BATCH)
-    for part in track(parts, "gradients", len(parts)):
+    for part in track(parts, "gradients", len(parts), show):
         part = part.to(device).requires_grad_(True)
         maps = layer_maps(backbone, part, layers)
         units = []

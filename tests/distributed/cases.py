@@ -201,6 +201,7 @@ def as_two(folder, out):
     for optimizer in OPTIMIZERS:
         options = {"optimizer": optimizer, "accumulate": 1 if optimizer == "adamw" else 2}
         for strategy in ("ddp", "fsdp"):
+            options["pictures_every"] = int(strategy == "fsdp" and optimizer == "sgd")
             sharded_run(folder, out / f"{strategy}-{optimizer}", strategy=strategy, **options)
     with main_first():
         if rank() == 0:

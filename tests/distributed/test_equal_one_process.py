@@ -144,8 +144,10 @@ def tensors_of(run):
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", cases.OPTIMIZERS)
 def test_what_is_shared_out_equals_what_is_not(optimizer, two_processes):
-    """Weights, the teacher's among them, and moments after two epochs with clipped gradients."""
+    """Weights, the teacher's among them, and moments after two epochs with clipped gradients, with pictures or without."""
     assert_same_training(two_processes / f"fsdp-{optimizer}", two_processes / f"ddp-{optimizer}")
+    drawn = (two_processes / f"fsdp-{optimizer}" / "figures").glob("training/attention-1-*.png")
+    assert [file.name[-5:] for file in sorted(drawn)] == (["0.png", "2.png", "4.png"] if optimizer == "sgd" else [])
 
 
 def assert_same_training(run, other):

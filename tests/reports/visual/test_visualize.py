@@ -86,19 +86,51 @@ def test_crops_are_those_of_the_first_step(toy, weak_run):
     assert (config.pairing, method_config.local_crops) == ("same_label", 2)
     store = open_dataset("imagefolder", "train", toy, 32)
     store = store.subset(hold_out(len(store), config.knn_every)[0])
-    samples = crops.first_samples(plan, 3)
     from methods.core.base import METHODS
 
     views = list(METHODS.get("weak_dino").views(method_config, 16))
     batches = Batches(store, views, config, torch.device("cpu"))
+    drawn = crops.batches_of(plan)
+    samples = crops.samples_of(drawn, drawn.images_of(0), 0, 3)
     made = batches.make(batches.gather(0)).views
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
     for anchor, sample in enumerate(samples):
-        assert [crop.other for crop in sample] == [False, True, True, True]
-        assert len({crop.label for crop in sample}) == 1
+        assert [crop.kind for crop in sample] == ["anchor", "other", "other", "other"]
+        assert len({crop.words.split("\n")[1] for crop in sample}) == 1
         for view, crop in zip(made, sample, strict=True):
             expected = ((view[anchor] * std + mean) * 255).round().clamp(0, 255)
             assert (expected - torch.tensor(crop.pixels).permute(2, 0, 1)).abs().max() < 1e-3
+
+
+def test_crops_show_anchors_with_and_without_a_usable_label(toy, weak_run):
+    """Whatever anchors the step begins with; and a step before the pairs begin is not taken for one with pairs."""
+    options = training_options(weak_run)
+    for seed in range(4):
+        batches = crops.batches_of(plan_of({**options, "label_fraction": 0.4, "seed": seed}))
+        anchors = batches.images_of(0)
+        usable = batches.usable[anchors]
+        assert usable.any() and not usable.all()
+        samples = crops.samples_of(batches, anchors, 0, 3)
+        kinds = [sample[0].kind for sample in samples]
+        assert sorted(kinds) == ["alone", "anchor", "anchor"] if usable.sum() > 1 else ["alone", "alone", "anchor"]
+        for sample in samples:
+            alone = sample[0].kind == "alone"
+            assert {crop.kind for crop in sample} == ({"alone"} if alone else {"anchor", "other"})
+            assert all(crop.words.endswith("label not used") == alone for crop in sample)
+    late = crops.batches_of(plan_of({**options, "label_fraction": 0.4, "pairing_start": 1}))
+    assert late.pairing_start == late.steps_per_epoch
+    before = crops.samples_of(late, late.images_of(0), 0, 3)
+    assert {crop.kind for sample in before for crop in sample} == {"anchor"}
+
+
+def test_both_kinds_are_taken_where_both_are():
+    mixed = np.array([False, False, False, True, True, False])
+    assert crops.both_kinds(mixed, 3).tolist() == [0, 3, 4]
+    assert crops.both_kinds(mixed, 1).tolist() == [3]
+    assert crops.both_kinds(mixed, 5).tolist() == [0, 1, 2, 3, 4]
+    assert crops.both_kinds(~np.zeros(4, bool), 2).tolist() == [0, 1]
+    assert crops.both_kinds(np.zeros(4, bool), 2).tolist() == [0, 1]
+    assert crops.both_kinds(mixed, 9).tolist() == list(range(6))
 
 
 def test_recomputed_correlation_equals_what_training_kept(barlow_run, monkeypatch):
