@@ -172,7 +172,7 @@ def test_exponents_of_powers():
     assert exponent(points, "seconds") == pytest.approx(1.5)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_counted_memory_is_that_of_a_real_step(precision):
     counted = count_ours("dino", "vit_t16", 2, precision, out_dim=256, local_crops=2)
     stepper = our_stepper("dino", "vit_t16", 2, CPU, precision, out_dim=256, local_crops=2)

@@ -57,11 +57,20 @@ def test_a_grid_begins_without_the_trainer():
         (["compare"], "no methods"),
     ],
 )
-def test_what_is_wrong_is_named_in_one_line_with_status_2(words, message, tmp_path):
-    result = run(*words, cwd=tmp_path)
-    assert result.returncode == 2, result.stderr
-    assert message in result.stderr
-    assert result.stderr.startswith("error: ")
+def test_what_is_wrong_is_named_in_one_line_with_status_2(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert command_line.main(words) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_process_says_what_is_wrong_as_well(tmp_path):
+    result = run("--method", "dino", "--outdim", "3", cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: unknown option '--outdim'; did you mean --out_dim?")
     assert result.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
 

@@ -147,6 +147,7 @@ def trained(small_runs, images, tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 def test_a_run_there_is_as_one_here_and_continues_here(on_accelerator, small_runs, images, monkeypatch, tmp_path):
     def losses(out, **options):
         options |= {"backbone": "vit_nano", "log_every": 1}
@@ -163,6 +164,7 @@ def test_a_run_there_is_as_one_here_and_continues_here(on_accelerator, small_run
     assert losses("on", init=str(tmp_path / "weights.pt"))[0] < there[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("evaluation", ["linear", "linear_authors", "finetune", "retrieval"])
 def test_evaluations_run(on_accelerator, trained, tmp_path, evaluation):
     words = ["--weights", str(trained), "--precision", "fp32", "--evals", evaluation, "--out", str(tmp_path / "out")]
@@ -172,6 +174,7 @@ def test_evaluations_run(on_accelerator, trained, tmp_path, evaluation):
     assert list((tmp_path / "out" / "results").glob("*.json"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
@@ -189,6 +192,7 @@ def test_pictures_are_drawn(on_accelerator, trained, tmp_path, words):
     assert list(tmp_path.rglob("*.png"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words", ["--heads linear deeplabv3", "--heads setr_pup --finetune True --loss cross_entropy dice"]
 )
