@@ -1,5 +1,6 @@
 """Runs small enough to test with: noise images of two colours, a backbone of two thin blocks or layers."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,8 +77,6 @@ def make_folder(root: Path, images: int = 44) -> Path:
 
 def small_run(root: Path, out: Path, method: str = "dino", **options: Any):
     """Options of a small run: (TrainConfig, the method's). Those of ``options`` that the method has are its."""
-    import dataclasses
-
     from methods.core.base import METHODS
     from training.config import TrainConfig
 
@@ -108,7 +107,31 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_folder(tmp_path_factory.mktemp("images"))
 
 
+@pytest.fixture(scope="session")
+def counted() -> dict[str, Any]:
+    """Costs by what they depend on."""
+    return {}
+
+
 @pytest.fixture
-def small(folder: Path) -> Callable[..., Any]:
-    """``small(out, method, **options)``: as ``small_run`` on ``folder``."""
+def small(folder: Path, counted: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """``small(out, method, **options)``: as ``small_run`` on ``folder``. What a training costs is counted once for the
+    same options: it takes as long as a small training."""
+    from training import costs
+
+    def cost_of(build, views, config, num_labels):
+        own = getattr(build, "__self__", None)  # the plan
+        key = repr(
+            (
+                dataclasses.replace(config, out="", data_root=None),
+                getattr(own, "method_config", build),
+                views,
+                num_labels,
+            )
+        )
+        if key not in counted:
+            counted[key] = costs.cost_of(build, views, config, num_labels)
+        return counted[key]
+
+    monkeypatch.setattr("training.plan.cost_of", cost_of)
     return lambda out, method="dino", **options: small_run(folder, out, method, **options)

@@ -78,10 +78,32 @@ def python(folder, code, text="", **environment):
     )
 
 
+@pytest.mark.slow
 def test_the_page_runs_as_a_notebook(notebook_folder):
     done = python(notebook_folder, NOTEBOOK, "\0".join(BLOCKS))
     assert done.returncode == 0 and "DONE" in done.stdout, done.stderr[-3000:]
     assert done.stderr.count("the module 'eval' is loaded from") == 1
+
+
+def test_its_functions_give_what_the_page_shows(notebook_folder, monkeypatch):
+    """In this process and without a training, what the page does as a whole."""
+    import ssl_compare
+
+    monkeypatch.chdir(notebook_folder)
+    small = {"backbone": "vit_nano", "image_size": 16, "device": "cpu"}
+    data = {"data": "imagefolder", "data_root": "photos", "evals": ["knn"], "knn_ks": [5], **small}
+    run = ssl_compare.train(method="random", out="runs/none", **data)
+    files = sorted(Path("photos/val").rglob("*.png"))
+    features = ssl_compare.load(run).features(files)
+    assert features.shape == (4, 96) and features.dtype == np.float32
+    kept = [np.load(path) for path in sorted((run / "features").rglob("*.npy"))]
+    assert any(one.shape == features.shape and np.allclose(one, features, atol=1e-5) for one in kept)
+    frame = ssl_compare.evaluate(out="runs/untrained", **data)
+    assert list(frame.evaluation.unique()) == ["knn"] and (frame["protocol.k"] == 5).all()
+    both = ssl_compare.results("runs/none", "runs/untrained")
+    assert {"run", "value", "low", "high", "n", "backbone"} <= set(both.columns) and both.run.nunique() == 2
+    with pytest.raises(Exception, match="no such weights file or run directory"):
+        ssl_compare.load("no-such-file.pth")
 
 
 def test_importing_takes_no_time_and_loads_nothing(tmp_path):

@@ -14,11 +14,17 @@ from training.grids.grid import Cell
 OPTIONS = {
     "method": "barlow_twins",
     "backbone": "vit_nano",
-    "data": "demo",
+    "data": "imagefolder",
+    "image_size": 16,
     "epochs": 2,
-    "batch_size": 64,
+    "batch_size": 8,
     "projector": "32-32",
 }
+
+
+@pytest.fixture
+def options(folder):
+    return {**OPTIONS, "data_root": str(folder)}
 
 
 def ended(directory, **end):
@@ -32,24 +38,30 @@ def minutes_of(estimate, options):
     return estimate.minutes(asked.train, asked.method)
 
 
-def test_time_follows_from_the_speed_of_runs_that_ended(tmp_path):
+def test_time_follows_from_the_speed_of_runs_that_ended(options, tmp_path):
     run = ended(tmp_path / "a", training_flops=2e9, images_per_second=10.0)
-    estimate = TimeEstimate([(OPTIONS, run)])
-    minutes = minutes_of(estimate, OPTIONS)
-    assert minutes_of(estimate, {**OPTIONS, "epochs": 4, "seed": 1}) == pytest.approx(2 * minutes)
-    faster = TimeEstimate([(OPTIONS, ended(tmp_path / "b", training_flops=2e9, images_per_second=40.0))])
-    assert minutes_of(faster, OPTIONS) == pytest.approx(minutes / 4)
+    estimate = TimeEstimate([(options, run)])
+    minutes = minutes_of(estimate, options)
+    assert minutes_of(estimate, {**options, "epochs": 4, "seed": 1}) == pytest.approx(2 * minutes)
+    faster = TimeEstimate([(options, ended(tmp_path / "b", training_flops=2e9, images_per_second=40.0))])
+    assert minutes_of(faster, options) == pytest.approx(minutes / 4)
     assert "runs that have ended" in estimate.source
 
 
-def test_an_untrained_backbone_takes_no_time():
-    assert minutes_of(TimeEstimate([]), {"method": "random", "backbone": "vit_nano", "data": "demo"}) == 0
+def test_an_untrained_backbone_takes_no_time(folder):
+    assert (
+        minutes_of(
+            TimeEstimate([]),
+            {"method": "random", "backbone": "vit_nano", "data": "imagefolder", "data_root": str(folder)},
+        )
+        == 0
+    )
 
 
-def test_a_plan_without_data_still_lists_its_runs(tmp_path):
-    missing = {**OPTIONS, "data": "imagefolder", "data_root": str(tmp_path / "nowhere")}
+def test_a_plan_without_data_still_lists_its_runs(options, tmp_path):
+    missing = {**options, "data_root": str(tmp_path / "nowhere")}
     console = Console(record=True, width=200)
-    cells = [Cell("one", OPTIONS), Cell("two", missing)]
+    cells = [Cell("one", options), Cell("two", missing)]
     asked = {cell.name: read_options(words_of(cell.options)) for cell in cells}
     print_plan("Plan", cells, asked, tmp_path, 1, console)
     text = console.export_text()

@@ -213,6 +213,7 @@ sys.exit(run.main(sys.argv[2:]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space as Linux has them")
 def test_real_memory_that_runs_out(small, tmp_path):
     config, own = small(tmp_path / "run", knn_every=0, batch_size=40, image_size=512, local_size=96)
@@ -248,6 +249,7 @@ sys.exit(run.main(sys.argv[2:]))
 """
 
 
+@pytest.mark.slow
 def test_a_process_of_the_training_that_dies(small, tmp_path):
     script = tmp_path / "dying.py"
     script.write_text(DYING)

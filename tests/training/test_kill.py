@@ -48,6 +48,7 @@ train(*runs.small_run(Path(sys.argv[2]), Path(sys.argv[3]), knn_every=0))
 """
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_a_checkpoint_continues(folder, small, tmp_path):
     run = tmp_path / "killed"
     done = subprocess.run(

@@ -182,6 +182,7 @@ def test_a_tiny_set_is_overfitted(small, tmp_path):
             tmp_path / "supervised",
             "supervised",
             epochs=40,
+            checkpoint_every=40,
             batch_size=20,
             lr=0.05,
             knn_every=0,
@@ -191,7 +192,15 @@ def test_a_tiny_set_is_overfitted(small, tmp_path):
     )
     losses = [r["loss"] for r in records_of(run, "step")]
     assert losses[0] > 0.5 and losses[-1] < 0.02
-    options = {"optimizer": "adamw", "lr": 0.1, "epochs": 60, "batch_size": 22, "knn_every": 0, "weight_decay": 0.0}
+    options = {
+        "optimizer": "adamw",
+        "lr": 0.1,
+        "epochs": 60,
+        "checkpoint_every": 60,
+        "batch_size": 22,
+        "knn_every": 0,
+        "weight_decay": 0.0,
+    }
     options |= {
         "global_scale": (0.95, 1.0),
         "jitter_p": 0.0,
@@ -212,6 +221,7 @@ def test_collapse_canary(centering, warned, small, tmp_path):
             tmp_path / "run",
             centering=centering,
             epochs=20,
+            checkpoint_every=20,
             lr=0.01,
             warmup_epochs=1,
             log_every=5,
