@@ -16,9 +16,10 @@ from eval.core.context import EvalContext, make_context
 from eval.core.options import WeightsOptions
 from eval.core.run import run_evaluations
 from rundir.lock import run_lock
+from rundir.log import end_of, fingerprint_of
 from rundir.options import require_options, write_options
-from rundir.paths import CONFIG, ENVIRONMENT
-from rundir.provenance import write_environment
+from rundir.paths import CHECKPOINTS, CONFIG, ENVIRONMENT
+from rundir.provenance import read_environment, write_environment
 from rundir.results import Measurement
 from training.machine.environment import describe_environment
 
@@ -72,6 +73,7 @@ def evaluate_weights(command: EvaluateCommand, configs: Mapping[str, EvaluationC
             if not (context.run_dir / ENVIRONMENT).exists():
                 here = describe_environment(context.device, context.precision)
                 here["patch_size"] = context.backbone.stride if context.backbone.has_tokens else None
+                here |= _training_of(command.weights)
                 write_environment(context.run_dir, here)
         return run_evaluations(list(configs), configs, context, command.again)
 
@@ -80,6 +82,9 @@ def _options_of(command: EvaluateCommand, context: EvalContext) -> dict[str, Any
     """Contents for the directory's ``config.yaml``; None if the directory is the weights' own run."""
     if command.weights and Path(command.weights).resolve() == context.run_dir.resolve():
         return None
+    if context.trained:  # the row of a report is the training's
+        own = {"weights": command.weights, "backbone": context.backbone_name, "image_size": context.image_size}
+        return context.trained | own | ({} if command.key is None else {"key": command.key})
     options: dict[str, Any] = {}
     if command.weights is None:
         options["method"] = "pixels" if context.backbone_name == "pixels" else "random"
@@ -94,15 +99,36 @@ def _options_of(command: EvaluateCommand, context: EvalContext) -> dict[str, Any
     }
 
 
+def _training_of(weights: str | None) -> dict[str, Any]:
+    """What the log and the environment of the weights' run say about its training, for the environment of its evaluation; {} if
+    they come from no run directory."""
+    run = None if weights is None else Path(weights)
+    if run is not None and run.is_file() and run.parent.name == CHECKPOINTS:
+        run = run.parent.parent
+    if run is None or not (run / CONFIG).is_file():
+        return {}
+    try:
+        method = read_environment(run).get("method")
+    except (OSError, ValueError):  # a report names the damage
+        method = None
+    trained = {**(end_of(run) or {}), "fingerprint": fingerprint_of(run)}
+    return {"trained": trained} | ({} if method is None else {"method": method})
+
+
 def _claim(directory: Path, options: dict[str, Any]) -> None:
     """Write ``config.yaml``, or raise UserError if the directory is for other weights; several data sets may share it."""
     if not (directory / CONFIG).exists():
         write_options(directory, options)
         return
     before = require_options(directory)
-    for name in ("weights", "key", "backbone", "seed"):
-        if before.get(name) != options[name]:
+    for name in (
+        "weights",
+        "key",
+        "backbone",
+        *(() if "epochs" in options else ("seed",)),
+    ):  # a training's seed is the weights' own
+        if before.get(name) != options.get(name):
             raise UserError(
-                f"{directory} holds results of other weights ({name} was {before.get(name)}, now {options[name]}); "
+                f"{directory} holds results of other weights ({name} was {before.get(name)}, now {options.get(name)}); "
                 "give another --out"
             )

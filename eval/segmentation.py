@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -25,16 +26,17 @@ from data.views.dense import SegmentationAugmentation
 from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
 from eval.core.context import EvalContext
 from eval.core.nested import NestedTraining
-from eval.core.scoring import measure, save_outcomes
+from eval.core.scoring import measure, outcomes_name, save_outcomes
 from eval.dense.batches import SegmentationBatches, image_samples, map_samples
 from eval.dense.examples import Examples
 from eval.dense.maps import cached_maps, map_shapes
+from eval.dense.masks import MaskFiles
 from eval.dense.predict import View, predict
 from eval.dense.task import SegmentationTask, TaskConfig
 from eval.features.extract import FrozenBackbone
 from heads.segmentation.core.base import SEGMENTATION_HEADS
 from heads.segmentation.core.losses import make_loss
-from rundir.paths import FEATURES, examples_file
+from rundir.paths import FEATURES, examples_file, masks_folder
 from rundir.results import Measurement
 from training.optimizers import OPTIMIZERS
 
@@ -90,6 +92,8 @@ class SegmentationConfig(EvaluationConfig):
     """scales of test images, averaged"""
     test_flip: bool = False
     """average over test images and their mirror images"""
+    save_masks: bool = option(False, changes_results=False)
+    """write the predicted masks, too: palette PNGs of the images' sizes and names, in masks/DATA/HEAD of the run"""
 
 
 @EVALUATIONS.register("segmentation")
@@ -102,8 +106,30 @@ class Segmentation(Evaluation):
     parts = "heads.segmentation"
     metrics = {"miou": "mIoU", "pixel_accuracy": "pixel acc.", "mean_accuracy": "mean acc.", "f1": "F1"}
     headline = ("miou",)
+    apart = {"backbone": "frozen"}
     Config = SegmentationConfig
     config: SegmentationConfig
+
+    @property
+    def _mode(self) -> str:
+        return "fine-tuned" if self.config.finetune else "frozen"
+
+    @property
+    def _kind(self) -> str:
+        """Part of the names of files that stand beside those of a frozen backbone."""
+        return "finetuned" if self.config.finetune else ""
+
+    def keeps(self, measurement: Measurement, context: EvalContext) -> bool:
+        """Frozen and fine-tuned backbones stand side by side, unless an older version named both predictions alike."""
+        own = outcomes_name(context, measurement.evaluation, self._kind)
+        return measurement.protocol.get("backbone") != self._mode and Path(measurement.predictions or "").stem != own
+
+    def has_written(self, context: EvalContext) -> bool:
+        return not self.config.save_masks or all(self._masks(context, head).are_whole for head in self.config.heads)
+
+    def _masks(self, context: EvalContext, head: str) -> MaskFiles:
+        data = as_file_name(context.test.name)
+        return MaskFiles(masks_folder(context.run_dir, data, head, self._kind), context.test.names)
 
     def run(self, context: EvalContext) -> list[Measurement]:
         tasks: dict[str, SegmentationTask] = {}
@@ -202,6 +228,9 @@ class Segmentation(Evaluation):
         test = context.test
         matrices: dict[str, list[np.ndarray]] = {head: [] for head in tasks}
         examples = Examples(test)
+        masks = {head: self._masks(context, head) for head in tasks}
+        for files in masks.values():
+            files.clear()
         # All heads share one pass of a frozen backbone.
         for heads in [[head] for head in tasks] if self.config.finetune else [list(tasks)]:
             network = context.frozen(tasks[heads[0]].backbone)
@@ -212,7 +241,13 @@ class Segmentation(Evaluation):
                     matrix = confusion_matrix(classes.numpy(), test.mask(image), len(test.mask_classes))
                     matrices[head].append(matrix)
                     examples.offer(head, image, classes.numpy(), matrix)
-        examples.save(examples_file(context.run_dir, test.name))
+                    if self.config.save_masks:
+                        masks[head].write(image, classes.numpy())
+        examples.save(examples_file(context.run_dir, test.name, self._kind))
+        if self.config.save_masks:
+            note(
+                f"segmentation: masks of {len(test)} images in {', '.join(str(files.folder) for files in masks.values())}"
+            )
         return {head: np.stack(of_images).astype(np.int32) for head, of_images in matrices.items()}
 
     def _protocol(self, context: EvalContext, view: View, backbone: Backbone) -> dict[str, object]:
@@ -220,7 +255,7 @@ class Segmentation(Evaluation):
         config, (optimizer, lr) = self.config, RECIPES[self.config.finetune]
         distorted = ", distortion" if config.distort else ""
         protocol = {
-            "backbone": "fine-tuned" if config.finetune else "frozen",
+            "backbone": self._mode,
             "output_stride": backbone.stride,
             "classes": len(context.test.mask_classes),
             "void": "counts nowhere",
@@ -254,7 +289,7 @@ class Segmentation(Evaluation):
             metric: (float(value), *map(float, np.quantile(resampled[metric], [0.025, 0.975])))
             for metric, value in scores(matrices.sum(0)).items()
         }
-        file = save_outcomes(context, evaluation, test.names, confusion=matrices)
+        file = save_outcomes(context, evaluation, test.names, self._kind, confusion=matrices)
         data = context.data()
         absent = np.flatnonzero(matrices.sum((0, 2)) == 0)
         data["test"] |= {"absent_from_masks": [test.mask_classes[c] for c in absent]}

@@ -78,9 +78,14 @@ def correlation_file(run: Path) -> Path:
     return run / FIGURES / "cross_correlation.npz"
 
 
-def examples_file(run: Path, data: str) -> Path:
-    """Test images with their predicted classes (``eval.dense.examples``)."""
-    return run / FIGURES / f"segmentation-{data}.npz"
+def examples_file(run: Path, data: str, kind: str = "") -> Path:
+    """Test images with their predicted classes (``eval.dense.examples``). ``kind``: "finetuned", or "" for a frozen backbone."""
+    return run / FIGURES / f"{'-'.join(filter(None, ('segmentation', data, kind)))}.npz"
+
+
+def masks_folder(run: Path, data: str, head: str, kind: str = "") -> Path:
+    """Predicted masks (``eval.dense.masks``) of a segmentation head; ``kind`` as for ``examples_file``."""
+    return run / "masks" / data / "-".join(filter(None, (head, kind)))
 
 
 def pictures_of(run: Path, kind: str) -> list[Path]:

@@ -39,7 +39,7 @@ class Run:
         warnings: messages of the run's own warnings.
         end: the last record of a finished training, else None.
         has_log: False for an evaluation of given weights, which trains nothing.
-        fingerprint: of the training images; "" if the log has none.
+        fingerprint: of the training images, also where this is an evaluation of a run's weights; "" if unknown.
         unlabelled: no training image has a label.
     """
 
@@ -133,6 +133,8 @@ def _read_run(directory: Path, problems: list[Problem]) -> Run:
     except (OSError, ValueError) as error:
         problem(f"{_reason(error)}; left out of the tables of published numbers", REPRODUCES)
     _read_log(run, problem)
+    if not run.has_log and isinstance(trained := run.environment.get("trained"), dict):
+        run.fingerprint = str(trained.get("fingerprint") or "")
     for file in sorted((directory / RESULTS).glob("*.json")):
         _read_results(run, file, problem)
     if not run.finished:

@@ -1,7 +1,7 @@
 """Checkpoints: everything that the next step depends on, in one file that is whole or absent.
 
 All random numbers of a step are functions of the seed and the step, so no random state is kept. A run keeps its last
-checkpoint, some before it, and the one with the best online k-NN (``rundir.paths``).
+checkpoint, some before it, and the one with the best online k-NN (``rundir.paths``); when it has ended, what ``free_space`` leaves.
 """
 
 from __future__ import annotations
@@ -125,6 +125,8 @@ def load_newest(run: Path, say: Callable[[str], None], repair: bool = True) -> d
         except DamagedCheckpoint as error:
             damaged[file] = error
             continue
+        if state.get("only_backbone"):  # the best one of a training that had ended
+            continue
         for other, error in damaged.items():
             say(f"warning: {error}".partition("; give")[0] + f"; {file.name} is taken in its place")
             if repair:
@@ -135,6 +137,25 @@ def load_newest(run: Path, say: Callable[[str], None], repair: bool = True) -> d
     if damaged:
         raise next(iter(damaged.values()))
     return None
+
+
+def free_space(run: Path, keep: int) -> None:
+    """Leave of an ended training's checkpoints the last one whole; those before it only if more than two were to be kept, since the
+    second is for the case that the last is damaged while it trains; and of the best one the evaluated backbone."""
+    last, best = last_checkpoint(run), best_checkpoint(run)
+    if keep <= 2:
+        for file in earlier_checkpoints(run):
+            file.unlink(missing_ok=True)
+    if not best.exists() or not last.exists() or best.samefile(last):
+        return
+    with suppress(DamagedCheckpoint):
+        state = load_checkpoint(best)
+        if state.get("only_backbone"):
+            return
+        prefix = state["backbone_prefix"]
+        weights = {name: value for name, value in state["method"].items() if name.startswith(prefix)}
+        with atomic_file(best) as file:
+            _write({**state, "method": weights, "optimizer": None, "only_backbone": True}, file)
 
 
 def backbone_prefix(method: Method) -> str:

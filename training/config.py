@@ -99,7 +99,8 @@ class TrainConfig:
     checkpoint_every: int = option(1, at_least=1, changes_results=False, only_training=True)
     """epochs between checkpoints (one more is written at the end and when stopped)"""
     keep_checkpoints: int = option(2, at_least=1, changes_results=False, only_training=True)
-    """how many of them to keep, the last included; the best by the online k-NN is kept beside them"""
+    """how many of them to keep, the last included; the best by the online k-NN is kept beside them. When training has ended, 1 or 2
+    leave the last one, and of the best its backbone"""
     log_every: int = option(10, at_least=1, changes_results=False, only_training=True)
     """optimiser steps between records in log.jsonl"""
     evals: list[str] | None = option(None, changes_results=False, names=names_of("eval"))

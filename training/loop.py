@@ -24,7 +24,7 @@ from rundir.correlation import save_correlation
 from rundir.paths import best_checkpoint, last_checkpoint
 from rundir.provenance import write_environment
 from training.batches import STEP, BatchSource, seed_of, split
-from training.checkpoint import is_finite, load_checkpoint, load_newest, save_checkpoint
+from training.checkpoint import free_space, is_finite, load_checkpoint, load_newest, save_checkpoint
 from training.config import TrainConfig
 from training.diagnostics import ROWS, CollapseWatch, effective_rank
 from training.logging import RunLog
@@ -98,6 +98,8 @@ class Session:
                 "finished": now(),
             }
             self.log.write("end", self.total, epochs, **end, **self.costs())
+            if is_main():
+                free_space(self.directory, config.keep_checkpoints)
             self.log.say(
                 f"{self.directory}: trained {epochs:g} epochs in {seconds / 60:.1f} minutes; {self.checkpoint}"
             )

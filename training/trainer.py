@@ -16,6 +16,7 @@ from rundir.log import fingerprint_of, has_log, whole_end_of
 from rundir.options import write_options
 from rundir.paths import has_checkpoint
 from training.batches import BatchSource
+from training.checkpoint import free_space
 from training.config import TrainConfig
 from training.diagnostics import CollapseWatch
 from training.failures import explained
@@ -58,6 +59,7 @@ def train(
     if (end := whole_end_of(run)) is None:
         _train(plan, make_monitor, make_pictures, begins)
     elif is_main():
+        free_space(run, plan.config.keep_checkpoints)  # the process may have been killed before
         print(f"{run}: training ended already, after {end['minutes']:.1f} minutes; nothing to train")
 
 

@@ -40,6 +40,8 @@ class Evaluation:
         headline: metrics of the first table; if none of them was measured, the first metric.
         variants: entries of the protocol that differ within a run (k of k-NN), each a column, with the value that the first
             table shows; None: the last.
+        apart: entries of the protocol that make another quantity, with the value that tables need not name: measurements that
+            differ there stand in columns of their own, and a run keeps both.
         grouped_by: groups of dependent items (videos, for objects).
     """
 
@@ -53,6 +55,7 @@ class Evaluation:
     lower_is_better: ClassVar[tuple[str, ...]] = ("loss", "error", "fid", "decay", "seconds")
     headline: ClassVar[tuple[str, ...]] = ("top1", "map")
     variants: ClassVar[dict[str, Any]] = {}
+    apart: ClassVar[dict[str, Any]] = {}
     grouped_by: ClassVar[str] = "images"
 
     def __init__(self, config: EvaluationConfig):
@@ -65,6 +68,14 @@ class Evaluation:
     def files(self) -> list[Path]:
         """Files, or files of folders, that the options name. If they change, the evaluation measures anew."""
         return []
+
+    def keeps(self, measurement: Measurement, context: EvalContext) -> bool:
+        """Whether a measurement of the same weights and data, by other options, stays beside the new ones."""
+        return False
+
+    def has_written(self, context: EvalContext) -> bool:
+        """Whether the files that the options ask for beside numbers are there; if not, it measures anew."""
+        return True
 
     def run(self, context: EvalContext) -> list[Measurement]:
         """Measure, choosing nothing by ``context.test``. Raises UserError for a backbone or data that it cannot measure (attention
@@ -84,6 +95,7 @@ def facts_of(evaluation: str, metric: str) -> dict[str, Any]:
         "lower_is_better": any(word in metric for word in declared["lower_is_better"]),
         "headline": metric in declared["headline"],
         "variants": declared["variants"],
+        "apart": declared["apart"],
         "grouped_by": declared["grouped_by"],
     }
 

@@ -26,6 +26,7 @@ from data.store.store import ImageStore
 from eval.core.options import WeightsOptions
 from eval.features.cache import ArrayCache
 from eval.features.extract import FrozenBackbone, Kind, store_features
+from methods.core.base import steps_of
 from rundir.paths import FEATURES
 from training.machine.devices import pick_device, pick_precision
 
@@ -39,6 +40,8 @@ class EvalContext(FrozenBackbone):
         train, test: the splits; ``test`` may choose nothing. A benchmark, which has no splits, is both.
         image_size: side in pixels of evaluation images.
         run_dir: gets ``results/``, ``predictions/`` and ``features/``.
+        trained: options of the training that the weights come from, with ``checkpoint`` ("after step 40") where it had not
+            ended; {} for others' weights.
     """
 
     backbone_name: str
@@ -48,6 +51,7 @@ class EvalContext(FrozenBackbone):
     image_size: int
     run_dir: Path
     seed: int = 0
+    trained: dict[str, Any] = field(default_factory=dict)
     _features: dict[tuple[str, Kind], Tensor] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -193,4 +197,16 @@ def make_context(options: WeightsOptions) -> EvalContext:
         precision=pick_precision(options.precision, device),
         run_dir=Path(out),
         seed=options.seed,
+        trained=_training_of(source),
     )
+
+
+def _training_of(source: Source) -> dict[str, Any]:
+    """See ``EvalContext.trained``."""
+    options = dict(source.options)
+    if "method" not in options:
+        return {}
+    step, per_epoch, epochs = source.content.get("step"), source.content.get("steps_per_epoch"), options.get("epochs")
+    if isinstance(step, int) and per_epoch and isinstance(epochs, (int, float)) and step < steps_of(epochs, per_epoch):
+        options["checkpoint"] = f"after step {step}"
+    return options

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from common.files import digest_of
-from common.options import check
+from common.options import check, options_without_effect
 from common.progress import note
 from data.sets.core.benchmark import fingerprint_of
 from eval.core.base import EVALUATIONS, EvaluationConfig, check_data, facts_of
@@ -52,12 +52,18 @@ def run_evaluations(
     for name, evaluation in evaluations.items():
         files = evaluation.files()
         read = [fingerprint_of(files, files[0].parent)] if files else []
-        requests[name] = digest_of([name, asdict(evaluation.config), surroundings, *read])
+        options = {
+            k: v
+            for k, v in asdict(evaluation.config).items()
+            if k not in options_without_effect(type(evaluation.config))
+        }
+        requests[name] = digest_of([name, options, surroundings, *read])
         kept = read_results(results_file(context.run_dir, name))
         same = [m for m in kept if m.request == requests[name]]
         whole = all(m.predictions is None or (context.run_dir / m.predictions).is_file() for m in same)
-        measured[name] = same if whole and not again else []
-        others[name] = [m for m in kept if m.weights == context.weights_hash and m.data["name"] != context.test.name]
+        measured[name] = same if whole and evaluation.has_written(context) and not again else []
+        same_weights = [m for m in kept if m.weights == context.weights_hash and m.request != requests[name]]
+        others[name] = [m for m in same_weights if m.data["name"] != context.test.name or evaluation.keeps(m, context)]
     due = [name for name in evaluations if not measured[name]]
     # One pass over the images serves all evaluations.
     kinds = [kind for name in due for kind in evaluations[name].feature_kinds(context)]

@@ -50,8 +50,12 @@ def save_outcomes(
     context: EvalContext, evaluation: str, names: Sequence[str], suffix: str = "", **outcomes: np.ndarray
 ) -> str:
     """Write a predictions file, with a suffix if an evaluation has several ("k20"); returns its name in the run."""
-    file = "-".join(part for part in (evaluation, as_file_name(context.test.name), suffix) if part)
-    return save_predictions(context.run_dir, file, names, **outcomes)
+    return save_predictions(context.run_dir, outcomes_name(context, evaluation, suffix), names, **outcomes)
+
+
+def outcomes_name(context: EvalContext, evaluation: str, suffix: str = "") -> str:
+    """The name of a predictions file, without its own suffix."""
+    return "-".join(part for part in (evaluation, as_file_name(context.test.name), suffix) if part)
 
 
 def measure_means(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,6 +63,19 @@ class SegmentationTask(Method):
             self.auxiliary.extend(self._on_blocks(naive, (block,), num_classes) for block in self.auxiliary_blocks)
         self.blocks = tuple(sorted({*self.head_blocks, *self.auxiliary_blocks}))
         self._loss = make_loss(config.loss)
+
+    def state_dict(self, *args: Any, **options: Any) -> dict[str, Any]:
+        """Without a frozen backbone, whose weights the evaluated run has."""
+        state = super().state_dict(*args, **options)
+        if not self.config.finetune:
+            for name in [name for name in state if name.startswith("backbone.")]:
+                del state[name]
+        return state
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Also takes a state with the frozen backbone, as older files hold it."""
+        own = {} if self.config.finetune else {f"backbone.{name}": v for name, v in self.backbone.state_dict().items()}
+        return super().load_state_dict({**own, **state_dict}, strict, assign)
 
     def _on_blocks(self, head: type[SegmentationHead], blocks: tuple[int, ...], num_classes: int) -> SegmentationHead:
         """Make a head that reads these blocks."""

@@ -16,7 +16,8 @@ from rundir.results import Measurement, is_outcome
 
 @dataclass(frozen=True)
 class Column:
-    """An evaluation's metric in one variant of its protocol ("k 20"). ``facts`` comes from ``eval.core.base.facts_of``."""
+    """An evaluation's metric in one variant of its protocol ("k 20"). ``facts`` comes from ``eval.core.base.facts_of``; ``variant``
+    begins with what sets the quantity apart ("backbone fine-tuned")."""
 
     evaluation: str
     metric: str
@@ -35,6 +36,11 @@ class Column:
     @property
     def name(self) -> str:
         return f"{self.evaluation_name} {self.metric_name}"
+
+    @property
+    def quantity(self) -> tuple[str, tuple[tuple[str, str], ...]]:
+        """The evaluation, and what sets it apart from others of its name."""
+        return self.evaluation, tuple(entry for entry in self.variant if entry[0] in self.facts["apart"])
 
     @property
     def scale(self) -> Scale:
@@ -75,15 +81,15 @@ def columns_of(measured: Sequence[Sequence[Sequence[Measurement]]]) -> dict[Colu
 
 
 def headline_of(columns: Sequence[Column]) -> list[int]:
-    """Positions of the first table's columns, one per evaluation: a headline metric in the variant that the evaluation
+    """Positions of the first table's columns, one per quantity: a headline metric in the variant that the evaluation
     declares (k = 20, DINO's, for k-NN), never the variant with the best result."""
-    chosen: dict[str, int] = {}
+    chosen: dict[Any, int] = {}
     for position, column in enumerate(columns):
-        first = columns[chosen.setdefault(column.evaluation, position)]
+        first = columns[chosen.setdefault(column.quantity, position)]
         if column.facts["headline"] > first.facts["headline"] or (
             column.metric == first.metric and _in_headline_variant(column)
         ):
-            chosen[column.evaluation] = position
+            chosen[column.quantity] = position
     return sorted(chosen.values())
 
 
@@ -116,24 +122,33 @@ def differing_conditions(results: Iterable[Measurement]) -> list[str]:
     return [name for name in names if len({one.get(name) for one in conditions}) > 1]
 
 
-def _splitting_conditions(runs: Iterable[Sequence[Measurement]]) -> dict[tuple[str, str], list[str]]:
-    """For each evaluation and metric, name the conditions that vary within one run (k of k-NN), which are no seeds."""
-    split: dict[tuple[str, str], dict[str, None]] = {}
+def _apart(result: Measurement) -> tuple[tuple[str, str], ...]:
+    """What sets a measurement apart from others of its evaluation."""
+    usual = column_facts(result)["apart"]
+    values = {key: plain(result.protocol[key]) for key in usual if key in result.protocol}
+    return tuple((key, value) for key, value in values.items() if value != plain(usual[key]))
+
+
+def _splitting_conditions(runs: Iterable[Sequence[Measurement]]) -> dict[tuple, list[str]]:
+    """For each evaluation, metric and what sets it apart, name the conditions that vary within one run (k of k-NN), which are no
+    seeds."""
+    split: dict[tuple, dict[str, None]] = {}
     for results in runs:
-        kinds: dict[tuple[str, str], list[Measurement]] = {}
+        kinds: dict[tuple, list[Measurement]] = {}
         for result in results:
-            kinds.setdefault((result.evaluation, result.metric), []).append(result)
+            kinds.setdefault((result.evaluation, result.metric, _apart(result)), []).append(result)
         for kind, several in kinds.items():
             if len(several) > 1:
                 split.setdefault(kind, {}).update(dict.fromkeys(differing_conditions(several)))
     return {kind: list(names) for kind, names in split.items()}
 
 
-def _column(result: Measurement, split: dict[tuple[str, str], list[str]]) -> Column:
-    names = split.get((result.evaluation, result.metric), [])
+def _column(result: Measurement, split: dict[tuple, list[str]]) -> Column:
+    apart = _apart(result)
+    names = split.get((result.evaluation, result.metric, apart), [])
     conditions = conditions_of(result) if names else {}
     variant = tuple((name, conditions[name]) for name in names if name in conditions)
-    return Column(result.evaluation, result.metric, variant, column_facts(result))
+    return Column(result.evaluation, result.metric, apart + variant, column_facts(result))
 
 
 def _ordered(columns: Iterable[Column]) -> list[Column]:
@@ -147,8 +162,8 @@ def _ordered(columns: Iterable[Column]) -> list[Column]:
         except ValueError:
             return (1, 0.0, text)
 
-    def place(column: Column) -> tuple[str, int, list[Any]]:
+    def place(column: Column) -> tuple[Any, ...]:
         variant = [(key, value(text)) for key, text in column.variant]
-        return column.evaluation, metrics.index((column.evaluation, column.metric)), variant
+        return column.quantity, metrics.index((column.evaluation, column.metric)), variant
 
     return sorted(columns, key=place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -28,13 +29,16 @@ def trained_options(run: Run) -> dict[str, Any]:
     if not method_facts(run)["trains"]:
         kept = ("method", "backbone", "data", "image_size")
         return {key: run.config[key] for key in kept if key in run.config} | images
-    left_out = {"seed", *options_without_effect(TrainConfig)}
+    # An evaluation of a run's weights in another directory has the run's options and names the run.
+    left_out = {"seed", *options_without_effect(TrainConfig), *(("weights",) if "method" in run.config else ())}
     if str(run.config.get("budget") or "").startswith("minutes="):
         # Such a budget is measured anew in each run, so the epochs are a result.
         left_out |= {"epochs", "warmup_epochs"}
     evaluations = {*(run.config.get("evals") or []), *(result.evaluation for result in run.results)}
     prefixes = tuple(f"{name}_" for name in evaluations)
-    return {k: v for k, v in run.config.items() if k not in left_out and not k.startswith(prefixes)} | images
+    own = {field.name for field in dataclasses.fields(TrainConfig)}  # knn_every is no option of the evaluation knn
+    kept = {k: v for k, v in run.config.items() if k not in left_out and (k in own or not k.startswith(prefixes))}
+    return kept | images
 
 
 def without_duplicates(runs: Sequence[Run]) -> tuple[list[Run], list[Problem]]:
@@ -50,12 +54,15 @@ def without_duplicates(runs: Sequence[Run]) -> tuple[list[Run], list[Problem]]:
         if other is None:
             kept[key] = run
             continue
-        winner, loser = (run, other) if (run.finished, run.newest) >= (other.finished, other.newest) else (other, run)
+        winner, loser = (run, other) if _worth(run) >= _worth(other) else (other, run)
         measured = {measured_key(result) for result in winner.results}
         added = [result for result in loser.results if measured_key(result) not in measured] if loser.finished else []
         winner.results.extend(added)
         kept[key] = winner
         taken = f"; {len(added)} measurements that only it has are used" if added else ""
+        if winner.has_log and not loser.has_log:
+            notes.append(Problem(str(loser.path), f"an evaluation of the weights of {winner.path}{taken}"))
+            continue
         notes.append(
             Problem(
                 str(loser.path),
@@ -63,3 +70,8 @@ def without_duplicates(runs: Sequence[Run]) -> tuple[list[Run], list[Problem]]:
             )
         )
     return list(kept.values()), notes
+
+
+def _worth(run: Run) -> tuple[bool, bool, str]:
+    """Sorts copies: finished ones, trainings before evaluations of their weights, and newer ones are better."""
+    return run.finished, run.has_log, run.newest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -115,7 +116,7 @@ def _row(runs: list[Run]) -> Row:
     an_image = _mean(runs, "training_flops")
     settings = {
         "patch": _patch(first, backbone),
-        "input": str(_recorded(first, "image_size") or "?"),
+        "input": _input(runs),
         "data": data,
         "start": _start(first),
         "budget": "?" if seen is None else short_count(seen),
@@ -153,6 +154,19 @@ def _patch(run: Run, backbone: str) -> str:
     in_name = re.search(r"patch(\d+)|^vit_[a-z](\d+)$", backbone)  # timm's names, or ours
     named = in_name and (in_name[1] or in_name[2])
     return str(_recorded(run, "patch_size") or PATCH_SIZES.get(backbone) or named or "–")
+
+
+def _input(runs: Sequence[Run]) -> str:
+    """The side of input images: of a training, with other sizes of segmentation's crops after it; of an evaluation, that used."""
+    own = str(_recorded(runs[0], "image_size") or "?")
+    used: dict[str, None] = {}
+    for result in itertools.chain.from_iterable(run.results for run in runs):
+        view = re.match(r"crop (\d+(?: ?[×x] ?\d+)?)\b", str(result.protocol.get("train_view") or ""))
+        used[view[1] if view else str(result.protocol.get("image_size") or own)] = None
+    if used and not any(run.has_log for run in runs):
+        return ", ".join(used)
+    others = ", ".join(size for size in used if size != own)
+    return f"{own} (evaluated also at {others})" if others else own
 
 
 def _start(run: Run) -> str:

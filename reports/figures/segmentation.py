@@ -43,7 +43,8 @@ class Segmented:
 
     Attributes:
         row: position in the comparison.
-        title: the head's name for readers.
+        kind: "fine-tuned"; "" for a frozen backbone.
+        title: the head's name for readers, with its kind.
         examples: the run's stored images (``eval.dense.examples``).
         matrix: the test set's confusion matrix ``[C, C]``.
     """
@@ -51,14 +52,15 @@ class Segmented:
     row: int
     label: str
     head: str
+    kind: str
     title: str
     examples: Arrays | None
     matrix: np.ndarray | None
 
     @property
-    def order(self) -> tuple[int, str]:
+    def order(self) -> tuple[int, str, str]:
         """Sorts heads; unknown heads are last."""
-        return plugins_of("heads.segmentation").facts(self.head).get("order", 99), self.head
+        return plugins_of("heads.segmentation").facts(self.head).get("order", 99), self.head, self.kind
 
     def example(self, kind: str, place: int) -> np.ndarray:
         """An entry of ``images``, ``truth`` or ``predicted_HEAD``, without the margin that pads stored images."""
@@ -71,10 +73,10 @@ def pictures(comparison: Comparison, suffix: str, problems: list[Problem]) -> li
     segmented = _segmented(comparison, problems)
     if not segmented:
         return []
-    counts = Counter(m.head for m in segmented)
-    commonest = min(segmented, key=lambda m: (-counts[m.head], m.order))
+    counts = Counter((m.head, m.kind) for m in segmented)
+    commonest = min(segmented, key=lambda m: (-counts[m.head, m.kind], m.order))
     with_images = [m for m in segmented if m.examples]
-    of_head = [m for m in with_images if m.head == commonest.head]
+    of_head = [m for m in with_images if (m.head, m.kind) == (commonest.head, commonest.kind)]
     heads_of_row = Counter(m.row for m in with_images)
     heads = [m for m in with_images if m.row == max(heads_of_row, key=heads_of_row.get)]
     made: list[Picture | None] = []
@@ -89,7 +91,13 @@ def pictures(comparison: Comparison, suffix: str, problems: list[Problem]) -> li
         classes = list(map(str, with_images[0].examples["classes"]))
         measured = [m for m in segmented if m.matrix is not None and len(m.matrix) == len(classes)]
         made.append(_class_iou(sorted(measured, key=lambda m: (m.row, m.order)), classes, f"class-iou{suffix}"))
-        made.append(_confusion([m for m in measured if m.head == commonest.head], classes, f"confusion{suffix}"))
+        made.append(
+            _confusion(
+                [m for m in measured if (m.head, m.kind) == (commonest.head, commonest.kind)],
+                classes,
+                f"confusion{suffix}",
+            )
+        )
     return [picture for picture in made if picture]
 
 
@@ -100,14 +108,19 @@ def _segmented(comparison: Comparison, problems: list[Problem]) -> list[Segmente
             continue
         head = kind.evaluation.removeprefix(f"{EVALUATION}_")
         title = kind.evaluation_name.removeprefix(plugins_of("eval").facts(EVALUATION)["title"]).strip()
+        apart = [value for _, value in kind.quantity[1]]
+        title = ", ".join([title, *apart])
+        others = [value for entry in kind.variant if entry not in kind.quantity[1] for value in entry[1:]]
         for row, cell in comparison.column(column).items():
-            label = ", ".join(filter(None, (comparison.rows[row].label, *(value for _, value in kind.variant))))
-            result = cell.results[0]
-            if examples.get(row) is None and result.predictions is not None:
-                examples[row] = _examples(examples_file(result.run, comparison.data), problems)
+            label = ", ".join(filter(None, (comparison.rows[row].label, *others)))
+            result, place = cell.results[0], (row, *apart)
+            if examples.get(place) is None and result.predictions is not None:
+                stem = Path(result.predictions).stem
+                file = examples_file(result.run, comparison.data, "finetuned" if stem.endswith("-finetuned") else "")
+                examples[place] = _examples(file, problems)
             matrices = (_arrays(result.predictions_file, problems) or {}).get("confusion")
             matrix = None if matrices is None or matrices.ndim != 3 else matrices.astype(np.int64).sum(0)
-            segmented.append(Segmented(row, label, head, title, examples.get(row), matrix))
+            segmented.append(Segmented(row, label, head, ", ".join(apart), title, examples.get(place), matrix))
     return segmented
 
 

@@ -120,3 +120,29 @@ def test_pixels(command, tmp_path):
     measurements = evaluate_weights(replace(command, backbone="pixels"), KNN)
     assert measurements[0].value > 50
     assert yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())["method"] == "pixels"
+
+
+def test_another_out_keeps_what_the_run_knows(small, tmp_path):
+    """Method, data, labels and cost; a report shows the run and the evaluation of its weights as one row."""
+    from commands.train import train
+    from reports.analysis.identity import without_duplicates
+    from reports.analysis.rows import rows_of
+    from rundir.read import read_runs
+
+    options = {"epochs": 1, "label_fraction": 0.5, "seed": 3, "knn_every": 0}
+    run = train(*small(tmp_path / "run", "weak_dino", **options))
+    away = EvaluateCommand(weights=str(run), out=str(tmp_path / "away"), device="cpu")
+    evaluate_weights(away, KNN)
+    evaluate_weights(replace(away, weights=str(run / "checkpoints" / "last.pt"), out=str(tmp_path / "file")), KNN)
+    (row,), (training,) = (rows_of(read_runs([path])[0]) for path in (tmp_path / "away", run))
+    assert row.method == "weak_dino" and row.seeds == [3]
+    assert row.settings == training.settings and row.settings["labels"] == "50% (pairs)"
+    assert row.cost["images_seen"] == training.cost["images_seen"] > 0
+    runs, notes = without_duplicates(read_runs([run, tmp_path / "away", tmp_path / "file"])[0])
+    assert [kept.path for kept in runs] == [run] and runs[0].has_log and runs[0].results
+    assert "an evaluation of the weights of" in notes[0].what
+    student = replace(away, key="student", out=str(tmp_path / "student"))
+    evaluate_weights(student, KNN)
+    assert len(rows_of(read_runs([run, tmp_path / "student"])[0])) == 2
+    with pytest.raises(UserError, match="holds results of other weights"):
+        evaluate_weights(replace(student, key=None), KNN)

@@ -173,6 +173,7 @@ def sharded_run(folder, out, **further):
     from commands.train import train
 
     options = {"batch_size": 16, "epochs": 2, "warmup_epochs": 0, "drop_path": 0.0, "clip_grad": 0.05, "lr": 0.05}
+    options["keep_checkpoints"] = 3  # one before the last, also when it has ended
     return train(*small().small_run(folder, out, "dino", **options, **further))
 
 

@@ -1,17 +1,21 @@
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from common.errors import UserError
+from common.images import voc_palette
 from common.statistics.confusion import confusion_matrix, scores
 from data.views.dense import fit_image
 from eval.core.run import run_evaluations
 from eval.segmentation import Segmentation, SegmentationConfig
 from reports.analysis.outcomes import outcomes_of
-from rundir.results import parse_measurement
+from rundir.results import parse_measurement, read_results, write_results
+from training.checkpoint import load_checkpoint
 
 
 def config(**options) -> SegmentationConfig:
@@ -77,6 +81,95 @@ def test_other_options_train_anew(make_context):
     measure(context, finetune=True, scale=[0.5, 2.0], distort=True, auxiliary=0.4, layer_decay=0.8)
     runs = list((context.run_dir / "segmentation").glob("linear-*"))
     assert len(runs) == 3 and all((run / "checkpoints" / "last.pt").is_file() for run in runs)
+
+
+def test_frozen_and_fine_tuned_stand_side_by_side(make_context, capsys):
+    """In results, predictions, examples and tables, in whatever order and as often as they are measured."""
+    from reports.analysis.columns import columns_of, headline_of
+
+    context = make_context()
+    frozen, tuned = measure(context), measure(context, finetune=True)
+    assert measure(context) == frozen  # it was kept
+    results = read_results(context.run_dir / "results" / "segmentation.json")
+    assert {(m.metric, m.protocol["backbone"]) for m in results} == {
+        (m.metric, mode) for m in frozen for mode in ("frozen", "fine-tuned")
+    }
+    assert {m.predictions for m in results} == {
+        "predictions/segmentation_linear-voc2012.npz",
+        "predictions/segmentation_linear-voc2012-finetuned.npz",
+    }
+    for m in results:
+        expected = next(o for o in (frozen if m.protocol["backbone"] == "frozen" else tuned) if o.metric == m.metric)
+        assert m == expected
+        assert outcomes_of(m).matrices is not None
+    assert {file.stem for file in (context.run_dir / "figures").iterdir()} == {
+        "segmentation-voc2012",
+        "segmentation-voc2012-finetuned",
+    }
+    columns = list(columns_of([[results], [frozen]]))  # another row has been measured with a frozen backbone only
+    names = [columns[place].name for place in headline_of(columns)]
+    assert names == ["Segmentation linear mIoU", "Segmentation linear mIoU (backbone fine-tuned)"]
+    assert len(columns) == 2 * len(frozen)
+    alone = list(columns_of([[frozen], [tuned]]))  # rows that have one each do not share a column
+    assert len(alone) == 2 * len(frozen)
+
+
+def test_what_an_older_version_named_alike_is_not_kept(make_context):
+    """It wrote the predictions of fine-tuned heads where those of frozen ones are now."""
+    context = make_context()
+    tuned = measure(context, finetune=True)
+    file = context.run_dir / "results" / "segmentation.json"
+    write_results(file, [dataclasses.replace(m, predictions=m.predictions.replace("-finetuned", "")) for m in tuned])
+    measure(context)
+    assert {m.protocol["backbone"] for m in read_results(file)} == {"frozen"}
+
+
+def test_masks_are_written_as_palette_images(make_context, monkeypatch):
+    context = make_context()
+    measured = measure(context, heads=["linear", "linear_pixels"])
+    assert not (context.run_dir / "masks").exists()
+    assert measure(context, heads=["linear", "linear_pixels"], save_masks=True) == measured  # although measured before
+    folder = context.run_dir / "masks" / "voc2012" / "linear"
+    assert sorted(file.name for file in folder.iterdir()) == ["s10.png", "s11.png", "s12.png", "s8.png", "s9.png"]
+    matrices = np.load(context.run_dir / measured[0].predictions)["confusion"]
+    for place, name in enumerate(context.test.names):
+        with Image.open(folder / f"{Path(name).stem}.png") as image:
+            assert image.mode == "P"
+            assert image.getpalette("RGB")[: 3 * 21] == voc_palette()[:21].ravel().tolist()
+            assert image.getpalette("RGB")[3 * 255 :] == [224, 224, 192]
+            classes = np.array(image)
+        assert classes.shape == context.test.mask(place).shape
+        assert (confusion_matrix(classes, context.test.mask(place), 21) == matrices[place]).all()
+    with monkeypatch.context() as patch:  # the same command does nothing twice
+        patch.setattr(Segmentation, "run", lambda *arguments: pytest.fail("measured again"))
+        measure(context, heads=["linear", "linear_pixels"], save_masks=True)
+    (folder / "s8.png").unlink()
+    measure(context, heads=["linear", "linear_pixels"], save_masks=True)
+    assert (folder / "s8.png").exists()
+    measure(context, save_masks=True, finetune=True)
+    assert {f.name for f in folder.parent.iterdir()} == {"linear", "linear_pixels", "linear-finetuned"}
+    measure(context, again=True)  # masks of other predictions do not stay
+    assert not folder.exists()
+
+
+def test_a_frozen_head_keeps_the_head_alone(make_context):
+    context = make_context()
+    first = measure(context, heads=["linear", "setr_mla"], auxiliary=0.4)
+    for run in (context.run_dir / "segmentation").iterdir():
+        assert [file.name for file in (run / "checkpoints").iterdir()] == ["last.pt"]
+        state = load_checkpoint(run / "checkpoints" / "last.pt")
+        assert state["method"] and not any(name.startswith("backbone.") for name in state["method"])
+        # As older versions wrote it: with the backbone, and another checkpoint before it.
+        state["method"] |= {f"backbone.{n}": v for n, v in context.backbone.state_dict().items()}
+        torch.save(state, run / "checkpoints" / "last.pt")
+    assert measure(context, again=True, heads=["linear", "setr_mla"], auxiliary=0.4) == first
+    measure(context, finetune=True)
+    (tuned,) = (
+        run
+        for run in (context.run_dir / "segmentation").glob("linear-*")
+        if "finetune: true" in (run / "config.yaml").read_text()
+    )
+    assert any(name.startswith("backbone.") for name in load_checkpoint(tuned / "checkpoints" / "last.pt")["method"])
 
 
 def test_the_context_backbone_is_never_changed(make_context):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from backbones.formats.source import Source
 from commands.train import train
 from common.errors import UserError
 from common.files import archive_damage
@@ -45,7 +46,7 @@ def states_equal(a: Path, b: Path) -> bool:
 @pytest.fixture
 def whole(small, tmp_path_factory) -> Path:
     """An unbroken run of three epochs of five steps; trained for the first test that wants it."""
-    return train(*small(tmp_path_factory.getbasetemp() / "unbroken"))
+    return train(*small(tmp_path_factory.getbasetemp() / "unbroken", keep_checkpoints=3))
 
 
 def test_as_many_as_asked_for_are_kept(small, tmp_path):
@@ -64,7 +65,29 @@ def test_the_best_by_the_online_knn_is_kept(small, tmp_path, monkeypatch):
     )
     run = train(*small(tmp_path / "run"))
     assert [record["top1"] for record in records_of(run, "knn")] == [10, 30, 20, 30]
-    assert load_checkpoint(best_checkpoint(run))["step"] == 5  # the first of equals
+    best, last = load_checkpoint(best_checkpoint(run)), load_checkpoint(last_checkpoint(run))
+    assert best["step"] == 5  # the first of equals
+    assert {file.name for file in (run / "checkpoints").iterdir()} == {"best.pt", "last.pt"}
+    # Training has ended: one full state, and of the best what evaluations need.
+    assert best["optimizer"] is None and set(best["method"]) == {
+        n for n in last["method"] if n.startswith("teacher.backbone.")
+    }
+    assert last["optimizer"]["state"] and best_checkpoint(run).stat().st_size < last_checkpoint(run).stat().st_size / 4
+    network = Source(best_checkpoint(run))
+    assert "tensors loaded" in network.build(network.backbone_name(), 16)[1]
+    # With the last one damaged the run is not taken up from the backbone alone.
+    last_checkpoint(run).write_bytes(b"")
+    with pytest.raises(UserError, match=r"last\.pt: cannot be read as a checkpoint"):
+        train(*small(tmp_path / "run"))
+
+
+def test_a_finished_run_of_before_is_tidied_and_still_read(small, tmp_path):
+    """As older versions left it, or a process that was killed after its last record: with a checkpoint before the last."""
+    run = train(*small(tmp_path / "run", knn_every=0, epochs=2, keep_checkpoints=9))
+    assert len(earlier_checkpoints(run)) == 2
+    before = last_checkpoint(run).read_bytes()
+    train(*small(tmp_path / "run", knn_every=0, epochs=2))
+    assert not earlier_checkpoints(run) and last_checkpoint(run).read_bytes() == before
 
 
 def test_a_flipped_bit_is_found_which_torch_reads_over(tmp_path):
@@ -92,7 +115,7 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before(damage, ended, whole
     if damage == "flip":
         flip(last)
     capsys.readouterr()
-    train(*small(tmp_path / "run"))
+    train(*small(tmp_path / "run", keep_checkpoints=3))
     said = capsys.readouterr().err
     assert "continuing after step 10 of 15" in said
     if damage != "gone":
