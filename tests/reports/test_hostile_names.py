@@ -1,4 +1,4 @@
-"""Names that are markup, wherever a report takes one from: they stay text. (In a real browser: ``test_page_in_browser.py``.)"""
+"""Names that are markup, wherever a report takes one from: they stay text. (In a real browser: ``browser/``.)"""
 
 import json
 import re

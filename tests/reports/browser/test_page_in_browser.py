@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from reports import build_report
-from tests.reports.chromium import Chromium
+from tests.reports.browser.chromium import Chromium
 from tests.reports.factory import write_run
 
 PROGRAM = shutil.which("chromium")
