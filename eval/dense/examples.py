@@ -41,7 +41,8 @@ class Examples:
         """Write ``images``, uint8 ``[k, SIDE, SIDE, 3]``, padded with white; ``truth``, classes ``[k, SIDE, SIDE]``, padded with
         255 (void); ``sizes [k, 2]``, height and width; ``names [k]``; ``classes [C]``; ``fixed``, indices of the images that all
         runs show. For each head: ``predicted_HEAD`` like ``truth`` and ``iou_HEAD [k]``, the mean over an image's classes in
-        percent (255 and NaN for images not kept for it); ``best_HEAD`` and ``worst_HEAD``, indices, the extreme one first."""
+        percent (255 and NaN for images not kept for it); ``best_HEAD`` and ``worst_HEAD``, indices, the extreme one first; no image
+        is in both."""
         images = sorted({image for kept in self._kept.values() for image in kept} | set(self._fixed))
         place = {image: position for position, image in enumerate(images)}
         arrays: dict[str, np.ndarray] = {
@@ -66,8 +67,9 @@ class Examples:
                 predicted[place[image], : classes.shape[0], : classes.shape[1]] = classes
                 ious[place[image]] = 100 * iou
             order = [place[image] for _, image in sorted((iou, image) for image, (iou, _) in kept.items())]
-            arrays[f"worst_{head}"] = np.array(order[:COUNT], np.int64)
-            arrays[f"best_{head}"] = np.array(order[::-1][:COUNT], np.int64)
+            most = min(COUNT, len(order) // 2)  # no image is both
+            arrays[f"worst_{head}"] = np.array(order[:most], np.int64)
+            arrays[f"best_{head}"] = np.array(order[::-1][:most], np.int64)
         write_arrays(path, **arrays)
 
 

@@ -189,21 +189,22 @@ def _grid(shown: Sequence[Segmented], name: str, title: str, name_of: Callable[[
 
 def _extremes(shown: Sequence[Segmented], name: str) -> Picture | None:
     """Draw each row's images with the lowest and the highest mean IoU."""
-    shown = [m for m in shown if {f"worst_{m.head}", f"best_{m.head}"} <= m.examples.keys()]
+    shown = [m for m in shown if {f"worst_{m.head}", f"best_{m.head}", f"iou_{m.head}"} <= m.examples.keys()]
+    shown = [m for m in shown if len(_ranked(m)) > 1]
     if not shown:
         return None
-    most = min(EXTREMES, *(len(m.examples[f"worst_{m.head}"]) for m in shown))
+    ranked = [_ranked(m) for m in shown]
+    most = min(EXTREMES, *(len(places) // 2 for places in ranked))
     columns = 2 * most
     with style():
         figure, axes = figure_of(len(shown) * 3 * columns, columns, WIDTH, WIDTH / columns)
         classes: list[np.ndarray] = []
-        for m, lines in zip(shown, np.reshape(axes, (-1, 3, columns)), strict=True):
+        for m, order, lines in zip(shown, ranked, np.reshape(axes, (-1, 3, columns)), strict=True):
             for axis, kind in zip(lines[:, 0], ("image", "prediction", "truth"), strict=True):
                 axis.set_ylabel(kind, fontsize=7.5)
             if len(shown) > 1:
                 lines[0, 0].set_ylabel(f"{textwrap.fill(m.label, 16)}\nimage", fontsize=7.5)
-            places = [*m.examples[f"worst_{m.head}"][:most], *m.examples[f"best_{m.head}"][:most]]
-            for column, place in enumerate(places):
+            for column, place in enumerate([*order[:most], *order[: -most - 1 : -1]]):
                 masks = [m.example(f"predicted_{m.head}", place), m.example("truth", place)]
                 classes += masks
                 for axis, panel in zip(
@@ -221,6 +222,12 @@ def _extremes(shown: Sequence[Segmented], name: str) -> Picture | None:
             + ("" if len(shown) < MOST_ROWS else f" The first {MOST_ROWS} rows."),
             f"The test images with the lowest and highest IoU of {', '.join(m.label for m in shown)}.",
         )
+
+
+def _ranked(m: Segmented) -> list[int]:
+    """Places of the images with extreme IoU, each once (older files have one among the worst and the best), worst first."""
+    places = {int(place) for kind in ("worst", "best") for place in m.examples[f"{kind}_{m.head}"]}
+    return sorted(places, key=lambda place: (m.examples[f"iou_{m.head}"][place], place))
 
 
 def _class_iou(measured: Sequence[Segmented], classes: Sequence[str], name: str) -> Picture | None:

@@ -40,21 +40,31 @@ def pictures(rows: Sequence[Row], problems: list[Problem]) -> list[Picture]:
     return made
 
 
+def _vector(file: Path) -> bytes:
+    """The PDF beside a picture; nothing where an older run has none, or no usable one."""
+    pdf = file.with_suffix(".pdf")
+    if not pdf.is_file() or pdf.stat().st_size > MOST_BYTES:
+        return b""
+    content = pdf.read_bytes()
+    return content if content.startswith(b"%PDF-") else b""
+
+
 class _Unusable(ValueError):
     """The reason why a file is not shown."""
 
 
 def _picture(file: Path, name: str, title: str, caption: str) -> Picture:
-    """Read a PNG file; other formats are refused whatever the file's name."""
+    """Read a PNG file (other formats are refused whatever the file’s name) and the PDF beside it."""
     content = file.read_bytes() if file.stat().st_size <= MOST_BYTES else b""
     if not content:
         raise _Unusable(f"empty or larger than {MOST_BYTES // 10**6} MB")
-    pdf = io.BytesIO()
+    pdf = io.BytesIO(_vector(file))
     with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
         if image.width * image.height > MOST_PIXELS:
             raise _Unusable(f"{image.width} × {image.height} pixels are too many")
         width = image.width // 2  # pictures have twice a screen's resolution, for printing
-        image.convert("RGB").save(pdf, "PDF", resolution=200.0, creationDate=None, modDate=None)
+        if not pdf.getbuffer():
+            image.convert("RGB").save(pdf, "PDF", resolution=200.0, creationDate=None, modDate=None)
     element = Markup('<img alt="{}" src="data:image/png;base64,{}" width="{}" style="--wide:{}px">').format(
         title, base64.b64encode(content).decode(), width, width
     )

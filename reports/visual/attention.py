@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from common.errors import UsageError, UserError
 from common.options import option
 from reports.visual.core.base import VISUALIZATIONS, ImagesVisualization
-from reports.visual.core.style import COLOURS, file_stem, grid, headed, save_figure, show, style
+from reports.visual.core.style import COLOURS, colour_bar, file_stem, grid, headed, save_figure, show, style
 
 if TYPE_CHECKING:
     from backbones.base import Backbone
@@ -174,15 +174,24 @@ def attention_maps(image: np.ndarray, attention: np.ndarray, masks: np.ndarray, 
         for head, colour in enumerate(head_colours(heads) / 255):
             line, column = divmod(head, columns)
             upper, lower = axes[2 * line : 2 * line + 2, column + 1]
-            show(upper, attention[head], f"head {head + 1}", tuple(colour), 1.6, cmap=COLOUR_MAP, vmin=0)
+            most = max(float(attention[head].max()), 1e-12)
+            words = f"head {head + 1}, max {_percent(most)}"
+            drawn = show(upper, attention[head] / most, words, tuple(colour), 1.6, cmap=COLOUR_MAP, vmin=0, vmax=1)
             show(lower, faded(image, enlarged(masks[head], patch)), "", tuple(colour), 1.6)
+        bar = colour_bar(figure, drawn, axes, ticks=(0, 0.5, 1))
+        bar.set_label("part of the head's maximum", fontsize=7.5)
+        bar.ax.tick_params(labelsize=7)
         return headed(
             figure,
             title,
             f"Attention of the last block's CLS token to {attention.shape[1]} × {attention.shape[2]} patches (rows × columns), "
-            f"light where it is high, each head scaled to its own maximum. Below each map: the patches that hold "
-            f"{100 * mass:.0f}% of the head's attention.",
+            f"light where it is high. max: what the patch with most of a head's attention has of it. Below each map: the patches "
+            f"that hold {100 * mass:.0f}% of the head's attention to patches.",
         )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g}%" if share < 0.1 else f"{100 * share:.0f}%"
 
 
 class VideoTiles:
@@ -218,7 +227,10 @@ class VideoTiles:
             draw.text((4, self.LABEL * number + 1), text, fill="black", font=self.font)
         maps = self.map(np.clip(attention / self.scale[:, None, None], 0, 1), bytes=True)[..., :3]
         tiles = [(image, "frame"), (coloured(image, attention, masks), "masks of all heads")]
-        tiles += [(pixels, f"head {head + 1}") for head, pixels in enumerate(maps)]
+        tiles += [
+            (pixels, f"head {head + 1}, 0 to {_percent(most)}")
+            for head, (pixels, most) in enumerate(zip(maps, self.scale, strict=True))
+        ]
         colours = [None, None, *head_colours(len(attention)).tolist()]
         for place, ((pixels, name), colour) in enumerate(zip(tiles, colours, strict=True)):
             line, column = divmod(place, self.columns)

@@ -24,6 +24,10 @@ from rundir.read import Run, read_runs
 #: Signs of collapse by key in the log: name, and meaning.
 DIAGNOSTICS = {
     "effective_rank": ("effective rank", "dimensions that features really use; near 1 they have collapsed"),
+    "projection_rank": (
+        "effective rank, projections",
+        "the same of a batch’s projections, so that it can be less than the batch",
+    ),
     "feature_std": ("feature std", "1 where features are spread evenly over the sphere, 0 where all images look alike"),
     "alignment": ("alignment", "distance of two views of an image; 0 at best"),
     "uniformity": ("uniformity", "0 where all images look alike; lower is more even"),
@@ -54,7 +58,7 @@ class Collapse(Visualization):
                 raise UserError(f"{problem.where}: {problem.what}")
         figure = diagnostics(runs, names_of([str(run.path) for run in runs]))
         folder = self.folder(*(str(run.path) for run in runs))
-        return save_figure(figure, folder, "collapse", vector=True)
+        return save_figure(figure, folder, "collapse")
 
 
 @dataclass(frozen=True)
@@ -69,10 +73,16 @@ class Curve:
 
 
 def records_with(run: Run, key: str) -> list[dict[str, Any]]:
-    """The log's records with a number under ``key``: of the evaluated features, else of the steps (whose ``effective_rank`` is of
-    a batch's projections)."""
-    features = [record for record in run.diagnostics if record.get("kind") != "step" and key in record]
-    return [record for record in features or run.steps if isinstance(record.get(key), (int, float))]
+    """The log's records with a number under ``key``. The ``effective_rank`` of steps is of a batch's projections, which is another
+    quantity than that of the evaluated features, and has the key ``projection_rank``."""
+    features = [record for record in run.diagnostics if record.get("kind") != "step"]
+    steps = [
+        {**record, "projection_rank": record.get("effective_rank"), "effective_rank": None} for record in run.steps
+    ]
+    for records in (features, steps):
+        if numbers := [record for record in records if isinstance(record.get(key), (int, float))]:
+            return numbers
+    return []
 
 
 def meaning_of(keys: Collection[str]) -> str:

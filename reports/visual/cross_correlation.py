@@ -91,7 +91,7 @@ class CrossCorrelation(Visualization):
             with style():
                 strip = headed(film_strip(evolutions, self.palette, room=0.75), title, caption)
             written += save_figure(strip, folder, "cross_correlation-strip")
-            written += save_figure(curves(evolutions, title), folder, "cross_correlation-curves", vector=True)
+            written += save_figure(curves(evolutions, title), folder, "cross_correlation-curves")
             frames = list(animation(evolutions, self.palette))
             frames += frames[-1:] * round(self.fps)  # rest at the end
             written.append(save_gif(frames, folder / "cross_correlation.gif", 1 / self.fps))

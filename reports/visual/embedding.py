@@ -52,7 +52,7 @@ class Embedding(FeaturesVisualization):
         )
         figure = embedding(points, store.labels[rows], store.classes, title, caption)
         stem = f"embedding-{file_stem(context.backbone_name)}"
-        return save_figure(figure, self.folder(self.weights), stem, vector=True)
+        return save_figure(figure, self.folder(self.weights), stem)
 
     def _chosen(self, labels: np.ndarray, classes: Sequence[str]) -> tuple[np.ndarray, str]:
         """Choose rows to draw, and describe the omitted ones."""

@@ -78,8 +78,12 @@ def test_the_command_draws_it(plugin, photo, tmp_path, capsys):
         tmp_path,
     ]
     assert command_line.main(list(map(str, words))) == 0
-    (path,) = capsys.readouterr().out.split()
-    assert path == str(tmp_path / "similarity-vit_nano.png") and min(Image.open(path).size) > 250
+    path, vector = capsys.readouterr().out.split()
+    assert (
+        path == str(tmp_path / "similarity-vit_nano.png")
+        and vector == path.replace(".png", ".pdf")
+        and min(Image.open(path).size) > 250
+    )
     assert command_line.main([*map(str, words), "--down", "2"]) == 2
     assert "--down 2.0: give 0 or more and less than 1" in capsys.readouterr().err
     assert command_line.main(["visualize", "--help", "--plugin", str(plugin)]) == 0

@@ -130,4 +130,4 @@ def test_no_name_becomes_a_formula_in_pictures_beside_a_report(tmp_path):
     assert paper.rendered(figure).shape[2] == 3
     powers = [label for label in axes[0, 1].get_yticklabels() if "10^" in label.get_text()]
     assert powers and all(label.get_parse_math() for label in powers)
-    assert paper.save_figure(figure, tmp_path, "picture", vector=True)
+    assert paper.save_figure(figure, tmp_path, "picture")

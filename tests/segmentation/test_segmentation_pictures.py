@@ -1,4 +1,5 @@
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -86,3 +87,21 @@ def test_colours_are_vocs():
         [[0, 0, 0], [128, 0, 0]],
         [[192, 128, 128], [224, 224, 192]],
     ]
+
+
+def test_no_image_is_among_the_worst_and_the_best(run):
+    """With fewer images than both have room for; also in older files, which have some in both."""
+    directory = run("a", ["linear"])
+    file = directory / "figures" / "segmentation-voc2012.npz"
+    arrays = dict(np.load(file))
+    worst, best = (arrays[f"{kind}_linear"].tolist() for kind in ("worst", "best"))
+    assert worst and len(worst) == len(best) and not {*worst} & {*best}
+    everything = sorted({*worst, *best}, key=lambda place: arrays["iou_linear"][place])
+    for kept in (everything, everything[:3], everything[:1]):
+        np.savez(file, **arrays | {"worst_linear": np.array(kept), "best_linear": np.array(kept[::-1])})
+        made, problems = drawn(directory)
+        assert not problems
+        picture = made.get("segmentation-extremes")
+        most = min(4, len(kept) // 2)
+        headings = re.findall(r">(worst|best), ", picture.element) if picture else []
+        assert headings == ["worst"] * most + ["best"] * most

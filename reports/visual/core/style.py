@@ -218,9 +218,9 @@ def file_stem(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.=+-]+", "_", name).strip("_.") or "picture"
 
 
-def save_figure(figure: Figure, folder: Path, stem: str, vector: bool = False) -> list[Path]:
-    """Write ``stem.png``, if ``vector`` also ``stem.pdf``, and close the figure."""
-    paths = [Path(folder) / f"{stem}.{kind}" for kind in (("png", "pdf") if vector else ("png",))]
+def save_figure(figure: Figure, folder: Path, stem: str) -> list[Path]:
+    """Write ``stem.png`` and, for papers, ``stem.pdf``, and close the figure."""
+    paths = [Path(folder) / f"{stem}.{kind}" for kind in ("png", "pdf")]
     with style():
         settle(figure)
         for path in paths:

@@ -38,6 +38,20 @@ def page(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def ordinary(tmp_path_factory) -> Path:
+    """The report of runs with an ordinary device's name, two backbones and all kinds of figures."""
+    folder = tmp_path_factory.mktemp("ordinary")
+    for method in ("dino", "barlow_twins", "weak_dino", "random"):
+        for backbone in ("vit_s8", "resnet50"):
+            for seed in (0, 1, 2):
+                write_run(folder / "runs" / f"{method}-{backbone}-{seed}", method, backbone, seed=seed, images=100)
+    for file in folder.rglob("environment.json"):
+        file.write_text(file.read_text().replace("Example CPU", "AMD EPYC 9B14 96-Core Processor"))
+    Image.new("RGB", (1800, 600), "teal").save(folder / "runs" / "dino-vit_s8-0" / "figures" / "attention-wide.png")
+    return build_report([folder / "runs"], folder / "out")
+
+
+@pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     browser = Chromium(PROGRAM, tmp_path_factory.mktemp("profile"))
     yield browser
@@ -62,6 +76,18 @@ def test_loads_without_errors_or_overflow(browser, page, width, dark):
             .map((e) => e.tagName + "." + e.className)"""
     )
     assert outside == []
+
+
+def test_nothing_is_cut(browser, ordinary):
+    """With names of ordinary length every table fits into 1280 pixels, and every figure into any width until it is tapped."""
+    script = """Array.from(document.querySelectorAll("WHICH"))
+        .filter((e) => e.scrollWidth > e.clientWidth + 1).map((e) => e.getAttribute("aria-label"))"""
+    for width, which in ((1280, ".scroll"), (390, ".drawing")):
+        browser.open(ordinary, width)
+        browser.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+        assert browser.evaluate(script.replace("WHICH", which)) == [], width
+    browser.evaluate("document.querySelector('.drawing').focus()")
+    assert browser.evaluate(script.replace("WHICH", ".drawing")) != []
 
 
 def test_dark_and_light_differ_and_text_is_readable(browser, page):

@@ -157,9 +157,22 @@ def test_saved_figures_are_whole_and_legible(tmp_path, pdfs):
     figure = embedding.embedding(
         np.random.default_rng(0).normal(size=(30, 2)), np.arange(30) % 3, ["a", "b", "c"], "Title", "caption"
     )
-    png, pdf = paper.save_figure(figure, tmp_path / "new", "picture", vector=True)
+    png, pdf = paper.save_figure(figure, tmp_path / "new", "picture")
     pixels = np.asarray(Image.open(png).convert("L"))
     assert min(pixels.shape) > 400
     assert (pixels < 200).any()
     assert pdf.read_bytes().startswith(b"%PDF")
     assert sorted(path.name for path in png.parent.iterdir()) == ["picture.pdf", "picture.png"]
+
+
+def test_attention_maps_have_a_scale(tmp_path):
+    """Each head's maximum is written above its map, and a bar says what its colours mean."""
+    attention_hw = np.zeros((2, 2, 2), np.float32)
+    attention_hw[0, 0, 0], attention_hw[1] = 0.5, 0.0421
+    masks = attention.masks_of(attention_hw, 0.6)
+    figure = attention.attention_maps(np.zeros((16, 16, 3), np.uint8), attention_hw, masks, 0.6, "title")
+    titles = [axis.get_title() for axis in figure.axes]
+    assert "head 1, max 50%" in titles and "head 2, max 4.2%" in titles
+    (bar,) = [axis for axis in figure.axes if axis.get_ylabel() == "part of the head's maximum"]
+    assert bar.get_ylim() == (0, 1)
+    assert {path.suffix for path in paper.save_figure(figure, tmp_path, "attention")} == {".png", ".pdf"}

@@ -1,6 +1,7 @@
 """The numbers behind the pictures: attention, receptive fields, features."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from backbones import build_backbone
 from backbones.base import Backbone
 from backbones.vit import VisionTransformer
 from common.errors import UserError
-from reports.visual import attention, embedding, neighbours, pca, receptive_field
+from reports.visual import attention, collapse, embedding, neighbours, pca, receptive_field
 from reports.visual.core import images as pictures
+from rundir.read import Run
 
 # Attention
 
@@ -137,3 +139,21 @@ def test_embedding_keeps_groups_apart():
     assert (distances.argmin(1) // 12 == np.arange(36) // 12).all()
     with pytest.raises(UserError, match="too much for 36 images"):
         embedding.embed(features, 36, 0)
+
+
+# Signs of collapse
+
+
+def test_ranks_of_features_and_of_projections_are_two_curves():
+    steps = [{"kind": "step", "step": step, "effective_rank": 40.0 + step} for step in (1, 2, 3)]
+    features = [{"kind": "diagnostics", "step": step, "effective_rank": 20.0} for step in (0, 3)]
+    run = Run(Path("run"), {}, steps=steps, diagnostics=[*steps, *features])
+
+    def curve(run, key):
+        return [record[key] for record in collapse.records_with(run, key)]
+
+    assert curve(run, "effective_rank") == [20.0, 20.0] and curve(run, "projection_rank") == [41.0, 42.0, 43.0]
+    online = Run(Path("run"), {}, steps=steps, diagnostics=[*steps, features[0]])
+    assert curve(online, "effective_rank") == [20.0]
+    only_steps = Run(Path("run"), {}, steps=steps, diagnostics=steps)
+    assert curve(only_steps, "effective_rank") == [] and len(curve(only_steps, "projection_rank")) == 3
