@@ -7,7 +7,7 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 #: What each command does, in a line. It is the module ``commands.NAME``, whose ``main(words)`` returns the exit status.
 COMMANDS = {
@@ -30,6 +30,9 @@ Compare how vision backbones learn without labels, or with few.
 commands:
 {commands}
 
+methods (--method):
+{methods}
+
   python run.py COMMAND --help          the options of a command
   python run.py --method dino --help    the options of training, with DINO's own and its published defaults
 
@@ -45,10 +48,11 @@ def main(words: Sequence[str]) -> int:
     """Run the command that ``words`` name; returns the exit status. Errors become one sentence on standard error."""
     from common.environment import continue_in_venv
     from common.errors import UserError, explain, unknown_name
+    from common.registry import plugins_of
 
     if not words or words[0] in ("-h", "--help"):
-        width = max(map(len, COMMANDS))
-        print(USAGE.format(commands="\n".join(f"  {name:<{width}}  {line}" for name, line in COMMANDS.items())))
+        methods = {name: plugins_of("methods").facts(name)["title"] for name in plugins_of("methods").names()}
+        print(USAGE.format(commands=_lines(COMMANDS), methods=_lines(methods)))
         return 0
     command, rest = ("train", words) if words[0].startswith("-") else (words[0], words[1:])
     try:
@@ -71,6 +75,12 @@ def main(words: Sequence[str]) -> int:
             sentence = f"{type(error).__name__}: {error}; this is a bug, and the lines above say where it happened"
         print(f"error: {sentence}", file=sys.stderr)
         return 1
+
+
+def _lines(about: Mapping[str, str]) -> str:
+    """A line for each name."""
+    width = max(map(len, about))
+    return "\n".join(f"  {name:<{width}}  {line}" for name, line in about.items())
 
 
 def program() -> int:

@@ -76,7 +76,8 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Nam
         if word.startswith("--"):
             names = [option for option in parser._option_string_actions if option.startswith("--")]
             option = word.split("=")[0]
-            raise UnknownOption(option.removeprefix("--"), str(unknown_name("option", option, names)))
+            nearest = unknown_name("option", option, names)
+            raise UnknownOption(option.removeprefix("--"), f"{nearest}; see: python {parser.prog} --help")
     if unknown:
         raise UsageError(f"{parser.prog}: {' '.join(unknown)!r} belongs to no option; see: python {parser.prog} --help")
     return namespace

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.errors import UserError
+from common.errors import UserError, first_line
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
@@ -44,6 +45,19 @@ def continue_in_venv(command: str, words: Sequence[str]) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(python, [python, str(ROOT / "run.py"), *words])
+
+
+def missing_package(what: str, error: ImportError, extra: str) -> UserError:
+    """Make the error for a package of one of pyproject.toml's extras that ``what`` needs, with the command that installs it into
+    this Python."""
+    if Path(sys.prefix).resolve() == VENV.resolve():
+        command = f".venv/bin/uv pip install --python .venv/bin/python -r pyproject.toml --extra {extra}"
+    else:
+        command = f"{shlex.quote(sys.executable)} -m pip install '.[{extra}]'"
+    name = (error.name or first_line(error)).partition(".")[0]
+    return UserError(
+        f"{what} needs the package {name}, which is not installed; in {shlex.quote(str(ROOT))}, run: {command}"
+    )
 
 
 def _is_installed(name: str) -> bool:

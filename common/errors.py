@@ -19,13 +19,20 @@ class UsageError(UserError):
     exit_status = 2
 
 
+#: An error lists at most so many names.
+MOST_NAMES = 24
+
+
 def unknown_name(kind: str, name: str, names: Iterable[str]) -> UsageError:
-    """Make the error for a name that is none of ``names``.
+    """Make the error for a name that is none of ``names``, which it lists, or the nearest three where there are many.
 
     >>> str(unknown_name("backbone", "vit_s9", ["vit_s8", "resnet50"]))
     "unknown backbone 'vit_s9'; did you mean vit_s8? (known: resnet50, vit_s8)"
     """
     names = sorted(names)
+    if len(names) > MOST_NAMES:
+        *others, last = difflib.get_close_matches(name, names, n=3, cutoff=0)
+        return UsageError(f"unknown {kind} {name!r}; the nearest of {len(names)}: {', '.join(others)} or {last}")
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}? " if near else ""
     return UsageError(f"unknown {kind} {name!r}; {hint}(known: {', '.join(names)})")

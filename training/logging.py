@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from common.distributed import is_main
+from common.environment import missing_package
 from common.errors import UserError
 from common.files import write_text
 from rundir.log import append_record, has_log, read_log, replace_log
@@ -126,7 +127,7 @@ def _tensorboard(run: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise UserError("--tensorboard needs the package tensorboard; pip install tensorboard") from error
+        raise missing_package("--tensorboard", error, "loggers") from error
     return SummaryWriter(run / TENSORBOARD)
 
 
@@ -134,7 +135,7 @@ def _wandb(run: Path, options: Mapping[str, Any]) -> Any:
     try:
         import wandb
     except ImportError as error:
-        raise UserError("--wandb needs the package wandb; pip install wandb") from error
+        raise missing_package("--wandb", error, "loggers") from error
     identity = run / WANDB_ID
     if not identity.exists():
         write_text(identity, secrets.token_hex(6))

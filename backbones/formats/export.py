@@ -21,6 +21,7 @@ from backbones.base import Backbone
 from backbones.formats.source import Source
 from backbones.timm_models import TimmBackbone
 from backbones.vit import VisionTransformer
+from common.environment import missing_package
 from common.errors import UsageError, UserError
 from common.files import atomic_file
 
@@ -188,9 +189,7 @@ def _write_onnx(backbone: Backbone, name: str, path: Path, images: Tensor) -> No
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise UserError(
-            f"--format onnx needs a package that is not installed ({error.name}): pip install '.[export]'"
-        ) from error
+        raise missing_package("--format onnx", error, "export") from error
     program = torch.onnx.export(
         backbone,
         (images[:2],),

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from common.environment import missing_package
 from common.errors import UsageError, UserError, unknown_name
 from common.files import digest_of
 from data.sets.core.base import DATASETS, DataSet
@@ -125,9 +126,7 @@ def _load(spec: str, name: str, config: str | None, revision: str | None) -> Map
     try:
         import datasets
     except ImportError as error:
-        raise UserError(
-            f"--data {spec} needs the package datasets, which is not installed: .venv/bin/python -m pip install '.[hf]'"
-        ) from error
+        raise missing_package(f"--data {spec}", error, "hf") from error
     folder = Path(name).expanduser()
     try:
         if any((folder / file).is_file() for file in ("dataset_dict.json", "state.json")):

@@ -2,13 +2,16 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
+from common import environment
 from common.environment import OF_REPORTS, PACKAGES
 from run import COMMANDS
 
@@ -114,3 +117,25 @@ def test_an_environment_that_cannot_be_made_is_one_sentence(checkout):
     done = run(checkout, "--method", "dino")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: ") and "make setup" in done.stderr.splitlines()[-1]
+
+
+def test_messages_of_missing_packages_fit_this_python(tmp_path, monkeypatch):
+    """The command is for ``.venv`` or for the Python that runs, and nobody writes another one."""
+    error = ModuleNotFoundError("No module named 'onnxscript.passes'", name="onnxscript.passes")
+    monkeypatch.setattr(environment, "VENV", Path(sys.prefix))
+    in_venv = str(environment.missing_package("--format onnx", error, "export"))
+    assert in_venv.startswith("--format onnx needs the package onnxscript, which is not installed; in ")
+    assert in_venv.endswith("run: .venv/bin/uv pip install --python .venv/bin/python -r pyproject.toml --extra export")
+    monkeypatch.setattr(environment, "VENV", tmp_path)
+    assert str(environment.missing_package("x", error, "export")).endswith(
+        f"run: {sys.executable} -m pip install '.[export]'"
+    )
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    sources = {
+        path: path.read_text()
+        for path in ROOT.glob("*/**/*.py")
+        if path.parts[len(ROOT.parts)] not in ("tests", ".venv")
+    }
+    named = [name for text in sources.values() for name in re.findall(r'missing_package\(.*"(\w+)"\)', text)]
+    assert len(named) >= 6 and set(named) <= extras.keys()
+    assert [path.name for path, text in sources.items() if "pip install" in text] == ["environment.py"]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageSequence
 
+from common.environment import missing_package
 from common.errors import UserError
 from common.files import atomic_file
 from data.store.decode import require_pixels
@@ -95,9 +96,7 @@ def _import_av(path: Path) -> Any:
     try:
         import av
     except ImportError as error:
-        raise UserError(
-            f'{path}: video files need PyAV, the extra "video" (pip install av); or give an animated GIF or a folder of frames'
-        ) from error
+        raise missing_package(f"{path} (no animated GIF or folder of frames)", error, "video") from error
     return av
 
 

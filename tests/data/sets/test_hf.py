@@ -14,7 +14,7 @@ from data.sets.core.base import DATASETS
 from tests.small_runs import small_run
 
 needs_datasets = pytest.mark.skipif(
-    importlib.util.find_spec("datasets") is None, reason="needs pip install '.[hf]', as .ci/run does"
+    importlib.util.find_spec("datasets") is None, reason="needs the extra hf, as .ci/run does"
 )
 
 
@@ -207,5 +207,5 @@ def test_names_of_data_sets_with_a_colon():
 
 def test_without_the_library(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(UserError, match=r"needs the package datasets, which is not installed: .*'\.\[hf\]'"):
+    with pytest.raises(UserError, match=r"needs the package datasets, which is not installed; .* --extra hf"):
         opened("hf:anything")

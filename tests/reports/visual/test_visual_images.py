@@ -67,5 +67,5 @@ def test_video_files(tmp_path):
 def test_video_files_without_pyav_name_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     (tmp_path / "a.mp4").write_bytes(b"\0" * 64)
-    with pytest.raises(UserError, match='the extra "video"'):
+    with pytest.raises(UserError, match=r"a\.mp4 .* needs the package av, .* --extra video"):
         video.open_frames(tmp_path / "a.mp4")

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from common.environment import missing_package
 from common.errors import UserError, first_line
 from rundir.paths import stop_file
 from training.grids.launchers.cells import CellState, Show, words_of_cell
@@ -35,7 +36,7 @@ def launch(states: Sequence[CellState], command: CompareCommand, show: Show) -> 
     try:
         import ray
     except ImportError as error:
-        raise UserError("--launcher ray needs the package ray; pip install 'ray>=2.52'") from error
+        raise missing_package("--launcher ray", error, "clusters") from error
     try:
         ray.init(address=address, log_to_driver=False, logging_level="error")
     except (ConnectionError, RuntimeError, ValueError) as error:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from common.environment import ROOT
+from common.environment import ROOT, missing_package
 from common.errors import UserError
 from common.files import write_json
 from rundir.paths import JOB_NUMBERS, JOBS
@@ -76,7 +76,7 @@ def submit(states: Sequence[CellState], command: CompareCommand, folder: Path) -
     try:
         import submitit
     except ImportError as error:
-        raise UserError("--launcher slurm needs the package submitit; pip install 'submitit>=1.5'") from error
+        raise missing_package("--launcher slurm", error, "clusters") from error
     if shutil.which("sbatch") is None or shutil.which("srun") is None:
         raise UserError("--launcher slurm: no sbatch or srun here; run this on a login node of a SLURM cluster")
     options = command.launch

@@ -19,7 +19,7 @@ from reports import build_report
 from reports.visual.core.base import VISUALIZATIONS
 from tests.reports.factory import write_run
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 DOC = ROOT / "docs" / "add-a-picture.md"
 
 
