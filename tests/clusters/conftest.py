@@ -1,11 +1,13 @@
 """Grids small enough for clusters of one machine."""
 
+import fcntl
 import importlib.util
 import os
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,14 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.make_folder(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module")
+def alone_on_the_ports() -> Iterator[None]:
+    """Clusters use ports of the machine: one process of the tests at a time has one."""
+    with open(Path(tempfile.gettempdir()) / "ssl-compare-clusters.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,8 @@ import pytest
 pytest.importorskip("ray", reason="no ray here; pip install ray")
 from ray.cluster_utils import Cluster
 
+pytestmark = pytest.mark.slow
+
 #: Kills the first training that loads it, as a fault of its machine would.
 FAULT = """
 import os, signal, sys
@@ -27,7 +29,7 @@ if sys.argv[1] == "train" and first():
 
 
 @pytest.fixture
-def cluster():
+def cluster(alone_on_the_ports):
     """A head that runs nothing, and two nodes for one cell each."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
 HERE = Path(__file__).resolve().parent
 
 
 @pytest.fixture(scope="module")
-def slurm(tmp_path_factory):
+def slurm(tmp_path_factory, alone_on_the_ports):
     """The environment of SLURM's clients."""
     if absent := [name for name in ("munged", "slurmctld", "slurmd") if shutil.which(name) is None]:
         pytest.skip(f"no {', '.join(absent)} here; apt-get install slurm-wlm munge")

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from torchmetrics.classification import MulticlassJaccardIndex
 
 from common.statistics.bootstrap import resample_counts
 from common.statistics.confusion import bootstrap_scores, class_scores, confusion_matrix, scores
@@ -20,6 +19,8 @@ def random_images(count: int, classes: int, absent: int, seed: int = 0):
 
 
 def test_equals_a_count_by_hand_and_torchmetrics():
+    from torchmetrics.classification import MulticlassJaccardIndex  # two seconds, which only this test needs
+
     classes, absent = 6, 4
     total = np.zeros((classes, classes), dtype=np.int64)
     brute = np.zeros((classes, classes), dtype=np.int64)
