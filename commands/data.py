@@ -1,5 +1,6 @@
 """Build, check and describe a data set: is it whole, and what is in it."""
 
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,13 +9,18 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 from simple_parsing import field
 
 from common.cli import PluginOption, read_command
+from common.download import cache_root
+from common.errors import UsageError, unknown_name
 from common.images import VOID
 from data.datasets import fetch, open_dataset, splits_of
+from data.sets.core.base import DATASETS
+from data.store.cache import entries, remove
 from data.store.store import ImageStore, shared_content
 
 #: With more classes than this only the 10 smallest and the 10 largest are listed.
@@ -27,7 +33,7 @@ MOST_NAMES = 20
 class DataCommand(PluginOption):
     """Build, check and describe a data set."""
 
-    name: str = field(positional=True)
+    name: str | None = field(default=None, positional=True, nargs="?")
     """a data set: a file of data/sets/, or of a plug-in"""
     data_root: str | None = None
     """folder of the data set; demo needs none"""
@@ -35,15 +41,66 @@ class DataCommand(PluginOption):
     """largest short side of the stored images, in pixels; default: as they are"""
     download: bool = False
     """fetch what is missing (voc2012: images, masks, and SBD's masks of train_aug), with checksums; continues when repeated"""
+    cache: bool = False
+    """list where decoded images, checks of streamed ones, fetched weights and generated data lie, how much they take, since when"""
+    remove: list[str] | None = None
+    """names in that list to remove; asks first"""
+    yes: bool = False
+    """remove without a question"""
 
 
 def main(words: Sequence[str]) -> int:
     command = read_command("data", __doc__, DataCommand, words)
+    if command.cache or command.remove is not None:
+        if command.name is not None:
+            raise UsageError(f"data {command.name}: --cache lists all data sets; leave the name out")
+        clean(command.remove or [], command.yes)
+        return 0
+    if command.name is None:
+        raise UsageError(f"data: which? Give one of {', '.join(DATASETS.names())}, or --cache")
     root = command.data_root and Path(command.data_root)
     if command.download:
         fetch(command.name, root)
     describe(command.name, root, command.short_side)
     return 0
+
+
+def clean(names: Sequence[str], yes: bool, console: Console | None = None) -> None:
+    """Print what the cache holds, or remove the named entries, after a question unless ``yes``. Raises UsageError for an unknown
+    name or where nobody can answer, UserError for an entry that is in use."""
+    console = console or Console(soft_wrap=True)
+    listed = {entry.name: entry for entry in entries()}
+    for name in names:
+        if name not in listed:
+            raise unknown_name("entry of the cache", name, listed)
+    if not names:
+        console.print(f"cache: {cache_root()} (SSL_COMPARE_CACHE chooses another)", markup=False, highlight=False)
+        rows = [(e.name, e.kind, _size(e.size), f"{e.since:%Y-%m-%d}", e.source) for e in listed.values()]
+        rows.append(("all", "", _size(sum(entry.size for entry in listed.values())), "", ""))
+        columns = {"name": "left", "what": "left", "size": "right", "since": "left", "images in": "left"}
+        table = _table(
+            "cache", columns, rows, caption="run.py data --remove NAME … removes entries", caption_justify="left"
+        )
+        table.columns[0].no_wrap = True  # to be copied
+        console.print(table)
+        return
+    chosen = [listed[name] for name in dict.fromkeys(names)]
+    question = f"remove {', '.join(entry.name for entry in chosen)} ({_size(sum(entry.size for entry in chosen))})?"
+    if not yes and not sys.stdin.isatty():
+        raise UsageError(f"{question} Nobody is here to answer; give --yes")
+    if not yes and console.input(f"{escape(question)} [y/N] ", markup=True).strip().lower() not in ("y", "yes"):
+        console.print("nothing is removed")
+        return
+    for entry in chosen:
+        remove(entry)
+        console.print(f"removed {entry.path}", markup=False, highlight=False)
+
+
+def _size(size: int) -> str:
+    for unit, scale in (("GiB", 2**30), ("MiB", 2**20)):
+        if size >= scale:
+            return f"{size / scale:.3g} {unit}"
+    return f"{size / 2**10:.3g} KiB"
 
 
 def describe(

@@ -125,6 +125,10 @@ def digest(path: Path, kind: str) -> str:
         return hashlib.file_digest(file, kind).hexdigest()
 
 
+#: Folder of released weights in the cache.
+WEIGHTS = "weights"
+
+
 def cache_root(cache: Path | None = None) -> Path:
     """The folder of stores: ``cache``, else $SSL_COMPARE_CACHE, else ssl-compare in $XDG_CACHE_HOME or ~/.cache."""
     if cache is not None:

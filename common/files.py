@@ -55,9 +55,13 @@ def as_file_name(text: str) -> str:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Delete the half-written files of killed processes below a folder that no other process writes to."""
-    for leftover in folder.rglob(".*.tmp"):
-        leftover.unlink(missing_ok=True)
+    """Delete the half-written files of killed processes below a folder that no other process writes to. Folders in it with a file
+    ``lock`` are others' (runs in a folder of runs), and stay as they are."""
+    for path, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not Path(path, name, "lock").exists()]
+        for name in files:
+            if name.startswith(".") and name.endswith(".tmp"):
+                Path(path, name).unlink(missing_ok=True)
 
 
 def name_also(path: Path, other: Path) -> None:

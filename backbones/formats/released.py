@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from backbones import names
-from common.download import cache_root, digest, download
+from common.download import WEIGHTS, cache_root, digest, download
 from common.errors import UserError, unknown_name
 from common.files import archive_damage, write_text
 from common.images import IMAGENET_MEAN, IMAGENET_STD
@@ -99,7 +99,7 @@ def find_release(spec: str) -> Path:
     Raises UsageError for an unknown name, UserError for a file that cannot be fetched, is damaged, or has changed.
     """
     release = release_of(spec)
-    folder = cache_root() / "weights" / spec.partition(":")[0]
+    folder = cache_root() / WEIGHTS / spec.partition(":")[0]
     path = folder / release.file_name
     console = Console(stderr=True)
     with owned_lock(folder / ".lock", lambda owner: console.print(f"waiting for {owner}, which fetches into {folder}")):

@@ -21,13 +21,15 @@ from common.errors import UserError
 from common.files import append_json_line, read_json_lines, remove_unfinished, write_text
 from common.progress import progress_bar
 from data.store.decode import DamagedImage, WrongData
-from data.store.index import pixel_file, write_index
+from data.store.index import is_in_use, pixel_file, write_index
 from data.store.listing import Listing, Sample
 from data.store.store import RECORD
 from data.store.stream import processors
 
 #: The pixel file of an unfinished store.
 DATA = "building.bin"
+#: What has been decoded into it.
+JOURNAL = "building.jsonl"
 #: Seconds between commits to the journal: the most work that an interruption costs.
 COMMIT_SECONDS = 2.0
 
@@ -39,7 +41,7 @@ class Builder:
     def __init__(self, folder: Path, key: str, listing: Listing, short_side: int | None, keep: bool):
         self.folder, self.key, self.listing, self.short_side, self.keep = folder, key, listing, short_side, keep
         self.data = folder / DATA
-        self.journal = folder / "building.jsonl"
+        self.journal = folder / JOURNAL
         self.commits: list[dict] = []
         self.added = _nothing()
 
@@ -56,6 +58,9 @@ class Builder:
 
     def _resume(self) -> None:
         """Continue after the last commit of an interrupted build of the same source."""
+        pixels = pixel_file(self.folder, self.key)
+        if self.journal.exists() and not self.data.exists() and pixels.is_file():
+            pixels.replace(self.data)  # an older version renamed it before it wrote the index
         try:
             header, *self.commits = read_json_lines(self.journal)
             usable = (
@@ -170,13 +175,41 @@ class Builder:
         if listing.labels is None:
             label_sets = np.frombuffer(bytes_of("label_sets"), bool).reshape(len(records), len(listing.classes))
         pixels = pixel_file(self.folder, self.key)
-        self.data.replace(pixels)
         end = self.commits[-1]["end"]
-        write_index(self.folder, self.key, records, label_sets, end, skipped, all_of("converted"), not self.keep)
+        # In this order, a process that dies between two steps leaves a journal and its data, from which the next one finishes.
+        write_index(
+            self.folder, self.key, listing, records, label_sets, end, skipped, all_of("converted"), not self.keep
+        )
+        self._publish(pixels)
         self.journal.unlink()
-        for old in self.folder.glob("pixels-*.bin"):
-            if old != pixels:
-                old.unlink()
+        remove_unused(self.folder, but=pixels)
+
+    def _publish(self, pixels: Path) -> None:
+        """Give the data its final name; the same data that a process has mapped, under an index that was damaged, stay."""
+        if pixels.exists() and pixels.stat().st_size == self.data.stat().st_size and is_in_use(pixels):
+            self.data.unlink()
+        else:
+            self.data.replace(pixels)
+
+
+def remove_unused(folder: Path, but: Path | None = None) -> list[Path]:
+    """Remove the pixel files in a store's folder that no process reads, except ``but``; returns those that are read. On a network
+    file system a file that is removed is gone for other machines, too, in the middle of their training."""
+    used = []
+    for pixels in folder.glob("pixels-*.bin"):
+        if pixels == but:
+            continue
+        if is_in_use(pixels):
+            used.append(pixels)
+        else:
+            pixels.unlink(missing_ok=True)
+    return used
+
+
+def remove_begun(folder: Path) -> None:
+    """Remove what an interrupted build has left."""
+    for name in (DATA, JOURNAL):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _nothing() -> dict[str, list]:

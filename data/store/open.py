@@ -19,7 +19,7 @@ from common.download import cache_root
 from common.errors import UserError
 from common.files import as_file_name
 from common.lock import owned_lock
-from data.store.build import DATA, Builder
+from data.store.build import DATA, Builder, remove_begun, remove_unused
 from data.store.decode import check_file, kept_size
 from data.store.index import key_of, read_store
 from data.store.listing import Listing
@@ -51,13 +51,19 @@ def open_store(
         if store is None:
             with owned_lock(folder / "lock", lambda owner: console.print(f"waiting for {owner}, which builds {name}")):
                 store = read_store(folder, key, listing, short_side)
-                if store is None and not stream and (reason := _too_large(folder, listing, short_side)):
+                needed = None if store is not None else _bytes_needed(listing, short_side)
+                if store is None and not stream and (reason := _too_large(folder, needed)):
                     console.print(f"{listing.data} {listing.split}: {reason}", markup=False)
                     stream = True
                 if store is None and stream:
+                    remove_begun(folder)  # it may be what fills the disk
                     folder = folder / "streamed"
                     store = read_store(folder, key, listing, short_side)
                 if store is None:
+                    what = f"{len(listing.names):,} images of {listing.data} {listing.split}"
+                    size = "" if needed is None else f", about {_gib(needed)}"
+                    building = f"checking {what}, which are not kept; notes go" if stream else f"decoding {what}"
+                    console.print(f"{building} to {folder}{'' if stream else size}", markup=False)
                     Builder(folder, key, listing, short_side, keep=not stream).run(progress and is_main())
                     store = read_store(folder, key, listing, short_side)
     except OSError as error:
@@ -77,23 +83,43 @@ def open_store(
     return store
 
 
-def _too_large(folder: Path, listing: Listing, short_side: int | None) -> str | None:
-    """Explain, by the sizes of some images, why the store would not fit on the disk; None if it would."""
+def _bytes_needed(listing: Listing, short_side: int | None) -> int | None:
+    """Estimate a store's size by some images; None if none can be read."""
     rows = np.unique(np.linspace(0, len(listing.names) - 1, HEADERS).astype(int))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # data.store.decode refuses such images itself
         sizes = [size for row in rows if (size := _bytes_of(listing, row, short_side)) is not None]
-    if not sizes:
-        return None  # the build will say why
-    needed = sum(sizes) / len(sizes) * len(listing.names)
-    begun = folder / DATA
-    free = shutil.disk_usage(folder).free + (begun.stat().st_size if begun.exists() else 0)
-    if needed <= PART_OF_FREE_SPACE * free:
+    return round(sum(sizes) / len(sizes) * len(listing.names)) if sizes else None  # the build will say why
+
+
+def _too_large(folder: Path, needed: int | None) -> str | None:
+    """Explain why a store of so many bytes would not fit on the disk; None if it would. An older store of the same images, which
+    nobody reads, makes room for it."""
+    if needed is None:
         return None
-    return (
-        f"decoded, the images would take about {needed / 2**30:.3g} GiB, and {free / 2**30:.3g} GiB are free at {folder.parent}; "
-        "so they are decoded once now, to check them, and anew for each batch"
+    begun = folder / DATA
+    already = begun.stat().st_size if begun.exists() else 0
+
+    def free() -> int:
+        return shutil.disk_usage(folder).free + already
+
+    if needed <= PART_OF_FREE_SPACE * free():
+        return None
+    used = remove_unused(folder)
+    if needed <= PART_OF_FREE_SPACE * free():
+        return None
+    older = "".join(
+        f"; an older store of them, {_gib(path.stat().st_size)}, cannot be removed, since a process reads it: {path}"
+        for path in used
     )
+    return (
+        f"decoded, the images would take about {_gib(needed)}, and {_gib(free())} are free at {folder.parent}; "
+        f"so they are decoded once now, to check them, and anew for each batch{older}"
+    )
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.3g} GiB"
 
 
 def _bytes_of(listing: Listing, row: int, short_side: int | None) -> int | None:

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from common.files import read_arrays, read_json_lines
+from common.files import read_arrays, read_json_lines, remove_unfinished
 
 quick = settings(
     max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -43,3 +43,24 @@ def test_any_log_is_records_or_a_sentence(tmp_path, content):
         assert all(isinstance(record, dict) for record in read_json_lines(path))
     except ValueError as error:
         assert str(error).startswith(str(path))
+
+
+def test_half_written_files_of_other_runs_stay(tmp_path):
+    """A run may be made in a folder that holds others, which are being written."""
+    own = [
+        tmp_path / ".config.yaml.x.tmp",
+        tmp_path / "checkpoints" / ".last.pt.y.tmp",
+        tmp_path / "segmentation" / "a" / ".log.z.tmp",
+    ]
+    others = [
+        tmp_path / "runs" / "a" / "checkpoints" / ".last.pt.y.tmp",
+        tmp_path / "b" / "results" / ".knn.json.z.tmp",
+    ]
+    for file in (*own, *others, tmp_path / "checkpoints" / "last.pt"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    for run in ("", "runs/a", "b"):
+        (tmp_path / run / "lock").touch()
+    remove_unfinished(tmp_path)
+    assert not any(file.exists() for file in own) and all(file.exists() for file in others)
+    assert (tmp_path / "checkpoints" / "last.pt").exists()

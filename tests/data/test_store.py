@@ -116,7 +116,7 @@ def test_a_changed_source_is_decoded_again(image_folder, photo, change):
         after = open_train(image_folder)
     assert len(decoded) == len(after) == {"added": 13, "removed": 11}.get(change, 12)
     assert before.batch(np.arange(12)).pixels.any()  # the old file is still there for those who have it open
-    assert len(list(cache_root().glob("*/pixels-*.bin"))) == 1
+    assert len(list(cache_root().glob("*/pixels-*.bin"))) == 2
 
 
 @pytest.mark.parametrize("file", ["pixels", "index"])
