@@ -48,7 +48,7 @@ def test_a_grid_begins_without_the_trainer():
         (["--method", "dyno"], "unknown method 'dyno'; did you mean dino?"),
         (["--method", "random", "--backbone", "vit_s9"], "unknown backbone 'vit_s9'; did you mean vit_s"),
         (["--method", "random", "--data", "demmo"], "unknown data set 'demmo'; did you mean demo?"),
-        (["--method", "dino", "--outdim", "3"], "unknown option '--outdim'; did you mean --out_dim?"),
+        (["--method", "dino", "--outdim", "3"], "unknown option '--outdim'; the nearest of"),
         (["--method", "dino", "--epochs", "ten"], "ten"),
         (["--method", "dino", "--optimizer", "adam"], "adam"),
         (["--evals", "knnn"], "unknown evaluation 'knnn'; did you mean knn?"),
@@ -70,7 +70,7 @@ def test_what_is_wrong_is_named_in_one_line_with_status_2(words, message, tmp_pa
 def test_a_process_says_what_is_wrong_as_well(tmp_path):
     result = run("--method", "dino", "--outdim", "3", cwd=tmp_path)
     assert result.returncode == 2
-    assert result.stderr.startswith("error: unknown option '--outdim'; did you mean --out_dim?")
+    assert result.stderr.startswith("error: unknown option '--outdim'") and "--out_dim" in result.stderr
     assert result.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
