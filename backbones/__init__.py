@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,27 @@ BACKBONES.register("pixels")(_family("pixels", "pixels"))
 def names() -> list[str]:
     """All names, sorted, without timm's models, which are ``timm:NAME``."""
     return BACKBONES.names()
+
+
+def title_of(name: str) -> str:
+    """A backbone's name as papers write it; others' names stay.
+
+    >>> [title_of(name) for name in ("vit_s16", "vit_t16", "vit_nano", "resnet50", "resnet18_cifar", "timm:vit_base_patch16_224")]
+    ['ViT-S/16', 'ViT-Ti/16', 'ViT-nano/4', 'ResNet-50', 'ResNet-18 (CIFAR)', 'vit_base_patch16_224']
+    """
+    if name in PATCH_SIZES:
+        size = name.removeprefix("vit_").rstrip("0123456789")
+        return f"ViT-{ {'t': 'Ti', 's': 'S', 'b': 'B'}.get(size, size) }/{PATCH_SIZES[name]}"
+    if residual := re.fullmatch(r"resnet(\d+)(_cifar)?", name):
+        return f"ResNet-{residual[1]}{' (CIFAR)' if residual[2] else ''}"
+    return name.removeprefix("timm:")
+
+
+def citation_of(name: str) -> str:
+    """Authors, year and arXiv number of a backbone's architecture; "" for others'."""
+    if name in PATCH_SIZES:
+        return "Dosovitskiy et al. 2021, arXiv 2010.11929"
+    return "He et al. 2016, arXiv 1512.03385" if name.startswith("resnet") else ""
 
 
 def check_name(name: str) -> None:

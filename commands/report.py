@@ -24,9 +24,21 @@ class ReportCommand:
     """heading of the page"""
     palette: Literal["diverging", "study"] = "diverging"
     """of cross-correlations; diverging: white at 0; study: cyan at 0, red at 1"""
+    columns: list[str] = field(default_factory=list)
+    """columns of tables/paper.tex, in this order: evaluations, or one with its metric (knn:top5); default: the tested ones"""
+    rows: list[str] = field(default_factory=list)
+    """rows of tables/paper.tex, in this order: methods, backbones, variants, or labels as in legends; default: all"""
 
 
 def main(words: Sequence[str]) -> int:
     command = read_command("report", __doc__, ReportCommand, words)
-    print(build_report(command.runs, command.out, title=command.title, palette=command.palette))
+    out = build_report(
+        command.runs,
+        command.out,
+        title=command.title,
+        palette=command.palette,
+        columns=command.columns,
+        rows=command.rows,
+    )
+    print(out)
     return 0

@@ -59,6 +59,7 @@ class AttentionJaccard(Evaluation):
     """
 
     title = "Attention"
+    citation = "Caron et al. 2021, arXiv 2104.14294"
     metrics = {"jaccard": "Jaccard"}
     headline = ("jaccard",)
     Config = AttentionJaccardConfig

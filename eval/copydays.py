@@ -55,6 +55,7 @@ class CopyDetection(Evaluation):
     """
 
     title = "Copydays"
+    citation = "Douze et al. 2009"
     metrics = {"map_strong": "mAP strong"}
     headline = ("map_strong",)
     grouped_by = "original photos"

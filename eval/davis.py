@@ -66,6 +66,7 @@ class DavisPropagation(Evaluation):
     """
 
     title = "DAVIS"
+    citation = "Pont-Tuset et al. 2017, arXiv 1704.00675"
     metrics = {
         "jf_mean": "J&F",
         "j_mean": "J",

@@ -83,6 +83,7 @@ class Finetune(Evaluation):
     """
 
     title = "Fine-tuning"
+    citation = "Caron et al. 2021, arXiv 2104.14294"
     Config = FinetuneConfig
     config: FinetuneConfig
 

@@ -27,6 +27,7 @@ class KNN(Evaluation):
     have several labels. The bank is the training split."""
 
     title = "k-NN"
+    citation = "Wu et al. 2018, arXiv 1805.01978"
     variants = {"k": 20}
     Config = KNNConfig
     config: KNNConfig

@@ -30,6 +30,7 @@ class KNNLowShot(Evaluation):
     """Like ``knn`` with a part of the training images as bank: the same part of every class, or the images on a list."""
 
     title = "k-NN, few labels"
+    citation = "Caron et al. 2021, arXiv 2104.14294"
     variants = {"k": 20, "labels": None, "labelled_images": None}
     Config = KNNLowShotConfig
     config: KNNLowShotConfig

@@ -54,6 +54,7 @@ class LinearAuthors(Evaluation):
     """
 
     title = "Linear (authors’)"
+    citation = "Caron et al. 2021, arXiv 2104.14294"
     Config = LinearAuthorsConfig
     config: LinearAuthorsConfig
 

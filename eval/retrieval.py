@@ -97,6 +97,7 @@ class Retrieval(Evaluation):
     training split, so that queries are independent and can be resampled."""
 
     title = "Retrieval"
+    citation = "Musgrave et al. 2020, arXiv 2003.08505"
     metrics = {"precision_at_1": "precision at 1", "r_precision": "r precision", "map_at_r": "map at r"}
     headline = ("precision_at_1",)
 

@@ -52,6 +52,7 @@ class RevisitedRetrieval(Evaluation):
     """
 
     title = "Revisited Oxford/Paris"
+    citation = "Radenović et al. 2018, arXiv 1803.11285"
     metrics = {"map_medium": "mAP medium", "map_hard": "mAP hard"}
     headline = ("map_medium",)
     grouped_by = "landmarks"

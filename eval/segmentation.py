@@ -103,6 +103,7 @@ class Segmentation(Evaluation):
     run directory ``segmentation/HEAD-DATA-DIGEST`` in the run."""
 
     title = "Segmentation"
+    citation = "Everingham et al. 2010"
     parts = "heads.segmentation"
     metrics = {"miou": "mIoU", "pixel_accuracy": "pixel acc.", "mean_accuracy": "mean acc.", "f1": "F1"}
     headline = ("miou",)
@@ -289,7 +290,7 @@ class Segmentation(Evaluation):
             metric: (float(value), *map(float, np.quantile(resampled[metric], [0.025, 0.975])))
             for metric, value in scores(matrices.sum(0)).items()
         }
-        file = save_outcomes(context, evaluation, test.names, self._kind, confusion=matrices)
+        file = save_outcomes(context, evaluation, test.names, self._kind, confusion=matrices, classes=test.mask_classes)
         data = context.data()
         absent = np.flatnonzero(matrices.sum((0, 2)) == 0)
         data["test"] |= {"absent_from_masks": [test.mask_classes[c] for c in absent]}

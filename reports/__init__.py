@@ -13,6 +13,8 @@ def build_report(
     title: str = "Comparison",
     generated: str | None = None,
     palette: str = "diverging",
+    columns: Sequence[str] = (),
+    rows: Sequence[str] = (),
 ) -> Path:
     """Write the report of run directories: ``index.html``, ``tables/*.csv|md|tex`` and ``figures/*.png|pdf``.
 
@@ -23,6 +25,8 @@ def build_report(
             unreadable files as problems.
         out: folder; files of an earlier report are replaced.
         generated: a date to print instead of the newest run's.
+        columns, rows: what the tables for papers show, in this order (``reports.page.paper.Choice``); default: the tested columns
+            and all rows.
         palette: colours of cross-correlations: ``diverging`` (white at 0), or ``study`` (cyan at 0, red at 1).
 
     Returns:
@@ -30,8 +34,9 @@ def build_report(
 
     Raises:
         UserError: no directory is a run, or ``out`` cannot be written.
-        UsageError: unknown ``palette``.
+        UsageError: unknown ``palette``, column or row.
     """
     from reports.page.page import write_report
+    from reports.page.paper import Choice
 
-    return write_report([Path(path) for path in run_dirs], Path(out), title, generated, palette)
+    return write_report([Path(path) for path in run_dirs], Path(out), title, generated, palette, Choice(columns, rows))

@@ -139,14 +139,18 @@ def measured_key(measurement: Measurement) -> str:
     return json.dumps(key, sort_keys=True, default=str)
 
 
-def save_predictions(run: Path, name: str, test_names: Sequence[str], **outcomes: np.ndarray) -> str:
-    """Write ``predictions/NAME.npz`` with arrays whose first axis is the samples, in the order of ``test_names``. Returns its path
-    relative to the run directory, for ``Measurement.predictions``."""
+def save_predictions(
+    run: Path, name: str, test_names: Sequence[str], classes: Sequence[str] = (), **outcomes: np.ndarray
+) -> str:
+    """Write ``predictions/NAME.npz`` with arrays whose first axis is the samples, in the order of ``test_names``, and names of
+    ``classes``, where outcomes have an axis of them. Returns its path relative to the run directory, for
+    ``Measurement.predictions``."""
     lengths = {key: len(value) for key, value in outcomes.items()}
     if set(lengths.values()) != {len(test_names)}:
         raise ValueError(f"outcomes of {lengths} for {len(test_names)} samples")
     path = predictions_file(run, name)
-    write_arrays(path, names_hash=np.array(names_hash(test_names)), **outcomes)
+    named = {"classes": np.array(classes)} if classes else {}
+    write_arrays(path, names_hash=np.array(names_hash(test_names)), **named, **outcomes)
     return path.relative_to(run).as_posix()
 
 

@@ -23,6 +23,7 @@ class CIFAR10(DataSet):
     """``cifar-10-batches-py`` (or the folder that holds it), or ``train/CLASS`` and ``test/CLASS``."""
 
     title = "CIFAR-10"
+    citation = "Krizhevsky 2009"
     image_size = 32
 
     def listing(self, split: str) -> Listing:

@@ -20,6 +20,7 @@ class Copydays(Benchmark):
     """JPEG files in ``original/`` and ``strong/``; ``relevant`` has the places (int64) of each copy's originals."""
 
     title = "Copydays"
+    citation = "Douze et al. 2009"
 
     def __init__(self, name: str, root: Path):
         super().__init__(name, root)

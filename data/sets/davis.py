@@ -68,6 +68,7 @@ class Davis(Benchmark):
     """The validation videos: ``ImageSets/2017/val.txt``, ``JPEGImages/480p/VIDEO``, ``Annotations/480p/VIDEO``."""
 
     title = "DAVIS 2017"
+    citation = "Pont-Tuset et al. 2017, arXiv 1704.00675"
 
     def __init__(self, name: str, root: Path):
         super().__init__(name, root)

@@ -15,6 +15,7 @@ class ImageNet(DataSet):
     """1000 synset folders (``n01440764``, …) in ``train`` and in ``val``; UserError otherwise."""
 
     title = "ImageNet-1k"
+    citation = "Russakovsky et al. 2015, arXiv 1409.0575"
 
     def listing(self, split: str) -> Listing:
         folder = split_folder(self.name, split, self.root)

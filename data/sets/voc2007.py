@@ -25,6 +25,7 @@ class VOC2007(DataSet):
     """Training uses trainval, as is usual. The labels of an image are the objects in its XML file, less the difficult ones."""
 
     title = "PASCAL VOC 2007"
+    citation = "Everingham et al. 2010"
 
     def listing(self, split: str) -> Listing:
         folder = find_devkit(self.name, self.root, "VOC2007", "ImageSets/Main")

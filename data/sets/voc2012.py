@@ -14,6 +14,7 @@ class VOC2012(DataSet):
     """``test`` is VOC's val; ``trainval`` and ``train_aug`` are splits, too. An image has several labels."""
 
     title = "PASCAL VOC 2012"
+    citation = "Everingham et al. 2010"
 
     def listing(self, split: str) -> Listing:
         folder = find_devkit(self.name, self.root, "VOC2012", "ImageSets")

@@ -31,6 +31,7 @@ class Evaluation:
 
     For tables and reports, plain values, which ``Registry.facts`` reads without importing the file:
         title: name for readers ("k-NN"); "": the file's name, with spaces.
+        citation: authors, year and arXiv number of its protocol, for references; of a part, the part's own.
         parts: package of plug-ins ("heads.segmentation"), each measured as the evaluation ``NAME_PLUGIN`` with both titles.
         metrics: titles of its metrics; default: their names, with spaces.
         units: units of metrics that are not in percent.
@@ -48,6 +49,7 @@ class Evaluation:
     Config: ClassVar[type[EvaluationConfig]] = EvaluationConfig
     benchmarks: ClassVar[tuple[str, ...]] = ()
     title: ClassVar[str] = ""
+    citation: ClassVar[str] = ""
     parts: ClassVar[str] = ""
     metrics: ClassVar[dict[str, str]] = {"top1": "top-1", "top5": "top-5", "map": "mAP"}
     units: ClassVar[dict[str, str]] = {}
@@ -89,6 +91,7 @@ def facts_of(evaluation: str, metric: str) -> dict[str, Any]:
     declared = _declared(evaluation)
     return {
         "evaluation": declared["title"],
+        "citation": declared["citation"],
         "metric": declared["metrics"].get(metric, metric.replace("_", " ")),
         "unit": declared["units"].get(metric, "%"),
         "scale": list(declared["scales"].get(metric, () if metric in declared["units"] else (0, 100))),
@@ -113,8 +116,9 @@ def _declared(evaluation: str) -> dict[str, Any]:
         variants |= declared["variants"]
         if declared["parts"] and evaluation.startswith(f"{name}_"):
             part = evaluation.removeprefix(f"{name}_")
-            part_title = plugins_of(declared["parts"]).facts(part).get("title") or part.replace("_", " ")
-            return declared | {"title": f"{declared['title']} {part_title}"}
+            facts = plugins_of(declared["parts"]).facts(part)
+            title = f"{declared['title']} {facts.get('title') or part.replace('_', ' ')}"
+            return declared | {"title": title, "citation": facts.get("citation") or declared["citation"]}
     # An unknown evaluation may share names of metrics with others.
     return literals_of(Path(__file__), "Evaluation") | {"title": title, "metrics": metrics, "variants": variants}
 

@@ -117,7 +117,9 @@ def measure_label_scores(
         raise UserError(f"{evaluation}: scores are not finite; the features or the probe have diverged")
     estimates = {"map": resampled(mean_average_precision(scores, truth), len(rows))}
     names = [context.test.names[row] for row in rows]
-    file = save_outcomes(context, evaluation, names, suffix, scores=scores, label_sets=truth)
+    file = save_outcomes(
+        context, evaluation, names, suffix, scores=scores, label_sets=truth, classes=context.test.classes
+    )
     return measure(context, evaluation, estimates, len(rows), {**protocol, **context.protocol()}, file)
 
 

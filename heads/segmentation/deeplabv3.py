@@ -22,6 +22,7 @@ class DeepLabV3(SegmentationHead):
     """
 
     title = "DeepLabV3"
+    citation = "Chen et al. 2017, arXiv 1706.05587"
     order = 5
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], num_classes: int):

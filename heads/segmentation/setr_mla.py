@@ -26,6 +26,7 @@ class SETRMLA(SegmentationHead):
     """
 
     title = "SETR-MLA"
+    citation = "Zheng et al. 2021, arXiv 2012.15840"
     order = 4
 
     @staticmethod

@@ -19,6 +19,7 @@ class SETRNaive(SegmentationHead):
     """
 
     title = "SETR-naive"
+    citation = "Zheng et al. 2021, arXiv 2012.15840"
     order = 2
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], num_classes: int):

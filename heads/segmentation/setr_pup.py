@@ -24,6 +24,7 @@ class SETRPUP(SegmentationHead):
     """
 
     title = "SETR-PUP"
+    citation = "Zheng et al. 2021, arXiv 2012.15840"
     order = 3
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], num_classes: int):

@@ -32,7 +32,7 @@ def measured(table: PublishedTable, row: PublishedRow, column: Column, runs: Seq
     by_seed: dict[str, Measurement] = {}  # the newest copy of a run wins
     for run in sorted(runs, key=lambda run: run.newest):
         if run.finished and _is_of(run, table, row, column):
-            by_seed |= {str(run.seed): result for result in run.results if _fits(result, column)}
+            by_seed |= {str(run.seed): result for result in run.results if fits(result, column)}
     if not by_seed:
         return None
     results = list(by_seed.values())
@@ -51,8 +51,8 @@ def _is_of(run: Run, table: PublishedTable, row: PublishedRow, column: Column) -
     return (mark.get("table"), mark.get("row"), mark.get("part")) == (table.name, row.name, column.part)
 
 
-def _fits(result: Measurement, column: Column) -> bool:
-    """Compare with a column's protocol, words by their beginning."""
+def fits(result: Measurement, column: Column) -> bool:
+    """Whether a measurement is one of a published column: its evaluation, metric and protocol (words by their beginning)."""
     for key, wanted in column.protocol.items():
         value = result.protocol.get(key)
         if not (str(value).startswith(wanted) if isinstance(wanted, str) else value == wanted):
@@ -141,8 +141,8 @@ def _remarks(
     return [*remarks, *filter(None, [row.differs])]
 
 
-def tables_of(runs: Sequence[Run], problems: list[Problem]) -> list[Table]:
-    """Make the tables that some runs reproduce; a run that names an unknown row is added to ``problems``."""
+def reproduced(runs: Sequence[Run], problems: list[Problem]) -> list[PublishedTable]:
+    """Look up the published tables that some runs reproduce; a run that names an unknown row is added to ``problems``."""
     marked = [run for run in runs if run.reproduces]
     if not marked:
         return []
@@ -153,4 +153,4 @@ def tables_of(runs: Sequence[Run], problems: list[Problem]) -> list[Table]:
             names.add(name)
         else:
             problems.append(Problem(str(run.path / REPRODUCES), f"reproduces a row of {name} that is not known here"))
-    return [side_by_side(published[name], marked) for name in sorted(names)]
+    return [published[name] for name in sorted(names)]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from backbones import PATCH_SIZES
+from backbones import PATCH_SIZES, title_of
 from reports.analysis.facts import method_facts
 from reports.analysis.identity import IMAGES, identity_of, trained_options
 from rundir.options import START, as_number, label_use
@@ -68,6 +68,11 @@ class Row:
     def label(self) -> str:
         """Method, backbone and variant, for legends and sentences."""
         return ", ".join(part for part in (self.method_name, self.backbone, self.variant) if part)
+
+    @property
+    def paper_label(self) -> str:
+        """``label`` with the backbone as papers write it."""
+        return ", ".join(part for part in (self.method_name, title_of(self.backbone), self.variant) if part)
 
 
 def rows_of(runs: Sequence[Run]) -> list[Row]:

@@ -1,4 +1,4 @@
-"""Tables of the page, and their CSV, Markdown and LaTeX (booktabs) files."""
+"""Tables of the page, and their CSV and Markdown files; ``latex`` writes them for papers."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ class Entry:
         value: the key for sorting (None is last), and without ``numbers`` the CSV file's value.
         note: a second, smaller line (an interval).
         mark: a sign after the text (≠).
+        second: second best, which papers underline.
+        paper: the text as papers write it, where that is another ("ViT-S/16").
         numbers: values of CSV columns by suffix of the heading ("std", or "" for the plain number).
     """
 
@@ -28,6 +30,8 @@ class Entry:
     bold: bool = False
     mark: str = ""
     numbers: dict[str, Any] = field(default_factory=dict)
+    second: bool = False
+    paper: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,8 @@ class Table:
     headings: list[Heading]
     rows: list[list[Entry]]
     breaks: frozenset[int] = frozenset()
+    #: Endings of its files.
+    files: tuple[str, ...] = ("csv", "md", "tex")
 
     @property
     def places(self) -> range:
@@ -68,9 +74,9 @@ class Table:
         return [("" if isinstance(key, int) else key, len(list(same))) for key, same in itertools.groupby(keys)]
 
 
-def text(value: Any) -> Entry:
+def text(value: Any, paper: str = "") -> Entry:
     """Make a cell of words."""
-    return Entry(str(value), str(value))
+    return Entry(str(value), str(value), paper=paper)
 
 
 def number(value: float | None, form: Callable[[float], str], **more: Any) -> Entry:
@@ -84,15 +90,22 @@ def headings_of(names: Iterable[str], numeric: Collection[str] = ()) -> list[Hea
 
 
 def to_csv(table: Table) -> str:
-    """Write comma-separated values, numbers in full; a cell with an interval takes several columns."""
+    """Write comma-separated values, numbers to 7 digits; a cell with an interval takes several columns."""
     names = [list(dict.fromkeys(name for row in table.rows for name in row[i].numbers)) or [""] for i in table.places]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(f"{table.headings[i].full} {name}".strip() for i in table.places for name in names[i])
     for row in table.rows:
         values = [(row[i].numbers or {"": row[i].value}).get(name) for i in table.places for name in names[i]]
-        writer.writerow(f"{v:.10g}" if isinstance(v, float) else "" if v is None else v for v in values)
+        writer.writerow(map(_csv_value, values))
     return out.getvalue()
+
+
+def _csv_value(value: Any) -> Any:
+    """Write 7 digits, as many as float32 holds, in which most values were computed, and whole numbers in full."""
+    if not isinstance(value, float):
+        return "" if value is None else value
+    return f"{value:.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:.7g}"
 
 
 def to_markdown(table: Table) -> str:
@@ -110,76 +123,6 @@ def to_markdown(table: Table) -> str:
     rule = line("---:" if heading.numeric else "---" for heading in table.headings)
     lines = [head, rule, *(line(map(cell, row)) for row in table.rows)]
     return "\n".join([f"### {markdown(table.title)}", "", *lines, "", markdown(table.caption), ""])
-
-
-def to_latex(table: Table) -> str:
-    """Write a ``table`` with a booktabs ``tabular``, for ``\\input``, no wider than the text."""
-    lines = [
-        r"% needs \usepackage{booktabs,graphicx}",
-        r"\begin{table}",
-        r"\centering\small\setlength{\tabcolsep}{4pt}",
-        rf"\caption{{{latex(table.caption)}}}",
-        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-        rf"\begin{{tabular}}{{{''.join('r' if heading.numeric else 'l' for heading in table.headings)}}}",
-        r"\toprule",
-    ]
-    if spans := table.grouped:
-        groups = [rf"\multicolumn{{{n}}}{{c}}{{{latex(group)}}}" if group else "" for group, n in spans]
-        ends = itertools.accumulate(n for _, n in spans)
-        rules = [rf"\cmidrule(lr){{{end - n + 1}-{end}}}" for (group, n), end in zip(spans, ends, strict=True) if group]
-        lines += [" & ".join(groups) + r" \\", "".join(rules)]
-    lines.append(" & ".join(latex(f"{h.text} {h.mark}".strip()) for h in table.headings) + r" \\")
-    lines.append(r"\midrule")
-    for position, row in enumerate(table.rows):
-        if position in table.breaks:
-            lines.append(r"\midrule")
-        # Without {}, a [ would begin an argument of the \\ before it.
-        lines.append("{} " + " & ".join(map(_latex_cell, row)) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", r"\end{table}", ""])
-
-
-def _latex_cell(entry: Entry) -> str:
-    shown = latex(entry.text)
-    shown = rf"\textbf{{{shown}}}" if entry.bold else shown
-    note = rf"{{\scriptsize {latex(entry.note)}}}" if entry.note else ""
-    return " ".join(filter(None, (shown + latex(entry.mark), note)))
-
-
-_LATEX = {
-    **{letter: f"\\{letter}" for letter in "&%$#_{}"},
-    **{letter: f"${letter}$" for letter in "<>|"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    '"': "''",
-    "`": "{`}",  # ?` and !` would become other letters
-    "±": r"$\pm$",
-    "≠": r"$\neq$",
-    "≥": r"$\geq$",
-    "×": r"$\times$",
-    "−": r"$-$",
-    "·": r"$\cdot$",
-    "’": "'",
-    "‘": "`",
-    "“": "``",
-    "”": "''",
-    "…": r"\dots{}",
-    "\u00a0": "~",
-    "\u202f": r"\,",
-}
-
-
-def latex(words: str) -> str:
-    """Escape for LaTeX text; letters that pdfLaTeX lacks become their code point, and two hyphens stay two hyphens."""
-
-    def one(letter: str) -> str:
-        if letter in _LATEX:
-            return _LATEX[letter]
-        if letter.isascii():
-            return letter if letter.isprintable() else " "
-        return letter if re.match(r"[À-ÖØ-öø-ÿ]", letter) else f"[U+{ord(letter):04X}]"
-
-    return "--".join(re.sub("-(?=-)", "-{}", "".join(map(one, part))) for part in words.split("–"))
 
 
 def markdown(words: str) -> str:

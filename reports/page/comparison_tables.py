@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from backbones import title_of
 from reports.analysis.comparison import ALPHA, LISTED_PAIRS, Cell, Comparison
+from reports.analysis.facts import column_facts
 from reports.analysis.rows import RANDOM, SETTINGS, Row, unequal_settings
 from reports.analysis.statistics import RESAMPLES
 from reports.analysis.tables import Entry, Heading, Table, headings_of, number, text
 from reports.analysis.tests import MCNEMAR, OVER_IMAGES, OVER_SEEDS
+from rundir.results import Measurement
 
 UNEQUAL = "≠"
 #: Limit of reasons for untested pairs in a caption.
@@ -59,7 +62,10 @@ def _interval(low: float, high: float, places: int) -> str:
 def row_names(rows: Sequence[Row]) -> tuple[list[Heading], list[list[Entry]]]:
     """Make the first columns of a table, and each row's entries: method, backbone, and variant if any."""
     names = ["Method", "Backbone", *(["Variant"] if any(row.variant for row in rows) else [])]
-    entries = [[text(value) for value in (row.method_name, row.backbone, row.variant)][: len(names)] for row in rows]
+    entries = [
+        [text(row.method_name), text(row.backbone, title_of(row.backbone)), text(row.variant)][: len(names)]
+        for row in rows
+    ]
     return [Heading(name) for name in names], entries
 
 
@@ -133,7 +139,46 @@ def results_caption(comparison: Comparison) -> str:
     ]
     if unequal:
         parts.append(f"The protocol is not the same in all rows ({'; '.join(unequal)}).")
+    if words := left_out_words(comparison, comparison.headline):
+        parts.append(words)
     return " ".join(parts)
+
+
+def _left_out(result: Measurement) -> tuple[int, str]:
+    """Number of test images, and why some of them are not in the measurement; "" for all."""
+    test = result.data.get("test")
+    counts = {key: test.get(key) for key in ("images", "labelled", "skipped")} if isinstance(test, dict) else {}
+    if not isinstance(counts.get("images"), int) or column_facts(result)["grouped_by"] != "images":
+        return result.n, ""
+    damaged = counts["skipped"] if isinstance(counts["skipped"], int) else 0
+    total = counts["images"] + damaged
+    unlabelled = counts["images"] - counts["labelled"] if isinstance(counts["labelled"], int) else 0
+    unlabelled = min(unlabelled, total - damaged - result.n)
+    reasons = {
+        "could not be read": damaged,
+        "without a label": unlabelled,
+        "that it cannot measure": total - damaged - unlabelled - result.n,
+    }
+    words = ", ".join(f"{n:,} {reason}" for reason, n in reasons.items() if n > 0)
+    return total, words if result.n < total else ""
+
+
+def _of_all(result: Measurement) -> str:
+    total, reasons = _left_out(result)
+    return f"of {total:,}" if reasons else ""
+
+
+def left_out_words(comparison: Comparison, columns: Sequence[int]) -> str:
+    """Say on how many test images the columns were measured, where these are not all, and why; else ""."""
+    words: dict[str, list[str]] = {}
+    for column in columns:
+        for cell in comparison.column(column).values():
+            for result in cell.results:
+                total, reasons = _left_out(result)
+                if reasons:
+                    names = words.setdefault(f"{result.n:,} of {total:,} test images ({reasons})", [])
+                    names.append(comparison.columns[column].name)
+    return " ".join(f"{', '.join(dict.fromkeys(names))}: measured on {which}." for which, names in words.items())
 
 
 def differences(comparison: Comparison, name: str) -> Table:
@@ -153,8 +198,8 @@ def differences(comparison: Comparison, name: str) -> Table:
         lines.append(
             [
                 text(comparison.columns[pair.column].name),
-                text(first.label),
-                text(second.label),
+                text(first.label, first.paper_label),
+                text(second.label, second.paper_label),
                 Entry(shown_difference(difference, places, "+"), difference, note=note, numbers=numbers),
                 number(pair.p, p_value),
                 number(pair.p_holm, p_value),
@@ -199,7 +244,7 @@ def measurements(comparison: Comparison, name: str) -> Table:
                         _range(summary.low, summary.high, places[column]),
                         _range(*(cell.images or (None, None)), places[column]),
                         number(summary.n, str),
-                        number(cell.results[0].n, lambda n: f"{n:,}"),
+                        number(cell.results[0].n, lambda n: f"{n:,}", note=_of_all(cell.results[0])),
                     ]
                 )
     return Table(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,14 +15,18 @@ from common.errors import UserError
 from common.files import atomic_file, write_text
 from reports.analysis.comparison import Comparison, compare
 from reports.analysis.identity import without_duplicates
-from reports.analysis.reproduction import tables_of
+from reports.analysis.latex import to_latex
+from reports.analysis.published import PublishedTable
+from reports.analysis.reproduction import reproduced, side_by_side
 from reports.analysis.rows import rows_of
-from reports.analysis.tables import Table, headings_of, text, to_csv, to_latex, to_markdown
+from reports.analysis.tables import Table, headings_of, text, to_csv, to_markdown
 from reports.figures import segmentation, training
 from reports.figures.comparison import cost_and_accuracy, intervals
 from reports.figures.look import Look
-from reports.page import comparison_tables, row_tables, summary
+from reports.page import comparison_tables, paper, row_tables, summary
+from reports.page.classes import of_classes
 from reports.page.inside import pictures as pictures_of_runs
+from reports.page.protocol import protocol
 from reports.page.provenance import command, provenance
 from reports.page.speed import speed_tables
 from reports.visual.core.base import for_reports
@@ -36,7 +40,21 @@ OPEN_ROWS = 40
 #: Names of a report's tables and figures, or their beginnings; pictures of runs have their kinds' names.
 OUR_NAMES = (
     *("results", "differences", "measurements", "cost", "options", "protocols", "provenance", "problems"),
-    *("published", "speed", "intervals", "cost-and-accuracy", "segmentation", "class-iou", "confusion"),
+    *(
+        "published",
+        "paper",
+        "effects",
+        "evaluation-protocol",
+        "references",
+        "classes",
+        "seeds",
+        "speed",
+        "intervals",
+        "cost-and-accuracy",
+        "segmentation",
+        "class-iou",
+        "confusion",
+    ),
     *("training-loss", "knn-over-epochs", "cross-correlation", "collapse"),
 )
 
@@ -51,9 +69,12 @@ class Part:
     tests: Table
     measurements: Table
     pictures: list[Picture]
+    for_papers: list[Table]
 
 
-def write_report(paths: Sequence[Path], out: Path, title: str, generated: str | None, palette: str) -> Path:
+def write_report(
+    paths: Sequence[Path], out: Path, title: str, generated: str | None, palette: str, choice: paper.Choice
+) -> Path:
     """See ``reports.build_report``."""
     colour_map(palette)  # refuse an unknown palette before reading
     directories = [path for path in paths if not path.is_file()]
@@ -72,16 +93,18 @@ def write_report(paths: Sequence[Path], out: Path, title: str, generated: str | 
     # Rows are made once, so their names are the same all over the page.
     measured = [replace(row, runs=finished) for row in rows if (finished := [run for run in row.runs if run.finished])]
     comparisons = compare(measured)
+    choice.check(comparisons)
+    reproduces = reproduced(every_run, problems)
+    published = [side_by_side(table, [run for run in every_run if run.reproduces]) for table in reproduces]
 
     look = Look(rows)
     parts = [
-        _part(part, f"-{_slug(part.data)}-{number}" if len(comparisons) > 1 else "", look, problems)
+        _part(part, f"-{_slug(part.data)}-{number}" if len(comparisons) > 1 else "", look, problems, choice, reproduces)
         for number, part in enumerate(comparisons, 1)
     ]
     during = [training.training_curves(rows, look), training.knn_curves(rows, look)]
     inside = [training.cross_correlation(rows, problems, palette), training.collapse(rows, look)]
     inside += pictures_of_runs(rows, problems)
-    published = tables_of(every_run, problems)
     speed = speed_tables([path for path in paths if path.is_file()], problems)
     tables = {
         "cost": row_tables.costs(measured) if measured else None,
@@ -105,22 +128,39 @@ def write_report(paths: Sequence[Path], out: Path, title: str, generated: str | 
         commands=[(row, [(str(run.path), command(run)) for run in row.runs]) for row in rows],
         problems=problems,
     )
-    every_table = [table for part in parts for table in (part.results, part.tests, part.measurements)]
+    every_table = [table for part in parts for table in (part.results, part.tests, part.measurements, *part.for_papers)]
+    every_table += [paper.seeds(comparisons)] if comparisons else []
     every_table += published + speed + [table for table in tables.values() if table]
     try:
-        _write_files(out, every_table, [picture for part in parts for picture in part.pictures] + during + inside)
+        paragraph, bibliography = protocol(measured, comparisons) if comparisons else ("", "")
+        texts = {"evaluation-protocol.tex": paragraph, "references.bib": bibliography} if comparisons else {}
+        _write_files(
+            out, texts, every_table, [picture for part in parts for picture in part.pictures] + during + inside
+        )
         write_text(out / "index.html", page)
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written ({error.strerror}); give another folder") from error
     return out / "index.html"
 
 
-def _part(comparison: Comparison, suffix: str, look: Look, problems: list[Problem]) -> Part:
+def _part(
+    comparison: Comparison,
+    suffix: str,
+    look: Look,
+    problems: list[Problem],
+    choice: paper.Choice,
+    reproduces: Sequence[PublishedTable],
+) -> Part:
     results = comparison_tables.results(comparison, f"results{suffix}")
     made = (
         intervals(comparison, look, f"intervals{suffix}"),
         cost_and_accuracy(comparison, look, f"cost-and-accuracy{suffix}"),
         *segmentation.pictures(comparison, suffix, problems),
+    )
+    for_papers = (
+        paper.results(comparison, f"paper{suffix}", choice, reproduces),
+        paper.effects(comparison, f"effects{suffix}"),
+        *of_classes(comparison, suffix, problems),
     )
     return Part(
         comparison,
@@ -129,6 +169,7 @@ def _part(comparison: Comparison, suffix: str, look: Look, problems: list[Proble
         comparison_tables.differences(comparison, f"differences{suffix}"),
         comparison_tables.measurements(comparison, f"measurements{suffix}"),
         [picture for picture in made if picture],
+        [table for table in for_papers if table],
     )
 
 
@@ -146,12 +187,13 @@ def _problems(problems: Sequence[Problem]) -> Table:
     )
 
 
-def _write_files(out: Path, tables: Sequence[Table], pictures: Sequence[Picture]) -> None:
-    """Write tables and figures, and remove the other ones of an earlier report."""
-    files: dict[Path, bytes] = {}
+def _write_files(out: Path, texts: Mapping[str, str], tables: Sequence[Table], pictures: Sequence[Picture]) -> None:
+    """Write texts and tables, and figures, and remove the other ones of an earlier report."""
+    files = {out / "tables" / name: content.encode() for name, content in texts.items()}
     for table in tables:
         for ending, form in (("csv", to_csv), ("md", to_markdown), ("tex", to_latex)):
-            files[out / "tables" / f"{table.name}.{ending}"] = form(table).encode()
+            if ending in table.files:
+                files[out / "tables" / f"{table.name}.{ending}"] = form(table).encode()
     for picture in pictures:
         files[out / "figures" / f"{picture.name}.png"] = picture.png
         files[out / "figures" / f"{picture.name}.pdf"] = picture.pdf
@@ -160,7 +202,7 @@ def _write_files(out: Path, tables: Sequence[Table], pictures: Sequence[Picture]
             file.write(content)
     # Files with names that reports do not use stay.
     names = [*OUR_NAMES, *(kind.replace("_", "-") for kind in for_reports())]
-    for folder, endings in (("tables", (".csv", ".md", ".tex")), ("figures", (".png", ".pdf"))):
+    for folder, endings in (("tables", (".csv", ".md", ".tex", ".bib")), ("figures", (".png", ".pdf"))):
         for path in (out / folder).glob("*"):
             ours = path.suffix in endings and any(f"{path.stem}-".startswith(f"{name}-") for name in names)
             if ours and path not in files:

@@ -91,13 +91,10 @@ def protocols(comparisons: Sequence[Comparison]) -> Table | None:
     """Make the table of the conditions of each evaluation."""
     lines = []
     for comparison in comparisons:
-        evaluations: dict[str, list[int]] = {}
-        for column, kind in enumerate(comparison.columns):
-            evaluations.setdefault(kind.evaluation, []).append(column)
-        for columns in evaluations.values():
+        for columns in evaluations_of(comparison).values():
             kinds = [comparison.columns[column] for column in columns]
             metrics = ", ".join(dict.fromkeys(kind.facts["metric"] for kind in kinds))
-            protocol = _protocol(comparison, columns) or "not told"
+            protocol = protocol_words(comparison, columns) or "not told"
             lines.append([text(words) for words in (comparison.data, kinds[0].evaluation_name, metrics, protocol)])
     if not lines:
         return None
@@ -111,7 +108,15 @@ def protocols(comparisons: Sequence[Comparison]) -> Table | None:
     )
 
 
-def _protocol(comparison: Comparison, columns: Sequence[int]) -> str:
+def evaluations_of(comparison: Comparison) -> dict[str, list[int]]:
+    """Positions of the columns of each evaluation."""
+    evaluations: dict[str, list[int]] = {}
+    for column, kind in enumerate(comparison.columns):
+        evaluations.setdefault(kind.evaluation, []).append(column)
+    return evaluations
+
+
+def protocol_words(comparison: Comparison, columns: Sequence[int]) -> str:
     """List the conditions of an evaluation's measurements with all values."""
     unequal = {name for column in columns for name in comparison.unequal_protocols.get(column, [])}
     values: dict[str, dict[str, None]] = {}

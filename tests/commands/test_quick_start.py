@@ -83,4 +83,4 @@ def test_sorted_photos_are_measured(folder):
             photos(folder / "sorted" / split / name, 12, seed)
     for words in lines(1):
         start(words)
-    assert "k-NN" in (folder / "comparison" / "index.html").read_text()
+    assert "k-NN" in (folder / "comparison" / "report" / "index.html").read_text()

@@ -107,7 +107,7 @@ def test_same_runs_give_the_same_bytes(small, tmp_path, monkeypatch, pdfs):
     monkeypatch.chdir(small)
     build_report([Path("runs")], tmp_path / "again", title="Three methods & a reference")
     files = sorted(path.relative_to(small / "out") for path in (small / "out").rglob("*") if path.is_file())
-    assert len(files) == 1 + 3 * 8 + 2 * 6
+    assert len(files) == 1 + 3 * 11 + 3 + 2 * 6
     assert files == sorted(
         path.relative_to(tmp_path / "again") for path in (tmp_path / "again").rglob("*") if path.is_file()
     )

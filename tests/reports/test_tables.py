@@ -9,7 +9,8 @@ import subprocess
 
 import pytest
 
-from reports.analysis.tables import Entry, Heading, Table, latex, markdown, number, text, to_csv, to_latex, to_markdown
+from reports.analysis.latex import latex, to_latex
+from reports.analysis.tables import Entry, Heading, Table, markdown, number, text, to_csv, to_markdown
 
 NASTY = (
     r"""a_b & 50% #1 $x^2$ ~{y} \end{tabular} | "q" <script>alert('x')</script> `c` -- [z] – ± ≠ é 中 """ + "\x07\n!`?`"

@@ -35,6 +35,7 @@ class DataSet:
 
     Class attributes:
         title: its name in print.
+        citation: authors, year and arXiv number, for references.
         is_benchmark: whether one evaluation alone reads it (``data.sets.core.benchmark``).
         has_labels: False if no image has a label, and none is a test image.
         image_size: side in pixels of crops and evaluation images where the user gives none.
@@ -44,6 +45,7 @@ class DataSet:
     """
 
     title: ClassVar[str]
+    citation: ClassVar[str] = ""
     is_benchmark: ClassVar[bool] = False
     has_labels: ClassVar[bool] = True
     takes_name: ClassVar[bool] = False

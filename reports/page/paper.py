@@ -1,0 +1,233 @@
+"""Tables for papers: results in a compact form with published numbers, effects of training, and the values of every seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from common.errors import unknown_name
+from reports.analysis.columns import Column, headline_of
+from reports.analysis.comparison import ALPHA, Comparison
+from reports.analysis.published import PublishedTable
+from reports.analysis.reproduction import fits
+from reports.analysis.rows import Row
+from reports.analysis.tables import Entry, Heading, Table, number, text
+from reports.page.comparison_tables import column_decimals, left_out_words, row_names, shown_difference, shown_value
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What ``--columns`` and ``--rows`` name, in the order of the tables; empty: the tested columns, and all rows.
+
+    A column is named by its evaluation ("knn"), with its metric ("knn:top5") or by its heading; a row by its method, backbone,
+    variant or label.
+    """
+
+    columns: Sequence[str] = ()
+    rows: Sequence[str] = ()
+
+    def check(self, comparisons: Sequence[Comparison]) -> None:
+        """Raise UsageError, naming the nearest, for a word that names nothing in any comparison."""
+        for kind, words, names_of in (
+            ("column", self.columns, lambda c: [name for column in c.columns for name in _names_of_column(column)]),
+            ("row", self.rows, lambda c: [name for row in c.rows for name in _names_of_row(row)]),
+        ):
+            names = dict.fromkeys(name for comparison in comparisons for name in names_of(comparison))
+            for word in words:
+                if word not in names:
+                    raise unknown_name(f"{kind} of the report", word, names)
+
+    def columns_of(self, comparison: Comparison) -> list[int]:
+        """Positions of the columns, those of the evaluation's headline where a name fits several."""
+        if not self.columns:
+            return comparison.headline
+        chosen = []
+        for word in self.columns:
+            fitting = [i for i, column in enumerate(comparison.columns) if word in _names_of_column(column)]
+            best = headline_of([comparison.columns[i] for i in fitting])
+            chosen += [fitting[place] for place in best]
+        return list(dict.fromkeys(chosen))
+
+    def rows_of(self, comparison: Comparison) -> list[int]:
+        """Positions of the rows."""
+        if not self.rows:
+            return list(range(len(comparison.rows)))
+        fitting = [i for word in self.rows for i, row in enumerate(comparison.rows) if word in _names_of_row(row)]
+        return list(dict.fromkeys(fitting))
+
+
+def _names_of_column(column: Column) -> list[str]:
+    return [column.evaluation, f"{column.evaluation}:{column.metric}", column.name]
+
+
+def _names_of_row(row: Row) -> list[str]:
+    return list(filter(None, (row.method, row.method_name, row.backbone, row.variant, row.label)))
+
+
+def results(comparison: Comparison, name: str, choice: Choice, published: Sequence[PublishedTable]) -> Table | None:
+    """Make the table of a paper: mean ± standard deviation, references apart, second best marked, and published numbers below the
+    rows that reproduce them. None if nothing chosen was measured here."""
+    columns, chosen = choice.columns_of(comparison), choice.rows_of(comparison)
+    chosen = [row for row in chosen if any((row, column) in comparison.cells for column in columns)]
+    if not columns or not chosen:
+        return None
+    headings, _ = row_names([comparison.rows[row] for row in chosen])
+    for column in columns:
+        kind = comparison.columns[column]
+        headings.append(Heading(kind.metric_name, numeric=True, group=kind.evaluation_name))
+    lines, breaks = [], set()
+    for block in comparison.blocks:
+        ranked = [row for row in chosen if row in block and not comparison.rows[row].facts["reference"]]
+        references = [row for row in chosen if row in block and row not in ranked]
+        second = {column: _second(comparison, column, ranked) for column in columns}
+        for group in (ranked, references):
+            if group:
+                breaks.add(len(lines))
+            for row in group:
+                identity = row_names([comparison.rows[i] for i in chosen])[1][chosen.index(row)]
+                lines.append(
+                    [*identity, *(_compact(comparison, row, column, row == second[column]) for column in columns)]
+                )
+                if numbers := _published(comparison, row, columns, published):
+                    lines.append([text(f"{identity[0].text} (published)"), *identity[1:], *numbers])
+    seeds = sorted({len(comparison.rows[row].runs) for row in chosen})
+    several = f"Mean ± standard deviation over {_either(seeds)} seeds. " if seeds[-1] > 1 else ""
+    caption = (
+        f"{several}Bold: best, and its difference to every other row of its backbone holds (p < {ALPHA} after Holm’s "
+        "correction over all tests of the report). Underlined: second best mean. References stand below the rule."
+    )
+    if any("(published)" in line[0].text for line in lines):
+        caption += " Published: as the papers have it, with their protocols."
+    if words := left_out_words(comparison, columns):
+        caption += f" {words}"
+    return Table(name, f"Results on {comparison.data}", caption, headings, lines, frozenset(breaks - {0}))
+
+
+def _either(counts: Sequence[int]) -> str:
+    return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+
+
+def _second(comparison: Comparison, column: int, rows: Iterable[int]) -> int | None:
+    """The row with the second best mean, where three or more are measured and no two of the first three tie."""
+    rows = [row for row in rows if (row, column) in comparison.cells]
+    places, sign = column_decimals(comparison, column), comparison.columns[column].sign
+    means = sorted(
+        ((sign * round(comparison.cells[row, column].over_seeds.mean, places), row) for row in rows), reverse=True
+    )
+    if len(means) < 3 or len({mean for mean, _ in means[:3]}) < 3:
+        return None
+    return means[1][1]
+
+
+def _compact(comparison: Comparison, row: int, column: int, second: bool) -> Entry:
+    cell = comparison.cells.get((row, column))
+    if cell is None:
+        return Entry("–")
+    summary = cell.over_seeds
+    numbers = {"": summary.mean, "std": summary.std, "seeds": summary.n}
+    shown = shown_value(cell, column_decimals(comparison, column))
+    return Entry(shown, summary.mean, bold=cell.bold, second=second and not cell.bold, numbers=numbers)
+
+
+def _published(
+    comparison: Comparison, row: int, columns: Sequence[int], published: Sequence[PublishedTable]
+) -> list[Entry] | None:
+    """The published numbers of a row's columns; None if none of its runs reproduces a published row of these columns."""
+    marks = [run.reproduces for run in comparison.rows[row].runs if run.reproduces]
+    numbers: dict[int, float] = {}
+    for table in published:
+        for mark in marks:
+            line = next(
+                (line for line in table.rows if (table.name, line.name) == (mark.get("table"), mark.get("row"))), None
+            )
+            for key, value in line.published.items() if line else ():
+                kind = table.columns[key]
+                if kind.part not in ("", mark.get("part")):
+                    continue
+                for column in columns:
+                    cell = comparison.cells.get((row, column))
+                    if cell and kind.evaluation and fits(cell.results[0], kind):
+                        numbers[column] = value / kind.scale
+    if not numbers:
+        return None
+    return [number(numbers.get(column), lambda value: f"{value:.4g}") for column in columns]
+
+
+def effects(comparison: Comparison, name: str) -> Table | None:
+    """Make the table of what training adds: each row less the untrained backbone, and its mean rank; None without either."""
+    lines, breaks = [], set()
+    headings, identities = row_names(comparison.rows)
+    for column in comparison.headline:
+        kind = comparison.columns[column]
+        headings.append(Heading(kind.metric_name, numeric=True, group=kind.evaluation_name))
+    headings.append(Heading("Mean rank", numeric=True))
+    compared = False
+    for block in comparison.blocks:
+        ranked = [row for row in block if not comparison.rows[row].facts["reference"]]
+        untrained = next((row for row in block if not comparison.rows[row].trained), None)
+        ranks = _mean_ranks(comparison, ranked)
+        breaks.add(len(lines))
+        for row in ranked:
+            entries = [_effect(comparison, row, untrained, column) for column in comparison.headline]
+            compared |= row in ranks or any(entry.value is not None for entry in entries)
+            lines.append([*identities[row], *entries, number(ranks.get(row), lambda rank: f"{rank:.1f}")])
+    if not compared:
+        return None
+    caption = (
+        "Value less that of the untrained backbone, and its 95% interval (not corrected). Mean rank: 1 is best, over the "
+        "evaluations in which all methods of the backbone were measured; ties share the mean of their ranks."
+    )
+    return Table(name, f"Effect of training on {comparison.data}", caption, headings, lines, frozenset(breaks - {0}))
+
+
+def _effect(comparison: Comparison, row: int, untrained: int | None, column: int) -> Entry:
+    cells = comparison.column(column)
+    if untrained is None or row not in cells or untrained not in cells:
+        return Entry("–")
+    places = column_decimals(comparison, column)
+    difference = cells[row].over_seeds.mean - cells[untrained].over_seeds.mean
+    note, numbers = "", {"": difference, "low": None, "high": None}
+    for pair in comparison.tests.itertuples() if len(comparison.tests) else ():
+        if pair.column == column and {pair.a, pair.b} == {row, untrained}:
+            low, high = (pair.low, pair.high) if pair.a == row else (-pair.high, -pair.low)
+            numbers |= {"low": low, "high": high}
+            note = f"[{low:.{places}f}, {high:.{places}f}]"
+    return Entry(shown_difference(difference, places, "+"), difference, note=note, numbers=numbers)
+
+
+def _mean_ranks(comparison: Comparison, rows: Sequence[int]) -> dict[int, float]:
+    """Mean rank of each row over the headline columns in which all were measured; {} for a single row, or without such a column."""
+    ranks = []
+    for column in comparison.headline if len(rows) > 1 else ():
+        cells = comparison.column(column)
+        if all(row in cells for row in rows):
+            values = np.array([comparison.columns[column].sign * cells[row].over_seeds.mean for row in rows])
+            above, equal = values[None] > values[:, None], values[None] == values[:, None]
+            ranks.append(above.sum(1) + (equal.sum(1) + 1) / 2)
+    return dict(zip(rows, np.mean(ranks, axis=0).tolist(), strict=True)) if ranks else {}
+
+
+def seeds(comparisons: Sequence[Comparison]) -> Table:
+    """Make the table of every seed's value of every measurement."""
+    headings, _ = row_names([row for comparison in comparisons for row in comparison.rows])
+    variants = len(headings) == 3
+    headings += [Heading(name) for name in ("Data", "Evaluation", "Metric")]
+    headings += [Heading("Seed", numeric=True), Heading("Value", numeric=True), Heading("Images", numeric=True)]
+    lines = []
+    for comparison in comparisons:
+        for (row, column), cell in sorted(comparison.cells.items(), key=lambda item: item[0]):
+            of_row, kind = comparison.rows[row], comparison.columns[column]
+            identity = [text(of_row.method_name), text(of_row.backbone), *([text(of_row.variant)] if variants else [])]
+            by_run = {run.path: run.seed for run in of_row.runs}
+            for result in cell.results:
+                numbers = {"": result.value, "low": result.low, "high": result.high}
+                value = Entry(f"{result.value:.{column_decimals(comparison, column)}f}", result.value, numbers=numbers)
+                words = (comparison.data, kind.evaluation_name, kind.metric_name)
+                seed = by_run.get(result.run)
+                lines.append(
+                    [*identity, *map(text, words), text("–" if seed is None else seed), value, number(result.n, str)]
+                )
+    caption = "A line for each training and measurement, with the 95% bootstrap interval over test images."
+    return Table("seeds", "Values of every seed", caption, headings, lines, files=("csv",))
