@@ -67,7 +67,7 @@ class TrainingPictures:
             try:
                 for what, figure in figures():
                     path = training_picture(self.plan.directory, what, step)
-                    (written[what],) = save_figure(figure, path.parent, path.stem)
+                    (written[what],) = save_figure(figure, path.parent, path.stem, ["png"])
             except UserError as error:
                 if kind not in self._refused:
                     warn(f"pictures: no {kind}: {error}")

@@ -4,6 +4,7 @@ exact conversions are noted."""
 import io
 import re
 import stat
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,19 @@ _EXACT = {
     "RGBA": "opaque alpha channel dropped",
     "LA": "greyscale, repeated over three channels; opaque alpha channel dropped",
     "PA": "palette, looked up; opaque alpha channel dropped",
+}
+#: EXIF's tag, and how its values are turned upright (EXIF 2.32, 4.6.4; Pillow's names).
+_ORIENTATION = 0x0112
+#: TIFF's tag NewSubfileType: bit 0 marks a reduced version of another image in the file.
+_SUBFILE = 0x00FE
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
 }
 _REFUSED = {
     "CMYK": "CMYK colours, which are no definite RGB without their profile; convert it to RGB",
@@ -69,12 +83,13 @@ class Decoded:
         return [np.frombuffer(self.image.tobytes("raw", band), np.uint8).reshape(shape) for band in "RGB"]
 
 
-def decode_image(path: Path | bytes, short_side: int | None = None) -> Decoded:
+def decode_image(path: Path | bytes, short_side: int | None = None, as_seen: bool = False) -> Decoded:
     """Read an image file, or its content, as RGB, whatever its suffix. EXIF orientation is ignored, as torchvision's data sets do.
 
     Args:
         short_side: an image with a longer shorter side (pixels) is resized to it, as torchvision's
             ``Resize(short_side, BICUBIC, antialias=True)`` does with PIL images.
+        as_seen: as image viewers show it: upright by its EXIF orientation, and on white where it is transparent.
 
     Raises:
         DamagedImage: missing, undecodable or too large; a side of one pixel, or more than ``MAX_ASPECT`` times the other;
@@ -85,7 +100,7 @@ def decode_image(path: Path | bytes, short_side: int | None = None) -> Decoded:
         _check(image)
         note = _EXACT[image.mode]
         jpeg = image.format in ("JPEG", "MPO")
-        image = _to_rgb(image)
+        image = _to_rgb(image, as_seen)
         if jpeg:
             _check_end(file)
     return _decoded(image, short_side, note)
@@ -102,8 +117,12 @@ def _opened(path: Path | bytes) -> Iterator[tuple[BinaryIO, Image.Image]]:
                 raise DamagedImage("empty file")
         else:
             check_file(path)
-        with io.BytesIO(path) if isinstance(path, bytes) else open(path, "rb") as file, Image.open(file) as image:
-            yield file, image
+        with io.BytesIO(path) if isinstance(path, bytes) else open(path, "rb") as file:
+            if is_heic(file.read(16)) and "HEIF" not in Image.MIME:
+                raise DamagedImage("HEIC, which Pillow does not read; convert it to JPEG")
+            file.seek(0)
+            with Image.open(file) as image:
+                yield file, image
     except (DamagedImage, UserError, MemoryError):
         raise
     except FileNotFoundError:
@@ -224,6 +243,8 @@ def _check(image: Image.Image) -> None:
         )
     if min(image.size) < 2 or max(image.size) > MAX_ASPECT * min(image.size):
         raise DamagedImage(f"{image.height}×{image.width} pixels: nothing to see")
+    if image.format == "TIFF" and int(image.tag_v2.get(_SUBFILE, 0)) & 1:
+        raise DamagedImage("the preview of a raw photo; convert that to JPEG")
     if image.format == "EPS":
         raise DamagedImage("EPS, a program that draws; convert it to an image")
     # A multi-picture JPEG (MPO) is a photo with a preview or a second eye; its first frame is the photo.
@@ -235,13 +256,41 @@ def _check(image: Image.Image) -> None:
         raise DamagedImage(_REFUSED.get(image.mode, f"pixels of Pillow's mode {image.mode}; convert it to RGB"))
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, as_seen: bool) -> Image.Image:
     image.load()
+    turn = _TURNS.get(_orientation(image)) if as_seen else None  # after loading, which turns some formats already
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        alpha = image.convert("RGBA").getchannel("A")
-        if alpha.getextrema()[0] < 255:
-            raise DamagedImage("transparent pixels; flatten it onto a background")
-    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy one that is RGB already
+        layered = image.convert("RGBA")
+        if layered.getchannel("A").getextrema()[0] < 255:
+            if not as_seen:
+                raise DamagedImage("transparent pixels; flatten it onto a background")
+            image = Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered)
+    image = image if image.mode == "RGB" else image.convert("RGB")  # which would copy one that is RGB already
+    return image if turn is None else image.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation; 1, upright, where it is missing or damaged, as viewers have it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # damaged bytes can raise anything
+        return 1
+
+
+def is_heic(head: bytes) -> bool:
+    """Whether a file begins (16 bytes) as HEIC or HEIF, in which phones keep photos."""
+    return head[4:8] == b"ftyp" and head[8:12] in (
+        b"heic",
+        b"heix",
+        b"heim",
+        b"heis",
+        b"hevc",
+        b"hevx",
+        b"mif1",
+        b"msf1",
+    )
 
 
 def _check_end(file: BinaryIO) -> None:

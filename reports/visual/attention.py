@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from common.errors import UsageError, UserError
 from common.options import option
 from reports.visual.core.base import VISUALIZATIONS, ImagesVisualization
-from reports.visual.core.style import COLOURS, colour_bar, file_stem, grid, headed, save_figure, show, style
+from reports.visual.core.style import COLOURS, colour_bar, file_stem, grid, headed, readable, save_figure, show, style
 
 if TYPE_CHECKING:
     from backbones.base import Backbone
@@ -82,7 +82,8 @@ class Attention(ImagesVisualization):
         def fitted_frames(what: str) -> Iterator[np.ndarray]:
             nonlocal size
             for number, pixels in enumerate(track(frames.read(), what, frames.count), 1):
-                image = InputImage(f"{self.video}, frame {number}", pixels)
+                name = frames.names[number - 1] if frames.names else f"{self.video}, frame {number}"
+                image = InputImage(name, pixels)
                 fit = fitted(image, network.backbone.stride, short_side)
                 size = size or fit.shape[:2]
                 if fit.shape[:2] != size:
@@ -164,7 +165,7 @@ def attention_maps(image: np.ndarray, attention: np.ndarray, masks: np.ndarray, 
     heads = len(attention)
     patch = len(image) // attention.shape[1]
     columns = min(heads, COLUMNS)
-    height = 1.45 * np.clip(len(image) / image.shape[1], 0.3, 3) + 0.1
+    height = 1.45 * np.clip(len(image) / image.shape[1], 0.55, 3) + 0.1
     with style():
         figure, axes = grid(2 * -(-heads // columns), columns + 1, 1.45, height)
         for axis in axes.ravel():
@@ -213,7 +214,7 @@ class VideoTiles:
         self.tile = (max(1, round(tile * size[0] / size[1])), tile)
         self.map = mpl.colormaps[COLOUR_MAP]
         self.font = ImageFont.load_default(11)
-        self.title = textwrap.wrap(title, self.columns * tile // 7)
+        self.title = textwrap.wrap(readable(title), self.columns * tile // 7)
         self.head = self.LABEL * len(self.title)
         height = self.lines * (self.tile[0] + self.LABEL) + self.head
         # Video codecs need even sides.

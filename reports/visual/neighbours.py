@@ -40,11 +40,11 @@ class NearestNeighbours(FeaturesVisualization):
         """Write one picture."""
         import torch
 
-        from data.store.decode import require_pixels
-        from reports.visual.core.images import choose, class_names, data_title, files_of
+        from reports.visual.core.files import files_of, picture_pixels
+        from reports.visual.core.images import choose, class_names, data_title
         from reports.visual.core.network import context_of
 
-        given = None if self.images is None else [require_pixels(file) for file in files_of(self.images)]
+        given = None if self.images is None else [picture_pixels(file) for file in files_of(self.images)]
         context, weights = context_of(self)
         train, test = context.train, context.test
         if self.k > len(train):

@@ -87,11 +87,12 @@ def principal_components(
     import seaborn  # noqa: F401 - brings the colour map "vlag"
 
     limit = np.percentile(np.abs(_together(scores)), 99, axis=0)
-    ratio = float(np.mean([len(image.pixels) / image.pixels.shape[1] for image in images]))
+    ratios = np.clip([len(image.pixels) / image.pixels.shape[1] for image in images], 0.4, 3)
     headings = ["image", "components as RGB"]
     headings += [f"component {number} ({100 * part:.0f}%)" for number, part in enumerate(explained, 1)]
     with style():
-        figure, axes = grid(len(images), 5, 1.45, 1.45 * float(np.clip(ratio, 0.3, 3)) + 0.08)
+        height = 1.45 * float(ratios.mean()) + 0.08
+        figure, axes = grid(len(images), 5, 1.45, height, gridspec_kw={"height_ratios": ratios})
         for row, image, score, colour in zip(axes, images, scores, as_colours(scores), strict=True):
             height, width = image.pixels.shape[:2]
             extent = (-0.5, width - 0.5, height - 0.5, -0.5)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ from common.errors import UsageError, UserError
 from common.images import normalise
 from data.datasets import open_dataset
 from data.sets.core.base import DATASETS
-from data.store.decode import require_pixels
 from data.store.store import ImageStore
 from reports.visual.core.base import ImagesVisualization
+from reports.visual.core.files import files_of, picture_pixels
 from reports.visual.core.network import DEFAULT_SIZE, Network
 
 #: Limit of cells of an image's map, since attention costs its square.
@@ -32,22 +32,6 @@ class InputImage:
 
     name: str
     pixels: np.ndarray
-
-
-def files_of(paths: Sequence[str]) -> list[Path]:
-    """List files, and the visible files of folders, sorted. Raises UserError for a missing path or an empty folder."""
-    files: list[Path] = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            inside = sorted(entry for entry in path.iterdir() if entry.is_file() and not entry.name.startswith("."))
-            if not inside:
-                raise UserError(f"{path}: a folder without image files in it; give image files, or a folder of them")
-            files += inside
-        elif path.is_file():
-            files.append(path)
-        else:
-            raise UserError(f"{path}: no such file or folder; give image files, or folders of them")
-    return files
 
 
 def choose(store: ImageStore, count: int, seed: int) -> list[int]:
@@ -67,7 +51,7 @@ def read_inputs(options: Any, run: Mapping[str, Any], size: int) -> tuple[list[I
         size: side of the network's input in pixels.
     """
     if options.images is not None:
-        images = [InputImage(file.name, require_pixels(file)) for file in files_of(options.images)]
+        images = [InputImage(file.name, picture_pixels(file)) for file in files_of(options.images)]
         return images, "images given" if len(images) > 1 else "image given"
     data = options.data or run.get("data")
     root = options.data_root or (None if options.data else run.get("data_root"))

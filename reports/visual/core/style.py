@@ -91,6 +91,13 @@ def without_formulas(figure: Figure) -> None:
     for words in figure.findobj(Text):
         if words not in powers:
             words.set_parse_math(False)
+            if (shown := readable(words.get_text())) != words.get_text():
+                words.set_text(shown)
+
+
+def readable(text: str) -> str:
+    """Replace what no font and no terminal shows, such as the bytes of a name that is no UTF-8."""
+    return "".join(sign if sign.isprintable() or sign == "\n" else "\ufffd" for sign in text)
 
 
 def settle(figure: Figure) -> None:
@@ -218,9 +225,9 @@ def file_stem(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.=+-]+", "_", name).strip("_.") or "picture"
 
 
-def save_figure(figure: Figure, folder: Path, stem: str) -> list[Path]:
+def save_figure(figure: Figure, folder: Path, stem: str, kinds: Sequence[str] = ("png", "pdf")) -> list[Path]:
     """Write ``stem.png`` and, for papers, ``stem.pdf``, and close the figure."""
-    paths = [Path(folder) / f"{stem}.{kind}" for kind in ("png", "pdf")]
+    paths = [Path(folder) / f"{stem}.{kind}" for kind in kinds]
     with style():
         settle(figure)
         for path in paths:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,12 +16,13 @@ from PIL import Image, ImageSequence
 from common.environment import missing_package
 from common.errors import UserError
 from common.files import atomic_file
-from data.store.decode import require_pixels
-from reports.visual.core.images import files_of
+from reports.visual.core.files import files_of, picture_pixels
 from reports.visual.core.style import save_gif
 
 #: Frames per second of a folder of frames.
 FOLDER_FPS = 10.0
+#: Pillow's formats with frames that follow each other; in others (MPO, PSD, ICO) they are views, layers or sizes.
+ANIMATIONS = ("GIF", "WEBP", "PNG", "TIFF", "AVIF")
 INSTEAD = "give a video file, an animated GIF or a folder of frames"
 
 
@@ -32,6 +33,7 @@ class Frames:
     Attributes:
         read: yields the frames, uint8 ``[H, W, 3]``, anew at every call.
         count: None where counting would mean reading all.
+        names: of the frames' files; empty where they have none.
         is_video: a video file, whose pictures become a video file, too.
     """
 
@@ -39,22 +41,29 @@ class Frames:
     count: int | None
     fps: float
     is_video: bool = False
+    names: Sequence[str] = ()
 
 
 def open_frames(path: Path) -> Frames:
-    """Open a video file, an animated GIF (or WebP, PNG) or a folder of frames, sorted by name.
+    """Open a video file, an animated GIF (or WebP, PNG) or a folder of frames, in the order of their names, 2 before 10.
 
     Raises:
         UserError: it is missing, damaged or no video, or PyAV is not installed.
     """
     if path.is_dir():
         files = files_of([str(path)])
-        return Frames(lambda: (require_pixels(file) for file in files), len(files), FOLDER_FPS)
+        return Frames(
+            lambda: (picture_pixels(file) for file in files),
+            len(files),
+            FOLDER_FPS,
+            names=[str(file) for file in files],
+        )
     if not path.is_file():
         raise UserError(f"{path}: no such file or folder; {INSTEAD}")
     try:
         with Image.open(path) as image:
-            count, fps = getattr(image, "n_frames", 1), 1000 / max(20, image.info.get("duration", 100))
+            count = getattr(image, "n_frames", 1) if image.format in ANIMATIONS else 1
+            count -= "default_image" in image.info  # what programs show that play no APNG
     except (OSError, SyntaxError, ValueError):
         with _opened_video(path) as container:
             stream = container.streams.video[0]
@@ -62,14 +71,26 @@ def open_frames(path: Path) -> Frames:
             return Frames(partial(_video_frames, path), stream.frames or None, rate, is_video=True)
     if count == 1:
         raise UserError(f"{path}: a single image; give it as --images, or a video")
-    return Frames(partial(_animation_frames, path), count, fps)
+    # A frame's duration is known only once it has been read.
+    durations = [duration for _, duration in _animation_frames(path)]
+    fps = 1000 * len(durations) / sum(max(20, duration) for duration in durations)
+    return Frames(lambda: (frame for frame, _ in _animation_frames(path)), count, fps)
 
 
-def _animation_frames(path: Path) -> Iterator[np.ndarray]:
+def _animation_frames(path: Path) -> Iterator[tuple[np.ndarray, float]]:
+    """Yield an animation's frames, on white where they are transparent, and their milliseconds."""
     try:
         with Image.open(path) as image:
-            for frame in ImageSequence.Iterator(image):
-                yield np.asarray(frame.convert("RGB"))
+            for number, frame in enumerate(ImageSequence.Iterator(image)):
+                if number == 0 and "default_image" in image.info:
+                    continue
+                if frame.mode not in ("RGB", "RGBA", "P", "PA", "L", "LA", "1"):
+                    raise UserError(
+                        f"{path}: frame {number + 1} has pixels of Pillow's mode {frame.mode}; convert it to RGB"
+                    )
+                layered = frame.convert("RGBA")
+                page = Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered)
+                yield np.asarray(page.convert("RGB")), float(frame.info.get("duration") or 100)
     except (OSError, EOFError, SyntaxError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as an animation ({error}); copy it again") from error
 
@@ -89,7 +110,19 @@ def _opened_video(path: Path) -> Iterator[Any]:
 def _video_frames(path: Path) -> Iterator[np.ndarray]:
     with _opened_video(path) as container:
         for frame in container.decode(video=0):
-            yield frame.to_ndarray(format="rgb24")
+            yield _as_shown(
+                frame.to_ndarray(format="rgb24"), frame.rotation, container.streams.video[0].sample_aspect_ratio
+            )
+
+
+def _as_shown(pixels: np.ndarray, rotation: int, aspect: Fraction | None) -> np.ndarray:
+    """Turn a frame as players do (phones write ``rotation``, counterclockwise degrees), and make its pixels square."""
+    if aspect and aspect != 1:
+        height, width = pixels.shape[:2]
+        pixels = np.asarray(
+            Image.fromarray(pixels).resize((max(1, round(width * aspect)), height), Image.Resampling.BICUBIC)
+        )
+    return np.ascontiguousarray(np.rot90(pixels, rotation // 90 % 4))
 
 
 def _import_av(path: Path) -> Any:
