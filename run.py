@@ -59,16 +59,23 @@ def main(words: Sequence[str]) -> int:
         if command not in COMMANDS:
             raise unknown_name("command", command, COMMANDS)
         continue_in_venv(command, words)
-        return importlib.import_module(f"commands.{command}").main(rest)
+        from common.progress import working
+
+        with working("loading the packages that this takes"):
+            module = importlib.import_module(f"commands.{command}")
+        return module.main(rest)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
-        print("stopped; the same command continues", file=sys.stderr)
-        return 130
+        return stopped()
     except BrokenPipeError:
         raise
     except Exception as error:
+        from common.interrupt import was_pressed
+
+        if was_pressed():  # libraries turn KeyboardInterrupt into errors of their own
+            return stopped()
         sentence = explain(error)
         if sentence is None:
             traceback.print_exc()
@@ -83,11 +90,20 @@ def _lines(about: Mapping[str, str]) -> str:
     return "\n".join(f"  {name:<{width}}  {line}" for name, line in about.items())
 
 
+def stopped() -> int:
+    """Say that the user has stopped the command, and return the exit status."""
+    print("stopped; the same command continues", file=sys.stderr)
+    return 130
+
+
 def program() -> int:
     """The program: ``main`` with this process's words, and an output that may be narrow or closed."""
     sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold what the terminal cannot show
     try:
         try:
+            from common.interrupt import answer_always
+
+            answer_always("stopping; again to end at once")
             return main(sys.argv[1:])
         finally:
             sys.stdout.flush()

@@ -14,12 +14,14 @@ from commands.train import TrainOptions, read_options
 from commands.visualize import draw_for_run
 from common.cli import load_plugins, read_open_command, require_one_process, words_of
 from common.errors import UsageError, UserError
+from common.progress import track
 from reports import build_report
 from rundir.paths import CONFIG, REPORT, run_of
 from training.budget import parse_budget
 from training.grids.grid import Cell, cells_of, fix_backbones, grid_of, options_of_methods, without_repeats
 from training.grids.launchers.cells import ENDED, is_done, run_cells, tail_of
 from training.grids.options import CompareCommand
+from training.logging import require_loggers
 from training.resolve import is_out_of_date, other_options
 
 
@@ -48,6 +50,8 @@ def main(words: Sequence[str]) -> int:
         jobs = (command.jobs or 1) if command.launch.launcher == "local" else None
         print_plan(grid.title, cells, asked, out, jobs, console, again)
         return 0
+    if command.launch.launcher == "local":  # other machines may have other logins
+        require_loggers(asked[cell.name].train for cell in cells)
     states = run_cells(cells, command, console, again)
     if going := [state for state in states if state.status not in ENDED]:
         say(
@@ -112,7 +116,7 @@ def print_plan(
     given = [{k: v for k, v in cell.options.items() if v is not None and k not in named} for cell in cells]
     common = {name for name in given[0] if all(options.get(name) == given[0][name] for options in given)}
     left, unknown = 0.0, 0
-    for cell, options in zip(cells, given, strict=True):
+    for cell, options in track(list(zip(cells, given, strict=True)), "planning runs", len(cells)):
         done = is_done(run_of(out, cell.name), cell.options.get("evals") or []) and cell.name not in again
         minutes = None
         words = " ".join(f"{k}={v}" for k, v in options.items() if k not in common)

@@ -16,7 +16,7 @@ from eval.core.context import EvalContext, make_context
 from eval.core.options import WeightsOptions
 from eval.core.run import run_evaluations
 from rundir.lock import run_lock
-from rundir.log import end_of, fingerprint_of
+from rundir.log import end_of, fingerprint_of, holds_work
 from rundir.options import require_options, write_options
 from rundir.paths import CHECKPOINTS, CONFIG, ENVIRONMENT
 from rundir.provenance import read_environment, write_environment
@@ -117,7 +117,7 @@ def _training_of(weights: str | None) -> dict[str, Any]:
 
 def _claim(directory: Path, options: dict[str, Any]) -> None:
     """Write ``config.yaml``, or raise UserError if the directory is for other weights; several data sets may share it."""
-    if not (directory / CONFIG).exists():
+    if not (directory / CONFIG).exists() or not holds_work(directory):
         write_options(directory, options)
         return
     before = require_options(directory)

@@ -24,7 +24,9 @@ from common.cli import UnknownOption, read_open_command, require_one_process, wo
 from common.environment import ROOT
 from common.errors import UsageError, UserError, unknown_name
 from common.files import read_yaml, write_text
+from common.interrupt import answering
 from common.options import options_without_effect
+from common.progress import working
 from data.sets.core.base import DATASETS, require_folder
 from reports import build_report
 from reports.analysis.published import PublishedTable, read_published
@@ -36,6 +38,9 @@ from rundir.read import read_runs
 from training.config import TrainConfig
 from training.grids.grid import Cell, cells_of, fix_backbones, options_of_methods, read_grid
 from training.grids.launchers.process import start, stopping_well
+
+#: The answer to Ctrl-C.
+ANSWER = "stopping: the run saves what it has; again to end it now"
 
 
 @dataclass(kw_only=True)
@@ -164,12 +169,13 @@ def _run(words: Sequence[str], log: Path) -> str:
     with open(log, "a", encoding="utf-8") as file, stopping_well():  # another process may run this row, and write there
         began = file.tell()
         process = start(words, file)
-        try:
-            status = process.wait()
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                process.terminate()
-            process.wait()
+        with answering(ANSWER, process.kill), working(f"running {log.stem}, whose output is in {log}"):
+            try:
+                status = process.wait()
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    process.terminate()
+                process.wait()
     if status == 0:
         return ""
     lines = log.read_bytes()[began:].decode(errors="replace").splitlines()

@@ -13,14 +13,16 @@ import yaml
 from rich.console import Console
 
 from commands.visualize import draw_for_run
-from common.cli import PluginOption, load_plugins, make_parser, parse, read_config, value_of, words_of
+from common.cli import PluginOption, load_plugins, make_parser, parse, read_config, value_of, with_options, words_of
 from common.distributed import is_main
-from common.progress import note
+from common.progress import note, warn, working
 from eval.core.base import EVALUATIONS, EvaluationConfig, check_data
 from methods.core.base import METHODS, MethodConfig
 from reports.visual.core.base import check_for_reports
 from rundir.lock import run_lock
+from rundir.log import holds_work
 from training.config import TrainConfig
+from training.logging import require_loggers
 
 if TYPE_CHECKING:
     from data.store.store import ImageStore
@@ -37,6 +39,9 @@ class TrainCommand(PluginOption):
     """YAML file of options, as a run writes it into its config.yaml; the command line overrides it"""
     resume: Literal["auto", "never"] = "auto"
     """auto: continue what the run directory holds; never: refuse a directory that holds a run"""
+    extend: bool = False
+    """go on with a run beyond the epochs that it was planned for, to --epochs; schedules go on as those of a run of so many, and
+    the run and its reports say so (extended_from)"""
     dry_run: bool = False
     """print the resolved configuration, parameters, FLOPs, steps and memory; train nothing"""
 
@@ -56,9 +61,11 @@ def main(words: Sequence[str]) -> int:
     if options.command.dry_run:
         from training.plan import make_plan
 
-        print_plan(make_plan(options.train, options.method, find_weights=False))
+        plan = make_plan(options.train, options.method, find_weights=False, extend=options.command.extend)
+        print_plan(plan, with_options(words, {"dry_run": None}))
     else:
-        train(options.train, options.method, options.evaluations, resume=options.command.resume == "auto")
+        command = options.command
+        train(options.train, options.method, options.evaluations, command.resume == "auto", command.extend, words)
     return 0
 
 
@@ -67,32 +74,43 @@ def train(
     method_config: MethodConfig,
     evaluations: Mapping[str, EvaluationConfig] | None = None,
     resume: bool = True,
+    extend: bool = False,
+    words: Sequence[str] = (),
 ) -> Path:
     """Pre-train a backbone, or continue where its run directory stops; then evaluate it and draw its pictures.
 
-    ``evaluations`` has their options by name. Without ``resume``, a directory that holds a run is refused.
-    Returns the run directory.
+    ``evaluations`` has their options by name. Without ``resume``, a directory that holds a run is refused. With ``extend``, a run
+    goes on beyond the epochs that it was planned for (``training.extension``). ``words``: the command line, to offer another one
+    where this would take days. Returns the run directory.
 
     Raises:
         UsageError, UserError: options or data are wrong; the directory holds another run, or another process writes into it; the
             loss is no longer finite; memory does not suffice, or another process of the training has died.
-        SystemExit: stopped by SIGINT, SIGTERM or SIGUSR1, after a checkpoint; the status is 128 + the signal's number.
+        SystemExit: stopped by SIGINT, SIGTERM, SIGUSR1 or SIGHUP, after a checkpoint; the status is 128 + the signal's number.
     """
+    require_loggers([config])
     # Imported here, since a grid only reads the options of its cells.
-    from eval.core.context import make_context
-    from eval.core.online import Monitor
-    from eval.core.options import WeightsOptions
-    from eval.core.run import run_evaluations
-    from training import trainer
-    from training.machine.devices import process_group
-    from training.plan import make_plan
+    with working("loading the trainer"):
+        from eval.core.context import make_context
+        from eval.core.online import Monitor
+        from eval.core.options import WeightsOptions
+        from eval.core.run import run_evaluations
+        from training import trainer
+        from training.grids.alternative import warning_of_days
+        from training.machine.devices import process_group
+        from training.plan import make_plan
 
     with ExitStack() as held:
         with process_group(config.device):
-            plan = make_plan(config, method_config, evaluations)
+            plan = make_plan(config, method_config, evaluations, extend=extend)
             config, run, main_process = plan.config, plan.directory, is_main()
             if main_process:
                 held.enter_context(run_lock(run))
+                if not holds_work(run):
+                    with working("estimating how long this will take"):
+                        warning = warning_of_days(plan, words)
+                    if warning:
+                        warn(warning)
             trainer.train(plan, Monitor, resume, _pictures if config.pictures_every else None)
         if main_process and plan.evaluations:
             options = WeightsOptions(
@@ -152,12 +170,18 @@ def _fitting(options: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in gone}
 
 
-def print_plan(plan: Plan) -> None:
-    """Print a plan's options as YAML, and its numbers with their units."""
+def print_plan(plan: Plan, words: Sequence[str] = ()) -> None:
+    """Print a plan's options as YAML, its numbers with their units, and how long it takes; ``words`` as for ``train``."""
+    from training.grids.alternative import warning_of_days
+    from training.grids.estimate import TimeEstimate, in_words
+
     console = Console(highlight=False, soft_wrap=True)
     console.print(yaml.safe_dump({"options": plan.options}, sort_keys=False, allow_unicode=True), markup=False)
     (images, held_out), costs, config = plan.images, plan.costs, plan.config
     memory = [f"{k.replace('_', ' ')} {gib:.2f} GiB" for k, gib in costs["memory_gib"].items() if gib is not None]
+    estimate = TimeEstimate([])
+    with working("estimating how long this will take"):
+        minutes, warning = estimate.of_plan(plan), warning_of_days(plan, words)
     lines = {
         "training images": f"{len(images):,} ({_held_out(images, held_out)})",
         "left out each epoch": f"{plan.left_out:,} images, others each time (the last, partial batch)",
@@ -168,10 +192,13 @@ def print_plan(plan: Plan) -> None:
         "FLOPs an image": f"{_si(costs['flops'])} of the backbone at {config.image_size} pixels",
         "FLOPs an image, training": f"{_si(costs['training_flops'])} forward and backward of all views",
         "memory, estimated": ", ".join(memory),
+        "training, estimated": f"{in_words(minutes)} ({estimate.source}); evaluations come on top",
     }
     for name, line in lines.items():
         if name != "FLOPs an image, training" or costs["training_flops"] is not None:
             console.print(f"{name}: {line}", markup=False)
+    if warning:
+        console.print(warning, markup=False)
 
 
 def _held_out(images: ImageStore, held_out: ImageStore) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from common.cli import load_plugins, read_command
 from common.errors import UsageError, UserError
+from common.progress import working
 from reports.visual.core.base import VISUALIZATIONS, Visualization
 from rundir.paths import pictures_of
 
@@ -30,7 +31,9 @@ def main(words: Sequence[str]) -> int:
 def visualize(options: Visualization) -> list[Path]:
     """Draw the pictures of one kind, and return their files. Raises UserError if weights, data or images do not allow it."""
     try:
-        return options.draw()
+        name = type(options).__module__.rpartition(".")[2].replace("_", " ")
+        with working(f"drawing {name}"):
+            return options.draw()
     except (PermissionError, NotADirectoryError, FileExistsError) as error:
         raise UserError(f"{error.filename}: {error.strerror.lower()}; give another --out") from error
 

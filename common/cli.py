@@ -151,6 +151,21 @@ def words_of(options: Mapping[str, Any]) -> list[str]:
     return words
 
 
+def with_options(words: Sequence[str], changes: Mapping[str, Any]) -> list[str]:
+    """Give options among command-line words other values; None leaves an option out.
+
+    >>> with_options(["--lr", "1", "--seed=3"], {"lr": 2, "seed": None})
+    ['--lr', '2']
+    """
+    kept, changed = [], False
+    for word in words:
+        if word.startswith("--"):
+            changed = word[2:].partition("=")[0] in changes
+        if not changed:
+            kept.append(word)
+    return [*kept, *words_of(changes)]
+
+
 def read_mapping(option: str, path: str | Path, advice: str) -> dict[str, Any]:
     """Read the mapping in the YAML file that an option names. Raises UsageError, which ends with ``advice``."""
     try:

@@ -13,10 +13,8 @@ from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
 from common.errors import UserError
+from common.progress import working
 
 #: Connections before giving up; the next run continues.
 ATTEMPTS = 5
@@ -41,14 +39,14 @@ def download(url: str, path: Path, md5: str | None = None, progress: bool = True
         return path
     part = path.with_name(path.name + ".part")
     part.parent.mkdir(parents=True, exist_ok=True)
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(
-        TextColumn("{task.description}"), *columns, console=Console(stderr=True), disable=not progress
-    ) as bar:
-        task = bar.add_task(f"fetching {path.name}", total=None)
+    with working(f"fetching {path.name}, MB", show=progress) as work:
+
+        def report(done: int, total: int | None) -> None:
+            work.advance(done // 1_000_000, total=total and -(-total // 1_000_000))
+
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                _fetch(url, part, lambda done, total: bar.update(task, completed=done, total=total))
+                _fetch(url, part, report)
                 break
             except (OSError, HTTPException, _CutShort) as error:
                 if isinstance(error, urllib.error.HTTPError) and error.code < 500:
@@ -105,7 +103,7 @@ def unpack(archive: Path, folder: Path) -> None:
     """Unpack a tar archive, compressed or not. Raises UserError if it is damaged, or a member is no file, folder or link
     within ``folder`` (``tarfile``'s filter "data")."""
     try:
-        with tarfile.open(archive) as tar:
+        with working(f"unpacking {archive.name}"), tarfile.open(archive) as tar:
             tar.extractall(folder, filter="data")
     except (tarfile.TarError, EOFError, OSError) as error:
         raise UserError(f"{archive}: cannot be unpacked ({error}); remove it, and it is fetched again") from error
@@ -121,7 +119,7 @@ def _wrong_digest(path: Path, md5: str | None, sha256: str | None) -> str | None
 
 def digest(path: Path, kind: str) -> str:
     """A file's digest in hexadecimal digits; ``kind`` is ``md5`` or ``sha256``."""
-    with open(path, "rb") as file:
+    with working(f"checking {path.name}"), open(path, "rb") as file:
         return hashlib.file_digest(file, kind).hexdigest()
 
 

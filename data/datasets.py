@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import UsageError, UserError
+from common.progress import working
 from data.sets.core.base import DATASETS, DataSet, require_folder
 from data.sets.core.benchmark import Benchmark
 
@@ -31,7 +32,8 @@ def open_dataset(
     cache: Path | None = None,
     progress: bool = True,
     stream: bool = False,
-) -> ImageStore:
+    build: bool = True,
+) -> ImageStore | None:
     """Open the images of a split, decoded on first use and kept on the disk where they fit.
 
     Args:
@@ -40,6 +42,7 @@ def open_dataset(
         short_side: images with a longer short side are resized to it (pixels); None keeps all sizes.
         cache: folder of the stores; see ``common.download.cache_root`` for the default.
         stream: keep no images; decode them anew each time.
+        build: without it, None is returned in place of a store that would have to be built.
 
     Raises:
         UsageError: unknown data set, or a benchmark.
@@ -52,8 +55,9 @@ def open_dataset(
         raise UsageError(f"{name} has no training images and no labels; run.py evaluate --data {name} measures on it")
     if short_side is not None and short_side < 2:
         raise UserError(f"short_side is {short_side}; give at least 2 pixels")
-    listing = _data_set(name, root, cache).listing(split)
-    return open_store(listing, short_side, cache, progress, stream)
+    with working(f"listing the images of {name} {split}", show=progress):
+        listing = _data_set(name, root, cache).listing(split)
+    return open_store(listing, short_side, cache, progress, stream, build)
 
 
 def splits_of(name: str, root: Path | None, cache: Path | None = None) -> tuple[str, ...]:
@@ -68,7 +72,8 @@ def _data_set(name: str, root: Path | None, cache: Path | None) -> DataSet:
             raise UsageError(f"--data {name} names its own place; leave --data_root out")
         return kind(name, None)
     if root is None and kind.make_folder is not None:
-        root = kind.make_folder(cache)
+        with working(f"making the images of {name}"):
+            root = kind.make_folder(cache)
     return kind(name, require_folder(name, root))
 
 
@@ -76,8 +81,7 @@ def fetch(name: str, root: Path | None) -> None:
     """Download a data set's missing files into its folder. Raises UsageError for a data set or call that cannot."""
     kind = DATASETS.get(name)
     if kind.fetch is None:
-        named = (other for other in DATASETS.names() if not DATASETS.facts(other).get("takes_name"))
-        able = ", ".join(other for other in named if DATASETS.get(other).fetch is not None)
+        able = ", ".join(other for other in DATASETS.names() if DATASETS.get(other).fetch is not None)
         reason = "needs no files" if kind.make_folder is not None else "comes from elsewhere"
         raise UsageError(f"--download fetches {able} only; {name} {reason}")
     if root is None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from common.ahead import ahead
 from common.options import option
-from common.progress import progress_bar
+from common.progress import working
 from data.views.maker import ViewMaker
 from data.views.spec import View
 from eval.core import probe
@@ -101,8 +101,7 @@ class LinearAuthors(Evaluation):
         checkpoint = HeadsCheckpoint(context, "linear_authors", options)
         start = checkpoint.load(heads)
         steps = math.ceil(len(rows) / config.batch_size)
-        with progress_bar() as bar:
-            task = bar.add_task("linear_authors", total=config.epochs * steps, completed=start * steps)
+        with working("linear_authors: steps", config.epochs * steps, start * steps) as work:
             for epoch in range(start, config.epochs):
                 factor = 0.5 * (1 + math.cos(math.pi * epoch / config.epochs))
                 # Order and crops depend on the seed and the epoch alone, so that a training continues alike.
@@ -118,5 +117,5 @@ class LinearAuthors(Evaluation):
                         features = compute_features(context.backbone, crops, [kind])[kind]
                     used = ~out[part].to(device, non_blocking=True)[:, None] | sees_held_out
                     heads.step(features, targets[part].to(device, non_blocking=True), factor, used)
-                    bar.advance(task)
+                    work.advance(work.done + 1)
                 checkpoint.save(heads, epoch + 1, last=epoch + 1 == config.epochs)

@@ -36,7 +36,11 @@ def build_report(
         UserError: no directory is a run, or ``out`` cannot be written.
         UsageError: unknown ``palette``, column or row.
     """
-    from reports.page.page import write_report
-    from reports.page.paper import Choice
+    from common.progress import working
 
-    return write_report([Path(path) for path in run_dirs], Path(out), title, generated, palette, Choice(columns, rows))
+    with working("writing the report"):
+        from reports.page.page import write_report
+        from reports.page.paper import Choice
+
+        choice = Choice(columns, rows)
+        return write_report([Path(path) for path in run_dirs], Path(out), title, generated, palette, choice)

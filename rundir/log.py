@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from common.files import append_json_line, archive_damage, read_json_lines, write_text
-from rundir.paths import LOG, last_checkpoint
+from rundir.paths import LOG, RESULTS, has_checkpoint, last_checkpoint
 
 
 def has_log(run: Path) -> bool:
@@ -41,6 +41,19 @@ def whole_end_of(run: Path) -> dict[str, Any] | None:
     """``end_of``, but None if the last checkpoint has been damaged since: such a run continues from the one before."""
     end, last = end_of(run), last_checkpoint(run)
     return None if end is None or (last.exists() and archive_damage(last) is not None) else end
+
+
+def holds_work(run: Path) -> bool:
+    """Whether a run directory holds what another run must not replace: results, a training that has ended, or a checkpoint of
+    one that has taken a step. A start that was refused or stopped leaves nothing of these."""
+    if any((run / RESULTS).glob("*.json")) or end_of(run) is not None:
+        return True
+    if not has_checkpoint(run):
+        return False
+    try:
+        return not has_log(run) or any(record.get("kind") == "step" for record in read_log(run))
+    except (OSError, ValueError):
+        return True
 
 
 def fingerprint_of(run: Path) -> str | None:

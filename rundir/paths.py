@@ -53,9 +53,27 @@ def earlier_checkpoints(run: Path) -> list[Path]:
     return [file for _, file in sorted(numbered, reverse=True)]
 
 
+def after_epochs(run: Path, epochs: float) -> Path:
+    """Where the results of an extended run's earlier weights are kept."""
+    return run / f"after-{epochs:g}-epochs"
+
+
 def has_checkpoint(run: Path) -> bool:
     """True if the run has any checkpoint, whole or damaged."""
     return any(file.exists() for file in (last_checkpoint(run), best_checkpoint(run), *earlier_checkpoints(run)))
+
+
+def remove_start(run: Path) -> None:
+    """Delete what a training has left that took no step: its untrained network, and what was measured and drawn of that."""
+    pictures = training_pictures(run, 0)
+    for file in (
+        last_checkpoint(run),
+        best_checkpoint(run),
+        *earlier_checkpoints(run),
+        correlation_file(run),
+        *pictures,
+    ):
+        file.unlink(missing_ok=True)
 
 
 def require_checkpoint(run: Path, otherwise: str = "give a run directory or a weights file") -> Path:

@@ -62,7 +62,7 @@ def when_begun(tmp_path: Path) -> Callable[[Callable[[], object]], threading.Thr
     return watch
 
 
-@pytest.fixture(params=[signal.SIGTERM, signal.SIGUSR1])
+@pytest.fixture(params=[signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def stopped_first(request, when_begun, tmp_path: Path) -> Callable[[Callable[[], object]], signal.Signals]:
     """``stopped_first(start)``: ``start`` runs ``tmp_path / "run.py"`` in a process of its own, and this process gets a signal,
     which is returned, once that has begun. SIGTERM stops it, it is waited for, and the exit status is 128 + that number."""

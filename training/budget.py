@@ -7,8 +7,9 @@ import time
 
 import torch
 
-from common.distributed import all_reduce_mean
+from common.distributed import all_reduce_mean, is_main
 from common.errors import UsageError
+from common.progress import track
 from methods.core.base import Progress
 from training.batches import Batches, split
 from training.machine.devices import synchronize
@@ -34,7 +35,8 @@ def minutes_of_a_step(stepper: Stepper, batches: Batches) -> float:
     # With more epochs, since the schedules of a short training could end before the last timed step.
     epochs = batches.config.epochs + WARM_UP + TIMED
     began = 0.0
-    for step, batch in enumerate(batches.stream(0, WARM_UP + TIMED)):
+    steps = track(batches.stream(0, WARM_UP + TIMED), "timing steps for the budget", WARM_UP + TIMED, show=is_main())
+    for step, batch in enumerate(steps):
         if step == WARM_UP:
             synchronize(batches.device)
             began = time.perf_counter()

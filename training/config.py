@@ -34,6 +34,8 @@ class TrainConfig:
     """side of full-size crops and of evaluation images, in pixels; default: the data set's own"""
     epochs: float = option(100, above=0, only_training=True)
     """passes over the training images; may be a fraction"""
+    extended_from: list[float] | None = option(None, above=0, only_training=True)
+    """the epochs that the run was planned for before --extend; the run keeps them"""
     budget: str | None = option(None, only_training=True)
     """instead of epochs: images=5e6, minutes=30 or flops=1e18 (or epochs=100), the same for each method"""
     batch_size: int = option(64, at_least=1, only_training=True)

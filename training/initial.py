@@ -13,6 +13,7 @@ from backbones.formats.authors import method_state
 from backbones.formats.source import Source
 from common.errors import UsageError, UserError
 from methods.core.base import METHODS, Method, MethodConfig
+from rundir.log import holds_work
 from rundir.options import label_use, written_options
 from rundir.paths import has_checkpoint
 from training.checkpoint import is_finite
@@ -40,7 +41,7 @@ def with_initial_weights(config: TrainConfig) -> tuple[TrainConfig, Source | Non
         )
     run = Path(config.out)
     written = written_options(run)
-    if has_checkpoint(run) and written.get("init") == config.init and written.get("init_sha256"):
+    if has_checkpoint(run) and holds_work(run) and written.get("init") == config.init and written.get("init_sha256"):
         digest, labels = written["init_sha256"], written.get("init_labels")
         return dataclasses.replace(
             config, init_sha256=config.init_sha256 or digest, init_labels=config.init_labels or labels

@@ -1,60 +1,51 @@
-"""Reporting while a run trains: its log always, a progress bar on a terminal, TensorBoard and Weights & Biases by option."""
+"""Reporting while a run trains: its log and its progress always, TensorBoard and Weights & Biases by option."""
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import netrc
+import os
 import secrets
-import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 from PIL import Image
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from common.distributed import is_main
 from common.environment import missing_package
-from common.errors import UserError
+from common.errors import UserError, first_line
 from common.files import write_text
+from common.progress import Work, note, working
 from rundir.log import append_record, has_log, read_log, replace_log
 from rundir.paths import TENSORBOARD, WANDB_ID
+from training.config import TrainConfig
 
-#: Seconds between the lines that replace the progress bar where the output is no terminal.
-LINE_SECONDS = 15.0
+#: The way to use Weights & Biases without a login.
+OFFLINE = "WANDB_MODE=offline keeps the run on this disk, for wandb sync later"
 
 
 class RunLog:
-    """Writes a run's log, also to TensorBoard and Weights & Biases (with all ``options``) on request, and shows progress. Only the
-    first process writes and shows."""
+    """Writes a run's log, also to TensorBoard and Weights & Biases (with all ``options``) on request, and shows how far its
+    ``total_steps`` are. Only the first process writes and shows."""
 
     def __init__(self, run: Path, options: Mapping[str, Any], total_steps: int, tensorboard: bool, wandb: bool):
         self.run = run
         self.console = Console(stderr=True, quiet=not is_main(), highlight=False, soft_wrap=True)
         self._total = total_steps
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed}/{task.total}"),
-            TextColumn("{task.fields[state]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=self.console,
-            disable=not (is_main() and self.console.is_terminal),
-        )
-        self._task = self._bar.add_task("training", total=total_steps, state="")
-        self._began, self._first, self._line_at = time.monotonic(), 0, 0.0
+        self._work = Work("step", total_steps)
         self._tensorboard = _tensorboard(run) if tensorboard and is_main() else None
         self._wandb = _wandb(run, options) if wandb and is_main() else None
 
     def __enter__(self) -> RunLog:
-        self._bar.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._bar.stop()
         if self._tensorboard is not None:
             self._tensorboard.close()
         if self._wandb is not None:
@@ -62,7 +53,6 @@ class RunLog:
 
     def rewind(self, step: int) -> list[dict[str, Any]]:
         """Drop the records after ``step`` (steps taken), since a resumed run repeats them, and return the others."""
-        self._first = step
         if not has_log(self.run):
             return []
         try:
@@ -102,20 +92,26 @@ class RunLog:
             images = {f"pictures/{name}": wandb.Image(str(path)) for name, path in pictures.items()}
             self._wandb.log(images, step=step)
 
-    def advance(self, step: int, state: str | None = None) -> None:
-        """Show that ``step`` steps are taken; ``state``: a few words (loss, images/s)."""
-        self._bar.update(self._task, completed=step, **({} if state is None else {"state": state}))
-        now = time.monotonic()
-        if state and not self.console.is_terminal and (now - self._line_at >= LINE_SECONDS or step == self._total):
-            self._line_at = now
-            left = (now - self._began) / max(step - self._first, 1) * (self._total - step)
-            minutes, seconds = divmod(round(left), 60)
-            left_words = f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
-            self.say(f"step {step}/{self._total}, {state}, {left_words} left")
+    @contextmanager
+    def steps_from(self, first: int) -> Iterator[None]:
+        """Show the progress of the steps after the first ``first`` within the block."""
+        with working("step", self._total, first, show=is_main()) as self._work:
+            yield
+
+    def advance(self, step: int) -> None:
+        """Show that ``step`` steps are taken."""
+        self._work.advance(step)
+
+    def describe(self, state: str) -> None:
+        """Show a few words on the newest step (loss, images/s) beside the progress; a log file gets a line after the first one."""
+        first, self._work.state = not self._work.state, state
+        if first and not self.console.is_terminal:
+            self.say(self._work.line)
 
     def say(self, message: str) -> None:
-        """Print a line, above the progress bar."""
-        self._bar.console.print(message, markup=False)
+        """Print a line, above the progress."""
+        if is_main():
+            note(message, style="none")
 
     def warn(self, step: int, epoch: int, name: str, message: str) -> None:
         """Log and print a warning, with a ``name`` that programs can look for."""
@@ -139,11 +135,56 @@ def _wandb(run: Path, options: Mapping[str, Any]) -> Any:
     identity = run / WANDB_ID
     if not identity.exists():
         write_text(identity, secrets.token_hex(6))
-    return wandb.init(
-        project="ssl-compare",
-        name=run.name,
-        id=identity.read_text().strip(),
-        resume="allow",
-        dir=run,
-        config=dict(options),
-    )
+    try:
+        return wandb.init(
+            project="ssl-compare",
+            name=run.name,
+            id=identity.read_text().strip(),
+            resume="allow",
+            dir=run,
+            config=dict(options),
+        )
+    except Exception as error:  # no network, a key that is not valid any more
+        raise UserError(f"--wandb: Weights & Biases cannot begin ({first_line(error)}); {OFFLINE}") from error
+
+
+def require_loggers(configs: Iterable[TrainConfig]) -> None:
+    """Raise UserError if trainings want TensorBoard or Weights & Biases, and that is not installed, or has no login and is not
+    offline."""
+    configs = list(configs)
+    for name in ("tensorboard", "wandb"):
+        if any(getattr(config, name) for config in configs) and importlib.util.find_spec(name) is None:
+            raise missing_package(f"--{name}", ModuleNotFoundError(name=name), "loggers")
+    if any(config.wandb for config in configs):
+        _require_login()
+
+
+def _require_login() -> None:
+    """Raise UserError unless Weights & Biases is offline, or finds a key in its settings, the environment or a netrc file."""
+    import wandb
+
+    try:
+        settings = wandb.setup().settings
+    except Exception as error:  # its settings, or the environment's, are wrong
+        raise UserError(f"--wandb: Weights & Biases refuses its settings ({first_line(error)})") from error
+    if settings.mode in ("offline", "dryrun", "disabled") or settings.api_key or settings.identity_token_file:
+        return
+    host = urlsplit(settings.base_url).netloc or settings.base_url
+    hosts = (host, "api.wandb.ai")  # newer versions have another address, and take the old one's key
+    if not any(_has_password(file, name) for file in _netrc_files() for name in hosts):
+        raise UserError(
+            f"--wandb: no login for {host}; run wandb login or set WANDB_API_KEY, leave --wandb out; {OFFLINE}"
+        )
+
+
+def _netrc_files() -> list[Path]:
+    given = os.environ.get("NETRC")
+    return [Path(given).expanduser()] if given else [Path.home() / ".netrc", Path.home() / "_netrc"]
+
+
+def _has_password(file: Path, host: str) -> bool:
+    try:
+        login = netrc.netrc(file).authenticators(host)
+        return bool(login and login[2])
+    except (OSError, netrc.NetrcParseError):
+        return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
@@ -19,6 +19,7 @@ from torch import Tensor
 from common.distributed import all_reduce_mean, is_distributed, is_main, main_first, rank
 from common.errors import UserError, first_line
 from common.files import name_also
+from common.progress import working
 from methods.core.base import METHODS, Progress, StepOutput, facts_of, steps_of
 from rundir.correlation import save_correlation
 from rundir.paths import best_checkpoint, last_checkpoint
@@ -81,7 +82,8 @@ class Session:
         """Begin, or continue from the last checkpoint; train; log the costs."""
         config = self.config
         with RunLog(self.directory, self.options, self.total, config.tensorboard, config.wandb) as self.log:
-            with main_first():  # the first process sets damaged checkpoints aside; the others read the rest
+            # The first process sets damaged checkpoints aside; the others read the rest.
+            with main_first(), working("reading the checkpoint", show=is_main()):
                 state = load_newest(self.directory, self.log.say, repair=is_main())
             if is_distributed():
                 dist.barrier()  # all have read before the first writes
@@ -114,7 +116,11 @@ class Session:
         synchronize(device)
         clock = _Clock(seconds, start)
 
-        with Interruption() as interruption:
+        with Interruption() as interruption, self.log.steps_from(start), ExitStack() as first:
+            why = (
+                "compiles the backbone's blocks, in a minute or more" if config.compile else "takes longer than others"
+            )
+            first.enter_context(working(f"first step, which {why}", show=is_main()))
             for step, batch in enumerate(batches.stream(start, self.total) if batches else (), start):
                 torch.manual_seed(seed_of(STEP, config.seed, step, rank()))  # for stochastic depth and the like
                 progress = Progress(step, self.per_epoch, config.epochs)
@@ -134,12 +140,14 @@ class Session:
                 stopped, failed = interruption.agree(failed)
                 if failed:
                     raise self._not_finite("the loss", done)
+                first.close()
+                self.log.advance(done)
                 if record:
                     self._log_step(progress, loss, output, clock)
-                self.log.advance(done)
-                if step == start:
+                if step == start and not stopped:
                     clock.pause()
-                    self.costs()
+                    with working("counting operations", show=is_main()):
+                        self.costs()
                     clock.go_on(done)
                 if knn or save or draw or stopped:
                     synchronize(device)
@@ -149,6 +157,8 @@ class Session:
                     best = (knn or last) and self._measure(done, knn)
                     if knn or save or stopped:
                         self._save(done, clock.seconds, best)
+                        if not stopped and not last:  # a signal may have come since the step
+                            stopped, _ = interruption.agree(False)
                     if stopped:  # also after the last step, since evaluations may follow
                         self.log.say(
                             f"stopped by {Signals(stopped).name} after step {done} of {self.total}; "
@@ -175,7 +185,9 @@ class Session:
                 f"{left_out} of {left_out + self.per_epoch * self.config.batch_size} images are left out each epoch, "
                 f"others each time: the last batch would be smaller than {self.config.batch_size}"
             )
-        self._save(0, 0.0, self._measure(0, knn=True))
+        with working("measuring the untrained network" if self.total else "measuring the network", show=is_main()):
+            best = self._measure(0, knn=True)
+        self._save(0, 0.0, best)
         if self._draws(0):
             self._draw(0)
         return 0, 0.0
@@ -195,6 +207,11 @@ class Session:
         if first_step_of.get(self.best) == step and is_main():  # the run may have been killed between the two files
             name_also(self.checkpoint, best_checkpoint(self.directory))
         self._write_environment(step)
+        extensions = [record.get("epochs_before") for record in records if record.get("kind") == "extend"]
+        for before in self.config.extended_from or ():
+            if before not in extensions:
+                epochs = {"epochs_before": before, "epochs_now": self.config.epochs}
+                self.log.write("extend", step, step // self.per_epoch, **epochs)
         self.log.say(f"{self.directory}: continuing after step {step} of {self.total}")
         drawn = torch.tensor(float(self._draws(step) and self.pictures.has_drawn(step)), device=self.stepper.device)
         if (
@@ -204,19 +221,20 @@ class Session:
         return step, seconds
 
     def _save(self, done: int, seconds: float, best: bool) -> None:
-        save_checkpoint(
-            self.checkpoint,
-            self.stepper.method,
-            self.stepper.optimizer,
-            keep=self.config.keep_checkpoints,
-            backbone_name=self.config.backbone,
-            image_size=self.config.image_size,
-            scaler=self.stepper.scaler.state_dict(),
-            step=done,
-            steps_per_epoch=self.per_epoch,
-            seconds=seconds,
-            config=self.options,
-        )
+        with working("saving a checkpoint", show=is_main()):
+            save_checkpoint(
+                self.checkpoint,
+                self.stepper.method,
+                self.stepper.optimizer,
+                keep=self.config.keep_checkpoints,
+                backbone_name=self.config.backbone,
+                image_size=self.config.image_size,
+                scaler=self.stepper.scaler.state_dict(),
+                step=done,
+                steps_per_epoch=self.per_epoch,
+                seconds=seconds,
+                config=self.options,
+            )
         if best and is_main():
             name_also(self.checkpoint, best_checkpoint(self.directory))
 
@@ -235,7 +253,7 @@ class Session:
         for name, message in self.watch.look({"step": done, **values}):
             self.log.warn(done, progress.epoch, name, message)
         epoch = f"epoch {progress.epoch + 1}/{math.ceil(self.config.epochs)}"
-        self.log.advance(done, f"{epoch}, loss {values['loss']:.4f}, {speed:.0f} images/s")
+        self.log.describe(f"{epoch}, loss {values['loss']:.4f}, {speed:.3g} images/s")
 
     def _draws(self, done: int) -> bool:
         """Whether pictures are drawn after ``done`` steps: at the start, every few epochs and at the end."""
@@ -289,6 +307,8 @@ class Session:
     def _write_environment(self, resumed_after: int | None = None) -> None:
         if is_main():
             environment = describe_environment(self.stepper.device, self.config.precision)
+            if self.config.extended_from:
+                environment["extended_from_epochs"] = self.config.extended_from
             if self.config.method in METHODS.names():  # segmentation heads train here too, and are no method
                 environment["method"] = facts_of(self.config.method)
             write_environment(self.directory, environment, resumed_after)

@@ -18,11 +18,13 @@ from data.datasets import open_dataset
 from data.store.store import ImageStore
 from data.views.spec import View
 from methods.core.base import METHODS, Method, MethodConfig, steps_of
+from rundir.log import holds_work
 from rundir.options import written_options
 from training.batches import MODEL, Batches, hold_out, seed_of, short_side_for
 from training.budget import minutes_of_a_step, parse_budget
 from training.config import TrainConfig
 from training.costs import cost_of
+from training.extension import with_extension
 from training.initial import with_initial_weights
 from training.machine.devices import pick_device
 from training.resolve import options_of, resolve
@@ -122,8 +124,11 @@ def make_plan(
     method_config: MethodConfig,
     evaluations: Mapping[str, Any] | None = None,
     find_weights: bool = True,
+    extend: bool = False,
 ) -> Plan:
     """Plan a run: fill in defaults, turn its budget into epochs, and, with ``find_weights``, look for or download ``config.init``.
+    With ``extend``, the run in the directory may get further epochs (``training.extension``).
+
     Writes no run directory. Raises UsageError for a wrong budget, an option out of its range, or options that contradict each
     other; UserError if initial weights are missing, or operations that a budget limits cannot be counted."""
     plan = Plan(config, method_config, evaluations or {})
@@ -131,7 +136,7 @@ def make_plan(
         # The end of the schedules, and so of a warm-up, is not known yet.
         plan.config = resolve(dataclasses.replace(config, warmup_epochs=0.0))
         config = dataclasses.replace(config, epochs=_epochs_within_budget(plan))
-    plan.config = resolve(config)
+    plan.config = with_extension(resolve(config), config, extend)
     if find_weights:
         plan.config, plan.initial = with_initial_weights(plan.config)
     return plan
@@ -141,7 +146,7 @@ def _epochs_within_budget(plan: Plan) -> float:
     """The epochs that a budget is enough for. A run that has begun keeps its epochs."""
     config = plan.config
     kind, amount = parse_budget(config.budget)
-    begun = written_options(plan.directory)
+    begun = written_options(plan.directory) if holds_work(plan.directory) else {}
     if begun.get("budget") == config.budget and isinstance(begun.get("epochs"), (int, float)):
         return float(begun["epochs"])
     if kind == "epochs":

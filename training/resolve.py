@@ -13,10 +13,12 @@ from common.errors import UsageError, UserError
 from common.files import as_file_name
 from common.options import check, options_without_effect
 from data.datasets import default_image_size
-from methods.core.base import MethodConfig
+from methods.core.base import METHODS, MethodConfig
+from rundir.log import holds_work
 from rundir.options import require_options, written_options
-from rundir.paths import CHECKPOINTS, CONFIG, LOG
+from rundir.paths import CHECKPOINTS, CONFIG, LOG, RESULTS
 from training.config import TrainConfig
+from training.extension import is_extension, way_to_extend
 from training.machine.devices import pick_device, pick_precision
 
 #: Options that may differ between a run and its continuation.
@@ -83,18 +85,31 @@ def _options_of_evaluations(evaluations: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def require_same_run(run: Path, config: TrainConfig, method_config: MethodConfig) -> None:
-    """Raise UserError, naming the options, if a run directory holds a run with other options, or with unknown ones."""
+def require_same_run(run: Path, config: TrainConfig, method_config: MethodConfig) -> bool:
+    """Whether a run directory holds a run with these options. An option that it was not written with, since the toolkit has got it
+    later, has its default there. Raises UserError, naming the options, if the directory holds work of a run with other options, or
+    with unknown ones; a start that took no step is no work."""
+    if not holds_work(run):
+        written = written_options(run)
+        return "method" in written and not _differing(written, config, method_config)
     if not (run / CONFIG).exists():
-        for kind in (LOG, CHECKPOINTS):
-            if (run / kind).exists():
-                raise UserError(
-                    f"{run} holds {kind} but no {CONFIG}, so what was trained is unknown; give another --out"
-                )
-        return
-    now = options_of(config, method_config, {})
-    if differing := _differences(dict.fromkeys(now) | require_options(run), now, WITHOUT_EFFECT):
-        raise UserError(f"{run} holds a run with other options ({differing}); give another --out, or those options")
+        kind = next(kind for kind in (CHECKPOINTS, LOG, RESULTS) if (run / kind).exists())
+        raise UserError(f"{run} holds {kind} but no {CONFIG}, so what was trained is unknown; give another --out")
+    written = require_options(run)
+    if "method" not in written or "weights" in written:
+        raise UserError(f"{run} holds the results of an evaluation, and no training; give another --out")
+    if differing := _differing(written, config, method_config):
+        raise UserError(
+            f"{run} holds a run with other options ({differing}); give another --out, or those options"
+            f"{way_to_extend(written, config)}"
+        )
+    return True
+
+
+def _differing(written: Mapping[str, Any], config: TrainConfig, method_config: MethodConfig) -> str:
+    """Say in which options a run differs from a resolved one."""
+    ignored = {*WITHOUT_EFFECT, *(("epochs", "extended_from", "budget") if is_extension(written, config) else ())}
+    return _differences(_with_defaults(written, config, method_config), options_of(config, method_config, {}), ignored)
 
 
 def other_options(run: Path, config: TrainConfig, method_config: MethodConfig) -> str:
@@ -108,14 +123,31 @@ def other_options(run: Path, config: TrainConfig, method_config: MethodConfig) -
         ignored |= {"epochs", "warmup_epochs"}
     if config.init is not None:  # read from the file where they are not given
         ignored |= {name for name in ("init_sha256", "init_labels") if now[name] is None}
-    return _differences(written_options(run), now, ignored)
+    written = written_options(run) if holds_work(run) else {}
+    return _differences(_with_defaults(written, config, method_config), now, ignored) if written else ""
+
+
+def _with_defaults(written: Mapping[str, Any], config: TrainConfig, method_config: MethodConfig) -> dict[str, Any]:
+    """A run's options, with the default of each that it lacks. A default that depends on the machine is taken as equal."""
+
+    def without_missing(given: Any, defaults: Any) -> Any:
+        missing = [f.name for f in dataclasses.fields(given) if f.name not in written]
+        return dataclasses.replace(given, **{name: getattr(defaults, name) for name in missing})
+
+    recipe = TrainConfig(**METHODS.get(config.method).recipe)
+    options = options_of(
+        _on_any_machine(without_missing(config, recipe)), without_missing(method_config, type(method_config)()), {}
+    )
+    return {**options, "precision": config.precision, **written}
 
 
 def is_out_of_date(run: Path, config: TrainConfig, evaluations: Mapping[str, Any]) -> bool:
     """True if a finished run must be evaluated again: its data are in another folder, which may hold other images, or an evaluation
     has other options. False for an unknown run."""
     now = {"data_root": config.data_root, **_options_of_evaluations(evaluations)}
-    return bool(_differences(written_options(run), now))
+    defaults = _options_of_evaluations({name: type(evaluation)() for name, evaluation in evaluations.items()})
+    written = written_options(run)
+    return bool(written) and bool(_differences({**defaults, **written}, now))
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], ignored: Collection[str] = ()) -> str:

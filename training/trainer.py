@@ -11,14 +11,18 @@ import torch.distributed as dist
 from common.distributed import is_distributed, is_main
 from common.errors import UserError
 from common.files import remove_unfinished
+from common.progress import working
 from methods.core.base import Method
-from rundir.log import fingerprint_of, has_log, whole_end_of
-from rundir.options import write_options
-from rundir.paths import has_checkpoint
+from rundir.extension import set_aside
+from rundir.log import fingerprint_of, holds_work, whole_end_of
+from rundir.options import write_options, written_options
+from rundir.paths import has_checkpoint, remove_start
+from rundir.results import names_hash
 from training.batches import BatchSource
 from training.checkpoint import free_space
 from training.config import TrainConfig
 from training.diagnostics import CollapseWatch
+from training.extension import is_extension
 from training.failures import explained
 from training.initial import advice, start_from
 from training.loop import Monitor, Pictures, Session
@@ -42,36 +46,45 @@ def train(
     Raises:
         UserError: the directory holds another run, or one that began on other images; the loss is no longer finite; memory
             does not suffice, or another process of the training has died.
-        SystemExit: stopped by SIGINT, SIGTERM or SIGUSR1, after a checkpoint; the status is 128 + the signal's number.
+        SystemExit: stopped by SIGINT, SIGTERM, SIGUSR1 or SIGHUP, after a checkpoint; the status is 128 + the signal's number.
     """
     run = plan.directory
-    if not resume and has_log(run):
+    if not resume and holds_work(run):
         raise UserError(f"{run} holds a run, which --resume never does not continue; give another --out")
-    require_same_run(run, plan.config, plan.method_config)
-    begins = not has_checkpoint(run)
-    if not begins and (plan.evaluations or whole_end_of(run) is None):
-        _require_same_images(plan)
+    begins = not (require_same_run(run, plan.config, plan.method_config) and has_checkpoint(run))
+    written = written_options(run)
+    extends = not begins and is_extension(written, plan.config)
+    end = None if extends else whole_end_of(run)
+    if not begins and (plan.evaluations or end is None):
+        begins = not _has_same_images(plan)
     if is_distributed():
         dist.barrier()  # all have looked before the first writes
     if is_main():
         remove_unfinished(run)
-        write_options(run, plan.options)
-    if (end := whole_end_of(run)) is None:
+        if begins:  # anew, in place of a start that took no step
+            remove_start(run)
+        if extends and (folder := set_aside(run, written["epochs"])):
+            print(f"{run}: results and pictures of the weights after {written['epochs']:g} epochs are now in {folder}")
+    if end is None:
         _train(plan, make_monitor, make_pictures, begins)
     elif is_main():
+        write_options(run, plan.options)
         free_space(run, plan.config.keep_checkpoints)  # the process may have been killed before
         print(f"{run}: training ended already, after {end['minutes']:.1f} minutes; nothing to train")
 
 
-def _require_same_images(plan: Plan) -> None:
-    """Raise UserError if the images are not those in the run's log. Their folder, ``data_root``, may differ."""
+def _has_same_images(plan: Plan) -> bool:
+    """Whether the images are those in the run's log; their folder, ``data_root``, may differ. Raises UserError if they are not, and
+    the run has taken a step."""
     config, begun = plan.config, fingerprint_of(plan.directory)
-    if begun is not None and begun != (now := plan.images[0].fingerprint):
+    same = begun is None or begun == (now := plan.images[0].fingerprint)
+    if not same and holds_work(plan.directory):
         where = f" in {config.data_root}" if config.data_root else ""
         raise UserError(
             f"{plan.directory} was begun on other images than those of {config.data}{where} (fingerprint {begun}, now {now}); "
             "give the folder of those, or another --out"
         )
+    return same
 
 
 def _train(
@@ -82,8 +95,10 @@ def _train(
 ) -> None:
     """Set up a method's training, and run it. ``begins``: no checkpoint exists yet."""
     config, (images, held_out) = plan.config, plan.images
-    method = plan.build_method()
+    with working(f"making {config.backbone} and what {config.method} adds", show=is_main()):
+        method = plan.build_method()
     about = {"images": len(images), "held_out": len(held_out), "fingerprint": images.fingerprint}
+    about["names"] = names_hash(sorted([*images.names, *held_out.names]))
     about["labelled"] = int(images.labelled.sum())
     if plan.initial is not None and begins:
         about["initial"] = start_from(method, plan.initial, config.backbone)
@@ -96,7 +111,8 @@ def _train(
         return {name: value for name, value in plan.costs.items() if name != "memory_gib"}
 
     with explained(config, method, plan.device, lambda: plan.costs["memory_gib"]):
-        stepper = Stepper(method, config, plan.device)
+        with working(f"putting the networks on {plan.device}", show=is_main()):
+            stepper = Stepper(method, config, plan.device)
         batches = plan.batches() if method.trains else None
         monitor = make_monitor(plan, stepper.method) if make_monitor else None
         draws = make_pictures is not None and monitor is not None and batches is not None and config.pictures_every
@@ -104,6 +120,8 @@ def _train(
         watch = CollapseWatch(
             getattr(plan.method_config, "out_dim", None), round(config.warmup_epochs * plan.steps_per_epoch)
         )
+        if is_main():
+            write_options(plan.directory, plan.options)
         Session(plan.directory, config, plan.options, stepper, batches, watch, monitor, about, logged, pictures).run()
 
 

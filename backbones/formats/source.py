@@ -15,7 +15,7 @@ from backbones.formats.released import Release, find_release, is_released, relea
 from backbones.formats.weights import LoadReport, load_state, read_weights
 from common.download import digest
 from common.errors import UsageError, UserError
-from rundir.paths import require_checkpoint
+from rundir.paths import has_checkpoint, require_checkpoint
 
 
 class Source:
@@ -57,6 +57,15 @@ class Source:
     @property
     def is_run_directory(self) -> bool:
         return self.spec is not None and self.release is None and Path(self.spec).is_dir()
+
+    @property
+    def run_directory(self) -> Path | None:
+        """The run that the weights come from: itself, or the one whose checkpoint is named; None for other weights."""
+        if self.spec is None or self.release is not None:
+            return None
+        path = Path(self.spec)
+        run = path if path.is_dir() else path.parent.parent
+        return run if has_checkpoint(run) else None
 
     @cached_property
     def run(self) -> Mapping[str, Any]:

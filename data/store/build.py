@@ -14,12 +14,11 @@ from typing import BinaryIO
 import numpy as np
 import xxhash
 from PIL import Image
-from rich.progress import TextColumn
 
 from common.ahead import ahead
 from common.errors import UserError
 from common.files import append_json_line, read_json_lines, remove_unfinished, write_text
-from common.progress import progress_bar
+from common.progress import working
 from data.store.decode import DamagedImage, WrongData
 from data.store.index import is_in_use, pixel_file, write_index
 from data.store.listing import Listing, Sample
@@ -83,12 +82,10 @@ class Builder:
         total = len(self.listing.names)
         skipped = sum(len(commit["skipped"]) for commit in self.commits)
         title = f"{'decoding' if self.keep else 'checking'} {self.listing.data} {self.listing.split}"
-        columns = (TextColumn("images/s {task.fields[rate]:.0f}"), TextColumn("skipped {task.fields[skipped]}"))
         began = committed = time.monotonic()
         # Few images are decoded ahead, since they are large.
         outcomes = ahead(self._read, range(start, total), processors(), 4 * processors())
-        with progress_bar(*columns, show=show) as bar:
-            task = bar.add_task(title, total=total, completed=start, rate=0.0, skipped=skipped)
+        with working(title, total, start, show) as work:
             for row, outcome in enumerate(outcomes, start):
                 self._add(file, row, outcome)
                 skipped += isinstance(outcome, DamagedImage)
@@ -96,7 +93,8 @@ class Builder:
                 if now - committed >= COMMIT_SECONDS or row == total - 1:
                     self._commit(file, row + 1)
                     committed = now
-                bar.update(task, completed=row + 1, rate=(row + 1 - start) / max(now - began, 1e-9), skipped=skipped)
+                rate = (row + 1 - start) / max(now - began, 1e-9)
+                work.advance(row + 1, f"{rate:.0f} images/s" + (f", {skipped} skipped" if skipped else ""))
 
     def _read(self, row: int) -> tuple[np.ndarray, list[np.ndarray], Sample] | Exception:
         """Decode an image, in a thread, into record, planes and sample, or the reason to skip it or refuse the data set."""

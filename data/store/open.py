@@ -31,13 +31,20 @@ PART_OF_FREE_SPACE = 0.95
 
 
 def open_store(
-    listing: Listing, short_side: int | None, cache: Path | None, progress: bool, stream: bool = False
-) -> ImageStore:
+    listing: Listing,
+    short_side: int | None,
+    cache: Path | None,
+    progress: bool,
+    stream: bool = False,
+    build: bool = True,
+) -> ImageStore | None:
     """Open the store of a listing. It is built if missing, or if the source (names, sizes, times, labels) or ``short_side`` has
     changed; one of several processes builds it.
 
     With ``stream``, or if a store would not fit on the disk, every image is decoded once to check it, and then anew whenever it
     is needed, unless a store exists.
+
+    Without ``build``, None is returned in place of building.
 
     Raises UserError for refused data (see ``Listing.read``), no usable image, and a full or read-only cache folder.
     """
@@ -48,6 +55,8 @@ def open_store(
     console = Console(stderr=True, quiet=not is_main(), soft_wrap=True, highlight=False)
     try:
         store = read_store(folder, key, listing, short_side)
+        if not build:
+            return store or read_store(folder / "streamed", key, listing, short_side)
         if store is None:
             with owned_lock(folder / "lock", lambda owner: console.print(f"waiting for {owner}, which builds {name}")):
                 store = read_store(folder, key, listing, short_side)

@@ -7,6 +7,8 @@ makes one crop after the other (``data.views.cpu``), an accelerator many at once
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor
 
 from common.images import IMAGENET_MEAN, IMAGENET_STD
+from common.progress import working
 from data.store.store import ImageBatch
 from data.views import colour
 from data.views.plan import HUE, RANDOMS, Crops, ViewParams, join, plan_crops
@@ -22,6 +25,8 @@ from data.views.tensors import crop, gaussian_blur, in_float32, normalise_levels
 
 #: Pixels of the crops that an accelerator makes together; more would take memory for no speed.
 CHUNK = 2**24
+#: The loops for a CPU, whose import compiles them if numba's cache lacks them.
+CPU = "data.views.cpu.crops"
 
 
 class ViewMaker:
@@ -74,7 +79,10 @@ class ViewMaker:
 
     def _one_by_one(self, pixels: Tensor, crops: Crops, size: int) -> Tensor:
         """Make the crops, ``[n, 3, size, size]``, on a CPU."""
-        from data.views.cpu.crops import make_crops  # importing numba takes a third of a second
+        if CPU not in sys.modules:
+            with working("loading the crops' loops, which takes ten seconds if they have yet to be compiled"):
+                importlib.import_module(CPU)
+        from data.views.cpu.crops import make_crops
 
         levels = pixels.contiguous().numpy()
         return torch.from_numpy(make_crops(levels, crops, size, self.mean, self.std, torch.get_num_threads()))

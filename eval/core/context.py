@@ -19,6 +19,7 @@ from backbones.formats.source import Source
 from common.errors import UsageError, UserError
 from common.files import as_file_name, digest_of
 from common.options import check
+from common.progress import working
 from data.datasets import default_image_size, open_benchmark, open_dataset
 from data.sets.core.base import DATASETS
 from data.sets.core.benchmark import Benchmark
@@ -42,6 +43,8 @@ class EvalContext(FrozenBackbone):
         run_dir: gets ``results/``, ``predictions/`` and ``features/``.
         trained: options of the training that the weights come from, with ``checkpoint`` ("after step 40") where it had not
             ended; {} for others' weights.
+        trained_in: the run directory that the weights come from; None for others.
+        data_root: the folder that the data set was opened in.
     """
 
     backbone_name: str
@@ -52,6 +55,8 @@ class EvalContext(FrozenBackbone):
     run_dir: Path
     seed: int = 0
     trained: dict[str, Any] = field(default_factory=dict)
+    trained_in: Path | None = None
+    data_root: Path | None = None
     _features: dict[tuple[str, Kind], Tensor] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -155,8 +160,9 @@ def make_context(options: WeightsOptions) -> EvalContext:
     check(options)
     data, data_root = options.data, options.data_root
     source = Source(options.weights)
-    backbone = source.backbone_name(options.backbone)
-    of_run = source.options
+    with working(f"reading {options.weights}"):
+        backbone = source.backbone_name(options.backbone)
+        of_run = source.options
     if data is None:
         data = of_run.get("data")
         data_root = data_root or of_run.get("data_root")
@@ -168,7 +174,8 @@ def make_context(options: WeightsOptions) -> EvalContext:
         image_size = source.run["image_size"] if same_data else default_image_size(data)
     device = pick_device(options.device)
 
-    network, weights = source.build(backbone, image_size, options.seed, options.key)
+    with working(f"making {backbone}"):
+        network, weights = source.build(backbone, image_size, options.seed, options.key)
     root = None if data_root is None else Path(data_root)
     if DATASETS.facts(data).get("is_benchmark"):
         train = test = open_benchmark(data, root)
@@ -198,6 +205,8 @@ def make_context(options: WeightsOptions) -> EvalContext:
         run_dir=Path(out),
         seed=options.seed,
         trained=_training_of(source),
+        trained_in=source.run_directory,
+        data_root=root,
     )
 
 

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.distributed import all_gather_rows, rank, world_size
+from common.distributed import all_gather_rows, is_main, rank, world_size
+from common.progress import track, working
 from data.store.store import ImageStore
 from data.views.central import eval_images
 from data.views.maker import ViewMaker
@@ -73,11 +74,13 @@ class Monitor:
         padded = np.resize(images, share * world_size())  # repeats the first ones, which are cut off below
         mine = padded[rank() * share : (rank() + 1) * share]
         features = []
-        for start in range(0, share, BATCH):
-            batch = store.batch(mine[start : start + BATCH]).to(self.device)
-            pixels = eval_images(batch, self.config.image_size)
-            with autocast(self.device, self.config.precision):
-                features.append(self.method.backbone(pixels).float())
+        with working("features of images for the online k-NN", len(images), show=is_main()) as work:
+            for start in range(0, share, BATCH):
+                batch = store.batch(mine[start : start + BATCH]).to(self.device)
+                pixels = eval_images(batch, self.config.image_size)
+                with autocast(self.device, self.config.precision):
+                    features.append(self.method.backbone(pixels).float())
+                work.advance(min((start + BATCH) * world_size(), len(images)))
         return all_gather_rows(torch.cat(features))[: len(images)]
 
     @torch.no_grad()
@@ -96,7 +99,8 @@ class Monitor:
         maker, store = ViewMaker(views), self._probe_store
         params = maker.sample(share * world_size(), torch.Generator().manual_seed(0))
         features, projections = [], []
-        for start in range(rank() * share, (rank() + 1) * share, rows):
+        parts = range(rank() * share, (rank() + 1) * share, rows)
+        for start in track(parts, "diagnosing features of fixed images, batches", len(parts), show=is_main()):
             part = slice(start, start + rows)
             images = store.batch(self._probe[part]).to(self.device)
             sources = torch.arange(rows).expand(len(views), rows)

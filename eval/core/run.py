@@ -11,9 +11,10 @@ from rich.table import Column, Table
 
 from common.files import digest_of
 from common.options import check, options_without_effect
-from common.progress import note
+from common.progress import note, warn, working
 from data.sets.core.benchmark import fingerprint_of
 from eval.core.base import EVALUATIONS, EvaluationConfig, check_data, facts_of
+from eval.core.changed import warnings_of_images
 from eval.core.context import EvalContext
 from rundir.paths import RESULTS, results_file
 from rundir.results import Measurement, read_results, write_results
@@ -31,6 +32,8 @@ def run_evaluations(
         again: repeat measurements with the same weights, data and options.
     """
     note(f"{context.backbone_name}: {context.weights}", style="none")
+    for warning in warnings_of_images(context):
+        warn(f"warning: {warning}")
     evaluations = {}
     for name in dict.fromkeys(names):
         kind = EVALUATIONS.get(name)
@@ -72,9 +75,9 @@ def run_evaluations(
     for name, evaluation in evaluations.items():
         if name in due:
             made = {"weights": context.weights_hash, "request": requests[name], "run": context.run_dir}
-            measured[name] = [
-                replace(m, facts=facts_of(m.evaluation, m.metric), **made) for m in evaluation.run(context)
-            ]
+            with working(f"measuring {name} on {context.test.name}"):
+                run = evaluation.run(context)
+            measured[name] = [replace(m, facts=facts_of(m.evaluation, m.metric), **made) for m in run]
             write_results(results_file(context.run_dir, name), [*others[name], *measured[name]])
         else:
             note(

@@ -9,14 +9,13 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from rich.progress import TextColumn
 from torch import Tensor
 
 from backbones.base import Backbone
 from backbones.vit import VisionTransformer
 from common.ahead import ahead
 from common.errors import UserError
-from common.progress import progress_bar
+from common.progress import working
 from data.store.store import ImageStore
 from data.views.central import eval_images
 from eval.features.cache import ArrayCache, fill
@@ -55,25 +54,24 @@ class FrozenBackbone:
         done: int = 0,
         threads: int = 1,
     ) -> Iterator[Result]:
-        """Yield ``compute(prepare(gather(part)))`` for each part, under a progress bar.
+        """Yield ``compute(prepare(gather(part)))`` for each part, and show the progress.
 
         Args:
             parts: image indices of each batch.
             gather: reads a batch, ahead of the loop, in ``threads`` threads.
             prepare: turns it into the network's input, float32 on the device.
             compute: runs in inference mode and the backbone's precision.
-            done: images computed before, for the bar.
+            done: images computed before, for the progress.
         """
         total, first, began = done + sum(map(len, parts)), done, time.monotonic()
-        with progress_bar(TextColumn("images/s {task.fields[rate]:.0f}")) as bar:
-            task = bar.add_task(title, total=total, completed=done, rate=0.0)
+        with working(title, total, done) as work:
             for part, batch in zip(parts, ahead(gather, parts, threads), strict=True):
                 inputs = prepare(batch)
                 with torch.inference_mode(), autocast(self.device, self.precision):
                     result = compute(inputs)
                 yield result
                 done += len(part)
-                bar.update(task, completed=done, rate=(done - first) / max(time.monotonic() - began, 1e-9))
+                work.advance(done, f"{(done - first) / max(time.monotonic() - began, 1e-9):.0f} images/s")
 
 
 def cached_rows(
@@ -90,7 +88,7 @@ def cached_rows(
     """Load what a network computes of every image from caches, after filling the unfinished ones.
 
     Args:
-        title: for the progress bar and messages ("features of cifar10 test").
+        title: for progress and messages ("features of cifar10 test").
         gather, prepare, threads: as for ``FrozenBackbone.over``.
         compute: returns ``[B * rows_each, …]`` for each of the given keys.
         rows_each: rows of the caches for each image.

@@ -108,6 +108,12 @@ def _mean(runs: Sequence[Run], name: str) -> float | None:
     return sum(values) / len(values) if values else None
 
 
+def extension_of(run: Run) -> str:
+    """Words on a training whose schedules were planned for fewer epochs at first; "" for others."""
+    plans = run.config.get("extended_from")
+    return f" (extended from {plain(plans)} epochs)" if plans else ""
+
+
 def _row(runs: list[Run]) -> Row:
     first = runs[0]
     backbone = str(first.config.get("backbone") or "unknown backbone")
@@ -124,7 +130,7 @@ def _row(runs: list[Run]) -> Row:
         "input": _input(runs),
         "data": data,
         "start": _start(first),
-        "budget": "?" if seen is None else short_count(seen),
+        "budget": ("?" if seen is None else short_count(seen)) + extension_of(first),
         "labels": label_use(first.config, _recorded(first, "uses_labels")),
     }
     if "method" not in first.config:  # others' weights

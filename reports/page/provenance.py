@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from common.cli import words_of
-from reports.analysis.rows import Row
+from reports.analysis.rows import Row, extension_of
 from reports.analysis.tables import Table, headings_of, text
 from rundir.read import Run
 
@@ -20,7 +20,7 @@ def provenance(rows: Sequence[Row]) -> Table:
         environments = [run.environment for run in row.runs]
         cells = [
             row.label,
-            ", ".join(f"{run.seed}{'' if run.finished else ' (unfinished)'}" for run in row.runs),
+            ", ".join(f"{run.seed}{'' if run.finished else ' (unfinished)'}{extension_of(run)}" for run in row.runs),
             _all(map(commit, environments)),
             _all(environment.get("python") for environment in environments),
             _all(map(_packages, environments)),

@@ -65,7 +65,7 @@ def test_without_one_of_the_packages_a_command_that_needs_it_continues_in_the_en
     for (package, line), (became, imported) in zip(cases, becomes_of(cases, tmp_path), strict=True):
         needed = OF_REPORTS if line == ["report"] else PACKAGES
         assert became == (line if package in needed else f"commands.{line[0]}"), f"{line} without {package}"
-        assert imported == []
+        assert set(imported) <= {"rich"}  # which shows that a command is being loaded, once all packages are there
 
 
 @pytest.fixture

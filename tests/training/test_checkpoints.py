@@ -18,7 +18,9 @@ from common.files import archive_damage
 from common.lock import owned_lock
 from rundir.paths import best_checkpoint, earlier_checkpoints, last_checkpoint
 from training.checkpoint import load_checkpoint, save_checkpoint
+from training.grids.launchers.process import stopping_well
 from training.loop import Session
+from training.machine.interrupt import Interruption
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -146,7 +148,7 @@ def test_what_the_disk_gives_back_changed_does_not_replace_the_one_before(small,
     assert last_checkpoint(run).read_bytes() == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP])
 def test_signals_stop_after_a_checkpoint(number, whole, small, tmp_path, monkeypatch):
     log_step = Session._log_step
 
@@ -164,6 +166,18 @@ def test_signals_stop_after_a_checkpoint(number, whole, small, tmp_path, monkeyp
         load_checkpoint(last_checkpoint(tmp_path / "run"))["step"] == 9
     )  # told after the eighth, looked at after the ninth
     assert states_equal(last_checkpoint(train(*small(tmp_path / "run"))), last_checkpoint(whole))
+
+
+def test_a_hangup_that_is_ignored_stays_ignored():
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interruption() as interruption, pytest.raises(SystemExit), stopping_well():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert interruption.signal is None
+            os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize(("late", "status"), [(False, 128 + signal.SIGUSR1), (True, 99)])

@@ -149,9 +149,16 @@ def test_a_file_where_the_run_directory_should_be(small, tmp_path, capsys):
     assert (tmp_path / "run").read_text() == "here I am"
 
 
-@pytest.mark.parametrize("kind", ["log.jsonl", "checkpoints"])
-def test_what_is_left_of_a_run_of_unknown_options_is_not_continued(kind, small, tmp_path):
+@pytest.mark.parametrize("kind", ["log.jsonl", "checkpoints", "results"])
+def test_what_is_left_of_a_run_of_unknown_options_is_not_continued(kind, trained, small, tmp_path):
     config, own = small(tmp_path / "run", "dino")
-    (tmp_path / "run" / kind).mkdir(parents=True)
+    (tmp_path / "run").mkdir()
+    if kind == "results":
+        (tmp_path / "run" / kind).mkdir()
+        (tmp_path / "run" / kind / "knn.json").write_text("[]")
+    elif kind == "checkpoints":
+        shutil.copytree(trained / kind, tmp_path / "run" / kind)
+    else:
+        shutil.copy(trained / kind, tmp_path / "run")
     with pytest.raises(UserError, match=f"holds {kind} but no config.yaml"):
         train(config, own, {})

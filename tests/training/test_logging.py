@@ -1,13 +1,18 @@
 """The log on disk, and what further loggers are told."""
 
 import json
+import os
+import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
+import run as command_line
 from common.errors import UserError
-from training.logging import RunLog
+from training.config import TrainConfig
+from training.logging import RunLog, require_loggers
 
 
 def open_log(run, **flags):
@@ -54,6 +59,77 @@ def test_wandb_continues_the_same_run(tmp_path, monkeypatch):
             log.write("knn", 5, 1, top1=50.0, note="text")
     assert begun[0] == begun[1] and begun[0]["id"] and begun[0]["config"] == {"lr": 0.1}
     assert logged[0] == (5, {"knn/top1": 50.0, "epoch": 1})
+
+
+@pytest.fixture
+def weights_and_biases(tmp_path, monkeypatch):
+    """``weights_and_biases(mode, …)``: a package with such settings, and a home without a netrc file."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("NETRC", raising=False)
+
+    def make(**settings):
+        known = {"mode": "online", "api_key": None, "identity_token_file": None, "base_url": "https://api.wandb.ai"}
+        fake = types.ModuleType("wandb")
+        fake.__spec__ = types.SimpleNamespace()
+        fake.setup = lambda: types.SimpleNamespace(settings=types.SimpleNamespace(**known | settings))
+        monkeypatch.setitem(sys.modules, "wandb", fake)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "netrc", ["", "machine other.org login a password b", "machine api.wandb.ai login user\n", "{"]
+)
+def test_without_a_login_wandb_is_refused_at_once(netrc, weights_and_biases, tmp_path):
+    (tmp_path / ".netrc").write_text(netrc)
+    weights_and_biases()
+    with pytest.raises(UserError, match=r"--wandb: no login for api\.wandb\.ai; .*WANDB_MODE=offline"):
+        require_loggers([TrainConfig(), TrainConfig(wandb=True)])
+    require_loggers([TrainConfig()])
+
+
+@pytest.mark.parametrize(
+    "settings", [{"mode": "offline"}, {"mode": "disabled"}, {"api_key": "x"}, {"identity_token_file": "x"}, {}]
+)
+def test_with_a_login_or_offline_it_is_not(settings, weights_and_biases, tmp_path):
+    if not settings:
+        (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password x\n")
+    weights_and_biases(**settings)
+    require_loggers([TrainConfig(wandb=True)])
+
+
+@pytest.mark.parametrize("command", [[], ["compare", "--methods", "random", "--backbones", "vit_nano"]])
+def test_commands_ask_before_they_load_anything(command, weights_and_biases, tmp_path, capsys):
+    weights_and_biases()
+    words = [*command, "--data", "imagefolder", "--data_root", str(tmp_path / "none"), "--out", str(tmp_path / "out")]
+    assert command_line.main([*words, "--wandb", "true"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: --wandb: no login")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_the_real_package_is_asked(tmp_path):
+    pytest.importorskip("wandb")
+    code = "from training.logging import *; require_loggers([TrainConfig(wandb=True)])"
+    for mode, status in (("online", 1), ("offline", 0)):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "WANDB_MODE": mode},
+            cwd=Path(__file__).resolve().parents[2],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == status, done.stderr
+        assert ("no login for" in done.stderr) == (mode == "online")
+
+
+def test_what_wandb_says_when_it_cannot_begin_is_a_sentence(tmp_path, monkeypatch):
+    def init(**options):
+        raise ConnectionError("timed out")
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+    with pytest.raises(UserError, match=r"--wandb: .* cannot begin \(timed out\); WANDB_MODE=offline"):
+        open_log(tmp_path, wandb=True)
 
 
 @pytest.mark.parametrize("name", ["wandb", "tensorboard"])

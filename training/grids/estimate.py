@@ -1,4 +1,4 @@
-"""An estimate of the time that a grid takes, before it runs."""
+"""An estimate of the time that a training takes, before it runs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from common.distributed import world_size
 from methods.core.base import MethodConfig
 from rundir.log import end_of
 from training.config import TrainConfig
@@ -50,12 +51,18 @@ class TimeEstimate:
         key = repr((alike, method_config))
         if key not in self._plans:
             self._plans[key] = make_plan(alike, method_config, find_weights=False)
-        plan = self._plans[key]
+        return self.of_plan(self._plans[key])
+
+    def of_plan(self, plan: Plan) -> float | None:
+        """Minutes of a planned training; None if its operations cannot be counted."""
         if not plan.total_steps:
             return 0.0
-        if plan.costs["training_flops"] is None:
-            return None
-        return plan.costs["training_flops"] * plan.images_seen / self._speed(plan) / 60
+        flops = plan.costs["training_flops"]
+        return None if flops is None else self.minutes_of(flops, plan)
+
+    def minutes_of(self, flops: float, plan: Plan) -> float:
+        """Minutes of a planned training if an image took so many operations."""
+        return flops * plan.images_seen / self._speed(plan) / 60
 
     def _speed(self, plan: Plan) -> float:
         config = plan.config
@@ -64,7 +71,10 @@ class TimeEstimate:
             or [speed for (_, name), speeds in self._speeds.items() for speed in speeds if name == config.backbone]
             or [speed for speeds in self._speeds.values() for speed in speeds]
         )
-        return sum(speeds) / len(speeds) if speeds else SHARE * product_speed(str(plan.device), config.precision)
+        if speeds:
+            return sum(speeds) / len(speeds)
+        devices = world_size() if plan.device.type == "cuda" else 1  # processes share a CPU
+        return SHARE * product_speed(str(plan.device), config.precision) * devices
 
 
 @functools.cache

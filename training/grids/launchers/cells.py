@@ -24,6 +24,8 @@ from training.grids.grid import Cell
 from training.grids.launchers.process import stopping_well
 from training.grids.options import CompareCommand
 
+#: Seconds between lines on running cells, where no table shows them.
+LINE_SECONDS = 60.0
 #: Statuses of cells that have ended.
 ENDED = ("done", "failed")
 
@@ -140,7 +142,15 @@ def table_of(states: Sequence[CellState]) -> Table:
 def shown(states: Sequence[CellState], console: Console) -> Iterator[Show]:
     """Yield a function to call with each changed state, and with None while time passes."""
 
+    spoken = time.monotonic()
+
     def print_change(state: CellState | None) -> None:
+        nonlocal spoken
+        if state is None and time.monotonic() - spoken >= LINE_SECONDS:
+            spoken = time.monotonic()
+            for other in states:
+                if other.status == "running" and (progress := progress_of(other)):
+                    console.print(f"{other.cell.name}: {progress}", markup=False, highlight=False, soft_wrap=True)
         if state is not None:
             done = sum(other.status == "done" for other in states)
             minutes = f" after {state.seconds / 60:.1f} min" if state.seconds and state.status in ENDED else ""

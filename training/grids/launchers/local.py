@@ -8,45 +8,62 @@ import subprocess
 import time
 from collections.abc import Sequence
 
+from common.interrupt import answering
+from common.progress import note
 from training.grids.launchers.cells import ENDED, CellState, Show, words_of_cell
 from training.grids.launchers.process import start
 from training.grids.options import CompareCommand
+
+#: The answer to Ctrl-C.
+ANSWER = "stopping: the running trainings finish their steps and save; again to end them now"
 
 
 def launch(states: Sequence[CellState], command: CompareCommand, show: Show) -> None:
     """Run the cells, ``command.jobs`` at a time (default: 1). They share the cores, and cells that name no CUDA device share those,
     too. On an interrupt the cells write checkpoints and stop; the same command continues."""
-    jobs = command.jobs or 1
-    threads = str(max(1, (os.cpu_count() or 1) // jobs))
     processes: dict[str, subprocess.Popen] = {}
+
+    def going() -> list[subprocess.Popen]:
+        return [process for process in processes.values() if process.poll() is None]
+
+    with answering(ANSWER, lambda: [process.kill() for process in going()]):
+        try:
+            _run(states, command.jobs or 1, command, show, processes)
+        finally:
+            for process in (stopping := going()):
+                process.send_signal(signal.SIGTERM)
+            if stopping:
+                note(f"waiting for the checkpoints of {len(stopping)} runs", style="none")
+            for process in stopping:
+                process.wait()
+
+
+def _run(
+    states: Sequence[CellState], jobs: int, command: CompareCommand, show: Show, processes: dict[str, subprocess.Popen]
+) -> None:
+    """Start cells, and keep their ``processes`` by name, until all have ended."""
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
     devices = visible_devices() if jobs > 1 else []
     taken: dict[str, str] = {}  # device of each running cell, by the cell's name
-    try:
-        while any(state.status not in ENDED for state in states):
-            for state in states:
-                running = sum(other.status == "running" for other in states)
-                if state.status == "waiting" and running < jobs:
-                    environment = {"OMP_NUM_THREADS": threads}
-                    # A cell that names cuda:1 needs to see all devices.
-                    if len(devices) > 1 and state.cell.options.get("device", "auto") in ("auto", "cuda"):
-                        device = taken[state.cell.name] = min(devices, key=list(taken.values()).count)
-                        environment["CUDA_VISIBLE_DEVICES"] = device
-                    with open(state.log, "w") as log:
-                        processes[state.cell.name] = start(words_of_cell(state, command), log, environment)
-                    state.becomes("running")
-                    show(state)
-                elif state.status == "running" and (code := processes[state.cell.name].poll()) is not None:
-                    taken.pop(state.cell.name, None)
-                    state.becomes("failed" if code else "done")
-                    show(state)
-            time.sleep(0.2)
-            show(None)
-    finally:
-        for process in processes.values():
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-        for process in processes.values():
-            process.wait()
+    while any(state.status not in ENDED for state in states):
+        for state in states:
+            running = sum(other.status == "running" for other in states)
+            if state.status == "waiting" and running < jobs:
+                environment = {"OMP_NUM_THREADS": threads}
+                # A cell that names cuda:1 needs to see all devices.
+                if len(devices) > 1 and state.cell.options.get("device", "auto") in ("auto", "cuda"):
+                    device = taken[state.cell.name] = min(devices, key=list(taken.values()).count)
+                    environment["CUDA_VISIBLE_DEVICES"] = device
+                with open(state.log, "w") as log:
+                    processes[state.cell.name] = start(words_of_cell(state, command), log, environment)
+                state.becomes("running")
+                show(state)
+            elif state.status == "running" and (code := processes[state.cell.name].poll()) is not None:
+                taken.pop(state.cell.name, None)
+                state.becomes("failed" if code else "done")
+                show(state)
+        time.sleep(0.2)
+        show(None)
 
 
 def visible_devices() -> list[str]:

@@ -15,6 +15,8 @@ from types import FrameType
 from typing import IO
 
 from common.environment import ROOT
+from common.interrupt import hangup_counts
+from common.progress import note
 
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -46,16 +48,18 @@ def _end_with_parent() -> None:
 
 @contextmanager
 def stopping_well() -> Iterator[None]:
-    """Let SIGTERM and SIGUSR1 raise SystemExit(128 + number), so that this process can first stop its children, which write their
-    checkpoints."""
+    """Let SIGTERM, SIGUSR1 and, unless it is ignored, SIGHUP raise SystemExit(128 + number), so that this process can first stop
+    its children, which write their checkpoints."""
     received: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
-        print(f"stopped by {signal.Signals(number).name}; the same command continues", file=sys.stderr)
+        note(f"stopped by {signal.Signals(number).name}; the same command continues", style="none")
         received.append(number)
         raise SystemExit(128 + number)
 
-    numbers = (signal.SIGTERM, signal.SIGUSR1) if threading.current_thread() is threading.main_thread() else ()
+    numbers = [signal.SIGTERM, signal.SIGUSR1, *([signal.SIGHUP] if hangup_counts() else [])]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []
     before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield

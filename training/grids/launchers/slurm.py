@@ -32,7 +32,7 @@ AHEAD = 120
 #: Seconds between looks at the queue.
 POLL = 5.0
 #: Exit statuses of a training that a signal stopped, in its loop (128 + number) or elsewhere.
-STOPPED = [status for number in (signal.SIGTERM, signal.SIGUSR1) for status in (128 + number, -number)]
+STOPPED = [status for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP) for status in (128 + number, -number)]
 
 
 def launch(states: Sequence[CellState], command: CompareCommand, show: Show) -> None:

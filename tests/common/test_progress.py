@@ -1,0 +1,82 @@
+"""What a log file is told of work, and when the time left is told."""
+
+import time
+
+import pytest
+
+from common import progress
+from common.progress import TOO_EARLY, Pace, Work, duration, track, working
+
+
+def test_the_first_items_do_not_count():
+    """Ten steps of a second after one of a hundred."""
+    pace = Pace()
+    for done in range(1, 12):
+        pace.report(done, 100.0 + done)
+        told = pace.speed
+        assert told is None if done < Pace.LEFT_OUT + Pace.REPORTS else told == pytest.approx(1.0)
+
+
+def test_work_says_when_it_is_too_early_to_tell(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    work = Work("step", 1000)
+    for done, seconds in enumerate((500, 20, 2, 2, 2, 2), 1):
+        now += seconds
+        work.advance(done, f"loss {done}")
+        if done < 5:
+            assert work.line == f"step {done}/1,000, loss {done}, {TOO_EARLY}"
+    assert work.line == "step 6/1,000, loss 6, 0:33:08 left"
+
+
+def test_time_left_of_continued_work_is_that_of_what_is_left(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    work = Work("step", 1000, done=900)
+    for done in range(901, 911):
+        now += 3
+        work.advance(done)
+    assert work.left == f"{duration(3 * 90)} left"
+
+
+def test_a_log_is_told_of_long_work_and_not_of_short(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "GRACE", 0.05)
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.05)
+    with working("quick"):
+        pass
+    with working("building"), working("decoding", 3) as work:
+        work.advance(2)
+        until(lambda: capsys_lines(capsys) >= 3)
+    lines = seen
+    assert lines[0].startswith("building …") and set(lines[1:]) == {f"decoding 2/3, {TOO_EARLY}"}
+
+
+def test_track_yields_everything_and_closes(capsys):
+    assert list(track("abc", "letters", 3)) == ["a", "b", "c"]
+    items = track(iter("abc"), "letters", 3)
+    assert next(items) == "a"
+    items.close()
+    assert not progress._Lines.going
+
+
+def test_other_ranks_are_silent(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(progress, "GRACE", 0.0)
+    with working("building"):
+        time.sleep(0.05)
+    assert not capsys.readouterr().err
+
+
+seen: list[str] = []
+
+
+def capsys_lines(capsys) -> int:
+    seen.extend(capsys.readouterr().err.splitlines())
+    return len(seen)
+
+
+def until(condition, seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it has not happened"
+        time.sleep(0.01)

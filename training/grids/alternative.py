@@ -1,0 +1,102 @@
+"""A training that would take days here, and the command of one that takes hours."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shlex
+from collections.abc import Sequence
+
+from backbones import PATCH_SIZES
+from common.cli import with_options
+from common.errors import UserError
+from training.costs import cost_of
+from training.grids.estimate import TimeEstimate, in_words
+from training.plan import Plan, build_method
+from training.resolve import resolve
+
+#: Minutes from which a training is warned of, and the most of the one offered in its place.
+DAYS, HOURS = 24 * 60.0, 8 * 60.0
+#: Operations that the slowest machine takes in a day: fewer are not worth a measurement of this one's speed.
+SLOWEST = 5e9 * 86400
+#: Sides of images, in pixels; and the fewest patches along a side.
+SIDES = (160, 128, 96, 64, 48, 32)
+FEWEST = 4
+
+
+def warning_of_days(plan: Plan, words: Sequence[str]) -> str:
+    """Warn of a training that takes days on this machine, with a whole command, from the ``words`` of this one, that does not; ""
+    for any other. Measures the machine's speed."""
+    flops = plan.costs["training_flops"] if plan.total_steps else None
+    if flops is None or flops * plan.images_seen < SLOWEST:
+        return ""
+    estimate = TimeEstimate([])
+    minutes = estimate.of_plan(plan)
+    if minutes < DAYS:
+        return ""
+    changes, less = _alternative(plan, estimate, minutes)
+    command = shlex.join(["python", "run.py", *with_options(words, changes)])
+    return (
+        f"warning: this training would take about {in_words(minutes)} on this machine, and evaluations come on top. Estimated "
+        f"{estimate.source}. This one would take about {in_words(less)}:\n  {command}"
+    )
+
+
+def _alternative(plan: Plan, estimate: TimeEstimate, minutes: float) -> tuple[dict[str, object], float]:
+    """Options that make a training last hours, and its minutes: the largest smaller backbone that does; else the smallest one with
+    smaller images; else also fewer epochs."""
+    config = plan.config
+    best = {"backbone": config.backbone, "image_size": config.image_size}
+
+    def cost(**changes: object) -> float:
+        try:
+            return _minutes(plan, estimate, **{**best, **changes})
+        except UserError:  # a size or width that this method or backbone cannot have
+            return math.inf
+
+    if config.init is None:  # else the weights decide
+        fitting = {name: cost(backbone=name) for name in _smaller(config.backbone, config.image_size)}
+        fitting = {name: its for name, its in fitting.items() if its < minutes}
+        if fitting:
+            quick = {name: its for name, its in fitting.items() if its <= HOURS}
+            best["backbone"] = max(quick, key=quick.get) if quick else min(fitting, key=fitting.get)
+            minutes = fitting[best["backbone"]]
+    for side in SIDES:
+        patch = PATCH_SIZES.get(best["backbone"], 8)
+        if minutes > HOURS and side < best["image_size"] and side // patch >= FEWEST:
+            its = cost(image_size=side)
+            if its < minutes:
+                best["image_size"], minutes = side, its
+    changes = {name: value for name, value in best.items() if value != getattr(config, name)}
+    if minutes > HOURS:
+        epochs = config.epochs * HOURS / minutes
+        epochs = math.floor(epochs) if epochs >= 1 else float(f"{epochs:.1g}")
+        minutes *= epochs / config.epochs
+        changes |= {"epochs": f"{epochs:g}", "budget": None}
+        if config.pairing_start > epochs:
+            changes["pairing_start"] = f"{config.pairing_start * epochs / config.epochs:g}"
+        changes["warmup_epochs"] = None  # its default is a part of the epochs
+    if "backbone" not in changes or config.out != _default_out(plan):
+        changes["out"] = f"{config.out}-short"
+    return changes, minutes
+
+
+def _smaller(backbone: str, image_size: int) -> list[str]:
+    """Other backbones of the same kind that have enough patches; not all are smaller."""
+    if backbone in PATCH_SIZES:
+        return [n for n, patch in PATCH_SIZES.items() if n != backbone and image_size // patch >= FEWEST]
+    return ["resnet18"] if backbone == "resnet50" else []
+
+
+def _minutes(plan: Plan, estimate: TimeEstimate, backbone: str, image_size: int) -> float:
+    """Minutes of the planned training with another backbone and size, on the same images."""
+    config = resolve(dataclasses.replace(plan.config, backbone=backbone, image_size=image_size))
+    images = plan.images[0]
+    views = list(plan.method.views(plan.method_config, image_size))
+    labels = None if images.label_sets is None else images.num_classes
+    costs = cost_of(lambda: build_method(config, plan.method_config, images.num_classes), views, config, labels)
+    return estimate.minutes_of(costs["training_flops"] or math.inf, plan)
+
+
+def _default_out(plan: Plan) -> str:
+    return resolve(dataclasses.replace(plan.config, out=None)).out
