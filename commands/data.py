@@ -20,7 +20,7 @@ from common.errors import UsageError, unknown_name
 from common.images import VOID
 from data.datasets import fetch, open_dataset, splits_of
 from data.sets.core.base import DATASETS
-from data.store.cache import entries, remove
+from data.store.cache import entries, hub_cache, remove
 from data.store.store import ImageStore, shared_content
 
 #: With more classes than this only the 10 smallest and the 10 largest are listed.
@@ -83,6 +83,12 @@ def clean(names: Sequence[str], yes: bool, console: Console | None = None) -> No
         )
         table.columns[0].no_wrap = True  # to be copied
         console.print(table)
+        hub, size = hub_cache()
+        if size:
+            console.print(
+                f"timm's weights and data sets of the Hugging Face hub: {_size(size)} in {hub}, with other programs'",
+                markup=False,
+            )
         return
     chosen = [listed[name] for name in dict.fromkeys(names)]
     question = f"remove {', '.join(entry.name for entry in chosen)} ({_size(sum(entry.size for entry in chosen))})?"

@@ -57,8 +57,8 @@ RUNS = {
     "dino,bf16": f"{NANO} {DINO} --precision bf16 --norm_last_layer False --centering softmax",
     "dino,t16": f"{TRAIN} {DINO} --data demo --backbone vit_t16 --budget images=64 --knn_every 0",
     "barlow_twins,sgd": f"{NANO} --projector 32-32 --accumulate 2 --optimizer sgd --visualize attention pca crops neighbours",
-    "dino,folder": f"{FOLDER} {DINO} {KNN}",
-    "barlow_twins,folder": f"{FOLDER} --projector 32-32 --stream True",
+    "dino,folder": f"{FOLDER} {DINO} {KNN} --keep_checkpoints 3",
+    "barlow_twins,folder": f"{FOLDER} --projector 32-32 --stream True --keep_checkpoints 3",
 }
 NEEDS_RUNS = {"dino,init": f"{NANO} {DINO} {KNN} --init runs/dino"}
 GRID = f"compare --methods dino barlow_twins --backbones vit_nano resnet18 --seeds 0 --jobs 2 {TRAIN} --data demo {DINO} {KNN}"

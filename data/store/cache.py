@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -47,9 +48,25 @@ def entries(cache: Path | None = None) -> list[Entry]:
     return sorted(listed, key=lambda entry: (-entry.size, entry.name))
 
 
+def hub_cache() -> tuple[Path, int]:
+    """The Hugging Face hub's cache, which other programs share, and its bytes (0 where there is none)."""
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
+    folder = Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
+    return folder, _size(_files(folder))
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path] if path.is_file() else []
+    return [file for file in path.rglob("*") if file.is_file() and not file.is_symlink()]
+
+
+def _size(files: list[Path]) -> int:
+    return sum(file.stat().st_blocks * 512 for file in files)
+
+
 def _entry(path: Path, name: str) -> Entry:
-    files = [file for file in path.rglob("*") if file.is_file() and not file.is_symlink()] if path.is_dir() else [path]
-    stats = {file: file.stat() for file in files}
+    files = _files(path)
     kind, source, made = "generated data", "", path
     if name.startswith(f"{WEIGHTS}/"):
         kind = "weights"
@@ -67,9 +84,8 @@ def _entry(path: Path, name: str) -> Entry:
         kind = "empty store"
     if made.name == INDEX:
         source = _source(made)
-    size = sum(status.st_blocks * 512 for status in stats.values())
     made = made if made.exists() else path
-    return Entry(name, path, kind, source, size, datetime.fromtimestamp(made.stat().st_mtime, UTC))
+    return Entry(name, path, kind, source, _size(files), datetime.fromtimestamp(made.stat().st_mtime, UTC))
 
 
 def _source(index: Path) -> str:

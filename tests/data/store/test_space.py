@@ -159,8 +159,13 @@ def cleaned(names=(), yes=False) -> str:
     return file.getvalue()
 
 
-def test_the_cache_is_listed_and_what_is_named_is_removed(image_folder, monkeypatch):
-    assert "cache:" in cleaned()
+def test_the_cache_is_listed_and_what_is_named_is_removed(image_folder, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert "cache:" in cleaned() and "hub" not in cleaned()
+    blob = tmp_path / "hub" / "models--timm--x" / "blobs" / "a"
+    blob.parent.mkdir(parents=True)
+    blob.write_bytes(bytes(2**20))
+    assert f"1 MiB in {tmp_path / 'hub'}" in cleaned()
     store = open_train(image_folder)
     open_dataset("imagefolder", "test", image_folder, 24, progress=False, stream=True)
     weights = cache_root() / "weights" / "dino"
