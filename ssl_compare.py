@@ -319,7 +319,8 @@ def train(**options: Any) -> Path:
     from commands.train import train as run_training
 
     asked = read_options(_words(options))
-    return run_training(asked.train, asked.method, asked.evaluations)
+    command = asked.command
+    return run_training(asked.train, asked.method, asked.evaluations, command.resume == "auto", command.extend)
 
 
 @_uses_toolkit

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import shlex
 from collections.abc import Sequence
 
-from backbones import PATCH_SIZES
+import torch
+
+from backbones import PATCH_SIZES, build_backbone
 from common.cli import with_options
 from common.errors import UserError
-from training.costs import cost_of
+from training.costs import cost_of, count
 from training.grids.estimate import TimeEstimate, in_words
 from training.plan import Plan, build_method
 from training.resolve import resolve
@@ -44,33 +47,35 @@ def warning_of_days(plan: Plan, words: Sequence[str]) -> str:
 
 def _alternative(plan: Plan, estimate: TimeEstimate, minutes: float) -> tuple[dict[str, object], float]:
     """Options that make a training last hours, and its minutes: the largest smaller backbone that does; else the smallest one with
-    smaller images; else also fewer epochs."""
+    smaller images; else also fewer epochs. A forward pass is a measure good enough to choose by; what is chosen is counted."""
     config = plan.config
     best = {"backbone": config.backbone, "image_size": config.image_size}
+    a_minute = _forward(**best) / minutes
 
-    def cost(**changes: object) -> float:
+    def about(**changes: object) -> float:
         try:
-            return _minutes(plan, estimate, **{**best, **changes})
-        except UserError:  # a size or width that this method or backbone cannot have
+            return _forward(**{**best, **changes}) / a_minute
+        except UserError:  # a size that this backbone cannot have
             return math.inf
 
     if config.init is None:  # else the weights decide
-        fitting = {name: cost(backbone=name) for name in _smaller(config.backbone, config.image_size)}
+        fitting = {name: about(backbone=name) for name in _smaller(config.backbone, config.image_size)}
         fitting = {name: its for name, its in fitting.items() if its < minutes}
+        quick = {name: its for name, its in fitting.items() if its <= HOURS}
         if fitting:
-            quick = {name: its for name, its in fitting.items() if its <= HOURS}
             best["backbone"] = max(quick, key=quick.get) if quick else min(fitting, key=fitting.get)
-            minutes = fitting[best["backbone"]]
     for side in SIDES:
-        patch = PATCH_SIZES.get(best["backbone"], 8)
-        if minutes > HOURS and side < best["image_size"] and side // patch >= FEWEST:
-            its = cost(image_size=side)
-            if its < minutes:
-                best["image_size"], minutes = side, its
+        enough = side // PATCH_SIZES.get(best["backbone"], 8) >= FEWEST
+        if enough and side < best["image_size"] and about() > HOURS and about(image_size=side) < about():
+            best["image_size"] = side
+    try:
+        minutes = _minutes(plan, estimate, **best)
+    except UserError:  # this method cannot have it
+        best = {"backbone": config.backbone, "image_size": config.image_size}
     changes = {name: value for name, value in best.items() if value != getattr(config, name)}
     if minutes > HOURS:
         epochs = config.epochs * HOURS / minutes
-        epochs = math.floor(epochs) if epochs >= 1 else float(f"{epochs:.1g}")
+        epochs = math.floor(epochs) if epochs >= 1 else max(math.floor(1000 * epochs), 1) / 1000
         minutes *= epochs / config.epochs
         changes |= {"epochs": f"{epochs:g}", "budget": None}
         if config.pairing_start > epochs:
@@ -86,6 +91,13 @@ def _smaller(backbone: str, image_size: int) -> list[str]:
     if backbone in PATCH_SIZES:
         return [n for n, patch in PATCH_SIZES.items() if n != backbone and image_size // patch >= FEWEST]
     return ["resnet18"] if backbone == "resnet50" else []
+
+
+@functools.cache
+def _forward(backbone: str, image_size: int) -> float:
+    """Operations of a backbone's forward pass."""
+    with torch.device("meta"):
+        return count(build_backbone(backbone, image_size), image_size)[1]
 
 
 def _minutes(plan: Plan, estimate: TimeEstimate, backbone: str, image_size: int) -> float:
