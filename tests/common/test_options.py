@@ -100,7 +100,7 @@ def test_what_options_affect():
 def test_options_that_a_continued_run_may_change():
     assert options_without_effect(TrainConfig) == {
         *("out", "visualize", "data_root", "stream", "device", "strategy", "compile", "evals"),
-        *("tensorboard", "wandb", "log_every", "checkpoint_every", "keep_checkpoints"),
+        *("tensorboard", "wandb", "pictures_every", "log_every", "checkpoint_every", "keep_checkpoints"),
     }
 
 
