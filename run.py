@@ -20,6 +20,7 @@ COMMANDS = {
     "report": "make the report from run directories, without torch",
     "data": "build, check and describe a data set",
     "export": "write weights in another layout: the authors', timm's, torchvision's, ONNX",
+    "features": "write the features of any folder's images to a parquet or npz file",
     "visualize": "look inside: attention, receptive fields, cross-correlation, features, crops, collapse",
 }
 

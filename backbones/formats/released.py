@@ -1,8 +1,8 @@
 """Released weights by name, fetched into the cache: ``dino:vit_s8``, ``dino:vit_s8:full``, ``barlow_twins:resnet50``,
-``timm:NAME.TAG``, ``torchvision:NAME.WEIGHTS``.
+``timm:NAME.TAG``, ``torchvision:NAME.WEIGHTS``, ``hf:ORG/NAME``.
 
 Addresses are from the authors' READMEs (facebookresearch/dino 7c446df, facebookresearch/barlowtwins 8e8d284) and the
-libraries. Files are kept in ``weights/FAMILY`` of the cache, timm's in the Hugging Face hub's cache.
+libraries. Files are kept in ``weights/FAMILY`` of the cache, timm's and transformers' in the Hugging Face hub's cache.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from typing import Any
 from rich.console import Console
 
 from backbones import names
+from backbones.formats import huggingface
 from common.download import WEIGHTS, cache_root, digest, download
-from common.errors import UserError, unknown_name
+from common.errors import UsageError, UserError, unknown_name
 from common.files import archive_damage, write_text
 from common.images import IMAGENET_MEAN, IMAGENET_STD
 from common.lock import owned_lock
 
-FAMILIES = ("dino", "barlow_twins", "timm", "torchvision")
+FAMILIES = ("dino", "barlow_twins", "timm", "torchvision", "hf")
 DINO_URL = "https://dl.fbaipublicfiles.com/dino"
 BARLOW_TWINS_URL = "https://dl.fbaipublicfiles.com/barlowtwins/ljng"
 
@@ -42,9 +43,9 @@ class Release:
 
     Attributes:
         url: "" if the file is only on the hub.
-        backbone: None if no backbone here fits.
+        backbone: None if no backbone here fits, or the file tells which.
         sha256: first digits of the file's digest, from its name; None: not published.
-        repository: on the Hugging Face hub, for weights that come from the hub.
+        repository, revision: on the Hugging Face hub, for weights that come from the hub.
         labels: the labels that their training used, as reports show it ("?": not known).
         remark: a warning for users.
     """
@@ -53,13 +54,18 @@ class Release:
     backbone: str | None
     sha256: str | None = None
     repository: str | None = None
+    revision: str | None = None
     labels: str = "none"
     remark: str = ""
+    family: str = ""
 
     @property
     def file_name(self) -> str:
         """The file's name in the cache."""
-        return Path(self.url).name if self.repository is None else f"{Path(self.repository).name}.safetensors"
+        if self.repository is None:
+            return Path(self.url).name
+        name = self.repository.replace("/", "--") if self.family == "hf" else Path(self.repository).name
+        return f"{name}.safetensors"
 
 
 #: The authors' releases, whose digests were not published.
@@ -87,6 +93,11 @@ def release_of(spec: str) -> Release:
         return _of_timm(name)
     if family == "torchvision":
         return _of_torchvision(name)
+    if family == "hf":
+        repository, _, revision = name.partition("@")
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+            raise UsageError(f"{spec}: give weights on the Hugging Face hub as hf:ORG/NAME or hf:ORG/NAME@REVISION")
+        return Release("", None, repository=repository, revision=revision or None, labels="?", family="hf")
     if spec not in PUBLISHED:
         raise unknown_name("released weights", spec, [*PUBLISHED, "timm:NAME.TAG", "torchvision:NAME.WEIGHTS"])
     return PUBLISHED[spec]
@@ -130,17 +141,7 @@ def _from_url(release: Release, path: Path) -> Path:
 
 def _from_hub(release: Release) -> Path:
     """Fetch by the Hugging Face hub's client, whose cache names files by the SHA-256 digest of their content."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.utils import logging
-
-    logging.set_verbosity_error()  # no line for each retry
-    try:
-        path = Path(hf_hub_download(release.repository, "model.safetensors"))
-    except Exception as error:  # the hub's, its HTTP client's, the disk's
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise UserError(
-            f"{release.repository} cannot be had from the Hugging Face hub ({reason.rstrip('.')})"
-        ) from error
+    path = huggingface.fetch(release.repository, release.revision, "model.safetensors")
     file = path.resolve()
     if re.fullmatch(r"[0-9a-f]{64}", file.name) and (sha256 := digest(file, "sha256")) != file.name:
         raise UserError(f"{file}: damaged (its SHA-256 digest is {sha256[:8]}…); delete it, and it is fetched again")
@@ -226,8 +227,12 @@ def _of_timm(name: str) -> Release:
 
 def _remark(about: Any) -> str:
     """A remark if training normalised images differently from this toolkit."""
-    mean, std = getattr(about, "mean", None), getattr(about, "std", None)
-    if mean is None or (tuple(mean), tuple(std)) == (IMAGENET_MEAN, IMAGENET_STD):
+    return normalised_otherwise(getattr(about, "mean", None), getattr(about, "std", None))
+
+
+def normalised_otherwise(mean: Any, std: Any) -> str:
+    """A remark on images normalised by other means and deviations than ImageNet's; "" for those, or unknown ones."""
+    if mean is None or std is None or (tuple(mean), tuple(std)) == (IMAGENET_MEAN, IMAGENET_STD):
         return ""
     mean, std = (" ".join(f"{value:g}" for value in values) for values in (mean, std))
     return f"trained on images normalised by mean {mean} and std {std}, and given ones by ImageNet's here"

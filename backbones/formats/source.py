@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -11,8 +12,9 @@ import torch
 
 from backbones import build_backbone
 from backbones.base import Backbone
-from backbones.formats.released import Release, find_release, is_released, release_of
-from backbones.formats.weights import LoadReport, load_state, read_weights
+from backbones.formats import huggingface
+from backbones.formats.released import Release, find_release, is_released, normalised_otherwise, release_of
+from backbones.formats.weights import LoadReport, fitting_backbone, load_state, read_weights
 from common.download import digest
 from common.errors import UsageError, UserError
 from rundir.paths import has_checkpoint, require_checkpoint
@@ -22,8 +24,8 @@ class Source:
     """Where weights come from. Nothing is read, and no release fetched, before ``path`` or ``content`` is first used.
 
     Args:
-        spec: a run directory (its last checkpoint), a run's checkpoint, a file of the authors, timm or torchvision, the name
-            of released weights (``dino:vit_s8``), or None: untrained.
+        spec: a run directory (its last checkpoint), a run's checkpoint, a file of the authors, timm or torchvision, a folder that
+            transformers saved, the name of released weights (``dino:vit_s8``, ``hf:ORG/NAME``), or None: untrained.
     """
 
     def __init__(self, spec: str | Path | None):
@@ -36,12 +38,14 @@ class Source:
         if self.release is not None:
             return find_release(self.spec)
         path = Path(self.spec)
+        if self.is_transformers_folder:
+            return huggingface.weights_file(path)
         if path.is_dir():
             return require_checkpoint(path)
         if not path.is_file():
             raise UserError(
                 f"{path}: no such weights file or run directory; names of released weights begin with dino:, barlow_twins:, "
-                "timm: or torchvision:"
+                "timm:, torchvision: or hf:"
             )
         return path
 
@@ -56,7 +60,23 @@ class Source:
 
     @property
     def is_run_directory(self) -> bool:
-        return self.spec is not None and self.release is None and Path(self.spec).is_dir()
+        is_folder = self.spec is not None and self.release is None and Path(self.spec).is_dir()
+        return is_folder and not self.is_transformers_folder
+
+    @property
+    def is_transformers_folder(self) -> bool:
+        """Whether it is a folder that transformers' ``save_pretrained`` wrote."""
+        if self.spec is None or self.release is not None:
+            return False
+        return huggingface.is_folder(Path(self.spec)) and not has_checkpoint(Path(self.spec))
+
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """``config.json`` of a model of transformers; empty for other weights."""
+        if self.release is not None and self.release.family == "hf":
+            repository, revision = self.release.repository, self.release.revision
+            return huggingface.read_config(huggingface.fetch(repository, revision, huggingface.CONFIG))
+        return huggingface.read_config(Path(self.spec) / huggingface.CONFIG) if self.is_transformers_folder else {}
 
     @property
     def run_directory(self) -> Path | None:
@@ -82,9 +102,14 @@ class Source:
     def backbone_name(self, given: str | None = None) -> str:
         """The ``given`` name, else the weights' own. Raises UsageError if both are missing."""
         name = given or (self.release.backbone if self.release else self.run.get("backbone_name"))
+        if name is None and self.spec is not None:
+            fits = fitting_backbone(self.content)
+            if fits is not None and (self.is_transformers_folder or self.release is not None):
+                return fits
+            hint = f"; it fits {fits}" if fits else ""
+            raise UsageError(f"--backbone is needed, since {self.spec} does not name its own{hint}")
         if name is None:
-            reason = f"{self.spec} does not name its own" if self.spec else "no --weights are given"
-            raise UsageError(f"--backbone is needed, since {reason}")
+            raise UsageError("--backbone is needed, since no --weights are given")
         return name
 
     def load_into(self, backbone: Backbone, backbone_name: str, key: str | None = None) -> LoadReport:
@@ -92,14 +117,27 @@ class Source:
 
         Args:
             backbone_name: the name ``backbone`` was built by; a run's checkpoint must have the same.
-            key: a network or entry of a checkpoint ("student", "teacher", "state_dict_ema"); default: the network that the
-                run evaluates, else the teacher, else the only one.
+            key: a network of a checkpoint, by its entry or its names' prefix ("student", "teacher", "state_dict_ema"); default:
+                the network that the run evaluates, else the teacher, else the only one that is no moving average.
 
         Raises UserError if the file is missing, unreadable, would run code, or does not wholly fit this backbone.
         """
         where = f"{self.spec}, {self.path}" if self.release else str(self.path)
         remark = self.release.remark if self.release else ""
-        return load_state(backbone, self.content, self.path, backbone_name, key, where, remark)
+        huggingface.check_config(self.config, backbone, where)
+        return load_state(backbone, self.content, self.path, backbone_name, key, where, remark or self._remark)
+
+    @property
+    def _remark(self) -> str:
+        """A remark if a model of transformers was trained on images normalised otherwise than here."""
+        if not self.config:
+            return ""
+        if self.release is None:
+            return normalised_otherwise(*huggingface.normalisation_of(Path(self.spec) / huggingface.PREPROCESSOR))
+        with contextlib.suppress(UserError):  # not every model has one
+            file = huggingface.fetch(self.release.repository, self.release.revision, huggingface.PREPROCESSOR)
+            return normalised_otherwise(*huggingface.normalisation_of(file))
+        return ""
 
     def build(self, backbone_name: str, image_size: int, seed: int = 0, key: str | None = None) -> tuple[Backbone, str]:
         """Build a backbone with these weights; also returns in words where they come from. ``seed`` is for untrained ones."""

@@ -20,15 +20,17 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from backbones import build_backbone
 from backbones.base import Backbone
+from backbones.formats import networks
+from backbones.formats.huggingface import INDEX, as_published, files_of_index, is_layout
+from backbones.formats.networks import Network, begins_network, networks_in
+from backbones.formats.shapes import names_by_shapes
+from backbones.formats.standins import stand_ins
 from backbones.vit import VisionTransformer, interpolate_positions
 from common.errors import UserError
 from common.files import archive_damage
 
-#: Entries of a checkpoint that may hold weights, in order of preference: DINO's, Barlow Twins', timm's and others'.
-CONTAINERS = ("teacher", "model", "state_dict")
-#: Prefixes that DistributedDataParallel and torch.compile add to names.
-WRAPPERS = ("module.", "_orig_mod.")
 #: Prefixes of classifiers in torchvision and timm.
 CLASSIFIERS = ("fc.", "head.", "head_dist.", "classifier.", "last_linear.")
 
@@ -58,31 +60,31 @@ def load_state(
     remark: str = "",
 ) -> LoadReport:
     """Load the content of ``path`` into ``backbone``, in place, all or nothing; ``source`` and ``remark`` go into the report."""
-    target: nn.Module = backbone
     if "backbone_prefix" in content:
+        target: nn.Module = backbone
         state, *notes = _from_run(content, path, backbone_name, key)
+        matched = _check(state, target.state_dict(), path, backbone_name)
     else:
-        state, entry = _from_others(content, path, key)
         target = backbone.published
-        state, left_out = _select(state, target.state_dict())
-        state, changed = _adapt(state, target)
-        notes = [entry, left_out, changed]
+        state, notes = _from_others(content, target, path, backbone_name, key)
+        matched = _check(state, target.state_dict(), path, backbone_name)
     wanted = target.state_dict()
-    matched = _check(state, wanted, path, backbone_name)
     target.load_state_dict({**wanted, **state})
     return LoadReport(matched, len(wanted), source, "; ".join(note for note in [*notes, remark] if note))
 
 
 def read_weights(path: Path) -> Mapping[str, Any]:
-    """Read a weights file without running code in it: it may hold tensors, plain values, and argparse.Namespace (``args`` in the
-    authors' DINO checkpoints). Raises UserError for anything else."""
+    """Read a weights file without running code in it: tensors, plain values, argparse.Namespace (``args`` in the authors' DINO
+    checkpoints), and records in place of other objects. Raises UserError for damaged files, and for objects that could do harm."""
     try:
-        if path.suffix == ".safetensors":
+        if path.name == INDEX:
+            content = {name: value for file in files_of_index(path) for name, value in read_weights(file).items()}
+        elif path.suffix == ".safetensors":
             content = safetensors.torch.load_file(path)
         else:
             if zipfile.is_zipfile(path) and (reason := archive_damage(path)):
                 raise UserError(f"{path}: damaged ({reason}); download or copy it again")
-            with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            with torch.serialization.safe_globals([argparse.Namespace, *stand_ins(path)]), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch warns of odd pickles, which are refused below
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
@@ -122,47 +124,110 @@ def _from_run(
     return state, key or prefix.partition("backbone.")[0].strip(".")
 
 
-def _from_others(content: Mapping[str, Any], path: Path, key: str | None) -> tuple[dict[str, Tensor], str]:
-    """The state dict in another program's file, without ``WRAPPERS``, and the entry that held it."""
-    entries = [name for name, value in content.items() if _is_state_dict(value)]
-    if key is None and _is_state_dict(content):
-        return without_wrappers(content), ""
-    key = key or next((name for name in CONTAINERS if name in entries), None)
-    if key not in entries:
+def _from_others(
+    content: Mapping[str, Any], target: nn.Module, path: Path, backbone_name: str, key: str | None
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The state for ``target`` of the one network in another program's file that fits, or of the nearest, and notes on it. Raises
+    UserError if several fit and none is preferred, if there is no network under the key, or if none fits but another backbone's."""
+    wanted = target.state_dict()
+    networks = networks_in(content, max(1, len(wanted) // 2))
+    if key is not None:
+        best = max((network.under(key) for network in networks), default=0)
+        under = [network for network in networks if best and network.under(key) == best]
+        if not under:
+            raise UserError(f"{path}: no network under --key {key}; {_listed(content, networks)}")
+        networks = under
+    networks = networks or [network for network in networks_in(content, 1) if begins_network(network.state)]
+    if not networks:
         raise UserError(
-            f"{path}: no weights under {key or ' or '.join(CONTAINERS)!r}; choose a key "
-            f"(the file's entries: {', '.join(map(str, list(content)[:8]))}; with weights: {', '.join(entries) or 'none'})"
+            f"{path}: not the weights of {backbone_name}, which has {len(wanted)} tensors; {_listed(content, [])}"
+            + _fitting(content, backbone_name)
         )
-    return without_wrappers(content[key]), key
+    fits = [(network, *_fit(network, target)) for network in networks]
+    problems = [len(_problems(state, wanted)) for _, state, _ in fits]
+    fitting = [fit for fit, count in zip(fits, problems, strict=True) if not count]
+    if not fitting:
+        network, state, notes = min(zip(problems, range(len(fits)), fits, strict=True))[2]
+        other = _fitting({"": network.state}, backbone_name) or _fitting(content, backbone_name)
+        _check(state, wanted, path, backbone_name, other)
+    first = min(network.rank for network, _, _ in fitting)
+    preferred = [fit for fit in fitting if fit[0].rank == first]
+    if len(preferred) > 1:
+        names = ", ".join(network.name for network, _, _ in fitting)
+        raise UserError(f"{path}: several networks fit {backbone_name}; choose one by --key (networks: {names})")
+    network, state, notes = preferred[0]
+    return state, [network.name, *notes]
 
 
-def without_wrappers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Remove ``WRAPPERS`` from the names of a state dict."""
-    stripped = {}
-    for name, value in state.items():
-        while name.startswith(WRAPPERS):
-            name = name.partition(".")[2]
-        stripped[name] = value
-    return stripped
-
-
-def _is_state_dict(value: Any) -> bool:
+def _listed(content: Mapping[str, Any], networks: list[Network]) -> str:
+    """Name the networks in a file, else what holds tensors, else its entries."""
+    everything = networks_in(content, 1)
+    beginnings = [network.name for network in everything if begins_network(network.state)]
+    names = list(filter(None, beginnings or [network.name for network in networks]))
+    if names:
+        return f"its networks: {', '.join(dict.fromkeys(names))}"
+    if beginnings:
+        return "it holds one network, without a name, so leave --key out"
     return (
-        isinstance(value, Mapping)
-        and len(value) > 0
-        and all(isinstance(name, str) and isinstance(entry, Tensor) for name, entry in value.items())
+        f"no network is known in it (its entries: {', '.join(map(str, list(content)[:8]))}; with tensors: "
+        f"{', '.join(n.name for n in everything if len(n.place) == 1) or 'none'})"
     )
 
 
-def _select(state: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """The backbone's entries, and a note on the heads, projectors and classifiers left out."""
-    inside = {name.removeprefix("backbone."): value for name, value in state.items() if name.startswith("backbone.")}
-    outside = [name for name in state if not name.startswith("backbone.")] if inside else []
-    state = inside or state
+def fitting_backbone(content: Mapping[str, Any]) -> str | None:
+    """The name of a backbone that a network in a file fits, by its tensors' names and shapes; None if no backbone here does."""
+    for network in sorted(networks_in(content, 8), key=lambda network: network.rank):
+        if not begins_network(network.state):
+            continue
+        for name in names_by_shapes(_renamed(network.state)):
+            with contextlib.suppress(UserError, RuntimeError), torch.device("meta"):
+                target = build_backbone(name, 224).published
+                state, _ = _fit(network, target)
+                if not _problems(state, target.state_dict()):
+                    return name
+    return None
+
+
+def _fitting(content: Mapping[str, Any], backbone_name: str) -> str:
+    other = fitting_backbone(content)
+    return f"; it fits {other}: give --backbone {other}" if other not in (None, backbone_name) else ""
+
+
+def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state in the layout of the networks' authors: from transformers' and from DINOv2's blocks in chunks."""
+    state = as_published(state) if is_layout(state) else dict(state)
+    if any(re.match(r"blocks\.\d+\.\d+\.attn\.qkv\.", name) for name in state):  # blocks.CHUNK.NUMBER
+        state = {re.sub(r"^blocks\.\d+\.(\d+\.)", r"blocks.\1", name): value for name, value in state.items()}
+    return state
+
+
+def _fit(network: Network, target: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
+    """A network's state under the target's names, as far as that is known, and notes on what was left out or changed."""
+    wanted = target.state_dict()
+    state, beside = _renamed(network.state), set(network.beside)
+    if is_layout(network.state):
+        beside |= {name.partition(".")[0] for name in network.state if name.startswith("pooler.")}
+    if state and all(re.match(r"\d+\.", name) for name in state):  # nn.Sequential(*network.children())
+        children = [name for name, _ in target.named_children()]
+        state = {
+            ".".join([children[int(place)] if int(place) < len(children) else place, rest]): value
+            for name, value in state.items()
+            for place, _, rest in [name.partition(".")]
+        }
     classifier = [name for name in state if name.startswith(CLASSIFIERS) and name not in wanted]
     state = {name: value for name, value in state.items() if name not in classifier}
-    left_out = sorted({name.partition(".")[0] for name in outside + classifier})
-    return state, f"left out: {', '.join(left_out)}" if left_out else ""
+    if "mask_token" in state and "mask_token" not in wanted:
+        beside.add("mask_token")
+    if not hasattr(target, "no_embed_class") and "mask_token" not in wanted:  # timm's converter knows DINOv2 by it
+        state.pop("mask_token", None)
+    state, changed = _adapt(state, target)
+    left_out = sorted(beside | {name.partition(".")[0] for name in classifier})
+    return state, [f"left out: {', '.join(left_out)}" if left_out else "", changed]
+
+
+def without_wrappers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Remove what DistributedDataParallel, torch.compile and others add to the names of a state dict."""
+    return {networks.without_wrappers(name): value for name, value in state.items()}
 
 
 def _adapt(state: dict[str, Tensor], target: nn.Module) -> tuple[dict[str, Tensor], str]:
@@ -216,14 +281,17 @@ def _problems(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list
     return missing + shapes + unknown
 
 
-def _check(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path, backbone_name: str) -> int:
-    """Count the matching tensors. Raises UserError for a file of another backbone, or with values that are not finite."""
+def _check(
+    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path, backbone_name: str, other: str = ""
+) -> int:
+    """Count the matching tensors. Raises UserError for a file of another backbone (and ``other``), or with values that are
+    not finite."""
     matched = sum(name in state and state[name].shape == value.shape for name, value in wanted.items())
     if problems := _problems(state, wanted):
         raise UserError(
             f"{path}: not the weights of {backbone_name}: {matched} of its {len(wanted)} tensors match; {problems[0]}"
             + (f", and {len(problems) - 1} more difference{'s' * (len(problems) > 2)}" if len(problems) > 1 else "")
-            + f" (the file begins with {_first(state)}; {backbone_name} with {_first(wanted)})"
+            + f" (the file begins with {_first(state)}; {backbone_name} with {_first(wanted)}){other}"
         )
     if broken := [name for name, value in state.items() if not value.isfinite().all()]:
         raise UserError(

@@ -15,8 +15,8 @@ class WeightsOptions:
     """What ``make_context`` needs. The commands ``evaluate`` and ``segment`` add options of their own."""
 
     weights: str | None = None
-    """run directory, checkpoint, weights file (the authors', timm's, torchvision's) or released weights by name: dino:vit_s8,
-    barlow_twins:resnet50, timm:NAME.TAG, torchvision:NAME; default: untrained"""
+    """run directory, checkpoint, weights file (the authors', timm's, torchvision's, transformers') or released weights by name:
+    dino:vit_s8, barlow_twins:resnet50, timm:NAME.TAG, torchvision:NAME, hf:ORG/NAME; default: untrained"""
     key: str | None = None
     """which network of a checkpoint, such as teacher or student; default: the one that the run evaluates, else the teacher"""
     backbone: str | None = option(None, names=backbones.names)

@@ -363,4 +363,4 @@ def test_names(tmp_path, monkeypatch):
     assert is_released("dino:vit_s8") and not is_released("dino") and not is_released(None)
     (tmp_path / "dino:vit_s8").write_bytes(b"")
     assert not is_released("dino:vit_s8")
-    assert released.FAMILIES == ("dino", "barlow_twins", "timm", "torchvision")
+    assert released.FAMILIES == ("dino", "barlow_twins", "timm", "torchvision", "hf")

@@ -162,8 +162,6 @@ def test_timm_vit_file_into_our_vit(tmp_path):
 def test_wrapped_and_compiled_names(tmp_path):
     trained, backbone = tiny_vit(1), tiny_vit(2)
     torch.save({"model_ema": prefixed("module._orig_mod.", trained), "step": 2}, tmp_path / "m.pt")
-    with pytest.raises(UserError, match=r"choose a key .*with weights: model_ema"):
-        Source(tmp_path / "m.pt").load_into(backbone, "tiny")
     assert Source(tmp_path / "m.pt").load_into(backbone, "tiny", "model_ema").note == "model_ema"
     assert_equal(backbone, trained)
 
@@ -312,7 +310,7 @@ def test_diverged_weights_are_refused(tmp_path):
 
 def test_wrong_key(tmp_path):
     torch.save(dino_checkpoint(tiny_vit(1), tiny_vit(2)), tmp_path / "c.pth")
-    with pytest.raises(UserError, match=r"no weights under 'args'.*with weights: student, teacher, dino_loss\)"):
+    with pytest.raises(UserError, match=r"no network under --key args; its networks: student, teacher$"):
         Source(tmp_path / "c.pth").load_into(tiny_vit(3), "tiny", "args")
 
 
