@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     #: One image: a path, a Pillow image, or uint8 ``[H, W, 3]``.
     Photo = str | Path | Image.Image | np.ndarray
 
-__all__ = ["Network", "compare", "evaluate", "load", "results", "train"]
+__all__ = ["Network", "compare", "evaluate", "features", "load", "results", "train"]
 
 ROOT = Path(__file__).resolve().parent
 #: The toolkit's own modules of the top level.
@@ -260,6 +260,16 @@ def _batch_of(image: Photo, short_side: int) -> Any:
         decoded = from_array(levels, short_side)
     pixels = torch.from_numpy(decoded.pixels.copy()).permute(2, 0, 1)[None]
     return ImageBatch(pixels.contiguous(), torch.tensor([pixels.shape[2:]]))
+
+
+@_uses_toolkit
+def features(weights: str | Path | None, images: str | Path, out: str | Path, **options: Any) -> Path:
+    """Write the features of a folder's images to a parquet or npz file, as ``run.py features`` does, and return its path."""
+    from commands.features import FeaturesCommand, write_features
+
+    return write_features(
+        FeaturesCommand(weights=weights and str(weights), images=str(images), out=str(out), **options)
+    )
 
 
 @_uses_toolkit
