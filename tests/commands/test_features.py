@@ -33,7 +33,7 @@ def read(path):
     """Names, features, tokens (or None) and meta data of a file."""
     if path.suffix == ".npz":
         with np.load(path) as file:
-            tokens = file["tokens"] if "tokens" in file else None
+            tokens = file.get("tokens")
             return file["files"].tolist(), file["features"], tokens, json.loads(str(file["about"]))
     import pyarrow.parquet as pq
 
