@@ -38,6 +38,8 @@ class Measurement:
         weights, request: digests of the weights, and of weights, data and options together. ``run_evaluations`` fills them in
             and compares them to tell whether a measurement still holds.
         facts: how to show the number (``eval.core.base.facts_of``), so that a report needs no evaluation; {} in older files.
+        seconds: time that its evaluation took, all metrics together, with its share of the extraction of features; None in older
+            files.
         run: the directory that the measurement was read from; not written.
     """
 
@@ -54,6 +56,7 @@ class Measurement:
     weights: str = ""
     request: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
+    seconds: float | None = field(default=None, compare=False)
     run: Path | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -70,6 +73,7 @@ TYPES = {
     **dict.fromkeys(("protocol", "data"), dict),
     **dict.fromkeys(("predictions", "interval", "weights", "request"), str),
     "facts": dict,
+    "seconds": float,
 }
 REQUIRED = ("evaluation", "metric", "value", "n")
 

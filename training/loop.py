@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from common.distributed import all_reduce_mean, is_distributed, is_main, main_first, rank
+from common.distributed import all_reduce_mean, all_reduce_sum, is_distributed, is_main, main_first, rank
 from common.errors import UserError, first_line
 from common.files import name_also
 from common.progress import working
@@ -29,7 +29,7 @@ from training.checkpoint import free_space, is_finite, load_checkpoint, load_new
 from training.config import TrainConfig
 from training.diagnostics import ROWS, CollapseWatch, effective_rank
 from training.logging import RunLog
-from training.machine.devices import peak_memory_gib, synchronize
+from training.machine.devices import energy_joules, peak_memory_gib, synchronize
 from training.machine.environment import describe_environment, now
 from training.machine.interrupt import Interruption
 from training.step import Stepper
@@ -89,6 +89,7 @@ class Session:
                 dist.barrier()  # all have read before the first writes
             start, seconds = self._begin() if state is None else self._restore(state)
             torch.backends.cudnn.benchmark = True  # all steps have the same few sizes; evaluations may have many
+            energy = energy_joules(self.stepper.device)
             seconds = self.steps(start, seconds)
             torch.backends.cudnn.benchmark = False
             epochs, images = config.epochs if self.total else 0, self.total * config.batch_size
@@ -99,6 +100,8 @@ class Session:
                 "peak_memory_gib": peak_memory_gib(self.stepper.device),
                 "finished": now(),
             }
+            if start == 0 and (used := _energy_since(energy, self.stepper.device)) is not None:
+                end["energy_kwh"] = used
             self.log.write("end", self.total, epochs, **end, **self.costs())
             if is_main():
                 free_space(self.directory, config.keep_checkpoints)
@@ -345,3 +348,12 @@ def _means(values: Mapping[str, Tensor | float]) -> dict[str, float]:
     with torch.no_grad():
         tensors = [torch.as_tensor(value, dtype=torch.float32, device=device) for value in values.values()]
         return dict(zip(values, all_reduce_mean(torch.stack(tensors)).tolist(), strict=True))
+
+
+def _energy_since(before: float | None, device: torch.device) -> float | None:
+    """Kilowatt-hours of all processes' devices since each measured ``before``; None where one of them does not tell it."""
+    after = energy_joules(device)
+    joules = math.nan if before is None or after is None else after - before
+    if is_distributed():
+        joules = all_reduce_sum(torch.tensor(joules, dtype=torch.float32, device=device)).item()
+    return joules / 3.6e6 if math.isfinite(joules) else None

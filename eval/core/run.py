@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -70,14 +71,19 @@ def run_evaluations(
     due = [name for name in evaluations if not measured[name]]
     # One pass over the images serves all evaluations.
     kinds = [kind for name in due for kind in evaluations[name].feature_kinds(context)]
+    began = time.perf_counter()
     for split in ("train", "test"):
         context.prepare(split, kinds)
+    share = (time.perf_counter() - began) / max(len(due), 1)
     for name, evaluation in evaluations.items():
         if name in due:
-            made = {"weights": context.weights_hash, "request": requests[name], "run": context.run_dir}
+            began = time.perf_counter()
             with working(f"measuring {name} on {context.test.name}"):
                 run = evaluation.run(context)
-            measured[name] = [replace(m, facts=facts_of(m.evaluation, m.metric), **made) for m in run]
+            seconds = round(share + time.perf_counter() - began, 2)
+            made = {"weights": context.weights_hash, "request": requests[name], "run": context.run_dir}
+            facts = [facts_of(m.evaluation, m.metric) for m in run]
+            measured[name] = [replace(m, facts=f, seconds=seconds, **made) for m, f in zip(run, facts, strict=True)]
             write_results(results_file(context.run_dir, name), [*others[name], *measured[name]])
         else:
             note(

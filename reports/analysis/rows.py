@@ -36,8 +36,9 @@ class Row:
         facts: declarations of ``methods.core.base.Method``, such as ``title``.
         settings: text by keys of ``SETTINGS``.
         data: name of the training data; for released weights, of the data that they were evaluated on.
-        cost: means over seeds (peak memory: the largest), None where not recorded: images_seen, minutes, images_per_second,
-            peak_memory_gib, parameters, flops (one image, forward), training_flops (the whole training).
+        cost: means over seeds (peak memory: the largest), None where not recorded: images_seen, devices (processes of the
+            training), minutes (of all devices together), evaluation_minutes (of all evaluations of a run), energy_kwh,
+            images_per_second, peak_memory_gib, parameters, flops (one image, forward), training_flops (the whole training).
         variant: differing options of rows with the same method, backbone, data and label use; a letter for more than
             ``MOST_SPELT`` options.
     """
@@ -114,6 +115,22 @@ def extension_of(run: Run) -> str:
     return f" (extended from {plain(plans)} epochs)" if plans else ""
 
 
+def _mean_of(values: Sequence[float | None]) -> float | None:
+    recorded = [value for value in values if value is not None]
+    return sum(recorded) / len(recorded) if recorded else None
+
+
+def _device_minutes(run: Run) -> float | None:
+    minutes = as_number(_recorded(run, "minutes"))
+    return None if minutes is None else minutes * (as_number(_recorded(run, "processes")) or 1)
+
+
+def _evaluation_minutes(run: Run) -> float | None:
+    """Minutes of a run's evaluations; all metrics of one have its time. None unless each has one."""
+    seconds = {(result.evaluation, result.request): result.seconds for result in run.results}
+    return None if not seconds or None in seconds.values() else sum(seconds.values()) / 60
+
+
 def _row(runs: list[Run]) -> Row:
     first = runs[0]
     backbone = str(first.config.get("backbone") or "unknown backbone")
@@ -144,7 +161,10 @@ def _row(runs: list[Run]) -> Row:
         data=data,
         cost={
             "images_seen": seen,
-            "minutes": minutes,
+            "devices": _mean([run for run in runs if run.has_log], "processes"),
+            "minutes": _mean_of([_device_minutes(run) for run in runs]),
+            "evaluation_minutes": _mean_of([_evaluation_minutes(run) for run in runs]),
+            "energy_kwh": _mean([run for run in runs if run.end], "energy_kwh"),
             "images_per_second": speed,
             "peak_memory_gib": max(_numbers(runs, "peak_memory_gib"), default=None),
             "parameters": _mean(runs, "parameters"),

@@ -14,7 +14,10 @@ from reports.page.comparison_tables import UNEQUAL, row_names
 #: Columns of the table of costs by key of ``Row.cost``: heading, and format.
 COSTS = {
     "images_seen": ("Images seen", short_count),
+    "devices": ("Devices", lambda value: f"{value:g}"),
     "minutes": ("Device-minutes", lambda value: f"{value:,.1f}"),
+    "evaluation_minutes": ("Evaluation, minutes", lambda value: f"{value:,.1f}"),
+    "energy_kwh": ("Energy (kWh)", lambda value: f"{value:.3g}"),
     "images_per_second": ("Images/s", lambda value: f"{value:,.0f}" if value >= 10 else f"{value:.1f}"),
     "peak_memory_gib": ("Peak memory (GiB)", lambda value: f"{value:.2f}"),
     "parameters": ("Parameters", short_count),
@@ -27,14 +30,20 @@ MOST_NAMES, MOST_VALUES = 8, 6
 
 def costs(rows: Sequence[Row]) -> Table:
     headings, lines = row_names(rows)
-    names = [name for name, _ in COSTS.values()]
+    recorded = {key: column for key, column in COSTS.items() if any(row.cost[key] is not None for row in rows)}
+    names = [name for name, _ in recorded.values()]
     headings += headings_of((*names, "Device"), numeric=names)
     for row, line in zip(rows, lines, strict=True):
-        line += [*(number(row.cost[key], form) for key, (_, form) in COSTS.items()), text(row.device)]
+        line += [*(number(row.cost[key], form) for key, (_, form) in recorded.items()), text(row.device)]
     caption = (
-        "Means over seeds (peak memory: the largest). Parameters, and FLOPs of one image (a multiply-add is two), are those of the "
-        "backbone; training FLOPs are those of all forward and backward passes."
+        "Means over seeds (peak memory: the largest). Device-minutes: of the training, on all its devices together. Parameters and "
+        "FLOPs of one image (a multiply-add is two), are those of the backbone; training FLOPs are those of all forward and "
+        "backward passes."
     )
+    if "energy_kwh" in recorded:
+        caption += (
+            " Energy: of the GPUs, with the measurements during training, where the training was not interrupted."
+        )
     if len({row.device for row in rows if row.cost["minutes"]}) > 1:
         caption += " The rows ran on different devices: minutes, images/s and memory are not comparable."
     breaks = frozenset(i for i in range(1, len(rows)) if rows[i].backbone != rows[i - 1].backbone)

@@ -293,3 +293,22 @@ def test_no_interval_leaves_its_scale(tmp_path):
             for heading, value in row.items():
                 if heading.endswith((" low", " high")) and value:
                     assert (-100 if file.stem == "differences" else 0) <= float(value) <= 100, (file.stem, heading)
+
+
+def test_cost_counts_devices_and_the_time_of_evaluations(tmp_path):
+    """Four processes of ten minutes are forty device-minutes; each evaluation's time counts once, whatever its metrics."""
+    run = write_run(tmp_path / "dino", "dino", images=30, matrices=False)
+    environment = json.loads((run / "environment.json").read_text())
+    (run / "environment.json").write_text(json.dumps(environment | {"processes": 4}))
+    log = (run / "log.jsonl").read_text().splitlines()
+    (run / "log.jsonl").write_text(
+        "\n".join([*log[:-1], json.dumps(json.loads(log[-1]) | {"minutes": 10.0, "energy_kwh": 0.5})]) + "\n"
+    )
+    (row,) = rows_of(read_runs([tmp_path])[0])
+    assert (row.cost["devices"], row.cost["minutes"], row.cost["evaluation_minutes"]) == (4, 40, None)
+    assert row.cost["energy_kwh"] == 0.5
+    for name, seconds in (("knn", 30.0), ("linear", 90.0)):
+        file = run / "results" / f"{name}.json"
+        file.write_text(json.dumps([line | {"seconds": seconds} for line in json.loads(file.read_text())]))
+    (row,) = rows_of(read_runs([tmp_path])[0])
+    assert row.cost["evaluation_minutes"] == 2.0

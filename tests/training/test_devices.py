@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from training.machine import devices
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,3 +40,29 @@ def test_a_cpu_keeps_the_memory_it_has_used():
     done = subprocess.run([sys.executable, "-c", PAGES], cwd=ROOT, capture_output=True, text=True, check=True)
     returned, kept = map(int, done.stdout.split())
     assert 2 * kept < returned
+
+
+def test_energy_is_what_nvml_counts(monkeypatch):
+    """With a stand-in for the driver's library: the device is found by its UUID, failures and other devices tell nothing."""
+    import types
+
+    asked = []
+
+    def by_uuid(name, handle):
+        asked.append(name)
+        return 0
+
+    def total(handle, millijoules):
+        millijoules._obj.value = 7_200_000
+        return status[0]
+
+    status = [0]
+    library = types.SimpleNamespace(
+        nvmlInit_v2=lambda: 0, nvmlDeviceGetHandleByUUID=by_uuid, nvmlDeviceGetTotalEnergyConsumption=total
+    )
+    monkeypatch.setattr(devices.ctypes, "CDLL", lambda name: library)
+    monkeypatch.setattr(devices.torch.cuda, "get_device_properties", lambda device: types.SimpleNamespace(uuid="12-34"))
+    cuda = torch.device("cuda", 0)
+    assert devices.energy_joules(cuda) == 7200.0 and asked == [b"GPU-12-34"]
+    status[0] = 3  # not supported
+    assert devices.energy_joules(cuda) is None and devices.energy_joules(torch.device("cpu")) is None

@@ -129,3 +129,20 @@ def peak_memory_gib(device: torch.device) -> float:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**30 if sys.platform == "darwin" else 2**20)  # macOS counts bytes, Linux kibibytes
+
+
+def energy_joules(device: torch.device) -> float | None:
+    """Energy that a CUDA device has used since its driver was loaded, as NVML counts it (Volta and newer). None where nothing
+    tells it: older devices, parts of one (MIG), and all others."""
+    uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None) if device.type == "cuda" else None
+    if uuid is None:
+        return None
+    try:
+        nvml = ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return None
+    handle, millijoules = ctypes.c_void_p(), ctypes.c_ulonglong()
+    name = str(uuid) if str(uuid).startswith("GPU-") else f"GPU-{uuid}"
+    failed = nvml.nvmlInit_v2() or nvml.nvmlDeviceGetHandleByUUID(name.encode(), ctypes.byref(handle))
+    failed = failed or nvml.nvmlDeviceGetTotalEnergyConsumption(handle, ctypes.byref(millijoules))
+    return None if failed else millijoules.value / 1000
