@@ -31,8 +31,10 @@ def unknown_name(kind: str, name: str, names: Iterable[str]) -> UsageError:
     """
     names = sorted(names)
     if len(names) > MOST_NAMES:
-        *others, last = difflib.get_close_matches(name, names, n=3, cutoff=0)
-        return UsageError(f"unknown {kind} {name!r}; the nearest of {len(names)}: {', '.join(others)} or {last}")
+        nearest, *others = difflib.get_close_matches(name, names, n=3, cutoff=0)
+        return UsageError(
+            f"unknown {kind} {name!r}; did you mean {nearest}? (next: {', '.join(others)}; {len(names)} are known)"
+        )
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}? " if near else ""
     return UsageError(f"unknown {kind} {name!r}; {hint}(known: {', '.join(names)})")
