@@ -89,10 +89,12 @@ def _mapped(path: Path) -> np.ndarray | None:
 
 
 def is_in_use(pixels: Path) -> bool:
-    """Whether a process, on any machine, has mapped a pixel file."""
-    with open(pixels, "r+b") as file:
-        try:
+    """Whether a process, on any machine, has mapped a pixel file; also where that cannot be told, as of another user's file."""
+    try:
+        with open(pixels, "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
     return False
