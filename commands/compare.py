@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from common.cli import load_plugins, read_open_command, require_one_process, wor
 from common.errors import UsageError, UserError
 from common.progress import track
 from reports import build_report
+from rundir.log import end_of
 from rundir.paths import CONFIG, REPORT, run_of
 from training.budget import parse_budget
 from training.grids.grid import Cell, cells_of, fix_backbones, grid_of, options_of_methods, without_repeats
@@ -49,9 +51,13 @@ def main(words: Sequence[str]) -> int:
     if command.dry_run:
         jobs = (command.jobs or 1) if command.launch.launcher == "local" else None
         print_plan(grid.title, cells, asked, out, jobs, console, again)
+        for line in require_possible(cells, asked, again, command, console):
+            say(line)
         return 0
     if command.launch.launcher == "local":  # other machines may have other logins
         require_loggers(asked[cell.name].train for cell in cells)
+    for line in require_possible(cells, asked, again, command, console):
+        say(line)
     states = run_cells(cells, command, console, again)
     if going := [state for state in states if state.status not in ENDED]:
         say(
@@ -95,6 +101,62 @@ def to_evaluate_again(asked: Mapping[str, TrainOptions], out: Path) -> set[str]:
     return again
 
 
+def require_possible(
+    cells: Sequence[Cell],
+    asked: Mapping[str, TrainOptions],
+    again: Collection[str],
+    command: CompareCommand,
+    console: Console,
+) -> list[str]:
+    """Check everything that can be known of the cells to run before the first begins, and return warnings. Raises UserError naming
+    every cell that would fail, and why."""
+    from eval.core.checks import refusals
+    from training.grids.checks import cautions, lacking_memory, lacking_space
+    from training.plan import make_plan
+
+    out, here = Path(command.out), command.launch.launcher == "local"
+    due = {cell.name: run_of(out, cell.name) for cell in cells if cell.name in again or not _is_done(cell, out)}
+    plans = []
+    reasons: dict[str, list[str]] = {}  # the names of their cells
+    warnings: dict[str, list[str]] = {}
+    checked: dict[str, tuple[list[str], list[str]]] = {}
+    with console.status(f"checking {len(due)} runs before the first begins"):
+        for name, run in due.items():
+            train, method, evaluations = asked[name].train, asked[name].method, asked[name].evaluations
+            if train.budget is not None:  # measuring where it ends may take minutes, and does not matter here
+                train = replace(train, budget=None, epochs=1e9)
+            key = repr((replace(train, seed=0, visualize=None), method, evaluations))
+            try:
+                plan = make_plan(replace(train, out=str(run)), method, evaluations, fetch=not command.dry_run)
+                if key not in checked:
+                    failing = refusals(plan, here)
+                    checked[key] = failing, [] if failing else cautions(plan)
+                if not checked[key][0] and end_of(run) is None:
+                    plans.append(plan)
+            except UserError as error:
+                checked[key] = [str(error)], []
+            for messages, by_message in zip(checked[key], (reasons, warnings), strict=True):
+                for message in messages:
+                    by_message.setdefault(message, []).append(name)
+        if here and not reasons:
+            jobs = command.jobs or 1
+            for reason in filter(None, (lacking_space(plans, jobs), lacking_memory(plans, jobs))):
+                reasons[reason] = list(due)
+    if reasons:
+        failing = {name for names in reasons.values() for name in names}
+        lines = [f"{_names(names)}: {reason}" for reason, names in reasons.items()]
+        raise UserError("\n  ".join([f"{len(failing)} of {len(cells)} runs would fail, so none begins:", *lines]))
+    return [f"warning: {_names(names)}: {warning}" for warning, names in warnings.items()]
+
+
+def _is_done(cell: Cell, out: Path) -> bool:
+    return is_done(run_of(out, cell.name), cell.options.get("evals") or [])
+
+
+def _names(names: Sequence[str]) -> str:
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+
+
 def print_plan(
     title: str,
     cells: Sequence[Cell],
@@ -117,7 +179,7 @@ def print_plan(
     common = {name for name in given[0] if all(options.get(name) == given[0][name] for options in given)}
     left, unknown = 0.0, 0
     for cell, options in track(list(zip(cells, given, strict=True)), "planning runs", len(cells)):
-        done = is_done(run_of(out, cell.name), cell.options.get("evals") or []) and cell.name not in again
+        done = _is_done(cell, out) and cell.name not in again
         minutes = None
         words = " ".join(f"{k}={v}" for k, v in options.items() if k not in common)
         try:

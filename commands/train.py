@@ -61,7 +61,7 @@ def main(words: Sequence[str]) -> int:
     if options.command.dry_run:
         from training.plan import make_plan
 
-        plan = make_plan(options.train, options.method, find_weights=False, extend=options.command.extend)
+        plan = make_plan(options.train, options.method, options.evaluations, fetch=False, extend=options.command.extend)
         print_plan(plan, with_options(words, {"dry_run": None}))
     else:
         command = options.command
@@ -91,6 +91,7 @@ def train(
     require_loggers([config])
     # Imported here, since a grid only reads the options of its cells.
     with working("loading the trainer"):
+        from eval.core.checks import require_possible
         from eval.core.context import make_context
         from eval.core.online import Monitor
         from eval.core.options import WeightsOptions
@@ -104,7 +105,10 @@ def train(
         with process_group(config.device):
             plan = make_plan(config, method_config, evaluations, extend=extend)
             config, run, main_process = plan.config, plan.directory, is_main()
+            with working("checking what can be known before it begins"):
+                require_possible(plan)
             if main_process:
+                _warn(plan)
                 held.enter_context(run_lock(run))
                 if not holds_work(run):
                     with working("estimating how long this will take"):
@@ -170,11 +174,22 @@ def _fitting(options: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in gone}
 
 
+def _warn(plan: Plan) -> None:
+    from training.grids.checks import cautions
+
+    for caution in cautions(plan):
+        warn(f"warning: {caution}")
+
+
 def print_plan(plan: Plan, words: Sequence[str] = ()) -> None:
-    """Print a plan's options as YAML, its numbers with their units, and how long it takes; ``words`` as for ``train``."""
+    """Print a plan's options as YAML, its numbers with their units, and how long it takes; ``words`` as for ``train``. Raises
+    UserError if the run would fail."""
+    from eval.core.checks import require_possible
     from training.grids.alternative import warning_of_days
     from training.grids.estimate import TimeEstimate, in_words
 
+    require_possible(plan)
+    _warn(plan)
     console = Console(highlight=False, soft_wrap=True)
     console.print(yaml.safe_dump({"options": plan.options}, sort_keys=False, allow_unicode=True), markup=False)
     (images, held_out), costs, config = plan.images, plan.costs, plan.config

@@ -9,6 +9,7 @@ from common.errors import UsageError, UserError
 from common.progress import working
 from data.sets.core.base import DATASETS, DataSet, require_folder
 from data.sets.core.benchmark import Benchmark
+from data.store.listing import Listing
 
 if TYPE_CHECKING:
     from data.store.store import ImageStore
@@ -22,6 +23,12 @@ def default_image_size(name: str) -> int:
 def open_benchmark(name: str, root: Path | None) -> Benchmark:
     """Open a benchmark. Raises UserError for a missing folder, and for incomplete or wrong data."""
     return DATASETS.get(name)(name, require_folder(name, root))
+
+
+def list_images(name: str, split: str, root: Path | None, cache: Path | None = None, progress: bool = True) -> Listing:
+    """List the images of a split without decoding any; arguments and errors are those of ``open_dataset``."""
+    with working(f"listing the images of {name} {split}", show=progress):
+        return _data_set(name, root, cache).listing(split)
 
 
 def open_dataset(
@@ -50,14 +57,9 @@ def open_dataset(
     """
     from data.store.open import open_store  # imports torch
 
-    kind = DATASETS.get(name)
-    if kind.is_benchmark:
-        raise UsageError(f"{name} has no training images and no labels; run.py evaluate --data {name} measures on it")
     if short_side is not None and short_side < 2:
         raise UserError(f"short_side is {short_side}; give at least 2 pixels")
-    with working(f"listing the images of {name} {split}", show=progress):
-        listing = _data_set(name, root, cache).listing(split)
-    return open_store(listing, short_side, cache, progress, stream, build)
+    return open_store(list_images(name, split, root, cache, progress), short_side, cache, progress, stream, build)
 
 
 def splits_of(name: str, root: Path | None, cache: Path | None = None) -> tuple[str, ...]:
@@ -67,6 +69,8 @@ def splits_of(name: str, root: Path | None, cache: Path | None = None) -> tuple[
 
 def _data_set(name: str, root: Path | None, cache: Path | None) -> DataSet:
     kind = DATASETS.get(name)
+    if kind.is_benchmark:
+        raise UsageError(f"{name} has no training images and no labels; run.py evaluate --data {name} measures on it")
     if kind.takes_name:
         if root is not None:
             raise UsageError(f"--data {name} names its own place; leave --data_root out")

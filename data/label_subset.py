@@ -11,6 +11,7 @@ import numpy as np
 from common.errors import UsageError, UserError
 from data.pairing import labelled
 from data.sets.core.lists import read_lines
+from data.store.listing import Listing
 from data.store.store import ImageStore
 
 #: Indices of images, int64, rising; and the protocol's fields that describe them.
@@ -25,6 +26,17 @@ def labelled_parts(store: ImageStore, lists: Sequence[Path], fractions: Sequence
     if len({file.stem for file in lists}) < len(lists):
         raise UsageError(f"the lists of labelled images {', '.join(map(str, lists))} need names of their own")
     return {file.stem: listed_part(store, file) for file in lists}
+
+
+def most_labelled(listing: Listing, labelled_images: int, lists: Sequence[Path], fractions: Sequence[float]) -> int:
+    """About how many labelled images the largest part will have, before any image is decoded. Raises UserError for a list that
+    cannot be read."""
+    if lists:
+        return max(sum(1 for line in read_lines(file) if line.strip()) for file in lists)
+    if listing.labels is None:
+        return min(labelled_images, round(max(fractions) * labelled_images) + len(listing.classes))
+    counts = np.bincount(listing.labels[listing.labels >= 0])
+    return int(sum(max(1, round(max(fractions) * count)) for count in counts.tolist() if count))
 
 
 def drawn_part(store: ImageStore, fraction: float, seed: int) -> Part:

@@ -15,7 +15,7 @@ from common.images import VOID, normalise
 from common.options import option
 from data.store.decode import read_ids
 from data.views.dense import fitted_size, resize_image
-from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
+from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig, Outlook
 from eval.core.context import EvalContext
 from eval.core.scoring import measure_means
 from eval.dense.attention_masks import keep_mass
@@ -65,10 +65,14 @@ class AttentionJaccard(Evaluation):
     Config = AttentionJaccardConfig
     config: AttentionJaccardConfig
 
+    def check(self, outlook: Outlook) -> None:
+        _require_masks(outlook.test.data, outlook.test.masks is not None)
+        if not outlook.backbone.has_tokens:
+            raise UserError(f"{outlook.backbone_name} has no CLS attention; choose a ViT, such as vit_s16")
+
     def run(self, context: EvalContext) -> list[Measurement]:
         store = context.test
-        if not store.has_masks:
-            raise UserError(f"{store.name} has no masks of objects; voc2012 and demo have")
+        _require_masks(store.name, store.has_masks)
         instances = _instance_files(store.root, store.names)
         size, patch = self.config.size or context.image_size, context.backbone.stride
         scores = np.full(len(store), np.nan)
@@ -106,6 +110,11 @@ class AttentionJaccard(Evaluation):
             "precision": context.precision,
         }
         return measure_means(context, "attention_jaccard", names, {"jaccard": scores[rows]}, protocol)
+
+
+def _require_masks(data: str, has_masks: bool) -> None:
+    if not has_masks:
+        raise UserError(f"{data} has no masks of objects; voc2012 and demo have")
 
 
 def _instance_files(root: Path, names: list[str]) -> list[Path] | None:

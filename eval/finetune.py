@@ -18,10 +18,10 @@ from common.errors import UsageError
 from common.files import digest_of
 from common.options import one_of, option
 from common.progress import note
-from data.label_subset import labelled_parts
+from data.label_subset import labelled_parts, most_labelled
 from data.store.store import ImageStore
 from data.views.central import eval_images
-from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
+from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig, Outlook
 from eval.core.context import EvalContext
 from eval.core.nested import NestedTraining
 from eval.core.probe import HELD_OUT, best_rate, different_rates, measure_logits, quality, targets_of
@@ -29,6 +29,8 @@ from methods.core.layer_rates import scaled_groups
 from methods.supervised import Supervised, SupervisedConfig
 from rundir.results import Measurement
 from training.batches import MODEL, Batches, seed_of
+from training.costs import empty_batch, norm_of_one_value
+from training.failures import too_small_batch
 from training.optimizers import OPTIMIZERS
 
 
@@ -90,6 +92,19 @@ class Finetune(Evaluation):
     def files(self) -> list[Path]:
         return [Path(file).expanduser() for file in self.config.lists]
 
+    def check(self, outlook: Outlook) -> None:
+        outlook.labelled("test")
+        config, data = self.config, outlook.train.data
+        images = most_labelled(outlook.train, outlook.labelled("train"), self.files(), config.fractions)
+        _require_batch(config.batch_size, images, data)
+        views = FinetuneTask.views(FinetuneTaskConfig(), outlook.image_size)
+        if config.batch_size == 1 and norm_of_one_value(
+            lambda: FinetuneTask(FinetuneTaskConfig(), lambda **hints: outlook.backbone, len(outlook.train.classes)),
+            lambda: empty_batch(views, 1, None),
+            config.epochs,
+        ):
+            raise too_small_batch("--finetune_batch_size")
+
     def run(self, context: EvalContext) -> list[Measurement]:
         context.labelled("train")  # raises if no image has a label
         parts = labelled_parts(context.train, self.files(), self.config.fractions, context.seed)
@@ -138,11 +153,7 @@ class Finetune(Evaluation):
     def _trained(self, context: EvalContext, rows: np.ndarray, rate: float) -> FinetuneTask:
         """Fine-tune on these training images at this learning rate, unless that has been done."""
         config, recipe = self.config, self._recipe(context)
-        if len(rows) < config.batch_size:
-            raise UsageError(
-                f"--finetune_batch_size {config.batch_size}: {context.train.name} has {len(rows)} labelled images to train on; "
-                f"give at most {len(rows)}"
-            )
+        _require_batch(config.batch_size, len(rows), context.train.name)
         task_config = FinetuneTaskConfig(
             drop_path=config.drop_path, backbone_lr_scale=recipe.backbone_lr_scale, layer_decay=config.layer_decay
         )
@@ -172,6 +183,13 @@ class Finetune(Evaluation):
             training.train(task, batches, images=len(rows))
         training.restore(task)
         return task.to(context.device).eval()
+
+
+def _require_batch(batch_size: int, images: int, data: str) -> None:
+    if images < batch_size:
+        raise UsageError(
+            f"--finetune_batch_size {batch_size}: {data} has {images} labelled images to train on; give at most {images}"
+        )
 
 
 def predict(context: EvalContext, task: FinetuneTask, store: ImageStore, rows: np.ndarray) -> Tensor:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from common.options import option
-from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
+from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig, Outlook
 from eval.core.context import EvalContext
-from eval.core.knn import measure_knn
+from eval.core.knn import fitting_ks, measure_knn
 from rundir.results import Measurement
 
 
@@ -34,6 +34,10 @@ class KNN(Evaluation):
 
     def feature_kinds(self, context: EvalContext) -> list[str]:
         return ["pooled"]
+
+    def check(self, outlook: Outlook) -> None:
+        outlook.labelled("test")
+        fitting_ks("knn", self.config.ks, outlook.labelled("train"))
 
     def run(self, context: EvalContext) -> list[Measurement]:
         return measure_knn(context, "knn", context.labelled("train"), self.config.ks, self.config.temperature)

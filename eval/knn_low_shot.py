@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.options import option
-from data.label_subset import labelled_parts
-from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
+from common.progress import note
+from data.label_subset import labelled_parts, most_labelled
+from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig, Outlook
 from eval.core.context import EvalContext
-from eval.core.knn import measure_knn
+from eval.core.knn import fitting_ks, measure_knn
 from rundir.results import Measurement
 
 
@@ -41,10 +42,20 @@ class KNNLowShot(Evaluation):
     def files(self) -> list[Path]:
         return [Path(file).expanduser() for file in self.config.lists]
 
+    def check(self, outlook: Outlook) -> None:
+        outlook.labelled("test")
+        largest = most_labelled(outlook.train, outlook.labelled("train"), self.files(), self.config.fractions)
+        fitting_ks("knn_low_shot", self.config.ks, largest)
+
     def run(self, context: EvalContext) -> list[Measurement]:
         config = self.config
         context.labelled("train")  # raises if no image has a label
         banks = labelled_parts(context.train, self.files(), config.fractions, context.seed)
+        if any(min(config.ks) <= len(rows) for rows, _ in banks.values()):
+            small = {name: rows for name, (rows, _) in banks.items() if len(rows) < min(config.ks)}
+            for name, rows in small.items():
+                note(f"knn_low_shot: {name} left out: {len(rows)} labelled images are fewer than the smallest k")
+            banks = {name: bank for name, bank in banks.items() if name not in small}
         return [
             m
             for name, (rows, about) in banks.items()

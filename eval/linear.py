@@ -8,7 +8,7 @@ from torch import Tensor
 
 from common.options import option
 from eval.core import probe
-from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
+from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig, Outlook
 from eval.core.context import EvalContext
 from eval.core.probe import Heads, HeadsCheckpoint
 from rundir.results import Measurement
@@ -41,6 +41,10 @@ class Linear(Evaluation):
 
     def feature_kinds(self, context: EvalContext) -> list[str]:
         return [probe.kind_for(context.backbone)]
+
+    def check(self, outlook: Outlook) -> None:
+        outlook.labelled("test")
+        probe.require_images("linear", outlook.labelled("train"))
 
     def run(self, context: EvalContext) -> list[Measurement]:
         config = self.config

@@ -16,7 +16,7 @@ from common.progress import working
 from data.views.maker import ViewMaker
 from data.views.spec import View
 from eval.core import probe
-from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
+from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig, Outlook
 from eval.core.context import EvalContext
 from eval.core.probe import Heads, HeadsCheckpoint
 from eval.features.extract import compute_features
@@ -60,6 +60,10 @@ class LinearAuthors(Evaluation):
 
     def feature_kinds(self, context: EvalContext) -> list[str]:
         return [f"last{self.config.blocks}" if self.config.blocks else probe.kind_for(context.backbone)]
+
+    def check(self, outlook: Outlook) -> None:
+        outlook.labelled("test")
+        probe.require_images("linear_authors", outlook.labelled("train"))
 
     def run(self, context: EvalContext) -> list[Measurement]:
         config = self.config

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from common.errors import UserError
 from common.progress import track
-from eval.core.base import EVALUATIONS, Evaluation
+from eval.core.base import EVALUATIONS, Evaluation, Outlook
 from eval.core.context import EvalContext
 from eval.core.scoring import measure_means
 from eval.features.neighbours import nearest_neighbours
@@ -103,6 +103,10 @@ class Retrieval(Evaluation):
 
     def feature_kinds(self, context: EvalContext) -> list[str]:
         return ["pooled"]
+
+    def check(self, outlook: Outlook) -> None:
+        for split in ("train", "test"):
+            outlook.labelled(split)
 
     def run(self, context: EvalContext) -> list[Measurement]:
         train_rows, test_rows = context.labelled("train"), context.labelled("test")

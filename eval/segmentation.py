@@ -23,7 +23,7 @@ from common.statistics.confusion import bootstrap_scores, class_scores, confusio
 from data.datasets import open_dataset
 from data.store.store import ImageStore
 from data.views.dense import SegmentationAugmentation
-from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
+from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig, Outlook
 from eval.core.context import EvalContext
 from eval.core.nested import NestedTraining
 from eval.core.scoring import measure, outcomes_name, save_outcomes
@@ -36,8 +36,11 @@ from eval.dense.task import SegmentationTask, TaskConfig
 from eval.features.extract import FrozenBackbone
 from heads.segmentation.core.base import SEGMENTATION_HEADS
 from heads.segmentation.core.losses import make_loss
+from methods.core.base import ViewBatch
 from rundir.paths import FEATURES, examples_file, masks_folder
 from rundir.results import Measurement
+from training.costs import norm_of_one_value
+from training.failures import too_small_batch
 from training.optimizers import OPTIMIZERS
 
 #: Optimiser and learning rate by ``finetune``. DeepLabV3 (arXiv 1706.05587, section 4.1) fine-tunes with SGD, 0.007; AdamW's 0.001,
@@ -132,6 +135,24 @@ class Segmentation(Evaluation):
         data = as_file_name(context.test.name)
         return MaskFiles(masks_folder(context.run_dir, data, head, self._kind), context.test.names)
 
+    def check(self, outlook: Outlook) -> None:
+        for listing in (outlook.train, outlook.test):
+            _require_masks(listing.data, listing.masks is not None)
+        if self.config.batch_size == 1:
+            self._require_norms(outlook)
+
+    def _require_norms(self, outlook: Outlook) -> None:
+        """Raise UserError if a head's BatchNorm would have one value a channel in batches of one image."""
+        config, size = self.config, self.config.crop_size or outlook.image_size
+        for head in config.heads:
+            task = TaskConfig(head=head, finetune=config.finetune, auxiliary=config.auxiliary)
+            if norm_of_one_value(
+                lambda task=task: SegmentationTask(task, lambda: outlook.backbone, len(outlook.test.classes) + 1),
+                lambda: ViewBatch([torch.empty(1, 3, size, size)], torch.zeros(1, size, size, dtype=torch.uint8)),
+                config.epochs,
+            ):
+                raise too_small_batch("--segmentation_batch_size", head)
+
     def run(self, context: EvalContext) -> list[Measurement]:
         tasks: dict[str, SegmentationTask] = {}
         for head, training in self.train(context).items():
@@ -184,8 +205,7 @@ class Segmentation(Evaluation):
 
     def _check(self, context: EvalContext) -> None:
         for store in (context.train, context.test):
-            if not store.has_masks:
-                raise UserError(f"{store.name} has no masks to learn segmentation from; voc2012 and demo have")
+            _require_masks(store.name, store.has_masks)
         cpu = FrozenBackbone(backbone=self._backbone(context), device=torch.device("cpu"), precision="fp32")
         map_shapes(cpu, [-1], self._size(context))
 
@@ -296,6 +316,11 @@ class Segmentation(Evaluation):
         data["test"] |= {"absent_from_masks": [test.mask_classes[c] for c in absent]}
         protocol = {"head": head, **protocol}
         return measure(context, evaluation, estimates, len(matrices), protocol, file, data=data)
+
+
+def _require_masks(data: str, has_masks: bool) -> None:
+    if not has_masks:
+        raise UserError(f"{data} has no masks to learn segmentation from; voc2012 and demo have")
 
 
 def summary(matrices: dict[str, np.ndarray], classes: Sequence[str]) -> Table:

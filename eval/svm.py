@@ -18,7 +18,7 @@ from common.options import option
 from common.progress import track, warn
 from common.statistics.average_precision import interpolated_precision
 from data.sets.voc2007 import difficult_only
-from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
+from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig, Outlook
 from eval.core.context import EvalContext
 from eval.core.scoring import Estimate, measure, measure_label_scores, resampled
 from rundir.results import Measurement
@@ -63,12 +63,11 @@ class SVM(Evaluation):
     def feature_kinds(self, context: EvalContext) -> list[str]:
         return ["pooled"]
 
+    def check(self, outlook: Outlook) -> None:
+        _require_several(outlook.train.data, outlook.train.labels is None)
+
     def run(self, context: EvalContext) -> list[Measurement]:
-        if context.train.label_sets is None:
-            raise UserError(
-                f"svm measures images with several labels, and {context.train.name} has one each; give --data voc2007 or voc2012, "
-                "or --evals linear"
-            )
+        _require_several(context.train.name, context.train.label_sets is not None)
         train, test = (_Split(context, split) for split in ("train", "test"))
         classes = context.train.classes
         counts = (train.present & ~train.ignored).sum(axis=0)
@@ -135,6 +134,13 @@ def voc_estimates(scores: np.ndarray, test: _Split, classes: list[str]) -> dict[
         **{f"ap_11_point_{classes[c]}": partial(of_class, c, 11) for c in present},
     }
     return {metric: resampled(statistic, len(scores)) for metric, statistic in statistics.items()}
+
+
+def _require_several(data: str, several: bool) -> None:
+    if not several:
+        raise UserError(
+            f"svm measures images with several labels, and {data} has one each; give --data voc2007 or voc2012, or --evals linear"
+        )
 
 
 class _Split:

@@ -20,7 +20,7 @@ from common.errors import UsageError
 from common.options import option
 from heads.mlp import MLP, parse_widths
 from methods.core.augmentation import AugmentationConfig
-from methods.core.base import METHODS, MakeBackbone, Method, Progress, StepOutput, ViewBatch
+from methods.core.base import METHODS, MakeBackbone, Method, Progress, StepOutput, ViewBatch, power_of_two
 from methods.core.teacher import SlowCopy
 
 
@@ -41,6 +41,10 @@ class MoCoV2Config(AugmentationConfig):
     """of the key encoder's moving average"""
     temperature: float = option(0.2, above=0)
     """of the softmax over similarities"""
+
+    def smaller_for(self, images: int, steps: int) -> dict[str, float]:
+        # In a longer queue, an image meets keys of its own from an epoch before.
+        return {"queue": power_of_two(images / 2)} if self.queue > images else {}
 
 
 @METHODS.register("mocov2")

@@ -48,6 +48,7 @@ class SimCLR(Method):
 
     title = "SimCLR"
     citation = "Chen et al. 2020, arXiv 2002.05709"
+    smallest_batch = 2
     Config = SimCLRConfig
     #: The paper's section 2.2 and appendix B: LARS, 0.3 × batch / 256, cosine to 0, 10 epochs of warm-up.
     recipe = {"optimizer": "lars", "lr": 0.3, "min_lr": 0.0, "weight_decay": 1e-6, "batch_size": 4096, "epochs": 1000}

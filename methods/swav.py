@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from common.options import option
 from heads.mlp import MLP, parse_widths
-from methods.core.base import METHODS, MakeBackbone, Method, Progress, StepOutput, ViewBatch
+from methods.core.base import METHODS, MakeBackbone, Method, Progress, StepOutput, ViewBatch, power_of_two
 from methods.core.multi_crop import MultiCropConfig, agreement, backbone_features, sinkhorn_knopp
 
 
@@ -46,6 +46,14 @@ class SwAVConfig(MultiCropConfig):
     """alternating normalisations that share the batch out"""
     freeze_prototypes: int = option(313, at_least=0)
     """optimiser steps during which the prototypes stay as they are; a shorter run never trains them"""
+
+    def smaller_for(self, images: int, steps: int) -> dict[str, float]:
+        smaller: dict[str, float] = {}
+        if self.prototypes > images:
+            smaller["prototypes"] = power_of_two(images / 8, at_least=16)
+        if self.freeze_prototypes >= steps:
+            smaller["freeze_prototypes"] = steps // 10
+        return smaller
 
 
 @METHODS.register("swav")

@@ -49,6 +49,14 @@ def hold_out(images: int, knn_every: int) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(order[count:]), np.sort(order[:count])
 
 
+def too_few_images(data: str, images: int, batch_size: int, held_out: int = 0) -> str | None:
+    """Why so many training images give no batch; None if they do. ``held_out``: images kept for the online k-NN."""
+    if images >= batch_size:
+        return None
+    rest = f" ({held_out} more are held out for the online k-NN; --knn_every 0 trains on them)" if held_out else ""
+    return f"{data} has {images} images to train on{rest}, fewer than one batch; give --batch_size {images} or less"
+
+
 class BatchSource(Protocol):
     """Source of a training's batches. An epoch has ``steps_per_epoch`` whole batches, and leaves out ``left_out`` images."""
 
@@ -75,11 +83,8 @@ class WholeBatches:
     UserError, which ends with ``hint``, if the images do not fill a single one."""
 
     def __init__(self, store: ImageStore, config: TrainConfig, device: torch.device, hint: str = ""):
-        if len(store) < config.batch_size:
-            raise UserError(
-                f"{store.name} has {len(store)} images to train on, fewer than one batch; "
-                f"give --batch_size {len(store)} or less{hint}"
-            )
+        if reason := too_few_images(store.name, len(store), config.batch_size):
+            raise UserError(f"{reason}{hint}")
         self.store = store
         self.config = config
         self.device = device

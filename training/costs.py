@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 from backbones.base import Backbone
@@ -36,12 +37,10 @@ def cost_of(
         ``training_flops`` and the activations are None if the method's forward pass depends on values.
     """
     accelerator = pick_device(config.device).type != "cpu"
-    with torch.device("meta"):
-        method = build()
+    method = on_meta(build)
     backbone = method.backbone
     parameters, flops = count(backbone, config.image_size)
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        method.to_empty(device="cpu")
+    with _empty(method):
         if accelerator:
             as_on_accelerator(method)
         trained = [p for p in method.parameters() if p.requires_grad]
@@ -67,11 +66,59 @@ def cost_of(
     }
 
 
+def on_meta(build: Callable[[], Method]) -> Method:
+    """Build a method without memory for its weights."""
+    with torch.device("meta"):
+        return build()
+
+
+@contextmanager
+def _empty(method: Method) -> Iterator[None]:
+    """Let a method on the meta device, within the block, compute shapes as on a CPU."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        method.to_empty(device="cpu")
+        yield
+
+
+def empty_batch(views: list[View], rows: int, num_labels: int | None) -> ViewBatch:
+    """A batch of ``rows`` images without contents; ``num_labels`` as for ``cost_of``."""
+    labels = torch.zeros(rows, dtype=torch.int64) if num_labels is None else torch.zeros(rows, num_labels)
+    return ViewBatch([torch.empty(rows, 3, view.size, view.size) for view in views], labels)
+
+
+def norm_of_one_value(build: Callable[[], Method], batch: Callable[[], ViewBatch], epochs: float) -> str | None:
+    """Name a BatchNorm to which a training pass of ``batch()`` would give a single value a channel, so that nothing is left of it;
+    None if there is none. Only shapes are computed."""
+
+    class SingleValue(Exception):
+        pass
+
+    def watch(name: str) -> Callable[..., None]:
+        def look(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if module.training and inputs[0].numel() <= inputs[0].shape[1]:
+                raise SingleValue(name)
+
+        return look
+
+    method = on_meta(build).train()
+    with _empty(method):
+        for name, module in method.named_modules():
+            if isinstance(module, _BatchNorm):
+                module.register_forward_pre_hook(watch(name))
+        try:
+            method.before_step(Progress(0, 1, epochs))
+            method(batch())
+        except SingleValue as single:
+            return str(single)
+        except (RuntimeError, NotImplementedError):  # a forward pass that depends on values
+            return None
+    return None
+
+
 def _training_pass(method: Method, views: list[View], config: TrainConfig, num_labels: int | None) -> tuple[int, int]:
     """Count the operations per image of a forward and backward pass, and the bytes kept between the two."""
     rows = config.batch_size // config.accumulate
-    labels = torch.zeros(rows, dtype=torch.int64) if num_labels is None else torch.zeros(rows, num_labels)
-    batch = ViewBatch([torch.empty(rows, 3, view.size, view.size) for view in views], labels)
+    batch = empty_batch(views, rows, num_labels)
     own = {p.untyped_storage()._cdata for p in method.parameters()}
     kept: dict[int, Tensor] = {}
 

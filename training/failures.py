@@ -17,6 +17,8 @@ from training.config import TrainConfig
 
 #: Part of a device's memory that the estimate may take; crops, libraries' buffers and fragmentation take the rest.
 USABLE = 0.8
+#: What torch says of a BatchNorm with nothing to normalise.
+SINGLE_VALUE = "Expected more than 1 value per channel when training"
 
 
 @contextmanager
@@ -28,6 +30,8 @@ def explained(
     try:
         yield
     except Exception as error:
+        if isinstance(error, ValueError) and SINGLE_VALUE in str(error):
+            raise too_small_batch("--batch_size") from error
         if not is_out_of_memory(error):
             raise
         estimate: Mapping[str, float | None] = {}
@@ -79,9 +83,9 @@ def _out_of_memory(
     config: TrainConfig, method: nn.Module, device: torch.device, memory_gib: Mapping[str, float | None]
 ) -> str:
     parts = sorted(((value, name) for name, value in memory_gib.items() if value), reverse=True)
-    largest = ", ".join(f"{name.replace('_', ' ')} {_size(value)}" for value, name in parts)
+    largest = ", ".join(f"{name.replace('_', ' ')} {in_gib(value)}" for value, name in parts)
     tensors = sorted(((p.nbytes / 2**30, name) for name, p in method.named_parameters()), reverse=True)[:3]
-    named = ", ".join(f"{name} {_size(value)}" for value, name in tensors)
+    named = ", ".join(f"{name} {in_gib(value)}" for value, name in tensors)
     estimate = f" the estimate: {largest};" if largest else ""
     count, share = fitting(config, device, memory_gib), config.batch_size // world_size()
     if count >= 1:
@@ -92,10 +96,18 @@ def _out_of_memory(
     else:
         advice = "not even one image would fit: give a smaller backbone or --image_size, or --precision bf16"
     return (
-        f"out of memory on {device} ({_size(memory_of(device) / 2**30)}) with {share // config.accumulate} images a forward pass;"
+        f"out of memory on {device} ({in_gib(memory_of(device) / 2**30)}) with {share // config.accumulate} images a forward pass;"
         f"{estimate} the largest tensors: {named}. In another --out, {advice}; {config.out} keeps its last checkpoint"
     )
 
 
-def _size(gib: float) -> str:
+def in_gib(gib: float) -> str:
+    """Format a size given in GiB, as GiB or MiB."""
     return f"{gib:.1f} GiB" if gib >= 1 else f"{gib * 1024:.1f} MiB"
+
+
+def too_small_batch(option: str, network: str = "the network") -> UserError:
+    """The error for batches of one image where a BatchNorm of ``network`` has a single value a channel then."""
+    return UserError(
+        f"{option} 1: a BatchNorm of {network} would have a single value to normalise; give {option} 2 or more"
+    )

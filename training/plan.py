@@ -9,21 +9,24 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from backbones import build_backbone
+from backbones.formats.released import is_released
 from backbones.formats.source import Source
 from common.errors import UserError
-from data.datasets import open_dataset
+from data.datasets import list_images, open_dataset
+from data.store.listing import Listing
 from data.store.store import ImageStore
 from data.views.spec import View
-from methods.core.base import METHODS, Method, MethodConfig, steps_of
+from methods.core.base import METHODS, Method, MethodConfig, ViewBatch, steps_of
 from rundir.log import holds_work
 from rundir.options import written_options
 from training.batches import MODEL, Batches, hold_out, seed_of, short_side_for
 from training.budget import minutes_of_a_step, parse_budget
 from training.config import TrainConfig
-from training.costs import cost_of
+from training.costs import cost_of, empty_batch
 from training.extension import with_extension
 from training.initial import with_initial_weights
 from training.machine.devices import pick_device
@@ -70,12 +73,12 @@ class Plan:
         root = None if config.data_root is None else Path(config.data_root)
         store = open_dataset(config.data, "train", root, short_side_for(config.image_size), stream=config.stream)
         if not store.labelled.any():
-            self._require_no_labels()
+            self.require_no_labels()
         # The online k-NN needs labels.
         trained, held_out = hold_out(len(store), config.knn_every if store.labelled.any() else 0)
         return store.subset(trained), store.subset(held_out)
 
-    def _require_no_labels(self) -> None:
+    def require_no_labels(self) -> None:
         """Raise UserError if something of the plan needs labels, which no image has."""
         config = self.config
         if use := self.method.label_use(vars(self.method_config)):
@@ -89,11 +92,28 @@ class Plan:
         raise UserError(f"{needs}, and no training image of {config.data} has one")
 
     @cached_property
+    def listing(self) -> Listing:
+        """The training images and those held out, before any is decoded; damaged ones count."""
+        config = self.config
+        return list_images(config.data, "train", None if config.data_root is None else Path(config.data_root))
+
+    @cached_property
+    def shares(self) -> tuple[np.ndarray, np.ndarray]:
+        """Places in ``listing`` of the images to train on, and of those held out."""
+        labels = self.listing.labels
+        labelled = labels is None or bool((labels >= 0).any())
+        return hold_out(len(self.listing.names), self.config.knn_every if labelled else 0)
+
+    @cached_property
     def costs(self) -> dict[str, Any]:
-        """What training costs; see ``training.costs.cost_of``. Counting takes seconds."""
-        store = self.images[0]
-        labels = None if store.label_sets is None else store.num_classes
-        return cost_of(self.build_method, self.views, self.config, labels)
+        """What training costs; see ``training.costs.cost_of``. Counting takes seconds, and decodes no image. Raises UserError or
+        UsageError for sizes and options that the method or the backbone refuses."""
+        return cost_of(self.build_method, self.views, self.config, self._label_columns)
+
+    @property
+    def _label_columns(self) -> int | None:
+        """Columns of multi-hot labels; None where an image has one label."""
+        return None if self.listing.labels is not None else len(self.listing.classes)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -113,7 +133,11 @@ class Plan:
         return len(self.images[0]) % self.config.batch_size if self.steps_per_epoch else 0
 
     def build_method(self) -> Method:
-        return build_method(self.config, self.method_config, self.images[0].num_classes)
+        return build_method(self.config, self.method_config, len(self.listing.classes))
+
+    def empty_batch(self, rows: int) -> ViewBatch:
+        """A batch of the right shapes, on the CPU, for counting."""
+        return empty_batch(self.views, rows, self._label_columns)
 
     def batches(self) -> Batches:
         return Batches(self.images[0], self.views, self.config, self.device)
@@ -123,11 +147,12 @@ def make_plan(
     config: TrainConfig,
     method_config: MethodConfig,
     evaluations: Mapping[str, Any] | None = None,
-    find_weights: bool = True,
+    fetch: bool = True,
     extend: bool = False,
 ) -> Plan:
-    """Plan a run: fill in defaults, turn its budget into epochs, and, with ``find_weights``, look for or download ``config.init``.
-    With ``extend``, the run in the directory may get further epochs (``training.extension``).
+    """Plan a run: fill in defaults, turn its budget into epochs, and look for ``config.init``; released weights are downloaded
+    where they are missing, or, without ``fetch``, not looked for. With ``extend``, the run in the directory may get further epochs
+    (``training.extension``).
 
     Writes no run directory. Raises UsageError for a wrong budget, an option out of its range, or options that contradict each
     other; UserError if initial weights are missing, or operations that a budget limits cannot be counted."""
@@ -137,7 +162,7 @@ def make_plan(
         plan.config = resolve(dataclasses.replace(config, warmup_epochs=0.0))
         config = dataclasses.replace(config, epochs=_epochs_within_budget(plan))
     plan.config = with_extension(resolve(config), config, extend)
-    if find_weights:
+    if fetch or not is_released(plan.config.init):
         plan.config, plan.initial = with_initial_weights(plan.config)
     return plan
 

@@ -6,13 +6,44 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from common.errors import UsageError
+from common.errors import UsageError, UserError
 from common.registry import Registry, literals_of, plugins_of
 from data.sets.core.base import DATASETS
+from data.store.listing import Listing
 from rundir.results import Measurement
 
 if TYPE_CHECKING:
+    from backbones.base import Backbone
     from eval.core.context import EvalContext
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What is known of an evaluation's input before a run trains.
+
+    Attributes:
+        train, test: the images of the splits, none decoded.
+        backbone: without weights, on the meta device.
+        image_size: side in pixels of evaluation images.
+        seed: the run's.
+    """
+
+    train: Listing
+    test: Listing
+    backbone: Backbone
+    backbone_name: str
+    image_size: int
+    seed: int
+
+    def labelled(self, split: str) -> int:
+        """The number of labelled images, or, where labels stand in masks or annotations, of images. Raises UserError for none."""
+        listing = self.train if split == "train" else self.test
+        count = len(listing.names) if listing.labels is None else int((listing.labels >= 0).sum())
+        if not count:
+            raise UserError(
+                f"{listing.data}: no image of the {split} split has a label, so nothing can be classified there"
+            )
+        return count
 
 
 EVALUATIONS: Registry[type[Evaluation]] = Registry("evaluation", "eval")
@@ -66,6 +97,9 @@ class Evaluation:
     def feature_kinds(self, context: EvalContext) -> list[str]:
         """Kinds of features (``eval.features.extract``) that ``run`` reads; one pass extracts them for all evaluations."""
         return []
+
+    def check(self, outlook: Outlook) -> None:
+        """Raise UserError for data or a backbone that ``run`` would refuse, as far as can be known before a run trains."""
 
     def files(self) -> list[Path]:
         """Files, or files of folders, that the options name. If they change, the evaluation measures anew."""

@@ -7,11 +7,28 @@ from typing import Any
 
 import numpy as np
 
+from common.errors import UserError
 from common.progress import note
 from eval.core.context import EvalContext
 from eval.core.scoring import measure_classes, measure_label_scores
 from eval.features.votes import knn_classify, knn_label_scores
 from rundir.results import Measurement
+
+
+def fitting_ks(evaluation: str, ks: Sequence[int], bank: int) -> tuple[list[int], str]:
+    """The ks, rising, that a bank of so many labelled images is large enough for, and which are left out, in words ("": none).
+    Raises UserError, naming what can be given, if the bank is too small for all."""
+    ks = sorted(set(ks))
+    fitting = [k for k in ks if k <= bank]
+    if not fitting:
+        raise UserError(
+            f"{evaluation}: k = {', '.join(map(str, ks))}, but the bank has only {bank} labelled images; "
+            f"give --{evaluation}_ks numbers from 1 to {bank}"
+        )
+    if fitting == ks:
+        return fitting, ""
+    left_out = ", ".join(map(str, ks[len(fitting) :]))
+    return fitting, f"{evaluation}: k = {left_out} left out: the bank has {bank} labelled images"
 
 
 def measure_knn(
@@ -24,13 +41,10 @@ def measure_knn(
     suffix: str = "",
 ) -> list[Measurement]:
     """Measure each k for which the bank, the labelled training images ``bank_rows``, is large enough. ``about`` describes the bank
-    in the protocol, and ``suffix`` in the names of predictions files."""
-    ks = sorted(set(ks))
-    fitting = [k for k in ks if k <= len(bank_rows)]
-    if fitting and fitting != ks:
-        left_out = ", ".join(map(str, ks[len(fitting) :]))
-        note(f"{evaluation}: k = {left_out} left out: the bank has {len(bank_rows)} labelled images", style="none")
-    ks = fitting or ks  # if none fits, the search raises
+    in the protocol, and ``suffix`` in the names of predictions files. Raises UserError if the bank is too small for all."""
+    ks, remark = fitting_ks(evaluation, ks, len(bank_rows))
+    if remark:
+        note(remark, style="none")
     # The bank stays on the CPU, since the search puts a normalised copy on the device.
     bank = context.features("train", "pooled")[bank_rows]
     queries = context.features("test", "pooled")[context.labelled("test")].to(context.device)

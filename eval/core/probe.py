@@ -252,12 +252,17 @@ def different_rates(rates: Sequence[float]) -> None:
         raise ValueError("give different learning rates")
 
 
+def require_images(evaluation: str, labelled_images: int) -> None:
+    """Raise UserError if so many labelled training images are too few to hold some out."""
+    if labelled_images < 10:
+        raise UserError(
+            f"{evaluation}: {labelled_images} labelled training images are too few to choose a learning rate on; give at least 10"
+        )
+
+
 def targets_of(context: EvalContext, evaluation: str, rows: np.ndarray) -> tuple[Tensor, Tensor]:
     """Labels of training images, int64 ``[n]`` or multi-hot float32 ``[n, C]``, and the ``held_out`` ones, bool ``[n]``."""
-    if len(rows) < 10:
-        raise UserError(
-            f"{evaluation}: {len(rows)} labelled training images are too few to choose a learning rate on; give at least 10"
-        )
+    require_images(evaluation, len(rows))
     labels = context.labels("train", rows)
     targets = labels if labels.ndim == 1 else labels.float()
     return targets, torch.from_numpy(held_out(targets, HELD_OUT, context.seed))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Column, Table
 
+from common.errors import UserError, explain
 from common.files import digest_of
 from common.options import check, options_without_effect
 from common.progress import note, warn, working
@@ -17,6 +19,7 @@ from data.sets.core.benchmark import fingerprint_of
 from eval.core.base import EVALUATIONS, EvaluationConfig, check_data, facts_of
 from eval.core.changed import warnings_of_images
 from eval.core.context import EvalContext
+from eval.features.extract import Kind
 from rundir.paths import RESULTS, results_file
 from rundir.results import Measurement, read_results, write_results
 
@@ -25,12 +28,15 @@ def run_evaluations(
     names: Sequence[str], configs: Mapping[str, EvaluationConfig], context: EvalContext, again: bool = False
 ) -> list[Measurement]:
     """Measure, print, and write ``results/EVALUATION.json`` of the context's run directory, which keeps the last measurements on
-    each data set with the same weights.
+    each data set with the same weights. An evaluation that refuses does not end the others.
 
     Args:
         names: evaluations; repeated names count once.
         configs: options by name; default: the evaluation's own.
         again: repeat measurements with the same weights, data and options.
+
+    Raises UsageError for an evaluation that cannot measure on such data, before anything is measured; at the end UserError, which
+    names every evaluation that refused, and why.
     """
     note(f"{context.backbone_name}: {context.weights}", style="none")
     for warning in warnings_of_images(context):
@@ -50,50 +56,76 @@ def run_evaluations(
         "precision": context.precision,
         "seed": context.seed,
     }
+    refusals: dict[str, UserError] = {}
     requests: dict[str, str] = {}
     measured: dict[str, list[Measurement]] = {}
     others: dict[str, list[Measurement]] = {}
+    kinds: list[Kind] = []
     for name, evaluation in evaluations.items():
-        files = evaluation.files()
-        read = [fingerprint_of(files, files[0].parent)] if files else []
-        options = {
-            k: v
-            for k, v in asdict(evaluation.config).items()
-            if k not in options_without_effect(type(evaluation.config))
-        }
-        requests[name] = digest_of([name, options, surroundings, *read])
-        kept = read_results(results_file(context.run_dir, name))
-        same = [m for m in kept if m.request == requests[name]]
-        whole = all(m.predictions is None or (context.run_dir / m.predictions).is_file() for m in same)
-        measured[name] = same if whole and evaluation.has_written(context) and not again else []
-        same_weights = [m for m in kept if m.weights == context.weights_hash and m.request != requests[name]]
-        others[name] = [m for m in same_weights if m.data["name"] != context.test.name or evaluation.keeps(m, context)]
-    due = [name for name in evaluations if not measured[name]]
-    # One pass over the images serves all evaluations.
-    kinds = [kind for name in due for kind in evaluations[name].feature_kinds(context)]
+        with _refusing(name, refusals):
+            files = evaluation.files()
+            read = [fingerprint_of(files, files[0].parent)] if files else []
+            without_effect = options_without_effect(type(evaluation.config))
+            options = {k: v for k, v in asdict(evaluation.config).items() if k not in without_effect}
+            requests[name] = digest_of([name, options, surroundings, *read])
+            kept = read_results(results_file(context.run_dir, name))
+            same = [m for m in kept if m.request == requests[name]]
+            whole = all(m.predictions is None or (context.run_dir / m.predictions).is_file() for m in same)
+            same_weights = [m for m in kept if m.weights == context.weights_hash and m.request != requests[name]]
+            others[name] = [
+                m for m in same_weights if m.data["name"] != context.test.name or evaluation.keeps(m, context)
+            ]
+            if same and whole and evaluation.has_written(context) and not again:
+                measured[name] = same
+            else:
+                kinds += evaluation.feature_kinds(context)
+    # One pass over the images serves all evaluations. Where it fails, each of them extracts for itself, and maybe refuses.
     began = time.perf_counter()
-    for split in ("train", "test"):
-        context.prepare(split, kinds)
-    share = (time.perf_counter() - began) / max(len(due), 1)
+    with suppress(UserError):
+        for split in ("train", "test"):
+            context.prepare(split, kinds)
+    due = len(evaluations.keys() - measured.keys())
+    share = (time.perf_counter() - began) / max(due, 1)
     for name, evaluation in evaluations.items():
-        if name in due:
-            began = time.perf_counter()
-            with working(f"measuring {name} on {context.test.name}"):
-                run = evaluation.run(context)
-            seconds = round(share + time.perf_counter() - began, 2)
-            made = {"weights": context.weights_hash, "request": requests[name], "run": context.run_dir}
-            facts = [facts_of(m.evaluation, m.metric) for m in run]
-            measured[name] = [replace(m, facts=f, seconds=seconds, **made) for m, f in zip(run, facts, strict=True)]
-            write_results(results_file(context.run_dir, name), [*others[name], *measured[name]])
-        else:
+        if name in measured:
             note(
                 f"{name} on {context.test.name}: measured before with the same weights, data and options; "
                 "its result is used (--again measures anew)"
             )
-    measurements = [m for of_evaluation in measured.values() for m in of_evaluation]
+        elif name not in refusals:
+            made = {"weights": context.weights_hash, "request": requests[name], "run": context.run_dir}
+            began = time.perf_counter()
+            with _refusing(name, refusals), working(f"measuring {name} on {context.test.name}"):
+                run = evaluation.run(context)
+                seconds = round(share + time.perf_counter() - began, 2)
+                facts = [facts_of(m.evaluation, m.metric) for m in run]
+                measured[name] = [replace(m, facts=f, seconds=seconds, **made) for m, f in zip(run, facts, strict=True)]
+                write_results(results_file(context.run_dir, name), [*others[name], *measured[name]])
+    measurements = [m for name in evaluations for m in measured.get(name, [])]
     if measurements:
         print_measurements(measurements, context.run_dir)
+    if refusals:
+        raise _as_one(refusals, len(evaluations))
     return measurements
+
+
+@contextmanager
+def _refusing(name: str, refusals: dict[str, UserError]) -> Iterator[None]:
+    """Keep an error in the block that the user can act on, in place of raising it."""
+    try:
+        yield
+    except Exception as error:
+        reason = error if isinstance(error, UserError) else explain(error)
+        if reason is None:
+            raise
+        refusals[name] = reason
+
+
+def _as_one(refusals: Mapping[str, UserError], asked: int) -> UserError:
+    if asked == 1:
+        return next(iter(refusals.values()))
+    reasons = "; ".join(f"{name}: {str(reason).removeprefix(f'{name}: ')}" for name, reason in refusals.items())
+    return UserError(f"{len(refusals)} of {asked} evaluations failed ({reasons})")
 
 
 def print_measurements(measurements: Sequence[Measurement], run: Path) -> None:

@@ -48,6 +48,15 @@ def steps_of(epochs: float, steps_per_epoch: int) -> int:
     return max(1, round(epochs * steps_per_epoch))
 
 
+def power_of_two(limit: float, at_least: int = 1) -> int:
+    """The largest power of two up to ``limit``, and no less than ``at_least``.
+
+    >>> power_of_two(700), power_of_two(3, at_least=8)
+    (512, 8)
+    """
+    return max(at_least, 2 ** max(0, int(limit).bit_length() - 1))
+
+
 @dataclass
 class ViewBatch:
     """One step's input, on the training device.
@@ -90,6 +99,10 @@ class MethodConfig:
         """The views of a training sample, in order; ``image_size``: side of the full-size crops in pixels."""
         return []
 
+    def smaller_for(self, images: int, steps: int) -> dict[str, float]:
+        """Options too large for so many training images, or for a training of so many steps, each with a value that fits."""
+        return {}
+
 
 class Method(nn.Module):
     """Base of all methods: subclass it in ``methods/NAME.py`` and decorate it with ``@METHODS.register("NAME")``.
@@ -112,6 +125,9 @@ class Method(nn.Module):
     trains: ClassVar[bool] = True
     #: True if the loss reads ``ViewBatch.labels``; where options decide, see ``label_use``. (Pairing is an option of the run.)
     uses_labels: ClassVar[bool] = False
+
+    #: Fewest images of a forward pass that its loss can compare. (What BatchNorm needs is found out from the network.)
+    smallest_batch: ClassVar[int] = 1
 
     #: Dataclass of the method's own options.
     Config: ClassVar[type[MethodConfig]] = MethodConfig

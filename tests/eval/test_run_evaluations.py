@@ -283,3 +283,18 @@ def test_weights_are_not_changed_by_evaluations(make_test_context):
     run_evaluations(["linear_authors"], {"linear_authors": LinearAuthorsConfig(epochs=1)}, context)
     for name, value in context.backbone.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+def test_an_evaluation_that_refuses_does_not_end_the_others(make_test_context, capsys):
+    context = make_test_context()
+    configs = {**CONFIGS, "knn": KNNConfig(ks=[500, 1000])}
+    with pytest.raises(
+        UserError, match=r"1 of 2 evaluations failed \(knn: k = 500, 1000, but .* give --knn_ks numbers"
+    ):
+        run_evaluations(["knn", "linear"], configs, context)
+    assert "linear" in capsys.readouterr().out  # its table
+    results = context.run_dir / "results"
+    assert {m.metric for m in read_results(results / "linear.json")} == {"top1", "top5"}
+    assert not (results / "knn.json").exists()
+    # What was measured is used again, and what is mended is measured.
+    assert len(run_evaluations(["knn", "linear"], CONFIGS, make_test_context())) == 5

@@ -1,1 +1,1 @@
-"""Grids of runs: ``grid`` makes the cells, ``estimate`` estimates their time, ``launchers`` run them."""
+"""Grids of runs: ``grid`` makes the cells, ``checks`` says what would fail, ``estimate`` how long, ``launchers`` run them."""

@@ -50,7 +50,7 @@ class TimeEstimate:
         alike = dataclasses.replace(config, seed=0, out=None, evals=None, visualize=None)
         key = repr((alike, method_config))
         if key not in self._plans:
-            self._plans[key] = make_plan(alike, method_config, find_weights=False)
+            self._plans[key] = make_plan(alike, method_config, fetch=False)
         return self.of_plan(self._plans[key])
 
     def of_plan(self, plan: Plan) -> float | None:

@@ -40,7 +40,7 @@ def slow(monkeypatch):
 
 def plan_of(words):
     asked = read_options(words)
-    return make_plan(asked.train, asked.method, find_weights=False)
+    return make_plan(asked.train, asked.method, fetch=False)
 
 
 @pytest.mark.parametrize(
