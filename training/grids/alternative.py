@@ -30,8 +30,11 @@ FEWEST = 4
 def warning_of_days(plan: Plan, words: Sequence[str]) -> str:
     """Warn of a training that takes days on this machine, with a whole command, from the ``words`` of this one, that does not; ""
     for any other. Measures the machine's speed."""
-    flops = plan.costs["training_flops"] if plan.total_steps else None
-    if flops is None or flops * plan.images_seen < SLOWEST:
+    # A backward pass costs two forward passes, and heads hardly more than the backbone. Counting exactly takes seconds.
+    passes = 6 * len(plan.views) * plan.images_seen
+    if not passes or passes * _forward(plan.config.backbone, plan.config.image_size) < SLOWEST:
+        return ""
+    if plan.costs["training_flops"] is None:
         return ""
     estimate = TimeEstimate([])
     minutes = estimate.of_plan(plan)

@@ -46,10 +46,15 @@ def plan_of(words):
 @pytest.mark.parametrize(
     ("words", "speed", "changed"),
     [
-        (["--backbone", "vit_s16", "--image_size", "64"], 1e7, {"--backbone"}),
+        pytest.param(["--backbone", "vit_s16", "--image_size", "64"], 1e7, {"--backbone"}, marks=pytest.mark.slow),
         (["--backbone", "vit_t16", "--image_size", "96"], 1.5e6, {"--image_size"}),
         (["--backbone", "resnet18", "--image_size", "32", "--warmup_epochs", "20"], 1e6, {"--epochs"}),
-        (["--backbone=resnet18", "--image_size=32", "--budget", "images=1e6"], 1e7, {"--epochs"}),
+        pytest.param(
+            ["--backbone=resnet18", "--image_size=32", "--budget", "images=1e6"],
+            1e7,
+            {"--epochs"},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_the_offered_command_takes_hours(words, speed, changed, slow, folder):
