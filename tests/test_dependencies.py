@@ -20,6 +20,7 @@ TOOLS = {
     "ruff": ("Makefile", "ruff check"),
     "pytest-xdist": ("Makefile", "-n auto"),
     "onnxscript": ("", ""),  # torch's exporter imports it
+    "pyarrow": ("", ""),  # datasets reads parquet files by it
 }
 SOURCES = [
     file.read_text(encoding="utf-8")

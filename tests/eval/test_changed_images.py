@@ -54,6 +54,7 @@ def test_images_with_other_pixels_are_told_of(trained, tmp_path, capsys):
     assert warnings_in(said) == ["was measured on other images"] and "other pixels or labels of test images" in said
 
 
+@pytest.mark.slow
 def test_other_data_and_a_moved_folder_are_no_change(trained, tmp_path, capsys):
     evaluate(trained, capsys)
     shutil.copytree(tmp_path / "images", tmp_path / "moved")

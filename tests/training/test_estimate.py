@@ -19,6 +19,8 @@ OPTIONS = {
     "epochs": 2,
     "batch_size": 8,
     "projector": "32-32",
+    "device": "cpu",
+    "precision": "fp32",
 }
 
 
