@@ -13,7 +13,8 @@ from training.config import TrainConfig  # noqa: E402
 HEAD = """# Methods
 
 What `--method` takes, and what each needs and where it differs from its reference. `python docs/methods.py` writes this page from
-the facts in `methods/NAME.py`; `python run.py --method NAME --help` lists a method's options, with their published defaults.
+the facts in `methods/NAME.py`; `python run.py --method dino --help` lists the options of DINO, with
+their published defaults.
 [A page](add-a-method.md) says how to add one.
 
 | `--method` | Method | Citation | Labels | Crops of an image | Batch | Where it differs from its reference |
