@@ -25,7 +25,7 @@ class FeaturesCommand(PluginOption):
     images: str | None = None
     """folder of images, flat or nested, with or without classes"""
     out: str | None = None
-    """the file to write: NAME.parquet (needs pip install '.[hf]') or NAME.npz"""
+    """the file to write: NAME.parquet (needs the extra hf) or NAME.npz"""
     tokens: bool = False
     """also write the features of the images' places: a ViT's patch tokens, a ResNet's last map"""
     image_size: int | None = option(None, **IMAGE_SIZE)

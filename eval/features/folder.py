@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from backbones.base import Backbone
+from common.environment import missing_package
 from common.errors import UsageError, UserError
 from common.files import atomic_file
 from data.sets.core.folders import files_below
@@ -49,10 +50,7 @@ def writer_of(path: Path) -> Callable[[BinaryIO], Writer]:
         try:
             import pyarrow.parquet  # noqa: F401
         except ImportError as error:
-            raise UserError(
-                f"--out {path}: parquet needs the package pyarrow, which is not installed: .venv/bin/python -m pip install "
-                "'.[hf]'; or give a name that ends in .npz"
-            ) from error
+            raise missing_package(f"--out {path} (or give a name that ends in .npz)", error, "hf") from error
         return ParquetWriter
     raise UsageError(f"--out {path}: give a name that ends in .parquet or .npz")
 
