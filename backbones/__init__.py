@@ -31,7 +31,7 @@ def _family(module: str, name: str) -> Callable[..., Backbone]:
 
 
 #: Side in pixels of the patches of each ViT in ``backbones.vit``.
-PATCH_SIZES = {"vit_nano": 4, "vit_t16": 16, "vit_s16": 16, "vit_s8": 8, "vit_b16": 16, "vit_b8": 8}
+PATCH_SIZES = {"vit_pico": 4, "vit_nano": 4, "vit_t16": 16, "vit_s16": 16, "vit_s8": 8, "vit_b16": 16, "vit_b8": 8}
 
 for _name in PATCH_SIZES:
     BACKBONES.register(_name)(_family("vit", _name))

@@ -119,15 +119,17 @@ class ConvolutionalStem(nn.Sequential):
     """Embeds patches of 4 pixels by small convolutions (Xiao et al. 2021, arXiv 2106.14881), ``[B, 3, H, W]`` to
     ``[B, H/4 · W/4, D]``, so that a transformer learns from few images and steps, such as the demo's."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, first: int, second: int):
+        """``first``, ``second``: channels of the two inner stages."""
+
         def stage(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
             convolution = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
             return [convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
 
         super().__init__(
-            *stage(3, width // 3, 2),
-            *stage(width // 3, 2 * width // 3, 1),
-            *stage(2 * width // 3, width, 2),
+            *stage(3, first, 2),
+            *stage(first, second, 1),
+            *stage(second, width, 2),
             nn.Conv2d(width, width, 1),
         )
 
@@ -143,7 +145,7 @@ class VisionTransformer(Backbone):
         position_size: side in pixels of the square image whose grid the position embeddings have. It is independent of the
             training size, so that weights fit all input sizes.
         drop_path_rate: ``drop_path`` of the last block; it rises linearly from 0 at the first.
-        convolutional_stem: embed patches of 4 pixels by ``ConvolutionalStem``.
+        stem: embed patches of 4 pixels by a ``ConvolutionalStem`` with these inner channels.
         init_std: standard deviation of the linear layers' truncated normal.
     """
 
@@ -157,7 +159,7 @@ class VisionTransformer(Backbone):
         heads: int,
         position_size: int = 224,
         drop_path_rate: float = 0.0,
-        convolutional_stem: bool = False,
+        stem: tuple[int, int] | None = None,
         init_std: float = 0.02,
     ):
         super().__init__()
@@ -166,7 +168,7 @@ class VisionTransformer(Backbone):
         self.depth = depth
         self.grid = position_size // patch_size
 
-        self.patch_embed = ConvolutionalStem(width) if convolutional_stem else PatchEmbedding(patch_size, width)
+        self.patch_embed = ConvolutionalStem(width, *stem) if stem else PatchEmbedding(patch_size, width)
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + self.grid**2, width))
         rates = torch.linspace(0, drop_path_rate, depth, device="cpu").tolist()
@@ -244,11 +246,11 @@ def check_divisible(size: Sequence[int], patch_size: int) -> tuple[int, int]:
     return height // patch_size, width // patch_size
 
 
-#: The authors' models (reference: ``vit_tiny``, ``vit_small``, ``vit_base``), and a nano one for the demo's 32-pixel images,
-#: which learns within a minute on two CPU cores: with labels, 200 steps of 64 demo scenes took it to 91% k-NN accuracy; 375
-#: steps took a plain ViT of 4 blocks to 56% (experiments/demo.yaml).
+#: The authors' models (reference: ``vit_tiny``, ``vit_small``, ``vit_base``), and a nano and a pico one for images of 32 pixels,
+#: which learn within a minute on a CPU core.
 _SHAPES: dict[str, dict[str, Any]] = {
-    "vit_nano": {"width": 96, "depth": 2, "heads": 3, "position_size": 32, "convolutional_stem": True, "init_std": 0.1},
+    "vit_nano": {"width": 96, "depth": 2, "heads": 3, "position_size": 32, "stem": (32, 64), "init_std": 0.1},
+    "vit_pico": {"width": 64, "depth": 2, "heads": 2, "position_size": 32, "stem": (16, 32), "init_std": 0.1},
     "vit_t16": {"width": 192, "depth": 12, "heads": 3},
     "vit_s16": {"width": 384, "depth": 12, "heads": 6},
     "vit_s8": {"width": 384, "depth": 12, "heads": 6},
