@@ -10,6 +10,7 @@ from rich.console import Console
 from simple_parsing import field
 
 from common.cli import read_command
+from rundir.failure import failure_of
 from rundir.lock import is_running
 from training.grids.launchers.cells import CellState, read_states, table_of
 from training.grids.launchers.slurm import queued, read_jobs, status_of
@@ -42,7 +43,10 @@ def status(command: StatusCommand) -> int:
 
 
 def status_in_folder(state: CellState) -> str:
-    """``done``, ``running`` while a process holds the run directory, ``stopped`` if one held it, else ``waiting``."""
+    """``done``, ``running`` while a process holds the run directory, ``failed`` or ``stopped`` if one held it, else ``waiting``."""
     if state.is_done:
         return "done"
-    return {True: "running", False: "stopped", None: "waiting"}[is_running(state.directory)]
+    running = is_running(state.directory)
+    if not running and failure_of(state.directory):
+        return "failed"
+    return {True: "running", False: "stopped", None: "waiting"}[running]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common.files import parse_json_lines, read_json
+from rundir.failure import failure_of
 from rundir.options import load_options
 from rundir.paths import CONFIG, ENVIRONMENT, LOG, REPRODUCES, RESULTS
 from rundir.provenance import read_environment, read_mark
@@ -39,6 +40,7 @@ class Run:
         warnings: messages of the run's own warnings.
         end: the last record of a finished training, else None.
         has_log: False for an evaluation of given weights, which trains nothing.
+        failure: why the run last failed; "" if it has not.
         fingerprint: of the training images, also where this is an evaluation of a run's weights; "" if unknown.
         unlabelled: no training image has a label.
     """
@@ -57,6 +59,7 @@ class Run:
     results: list[Measurement] = field(default_factory=list)
     logged: int = 0
     reproduces: dict[str, Any] | None = None
+    failure: str = ""
 
     @property
     def name(self) -> str:
@@ -137,7 +140,10 @@ def _read_run(directory: Path, problems: list[Problem]) -> Run:
         run.fingerprint = str(trained.get("fingerprint") or "")
     for file in sorted((directory / RESULTS).glob("*.json")):
         _read_results(run, file, problem)
-    if not run.finished:
+    run.failure = failure_of(directory)
+    if run.failure:
+        problem(f"failed: {run.failure}; the same command, mended, continues it")
+    elif not run.finished:
         last = run.steps[-1] if run.steps else {}
         at = f"last record: epoch {last.get('epoch', '?')}, step {last.get('step', '?')}" if last else "no step yet"
         left_out = f"; its {len(run.results)} measurements are left out" if run.results else ""

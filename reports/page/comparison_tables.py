@@ -69,30 +69,40 @@ def row_names(rows: Sequence[Row]) -> tuple[list[Heading], list[list[Entry]]]:
     return [Heading(name) for name in names], entries
 
 
-def results(comparison: Comparison, name: str) -> Table:
-    """Make the first table: one number per evaluation, and the settings of each row."""
-    headings, lines = row_names(comparison.rows)
+def results(comparison: Comparison, name: str, failed: Sequence[Row] = (), failures: Sequence[str] = ()) -> Table:
+    """Make the first table: one number per evaluation, and the settings of each row; below, rows without a measurement, whose runs
+    ``failed``. The caption says why (``failures``)."""
+    rows = [*comparison.rows, *failed]
+    headings, lines = row_names(rows)
     for column in comparison.headline:
         kind = comparison.columns[column]
         mark = UNEQUAL if column in comparison.unequal_protocols else ""
         headings.append(Heading(kind.metric_name, numeric=True, mark=mark, group=kind.evaluation_name))
         places, cells = column_decimals(comparison, column), comparison.column(column)
         for position, line in enumerate(lines):
-            line.append(_result(cells[position], places) if position in cells else Entry("–"))
+            missing = Entry("failed" if position >= len(comparison.rows) else "–")
+            line.append(_result(cells[position], places) if position in cells else missing)
     headings.append(Heading("Seeds", numeric=True))
-    for row, line in zip(comparison.rows, lines, strict=True):
+    for row, line in zip(rows, lines, strict=True):
         line.append(number(len(row.runs), str))
     for key, heading in SETTINGS.items():
         if key == "start" and all(row.settings[key] == RANDOM for row in comparison.rows):
             continue
         mark, numeric = UNEQUAL if key in comparison.unequal_settings else "", key in ("patch", "input", "budget")
         headings.append(Heading(heading, numeric=numeric, mark=mark))
-        for row, line in zip(comparison.rows, lines, strict=True):
+        for row, line in zip(rows, lines, strict=True):
             shown = row.settings[key]
             value = int(shown) if numeric and shown.isdecimal() else shown
             line.append(Entry(shown, row.cost["images_seen"] if key == "budget" else value))
-    breaks = frozenset(block[0] for block in comparison.blocks[1:])
-    return Table(name, f"Results on {comparison.data}", results_caption(comparison), headings, lines, breaks)
+    breaks = frozenset([*(block[0] for block in comparison.blocks[1:]), *([len(comparison.rows)] if failed else [])])
+    caption = " ".join([results_caption(comparison), *(f"Failed: {words}." for words in failures)])
+    return Table(name, f"Results on {comparison.data}", caption.strip(), headings, lines, breaks)
+
+
+def failures(rows: Sequence[Row]) -> list[str]:
+    """The rows with runs that failed, and why, each reason of a row once."""
+    reasons = [(row.label, dict.fromkeys(run.failure.rstrip(".") for run in row.runs if run.failure)) for row in rows]
+    return [f"{label}: {'; '.join(of_row)}" for label, of_row in reasons if of_row]
 
 
 def _result(cell: Cell, places: int) -> Entry:

@@ -18,7 +18,7 @@ from reports.analysis.identity import without_duplicates
 from reports.analysis.latex import to_latex
 from reports.analysis.published import PublishedTable
 from reports.analysis.reproduction import reproduced, side_by_side
-from reports.analysis.rows import rows_of
+from reports.analysis.rows import Row, rows_of
 from reports.analysis.tables import Table, headings_of, text, to_csv, to_markdown
 from reports.figures import segmentation, training
 from reports.figures.comparison import cost_and_accuracy, intervals
@@ -93,13 +93,27 @@ def write_report(
     # Rows are made once, so their names are the same all over the page.
     measured = [replace(row, runs=finished) for row in rows if (finished := [run for run in row.runs if run.finished])]
     comparisons = compare(measured)
+    shown = {id(run) for comparison in comparisons for row in comparison.rows for run in row.runs}
+    failed = [
+        row for row in rows if any(run.failure for run in row.runs) and not any(id(run) in shown for run in row.runs)
+    ]
+    failures = comparison_tables.failures(rows)
     choice.check(comparisons)
     reproduces = reproduced(every_run, problems)
     published = [side_by_side(table, [run for run in every_run if run.reproduces]) for table in reproduces]
 
     look = Look(rows)
     parts = [
-        _part(part, f"-{_slug(part.data)}-{number}" if len(comparisons) > 1 else "", look, problems, choice, reproduces)
+        _part(
+            part,
+            f"-{_slug(part.data)}-{number}" if len(comparisons) > 1 else "",
+            look,
+            problems,
+            choice,
+            reproduces,
+            failed,
+            failures,
+        )
         for number, part in enumerate(comparisons, 1)
     ]
     during = [training.training_curves(rows, look), training.knn_curves(rows, look)]
@@ -150,8 +164,10 @@ def _part(
     problems: list[Problem],
     choice: paper.Choice,
     reproduces: Sequence[PublishedTable],
+    failed: Sequence[Row],
+    failures: Sequence[str],
 ) -> Part:
-    results = comparison_tables.results(comparison, f"results{suffix}")
+    results = comparison_tables.results(comparison, f"results{suffix}", failed, failures)
     made = (
         intervals(comparison, look, f"intervals{suffix}"),
         cost_and_accuracy(comparison, look, f"cost-and-accuracy{suffix}"),

@@ -17,6 +17,7 @@ from rich.table import Table
 from common.cli import words_of
 from common.errors import UsageError, UserError
 from common.files import read_json, write_json
+from rundir.failure import failure_of, forget_failure, write_failure
 from rundir.lock import run_lock
 from rundir.log import end_of, newest_record, start_of
 from rundir.paths import CELLS, output_of, results_file, run_of
@@ -55,9 +56,12 @@ class CellState:
             return False
         if status == "running":
             self.started = time.monotonic()
+            forget_failure(self.directory)
         elif self.status == "running":
             self.seconds = time.monotonic() - self.started
         self.status = status
+        if status == "failed":
+            write_failure(self.directory, reason_of(self))
         return True
 
 
@@ -117,6 +121,13 @@ def progress_of(state: CellState) -> str:
     return f"epoch {record.get('epoch', 0) + 1}, loss {record.get('loss', float('nan')):.3f}{labels}"
 
 
+def reason_of(state: CellState) -> str:
+    """Why a cell failed: the error that its output ends with, or its last line."""
+    lines = [line.strip() for line in tail_of(state, 200).splitlines() if line.strip()]
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return (errors or lines or ["it printed nothing"])[-1]
+
+
 def tail_of(state: CellState, lines: int = 12) -> str:
     """The last lines of a cell's output."""
     try:
@@ -134,6 +145,8 @@ def table_of(states: Sequence[CellState]) -> Table:
     for state in states:
         seconds = time.monotonic() - state.started if state.status == "running" and state.started else state.seconds
         progress = "" if state.status == "done" else progress_of(state)
+        if state.status in ("failed", "stopped"):
+            progress = failure_of(state.directory) or progress
         table.add_row(state.cell.name, state.status, f"{seconds / 60:.1f}" if seconds else "", progress)
     return table
 
@@ -154,8 +167,9 @@ def shown(states: Sequence[CellState], console: Console) -> Iterator[Show]:
         if state is not None:
             done = sum(other.status == "done" for other in states)
             minutes = f" after {state.seconds / 60:.1f} min" if state.seconds and state.status in ENDED else ""
-            text = f"[{done}/{len(states)}] {state.cell.name}: {state.status}{minutes}"
-            console.print(text, markup=False, highlight=False)
+            reason = f": {reason_of(state)}" if state.status == "failed" else ""
+            text = f"[{done}/{len(states)}] {state.cell.name}: {state.status}{minutes}{reason}"
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     if console.is_terminal:
         with Live(table_of(states), console=console, refresh_per_second=2) as live:
