@@ -51,12 +51,12 @@ def main(words: Sequence[str]) -> int:
     if command.dry_run:
         jobs = (command.jobs or 1) if command.launch.launcher == "local" else None
         print_plan(grid.title, cells, asked, out, jobs, console, again)
-        for line in require_possible(cells, asked, again, command, console):
+        for line in require_possible(cells, asked, again, command, console, words):
             say(line)
         return 0
     if command.launch.launcher == "local":  # other machines may have other logins
         require_loggers(asked[cell.name].train for cell in cells)
-    for line in require_possible(cells, asked, again, command, console):
+    for line in require_possible(cells, asked, again, command, console, words):
         say(line)
     states = run_cells(cells, command, console, again)
     if going := [state for state in states if state.status not in ENDED]:
@@ -107,10 +107,12 @@ def require_possible(
     again: Collection[str],
     command: CompareCommand,
     console: Console,
+    words: Sequence[str],
 ) -> list[str]:
-    """Check everything that can be known of the cells to run before the first begins, and return warnings. Raises UserError naming
-    every cell that would fail, and why."""
+    """Check everything that can be known of the cells to run before the first begins, and return warnings, also
+    of days of training. ``words``: the command's. Raises UserError naming every cell that would fail, and why."""
     from eval.core.checks import refusals
+    from training.grids.alternative import warning_of_days
     from training.grids.checks import cautions, lacking_memory, lacking_space
     from training.plan import make_plan
 
@@ -146,7 +148,10 @@ def require_possible(
         failing = {name for names in reasons.values() for name in names}
         lines = [f"{_names(names)}: {reason}" for reason, names in reasons.items()]
         raise UserError("\n  ".join([f"{len(failing)} of {len(cells)} runs would fail, so none begins:", *lines]))
-    return [f"warning: {_names(names)}: {warning}" for warning, names in warnings.items()]
+    lines = [f"warning: {_names(names)}: {warning}" for warning, names in warnings.items()]
+    if here and (of_days := warning_of_days([plan for plan in plans if plan.total_steps], words, command.out)):
+        lines.append(of_days)
+    return lines
 
 
 def _is_done(cell: Cell, out: Path) -> bool:

@@ -112,7 +112,7 @@ def train(
                 held.enter_context(run_lock(run))
                 if not holds_work(run):
                     with working("estimating how long this will take"):
-                        warning = warning_of_days(plan, words)
+                        warning = warning_of_days([plan], words)
                     if warning:
                         warn(warning)
             trainer.train(plan, Monitor, resume, _pictures if config.pictures_every else None)
@@ -196,7 +196,7 @@ def print_plan(plan: Plan, words: Sequence[str] = ()) -> None:
     memory = [f"{k.replace('_', ' ')} {gib:.2f} GiB" for k, gib in costs["memory_gib"].items() if gib is not None]
     estimate = TimeEstimate([])
     with working("estimating how long this will take"):
-        minutes, warning = estimate.of_plan(plan), warning_of_days(plan, words)
+        minutes, warning = estimate.of_plan(plan), warning_of_days([plan], words)
     lines = {
         "training images": f"{len(images):,} ({_held_out(images, held_out)})",
         "left out each epoch": f"{plan.left_out:,} images, others each time (the last, partial batch)",

@@ -1,4 +1,4 @@
-"""A training that would take days here, and the command of one that takes hours."""
+"""Trainings that would take days here, and the command of ones that take hours."""
 
 from __future__ import annotations
 
@@ -27,30 +27,41 @@ SIDES = (160, 128, 96, 64, 48, 32)
 FEWEST = 4
 
 
-def warning_of_days(plan: Plan, words: Sequence[str]) -> str:
-    """Warn of a training that takes days on this machine, with a whole command, from the ``words`` of this one, that does not; ""
-    for any other. Measures the machine's speed."""
+def warning_of_days(plans: Sequence[Plan], words: Sequence[str], grid: str | None = None) -> str:
+    """Warn of trainings that together take days on this machine, with a whole command, from the ``words`` of this one (without the
+    command's name), that does not; "" for any others. ``grid``: the folder of a grid whose runs they are. Measures the machine's
+    speed."""
     # A backward pass costs two forward passes, and heads hardly more than the backbone. Counting exactly takes seconds.
-    passes = 6 * len(plan.views) * plan.images_seen
-    if not passes or passes * _forward(plan.config.backbone, plan.config.image_size) < SLOWEST:
-        return ""
-    if plan.costs["training_flops"] is None:
+    passes = ((6 * len(plan.views) * plan.images_seen, plan.config) for plan in plans if plan.images_seen)
+    if sum(count * _forward(config.backbone, config.image_size) for count, config in passes) < SLOWEST:
         return ""
     estimate = TimeEstimate([])
-    minutes = estimate.of_plan(plan)
-    if minutes < DAYS:
+    lasting = [(minutes, plan) for plan in plans if (minutes := estimate.of_plan(plan))]  # operations can be counted
+    total = sum(minutes for minutes, _ in lasting)
+    if total < DAYS:
         return ""
-    changes, less = _alternative(plan, estimate, minutes)
-    command = shlex.join(["python", "run.py", *with_options(words, changes)])
+    longest, plan = max(lasting, key=lambda pair: pair[0])
+    changes, less = _alternative(plan, estimate, longest, HOURS * longest / total)
+    if grid:
+        # All runs get what the longest one needs: the comparison stays one at equal budget.
+        changes["out"] = f"{grid}-short"
+        if backbone := changes.pop("backbone", None):
+            changes["backbones"] = backbone
+        epochs = float(changes.get("epochs", math.inf))
+        if (most := max(plan.config.warmup_epochs for _, plan in lasting)) > epochs:
+            changes["warmup_epochs"] = f"{min(most, epochs / 10):g}"
     return (
-        f"warning: this training would take about {in_words(minutes)} on this machine, and evaluations come on top. Estimated "
-        f"{estimate.source}. This one would take about {in_words(less)}:\n  {command}"
+        f"warning: {'this training' if len(plans) == 1 else f'these {len(plans)} trainings'} would take about {in_words(total)} on "
+        f"this machine, and evaluations come on top. Estimated {estimate.source}. "
+        f"{'This one' if len(plans) == 1 else 'These'} would take about {in_words(less * total / longest)}:\n  "
+        + shlex.join(["python", "run.py", *(["compare"] if grid else []), *with_options(words, changes)])
     )
 
 
-def _alternative(plan: Plan, estimate: TimeEstimate, minutes: float) -> tuple[dict[str, object], float]:
-    """Options that make a training last hours, and its minutes: the largest smaller backbone that does; else the smallest one with
-    smaller images; else also fewer epochs. A forward pass is a measure good enough to choose by; what is chosen is counted."""
+def _alternative(plan: Plan, estimate: TimeEstimate, minutes: float, most: float) -> tuple[dict[str, object], float]:
+    """Options that make a training last at most ``most`` minutes, and its minutes: the largest smaller backbone that does; else the
+    smallest one with smaller images; else also fewer epochs. A forward pass is a measure good enough to choose by; what is chosen
+    is counted."""
     config = plan.config
     best = {"backbone": config.backbone, "image_size": config.image_size}
     a_minute = _forward(**best) / minutes
@@ -64,20 +75,20 @@ def _alternative(plan: Plan, estimate: TimeEstimate, minutes: float) -> tuple[di
     if config.init is None:  # else the weights decide
         fitting = {name: about(backbone=name) for name in _smaller(config.backbone, config.image_size)}
         fitting = {name: its for name, its in fitting.items() if its < minutes}
-        quick = {name: its for name, its in fitting.items() if its <= HOURS}
+        quick = {name: its for name, its in fitting.items() if its <= most}
         if fitting:
             best["backbone"] = max(quick, key=quick.get) if quick else min(fitting, key=fitting.get)
     for side in SIDES:
         enough = side // PATCH_SIZES.get(best["backbone"], 8) >= FEWEST
-        if enough and side < best["image_size"] and about() > HOURS and about(image_size=side) < about():
+        if enough and side < best["image_size"] and about() > most and about(image_size=side) < about():
             best["image_size"] = side
     try:
         minutes = _minutes(plan, estimate, **best)
     except UserError:  # this method cannot have it
         best = {"backbone": config.backbone, "image_size": config.image_size}
     changes = {name: value for name, value in best.items() if value != getattr(config, name)}
-    if minutes > HOURS:
-        epochs = config.epochs * HOURS / minutes
+    if minutes > most:
+        epochs = config.epochs * most / minutes
         epochs = math.floor(epochs) if epochs >= 1 else max(math.floor(1000 * epochs), 1) / 1000
         minutes *= epochs / config.epochs
         changes |= {"epochs": f"{epochs:g}", "budget": None}

@@ -62,7 +62,7 @@ def test_the_offered_command_takes_hours(words, speed, changed, slow, folder):
     words = [*WORDS, "--data_root", str(folder), *words]
     plan = plan_of(words)
     assert TimeEstimate([]).of_plan(plan) > DAYS
-    said = warning_of_days(plan, words)
+    said = warning_of_days([plan], words)
     command = shlex.split(said.splitlines()[-1])
     assert command[:2] == ["python", "run.py"]
     assert changed <= {word for word in command if word.startswith("--")}
@@ -74,7 +74,7 @@ def test_the_offered_command_takes_hours(words, speed, changed, slow, folder):
 def test_hours_are_not_warned_of(slow, folder):
     slow(1e9)
     words = [*WORDS, "--data_root", str(folder), "--backbone", "vit_t16", "--image_size", "32", "--epochs", "1"]
-    assert warning_of_days(plan_of(words), words) == ""
+    assert warning_of_days([plan_of(words)], words) == ""
 
 
 def test_a_dry_run_tells_the_time(small, tmp_path, capsys):
@@ -91,3 +91,42 @@ def test_a_training_of_days_is_warned_of_before_it_begins(slow, small, tmp_path,
     words = words_of({k: v for k, v in {**vars(config), **vars(own)}.items() if not isinstance(v, bool)})
     assert command_line.main(words) == 130
     assert "warning: this training would take about" in capsys.readouterr().err
+
+
+def test_a_grid_of_days_is_warned_of_with_one_of_hours(slow, folder, tmp_path, capsys):
+    slow(1e6)
+    words = [
+        *(
+            "--methods",
+            "barlow_twins",
+            "random",
+            "--backbones",
+            "resnet18",
+            "--seeds",
+            "0",
+            "1",
+            "--data",
+            "imagefolder",
+        ),
+        *(
+            "--data_root",
+            str(folder),
+            "--image_size",
+            "32",
+            "--projector",
+            "32-32",
+            "--batch_size",
+            "8",
+            "--device",
+            "cpu",
+        ),
+    ]
+    assert command_line.main(["compare", *words, "--out", str(tmp_path / "grid"), "--dry_run"]) == 0
+    output = capsys.readouterr()
+    said = output.out + output.err
+    assert "warning: these 2 trainings would take about" in said
+    command = shlex.split(next(line for line in said.splitlines() if line.startswith("  python run.py compare")))
+    assert command[command.index("--out") + 1] == str(tmp_path / "grid-short")
+    capsys.readouterr()
+    assert command_line.main([*command[2:], "--dry_run"]) == 0
+    assert "warning: these" not in capsys.readouterr().out
