@@ -98,7 +98,15 @@ class CopyDetection(Evaluation):
             "ranks": RANKS,
             "precision": context.precision,
         }
-        return measure_means(context, "copydays", names, {"map_strong": np.array(values)}, protocol, samples="copies")
+        return measure_means(
+            context,
+            "copydays",
+            names,
+            {"map_strong": np.array(values)},
+            protocol,
+            samples="originals, copies counted",
+            groups=[places[0] for places in data.relevant],
+        )
 
     def _folder(self, folder: str | None) -> tuple[Path, ...]:
         return () if folder is None else image_files(Path(folder).expanduser())

@@ -22,7 +22,6 @@ from common.files import atomic_file
 from common.images import normalise, voc_palette
 from common.options import option
 from common.progress import track
-from common.statistics.bootstrap import bootstrap
 from data.sets.davis import Davis, Video
 from data.store.decode import require_pixels
 from data.views.dense import resize_mask
@@ -106,7 +105,6 @@ class DavisPropagation(Evaluation):
                 names.append(f"{video.name}_{place}")
                 of_video.append(number)
                 measures.append(measured)
-        of_video = np.array(of_video)
         means = measure_means(
             context,
             "davis",
@@ -114,8 +112,7 @@ class DavisPropagation(Evaluation):
             object_outcomes(measures),
             self._protocol(context),
             samples="videos, objects counted",
-            interval=lambda values: video_interval(values, of_video),
-            video=of_video,
+            groups=of_video,
         )
         timed = dataclasses.replace(
             means[0],
@@ -219,12 +216,6 @@ def object_outcomes(measures: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, 
         recall, decay = np.array([recall_and_decay(values) for values in measure]).T
         outcomes |= {f"{name}_mean": means, f"{name}_recall": recall, f"{name}_decay": decay}
     return outcomes
-
-
-def video_interval(values: np.ndarray, of_video: np.ndarray) -> tuple[float, float]:
-    """Interval of a mean over objects. Videos (``of_video``: each object's) are resampled, since their objects share frames."""
-    sums, counts = np.bincount(of_video, values), np.bincount(of_video)
-    return bootstrap(lambda weights: weights @ sums / (weights @ counts), len(counts))
 
 
 def _write_masks(folder: Path, video: Video, masks: np.ndarray) -> None:

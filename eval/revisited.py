@@ -111,7 +111,10 @@ class RevisitedRetrieval(Evaluation):
             "left_out": len(data.queries) - len(rows),
             "precision": context.precision,
         }
-        return measure_means(context, "revisited", names, outcomes, protocol, setting, "queries")
+        groups = data.landmarks[rows]
+        return measure_means(
+            context, "revisited", names, outcomes, protocol, setting, "landmarks, queries counted", groups
+        )
 
 
 def clipped(box: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int]:

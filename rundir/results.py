@@ -2,7 +2,8 @@
 
 A results file is a JSON list with one ``Measurement`` a line. A predictions file holds ``names_hash`` (of the test images'
 names, in order) and per-sample outcomes: a metric that is a mean over images as a vector ``[n]`` under the metric's own name
-(so that two runs' vectors can be paired), mean average precision as ``scores`` and ``label_sets`` ``[n, classes]``.
+(so that two runs' vectors can be paired), mean average precision as ``scores`` and ``label_sets`` ``[n, classes]``. Where samples
+are drawn in groups (objects with their video), ``groups`` has each sample's, int ``[n]`` from 0.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ import numpy as np
 from common.errors import UserError
 from common.files import read_json, write_arrays, write_text
 from rundir.paths import PREDICTIONS, predictions_file
+
+#: Name of the array of a predictions file with each sample's group.
+GROUPS = "groups"
 
 
 @dataclass(frozen=True)

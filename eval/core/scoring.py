@@ -12,7 +12,7 @@ from common.files import as_file_name
 from common.statistics.average_precision import mean_average_precision
 from common.statistics.bootstrap import bootstrap, mean_interval
 from eval.core.context import EvalContext
-from rundir.results import Measurement, save_predictions
+from rundir.results import GROUPS, Measurement, save_predictions
 
 #: A value with the ends of its interval, in percent.
 Estimate = tuple[float, float, float]
@@ -66,7 +66,7 @@ def measure_means(
     protocol: dict[str, Any],
     suffix: str = "",
     samples: str = "test images",
-    interval: Callable[[np.ndarray], tuple[float, float]] = mean_interval,
+    groups: Sequence[Any] | np.ndarray | None = None,
     **saved: np.ndarray,
 ) -> list[Measurement]:
     """Measure metrics that are means over samples, in percent, and save the outcomes as predictions.
@@ -74,12 +74,17 @@ def measure_means(
     Args:
         names: names of the samples.
         outcomes: by metric, each sample's outcome in [0, 1], ``[n]``.
-        interval: ends of the mean's interval, from an outcome's values.
+        groups: what each sample is drawn with (the video of an object), ``[n]``, where an evaluation declares ``grouped_by``: the
+            intervals and the tests of reports draw whole groups.
         saved: further arrays ``[n, …]`` for the predictions file.
     """
+    codes = None
+    if groups is not None:
+        codes = np.unique(np.asarray(groups), return_inverse=True)[1]
+        saved[GROUPS] = codes
     file = save_outcomes(context, evaluation, names, suffix, **saved, **outcomes)
     estimates = {
-        metric: (100 * float(values.mean()), *(100 * bound for bound in interval(values)))
+        metric: (100 * float(values.mean()), *(100 * bound for bound in mean_interval(values, groups=codes)))
         for metric, values in outcomes.items()
     }
     return measure(context, evaluation, estimates, len(names), protocol, file, samples)

@@ -6,12 +6,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import pandas as pd
 
 from common.statistics.intervals import Scale
 from reports.analysis.columns import Cell, Column, columns_of, differing_conditions, headline_of
+from reports.analysis.paired import corrected
 from reports.analysis.rows import SETTINGS, Row, unequal_settings
-from reports.analysis.statistics import holm, over_seeds
+from reports.analysis.statistics import over_seeds
 from reports.analysis.tests import tests_of_column
 from rundir.results import test_data_of
 
@@ -110,14 +112,18 @@ def _test(table: Comparison) -> None:
     """Test pairs in the headline columns, correct over the whole table, and set ``bold``."""
     frames = []
     for column, kind in enumerate(table.columns):
-        tests = tests_of_column(table.rows, table.column(column), paired=column in table.headline)
+        tests = tests_of_column(
+            table.rows, table.column(column), paired=column in table.headline, grouped_by=kind.facts["grouped_by"]
+        )
         if column in table.headline:
             frames += [_on_scale(pairs.assign(column=column), kind.scale) for pairs in tests.pairs]
             table.untested += Counter({f"{kind.name}: {reason}": n for reason, n in tests.untested.items()})
     if not frames:
         return
     tests = pd.concat(frames, ignore_index=True)
-    tests["p_holm"] = holm(tests["p"].to_numpy())
+    # A lone pair's p may be the larger one: it does not share the other rows' seeds.
+    together = corrected(tests["p_rows"].to_numpy(), tests["p_own"].to_numpy(), tests["column"].nunique())
+    tests["p_holm"] = np.maximum(together, tests["p"])
     tests["holds"] = tests["p_holm"] < ALPHA
     table.tested = len(tests)
     best = {

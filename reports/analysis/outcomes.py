@@ -3,7 +3,8 @@
 A file holds ``names_hash`` (of the test images' names, in order), and one of
 - per-image scores ``[n]`` under the metric's name; their mean is the measurement;
 - ``confusion`` ``[n, C, C]``, per-image confusion matrices, for the metrics of ``common.statistics.confusion``;
-- ``scores`` ``[n, C]`` and ``label_sets`` ``[n, C]`` (bool), for mean average precision over classes.
+- ``scores`` ``[n, C]`` and ``label_sets`` ``[n, C]`` (bool), for mean average precision over classes;
+and ``groups`` ``[n]`` where samples are drawn in groups (older files of DAVIS: ``video``).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from common.errors import first_line
 from common.files import read_arrays
 from common.statistics.average_precision import mean_average_precision
 from common.statistics.confusion import scores as confusion_scores
-from rundir.results import Measurement, names_hash
+from rundir.results import GROUPS, Measurement, names_hash
 
 
 class NoOutcomes(Exception):
@@ -35,6 +36,7 @@ class Outcomes:
         binary: an image is either right or wrong.
         matrices: ``[n, C, C]`` for metrics of summed confusion matrices.
         ranking: scores and targets, each ``[n, C]``, for mean average precision.
+        groups: int ``[n]`` from 0, what each image is drawn with; None: by itself.
     """
 
     names: str
@@ -44,6 +46,7 @@ class Outcomes:
     binary: bool = False
     matrices: np.ndarray | None = None
     ranking: tuple[np.ndarray, np.ndarray] | None = None
+    groups: np.ndarray | None = None
 
     def resampled(self, counts: Iterator[np.ndarray]) -> np.ndarray:
         """The measurement on bootstrap resamples: ``[resamples]`` for draws ``[chunk, n]``."""
@@ -51,7 +54,7 @@ class Outcomes:
 
     def _weighted(self, counts: np.ndarray) -> np.ndarray:
         if self.values is not None:
-            return counts @ self.values / self.n
+            return counts @ self.values / counts.sum(axis=1)
         if self.matrices is not None:
             classes = self.matrices.shape[-1]
             total = counts.astype(np.float64) @ self.matrices.reshape(self.n, -1).astype(np.float64)
@@ -65,6 +68,8 @@ def outcomes_of(result: Measurement) -> Outcomes:
     if file is None:
         raise NoOutcomes("it has no per-image outcomes")
     outcomes = _read(file, result.metric)
+    if outcomes.groups is not None and len(outcomes.groups) != outcomes.n:
+        raise NoOutcomes(f"{file.name} has groups of {len(outcomes.groups)} of its {outcomes.n} images")
     if outcomes.n != result.n:
         raise NoOutcomes(f"{file.name} has {outcomes.n} images, the measurement {result.n}")
     value = float(outcomes.resampled(iter([np.ones((1, outcomes.n), np.float32)]))[0])
@@ -79,22 +84,22 @@ def outcomes_of(result: Measurement) -> Outcomes:
 def _read(file: Path, metric: str) -> Outcomes:
     try:
         arrays = read_arrays(file)
-        names = _names(arrays, file)
+        names, groups = _names(arrays, file), _groups(arrays, file)
         if metric in arrays:
             values = arrays[metric]
             if values.ndim != 1 or not len(values) or not np.all(np.isfinite(values)):
                 raise NoOutcomes(f"{file.name} holds no vector of finite numbers for {metric}")
             binary = bool(np.all((values == 0) | (values == 1)))
-            return Outcomes(names, len(values), metric, values.astype(np.float32), binary)
+            return Outcomes(names, len(values), metric, values.astype(np.float32), binary, groups=groups)
         if "confusion" in arrays and arrays["confusion"].ndim == 3:
             matrices = arrays["confusion"]
-            outcomes = Outcomes(names, len(matrices), metric, matrices=matrices)
+            outcomes = Outcomes(names, len(matrices), metric, matrices=matrices, groups=groups)
             if metric in confusion_scores(matrices.sum(0)):
                 return outcomes
         if "scores" in arrays and "label_sets" in arrays and metric == "map":
             scores, targets = arrays["scores"], arrays["label_sets"].astype(bool)
             if scores.shape == targets.shape and scores.ndim == 2 and len(scores):
-                return Outcomes(names, len(scores), metric, ranking=(scores, targets))
+                return Outcomes(names, len(scores), metric, ranking=(scores, targets), groups=groups)
         raise NoOutcomes(f"{file.name} holds nothing for {metric}")
     except FileNotFoundError:
         raise NoOutcomes(f"{file.name} is missing") from None
@@ -108,3 +113,13 @@ def _names(arrays, file: Path) -> str:
     if "names" in arrays:
         return names_hash(arrays["names"].tolist())
     raise NoOutcomes(f"{file.name} does not say which images it is about")
+
+
+def _groups(arrays, file: Path) -> np.ndarray | None:
+    """Each sample's group, numbered from 0."""
+    name = next((name for name in (GROUPS, "video") if name in arrays), None)
+    if name is None:
+        return None
+    if arrays[name].ndim != 1:
+        raise NoOutcomes(f"{file.name} holds no vector of groups")
+    return np.unique(arrays[name], return_inverse=True)[1]

@@ -28,7 +28,8 @@ TEST_WORDS = {
     OVER_SEEDS: (
         "Rows with several seeds: a paired t test of the difference of the means over seeds, with the variance over test images "
         "(of each image’s outcome averaged over seeds, paired) and the variances over seeds added (Welch-Satterthwaite degrees "
-        "of freedom)."
+        "of freedom; interval and p of a pair alone). The corrected p knows that two or three seeds may agree by chance: it takes "
+        "the variance over seeds of all rows of the column, and has to hold with the two rows’ own, too."
     ),
 }
 
@@ -220,8 +221,8 @@ def differences(comparison: Comparison, name: str) -> Table:
         )
     caption = (
         "Pairs of methods on one backbone, and of backbones with one method: difference of the means, its 95% interval (not "
-        "corrected), and p-values without and with Holm’s correction over the table. “Unequal” names the settings in which the "
-        "two rows differ."
+        "corrected), and p-values of the pair alone and corrected for all tests of the table (Holm’s correction; see "
+        "docs/statistics.md). “Unequal” names the settings in which the two rows differ."
     )
     if comparison.tested > len(lines):
         caption += f" Of {comparison.tested} tested pairs (over {LISTED_PAIRS}), those with the best row of a backbone are listed."

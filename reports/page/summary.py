@@ -180,7 +180,8 @@ def limits(rows: Sequence[Row], comparisons: Sequence[Comparison], problems: Seq
     several = [row for row in rows if len(row.runs) > 1]
     if several and min(len(row.runs) for row in several) < 3:
         sentences.append(
-            "With two seeds an interval over seeds is very wide (its t quantile is 12.7): run three or more."
+            "Two seeds show only very large differences, 40 and more standard errors over test images: they may agree by "
+            "chance, so the spread between trainings is hardly known. Three seeds show about 6 to 20, five 4 to 10."
         )
     if unequal := _settings(key for comparison in comparisons for key in comparison.unequal_settings):
         sentences.append(

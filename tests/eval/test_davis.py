@@ -13,11 +13,12 @@ from backbones import build_backbone
 from commands.evaluate import EvaluateCommand, evaluate_weights
 from common.errors import UsageError, UserError
 from common.images import voc_palette
+from common.statistics.bootstrap import mean_interval
 from data.datasets import open_benchmark
 from eval.core.context import EvalContext, make_context
 from eval.core.options import WeightsOptions
 from eval.core.run import run_evaluations
-from eval.davis import DavisConfig, DavisPropagation, frame_size, hard_labels, object_outcomes, video_interval
+from eval.davis import DavisConfig, DavisPropagation, frame_size, hard_labels, object_outcomes
 from rundir.results import read_results
 
 COLOURS = np.array([[90, 90, 90], [220, 40, 40], [40, 40, 220]])
@@ -124,7 +125,7 @@ def test_measurements_masks_and_predictions(context):
     assert others[-1].value > 0 and others[-1].n == 9
     with np.load(context.run_dir / j.predictions) as arrays:
         assert 100 * arrays["j_mean"].mean() == pytest.approx(j.value)
-        assert arrays["video"].tolist() == [0, 0, 1]
+        assert arrays["groups"].tolist() == [0, 0, 1]
     assert read_results(context.run_dir / "results" / "davis.json")[0] == jf
 
     # From the files alone, by the definition: they are what the benchmark's program would read.
@@ -166,7 +167,7 @@ def test_one_object_masks_and_void(davis):
 
 def test_intervals_draw_videos():
     values, of_video = np.array([0.1, 0.1, 0.9]), np.array([0, 0, 1])
-    assert video_interval(values, of_video) == (pytest.approx(0.1), pytest.approx(0.9))
+    assert mean_interval(values, groups=of_video) == (pytest.approx(0.1), pytest.approx(0.9))
     measure = np.array([1.0, 0.0]), np.array([0.5, 0.5])
     assert object_outcomes([measure])["jf_mean"] == [0.5]
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from common.errors import UsageError, UserError
 from data.datasets import open_benchmark
+from data.sets.core.revisited import _connected
 from eval.core.context import EvalContext, make_context
 from eval.core.options import WeightsOptions
 from eval.core.run import run_evaluations
@@ -230,3 +231,9 @@ def test_a_box_outside_and_damaged_images(tmp_path):
         evaluation.run(context)
     with pytest.raises(UsageError, match="--revisited_size 0"):
         run_evaluations(["revisited"], {"revisited": RevisitedConfig(size=0)}, context)
+
+
+def test_queries_of_a_landmark_are_one_group():
+    """Sets that share a member are linked, directly or through others."""
+    sets = [np.array(members, np.int64) for members in ([1, 2], [5], [2, 3], [], [3, 9], [7], [9, 7])]
+    assert _connected(sets).tolist() == [0, 1, 0, 3, 0, 0, 0]

@@ -21,6 +21,8 @@ class Revisited(Benchmark):
     Attributes:
         boxes: float64 ``[Q, 4]``: left, top, right and bottom of each query's object, in pixels.
         places: for each grade and query, the places in ``images``, int64.
+        landmarks: int64 ``[Q]``: equal for queries of one building, which share images to retrieve (a name does not tell:
+            ``oxford_002904`` shows All Souls).
     """
 
     def __init__(self, name: str, root: Path):
@@ -44,10 +46,25 @@ class Revisited(Benchmark):
                 f"{path}: {len(self.queries)} queries, {len(self.boxes)} with ground truth, on {len(self.images)} images; "
                 "numbers and places have to agree, so the file is damaged or of another data set"
             )
+        self.landmarks = _connected(
+            [np.concatenate(lists) for lists in zip(*(self.places[grade] for grade in GRADES[:2]), strict=True)]
+        )
         missing = [file for file in (*self.images, *self.queries) if not file.is_file()]
         if missing:
             raise UserError(f"{missing[0]}: missing, one of {len(missing)} images that {path.name} lists")
         self.files = (path, *self.images, *self.queries)
+
+
+def _connected(sets: list[np.ndarray]) -> np.ndarray:
+    """The first of the sets that each set is linked to by common members, directly or through others."""
+    first = np.arange(len(sets))
+    holders: dict[int, int] = {}
+    for number, members in enumerate(sets):
+        for member in members.tolist():
+            other = holders.setdefault(member, number)
+            a, b = first[other], first[number]
+            first[first == max(a, b)] = min(a, b)
+    return first
 
 
 def _places(values: Any) -> np.ndarray:
