@@ -85,6 +85,7 @@ class Finetune(Evaluation):
     """
 
     title = "Fine-tuning"
+    variants = {"labels": None, "labelled_images": None}
     citation = "Caron et al. 2021, arXiv 2104.14294"
     Config = FinetuneConfig
     config: FinetuneConfig

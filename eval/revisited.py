@@ -54,7 +54,7 @@ class RevisitedRetrieval(Evaluation):
     title = "Revisited Oxford/Paris"
     citation = "Radenović et al. 2018, arXiv 1803.11285"
     metrics = {"map_medium": "mAP medium", "map_hard": "mAP hard"}
-    headline = ("map_medium",)
+    headline = ("map_medium", "map_hard")
     grouped_by = "landmarks"
     Config = RevisitedConfig
     config: RevisitedConfig

@@ -56,7 +56,7 @@ class SVM(Evaluation):
     title = "SVM"
     citation = "Goyal et al. 2019, arXiv 1905.01235"
     metrics = {"map": "mAP", "map_interpolated": "mAP (VOC)", "map_11_point": "mAP (VOC 2007)"}
-    headline = ("map",)
+    headline = ("map_interpolated",)
     Config = SVMConfig
     config: SVMConfig
 

@@ -42,6 +42,7 @@ class Supervised(Method):
     title = "Supervised"
     differs = ("DeiT's learning rates and weight decay without its stronger augmentations",)
     uses_labels = True
+    reference = "supervised training"
     Config = SupervisedConfig
     recipe = {"lr": 2.5e-4, "min_lr": 1e-5, "weight_decay": 0.05}
 

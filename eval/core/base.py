@@ -71,10 +71,11 @@ class Evaluation:
         lower_is_better: words in the names of metrics that are better when lower.
         headline: metrics of the first table; if none of them was measured, the first metric.
         variants: entries of the protocol that differ within a run (k of k-NN), each a column, with the value that the first
-            table shows; None: the last.
+            table shows; None: every one (parts of the labels).
         apart: entries of the protocol that make another quantity, with the value that tables need not name: measurements that
             differ there stand in columns of their own, and a run keeps both.
         grouped_by: groups of dependent items (videos, for objects).
+        of_backbone: entries of the protocol that follow from the backbone, and make no protocol unequal.
     """
 
     Config: ClassVar[type[EvaluationConfig]] = EvaluationConfig
@@ -90,6 +91,7 @@ class Evaluation:
     variants: ClassVar[dict[str, Any]] = {}
     apart: ClassVar[dict[str, Any]] = {}
     grouped_by: ClassVar[str] = "images"
+    of_backbone: ClassVar[tuple[str, ...]] = ("features", "output_stride")
 
     def __init__(self, config: EvaluationConfig):
         self.config = config
@@ -134,6 +136,7 @@ def facts_of(evaluation: str, metric: str) -> dict[str, Any]:
         "variants": declared["variants"],
         "apart": declared["apart"],
         "grouped_by": declared["grouped_by"],
+        "of_backbone": list(declared["of_backbone"]),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,15 +82,23 @@ def columns_of(measured: Sequence[Sequence[Sequence[Measurement]]]) -> dict[Colu
 
 
 def headline_of(columns: Sequence[Column]) -> list[int]:
-    """Positions of the first table's columns, one per quantity: a headline metric in the variant that the evaluation
-    declares (k = 20, DINO's, for k-NN), never the variant with the best result."""
-    chosen: dict[Any, int] = {}
+    """Positions of the first table's columns: of each quantity the headline metrics, in the variant that the evaluation declares
+    (k = 20, DINO's, for k-NN), never the variant with the best result, and in every one where it declares none (parts of the
+    labels). Without a headline metric, the first one."""
+    by_quantity: dict[Any, list[int]] = {}
     for position, column in enumerate(columns):
-        first = columns[chosen.setdefault(column.quantity, position)]
-        if column.facts["headline"] > first.facts["headline"] or (
-            column.metric == first.metric and _in_headline_variant(column)
-        ):
-            chosen[column.quantity] = position
+        by_quantity.setdefault(column.quantity, []).append(position)
+    chosen: dict[Any, int] = {}
+    for positions in by_quantity.values():
+        first = columns[positions[0]].metric
+        headlines = [p for p in positions if columns[p].facts["headline"]]
+        for position in headlines or [p for p in positions if columns[p].metric == first]:
+            column = columns[position]
+            variants = column.facts["variants"]
+            each = tuple(entry for entry in column.variant if entry[0] in variants and variants[entry[0]] is None)
+            key = column.quantity, column.metric, each
+            if key not in chosen or _in_headline_variant(column):
+                chosen[key] = position
     return sorted(chosen.values())
 
 
@@ -108,7 +117,9 @@ def conditions_of(result: Measurement) -> dict[str, str]:
             if isinstance(value, dict):
                 add(f"{prefix}{key} ", value)
             elif not is_outcome(key):
-                flat[f"{prefix}{key}"] = plain(value)[:12] if key == "fingerprint" else plain(value)
+                # Which seed drew the labelled images is the run's seed, no condition of its own.
+                words = re.sub(r"drawn by seed \d+", "drawn by seed", plain(value))
+                flat[f"{prefix}{key}"] = words[:12] if key == "fingerprint" else words
 
     add("", result.protocol)
     add("data ", {key: value for key, value in result.data.items() if not key.startswith("test") and key != "name"})

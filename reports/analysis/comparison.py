@@ -14,7 +14,7 @@ from reports.analysis.columns import Cell, Column, columns_of, differing_conditi
 from reports.analysis.paired import corrected
 from reports.analysis.rows import SETTINGS, Row, unequal_settings
 from reports.analysis.statistics import over_seeds
-from reports.analysis.tests import tests_of_column
+from reports.analysis.tests import comparable, tests_of_column
 from rundir.results import test_data_of
 
 #: A difference holds where its Holm-adjusted p-value is smaller.
@@ -32,7 +32,7 @@ class Comparison:
         headline: positions of the tested columns, which the first table shows.
         cells: by (row, column) position; absent where not measured.
         unequal_settings: keys of ``SETTINGS`` in which trained rows differ.
-        unequal_protocols: by column, the conditions in which rows differ.
+        unequal_protocols: by column, the conditions in which rows that are compared differ.
         tests: a line per pair and column (see ``tests.ColumnTests.pairs``), with ``p_holm`` and ``holds``.
         untested: number of untested pairs by reason.
         tested: number of tested pairs, all corrected for.
@@ -45,7 +45,7 @@ class Comparison:
     headline: list[int]
     cells: dict[tuple[int, int], Cell]
     unequal_settings: list[str]
-    unequal_protocols: dict[int, list[str]]
+    unequal_protocols: dict[int, list[str]] = field(default_factory=dict)
     tests: pd.DataFrame = field(default_factory=pd.DataFrame)
     untested: Counter[str] = field(default_factory=Counter)
     tested: int = 0
@@ -57,6 +57,25 @@ class Comparison:
         for position, row in enumerate(self.rows):
             blocks.setdefault((row.data, row.backbone), []).append(position)
         return list(blocks.values())
+
+    @property
+    def ranked(self) -> list[list[int]]:
+        """The rows of each block that are ranked together: those without labels and the untrained backbone, and those that used
+        labels; supervised training is a reference for both."""
+        groups = []
+        for block in self.blocks:
+            with_labels = [row for row in block if self.rows[row].used_labels]
+            groups.append([row for row in block if row not in with_labels])
+            groups.append([row for row in with_labels if not self.rows[row].facts["reference"]])
+        return [group for group in groups if group]
+
+    def unequal_conditions(self, column: int, a: int, b: int) -> list[str]:
+        """The conditions of the protocol in which two rows differ. What follows from the backbone (its features, its output stride)
+        is none where the backbones differ."""
+        names = differing_conditions([self.cells[row, column].results[0] for row in (a, b)])
+        if self.rows[a].backbone == self.rows[b].backbone:
+            return names
+        return [name for name in names if name not in self.columns[column].facts["of_backbone"]]
 
     def column(self, column: int) -> dict[int, Cell]:
         """The cells of a column by row."""
@@ -98,14 +117,35 @@ def _compare_on(test_set: tuple[str, str], rows: list[Row]) -> Comparison:
             for row, results in by_row.items()
         },
         unequal_settings=[name for name in SETTINGS if len({row.settings[name] for row in trained}) > 1],
-        unequal_protocols={
-            column: differing
-            for column, by_row in enumerate(columns.values())
-            if (differing := differing_conditions([results[0] for results in by_row.values()]))
-        },
     )
+    for column in range(len(comparison.columns)):
+        rows_measured = list(comparison.column(column))
+        pairs = [
+            (rows_measured[i], rows_measured[j])
+            for i, j in zip(*comparable([rows[r] for r in rows_measured]), strict=True)
+        ]
+        names = dict.fromkeys(name for a, b in _spanning(pairs) for name in comparison.unequal_conditions(column, a, b))
+        if names:
+            comparison.unequal_protocols[column] = list(names)
     _test(comparison)
     return comparison
+
+
+def _spanning(pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Pairs that link all rows that ``pairs`` link: equality along them is equality of all, at the cost of one pair a row."""
+    linked: dict[int, int] = {}
+
+    def first_of(row: int) -> int:
+        while linked.setdefault(row, row) != row:
+            row = linked[row]
+        return row
+
+    kept = []
+    for a, b in pairs:
+        if (x := first_of(a)) != (y := first_of(b)):
+            linked[max(x, y)] = min(x, y)
+            kept.append((a, b))
+    return kept
 
 
 def _test(table: Comparison) -> None:
@@ -127,7 +167,7 @@ def _test(table: Comparison) -> None:
     tests["holds"] = tests["p_holm"] < ALPHA
     table.tested = len(tests)
     best = {
-        (column, table.best(column, block)) for column in table.headline for block in table.blocks if len(block) > 1
+        (column, table.best(column, block)) for column in table.headline for block in table.ranked if len(block) > 1
     }
     for column, row in best:
         if row is not None:
@@ -148,8 +188,8 @@ def _on_scale(pairs: pd.DataFrame, scale: Scale) -> pd.DataFrame:
 
 
 def _embolden(table: Comparison, column: int, best: int, tests: pd.DataFrame) -> None:
-    """Make the best cell bold where its difference to every other row of its block holds."""
-    block = next(block for block in table.blocks if best in block)
+    """Make the best cell bold where its difference to every other row that it is ranked with holds."""
+    block = next(block for block in table.ranked if best in block)
     others = [row for row in block if row != best and (row, column) in table.cells]
     here = tests[(tests["column"] == column) & tests["holds"]]
     beaten = {*here.loc[here["a"] == best, "b"], *here.loc[here["b"] == best, "a"]}
@@ -157,4 +197,4 @@ def _embolden(table: Comparison, column: int, best: int, tests: pd.DataFrame) ->
         cell = table.cells[best, column]
         cell.bold = True
         unequal = any(unequal_settings(table.rows[best], table.rows[row]) for row in others)
-        cell.unequal = unequal or column in table.unequal_protocols
+        cell.unequal = unequal or any(table.unequal_conditions(column, best, row) for row in others)

@@ -58,6 +58,11 @@ class Row:
         return self.settings["budget"] != "0"
 
     @property
+    def used_labels(self) -> bool:
+        """The training, or that of its initial weights, is known to have read labels."""
+        return any(part not in ("none", "?") for part in self.settings["labels"].split(START))
+
+    @property
     def seeds(self) -> list[Any]:
         return [run.seed for run in self.runs]
 

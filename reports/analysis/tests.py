@@ -67,7 +67,7 @@ def tests_of_column(
         for position, interval in zip(positions, zip(*percentile_interval(resampled), strict=True), strict=True):
             if cells[position].images is None:
                 cells[position].images = tuple(map(float, interval))
-        first, second = _comparable([rows[position] for position in positions])
+        first, second = comparable([rows[position] for position in positions])
         summaries = [cells[position].over_seeds for position in positions]
         parts = replace(parts, mean=np.array([summary.mean for summary in summaries]))
         tests.parts.append((positions, parts))
@@ -77,7 +77,7 @@ def tests_of_column(
     if paired:
         group_of = {position: key for key, group in same_images.items() for position in group}
         measured = list(cells)
-        for a, b in zip(*_comparable([rows[position] for position in measured]), strict=True):
+        for a, b in zip(*comparable([rows[position] for position in measured]), strict=True):
             a, b = measured[a], measured[b]
             if reason := reasons.get(a) or reasons.get(b):
                 tests.untested[reason] += 1
@@ -86,7 +86,7 @@ def tests_of_column(
     return tests
 
 
-def _comparable(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
+def comparable(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
     """Positions of the first and the second rows of the pairs to test."""
     if not rows:
         return np.zeros(0, int), np.zeros(0, int)

@@ -134,6 +134,8 @@ def results_caption(comparison: Comparison) -> str:
             "Bold: the best of its backbone’s rows, where its difference to every other of them holds "
             f"(p < {ALPHA} after Holm’s correction over the {tests} of this table)."
         )
+        if any(row.used_labels for row in comparison.rows):
+            parts.append("Rows that used labels are ranked among themselves.")
         parts += [TEST_WORDS[kind] for kind in kinds]
     else:
         parts.append("Nothing is bold: no two rows could be tested against each other.")
@@ -206,6 +208,7 @@ def differences(comparison: Comparison, name: str) -> Table:
         note, numbers = _interval(low, high, places), {"": difference, "low": low, "high": high}
         holds = "yes" if pair.holds else "no"
         unequal = [SETTINGS[key].lower() for key in unequal_settings(a, b)]
+        unequal += comparison.unequal_conditions(pair.column, pair.a, pair.b)
         lines.append(
             [
                 text(comparison.columns[pair.column].name),
@@ -222,14 +225,18 @@ def differences(comparison: Comparison, name: str) -> Table:
     caption = (
         "Pairs of methods on one backbone, and of backbones with one method: difference of the means, its 95% interval (not "
         "corrected), and p-values of the pair alone and corrected for all tests of the table (Holm’s correction; see "
-        "docs/statistics.md). “Unequal” names the settings in which the two rows differ."
+        "docs/statistics.md). “Unequal” names the settings and conditions in which the two rows differ."
     )
     if comparison.tested > len(lines):
         caption += f" Of {comparison.tested} tested pairs (over {LISTED_PAIRS}), those with the best row of a backbone are listed."
-    if reasons := list(comparison.untested):
+    if reasons := [f"{reason} ({pairs_words(n)})" for reason, n in comparison.untested.items()]:
         more = [f"and {len(reasons) - MOST_REASONS} more"] if len(reasons) > MOST_REASONS else []
         caption += f" Not tested: {'; '.join(reasons[:MOST_REASONS] + more)}."
     return Table(name, f"Differences on {comparison.data}", caption, headings_of(names, numeric), lines)
+
+
+def pairs_words(n: int) -> str:
+    return "1 pair" if n == 1 else f"{n:,} pairs"
 
 
 def measurements(comparison: Comparison, name: str) -> Table:

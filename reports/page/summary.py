@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from reports.analysis.columns import conditions_of
 from reports.analysis.comparison import ALPHA, Comparison
 from reports.analysis.rows import SETTINGS, Row, unequal_settings
 from reports.page.comparison_tables import column_decimals, p_value, shown_difference, shown_value
@@ -42,12 +43,16 @@ class Finding:
 def findings(comparison: Comparison) -> list[Finding]:
     """State the best row of each backbone and headline column, and whether its lead holds."""
     statements = []
-    blocks = [block for block in comparison.blocks if len(block) > 1]
+    blocks = [block for block in comparison.ranked if len(block) > 1]
     for block in blocks[:MOST_BLOCKS]:
         if words := _best(comparison, block):
-            statements.append(Finding(comparison.rows[block[0]].backbone, words))
+            first = comparison.rows[block[0]]
+            statements.append(Finding(f"{first.backbone}, with labels" if first.used_labels else first.backbone, words))
     if len(blocks) > MOST_BLOCKS:
         statements.append(Finding("Further backbones", f"The other {len(blocks) - MOST_BLOCKS} are in the table."))
+    alone = [comparison.rows[block[0]] for block in comparison.ranked if len(block) == 1]
+    if rows := [row.label for row in alone if row.used_labels and len(comparison.rows) > 1]:
+        statements.append(Finding("With labels", f"{_list(rows)} used labels, so the rows without are ranked apart."))
     references = {row.method: row for row in comparison.rows if row.facts["reference"]}
     for row in sorted(references.values(), key=lambda row: not row.facts["needs_backbone"]):
         if words := _against(comparison, row):
@@ -79,7 +84,28 @@ def _best(comparison: Comparison, block: list[int]) -> str:
         others = [comparison.rows[other] for other in block if other != row]
         if unequal := _settings(key for other in others for key in unequal_settings(comparison.rows[row], other)):
             sentences.append(f"{_short(comparison.rows[row])} differs from rows it is compared with in {unequal}, too.")
+        for column in columns:
+            if words := _protocols(
+                comparison,
+                column,
+                row,
+                [other for other in block if other != row and (other, column) in comparison.cells],
+            ):
+                sentences.append(f"The protocols of {comparison.columns[column].name} are not equal: {words}.")
     return " ".join(sentences)
+
+
+def _protocols(comparison: Comparison, column: int, best: int, others: Sequence[int]) -> str:
+    """Say in which conditions the best row's measurement differs from the others' ("epochs 30 against 1")."""
+    own = conditions_of(comparison.cells[best, column].results[0])
+    against: dict[str, dict[str, None]] = {}
+    for other in others:
+        theirs = conditions_of(comparison.cells[other, column].results[0])
+        for name in comparison.unequal_conditions(column, best, other):
+            against.setdefault(name, {})[theirs.get(name, "none")] = None
+    return "; ".join(
+        f"{name} {own.get(name, 'none')} against {_list(list(values))}" for name, values in against.items()
+    )
 
 
 def _tied(comparison: Comparison, block: list[int], best: int, column: int) -> list[int]:
