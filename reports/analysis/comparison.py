@@ -11,7 +11,8 @@ import pandas as pd
 
 from common.statistics.intervals import Scale
 from reports.analysis.columns import Cell, Column, columns_of, differing_conditions, headline_of
-from reports.analysis.paired import corrected
+from reports.analysis.paired import Components, corrected
+from reports.analysis.power import Needed, needed
 from reports.analysis.rows import SETTINGS, Row, unequal_settings
 from reports.analysis.statistics import over_seeds
 from reports.analysis.tests import comparable, tests_of_column
@@ -19,6 +20,8 @@ from rundir.results import test_data_of
 
 #: A difference holds where its Holm-adjusted p-value is smaller.
 ALPHA = 0.05
+#: Differences of which the report says what would have shown them.
+POINTS = (1, 2, 5)
 #: With more tested pairs, the table lists only pairs with the best row of a column.
 LISTED_PAIRS = 2000
 
@@ -36,6 +39,7 @@ class Comparison:
         tests: a line per pair and column (see ``tests.ColumnTests.pairs``), with ``p_holm`` and ``holds``.
         untested: number of untested pairs by reason.
         tested: number of tested pairs, all corrected for.
+        needed: by tested column in percent with a pair that does not hold, what would have shown ``POINTS``.
     """
 
     data: str
@@ -49,6 +53,7 @@ class Comparison:
     tests: pd.DataFrame = field(default_factory=pd.DataFrame)
     untested: Counter[str] = field(default_factory=Counter)
     tested: int = 0
+    needed: dict[int, list[Needed]] = field(default_factory=dict)
 
     @property
     def blocks(self) -> list[list[int]]:
@@ -150,12 +155,13 @@ def _spanning(pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 
 def _test(table: Comparison) -> None:
     """Test pairs in the headline columns, correct over the whole table, and set ``bold``."""
-    frames = []
+    frames, parts = [], {}
     for column, kind in enumerate(table.columns):
         tests = tests_of_column(
             table.rows, table.column(column), paired=column in table.headline, grouped_by=kind.facts["grouped_by"]
         )
         if column in table.headline:
+            parts[column] = tests.parts
             frames += [_on_scale(pairs.assign(column=column), kind.scale) for pairs in tests.pairs]
             table.untested += Counter({f"{kind.name}: {reason}": n for reason, n in tests.untested.items()})
     if not frames:
@@ -166,6 +172,9 @@ def _test(table: Comparison) -> None:
     tests["p_holm"] = np.maximum(together, tests["p"])
     tests["holds"] = tests["p_holm"] < ALPHA
     table.tested = len(tests)
+    for column, groups in parts.items():
+        if table.columns[column].facts["unit"] == "%":
+            _set_needed(table, column, groups, tests)
     best = {
         (column, table.best(column, block)) for column in table.headline for block in table.ranked if len(block) > 1
     }
@@ -177,6 +186,20 @@ def _test(table: Comparison) -> None:
         listed = [(column, a) in best or (column, b) in best for column, a, b in pairs]
         tests = tests[listed].reset_index(drop=True)
     table.tests = tests
+
+
+def _set_needed(
+    table: Comparison, column: int, groups: Sequence[tuple[np.ndarray, Components]], tests: pd.DataFrame
+) -> None:
+    """Say what would have shown a difference, for the largest group of rows measured on the same images."""
+    positions, parts = max(groups, key=lambda group: len(group[0]), default=(np.zeros(0, int), None))
+    open_pairs = tests[(tests["column"] == column) & ~tests["holds"]]
+    open_pairs = open_pairs[open_pairs["a"].isin(positions) & open_pairs["b"].isin(positions)]
+    if len(open_pairs):
+        place = {position: number for number, position in enumerate(positions)}
+        first, second = (open_pairs[name].map(place).to_numpy() for name in ("a", "b"))
+        about = len(tests), tests["column"].nunique(), ALPHA
+        table.needed[column] = [needed(parts, first, second, points, *about) for points in POINTS]
 
 
 def _on_scale(pairs: pd.DataFrame, scale: Scale) -> pd.DataFrame:

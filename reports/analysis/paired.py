@@ -145,8 +145,8 @@ def pair_tests(parts: Components, first: np.ndarray, second: np.ndarray) -> Pair
         p[..., both], half[..., both] = difference_test(difference[..., both], over_images, parts.units, own, shared)
         known = np.abs(difference[..., both]), over_images, shared, max(parts.units - 1, 1)
         larger = sum(np.maximum(spread, pooled) / n for spread, n in own)
-        p_rows[..., both] = _averaged_p(larger, pooled_degrees, *known)
-        p_own[..., both] = _averaged_p(sum(spread / n for spread, n in own), np.minimum(seeds[a], seeds[b]) - 1, *known)
+        p_rows[..., both] = averaged_p(larger, pooled_degrees, *known)
+        p_own[..., both] = averaged_p(sum(spread / n for spread, n in own), np.minimum(seeds[a], seeds[b]) - 1, *known)
     return PairTests(difference, half, p, p_rows, p_own, both)
 
 
@@ -167,7 +167,7 @@ def _pooled(parts: Components) -> tuple[np.ndarray, int]:
     return (parts.over_seeds @ degrees / degrees.sum())[..., None], int(degrees.sum())
 
 
-def _averaged_p(
+def averaged_p(
     over_seeds: np.ndarray,
     degrees: np.ndarray | int,
     distance: np.ndarray,

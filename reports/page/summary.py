@@ -8,12 +8,15 @@ from typing import Any
 
 from reports.analysis.columns import conditions_of
 from reports.analysis.comparison import ALPHA, Comparison
+from reports.analysis.power import MOST_SEEDS
 from reports.analysis.rows import SETTINGS, Row, unequal_settings
 from reports.page.comparison_tables import column_decimals, p_value, shown_difference, shown_value
 from rundir.read import Problem, Run
 
 #: Limit of backbones with a sentence of their own.
 MOST_BLOCKS = 6
+#: Limit of columns with a sentence on what would show a difference.
+MOST_COLUMNS = 4
 
 
 def overview(runs: Sequence[Run], rows: Sequence[Row], comparisons: Sequence[Comparison]) -> str:
@@ -223,9 +226,25 @@ def limits(rows: Sequence[Row], comparisons: Sequence[Comparison], problems: Seq
         sentences.append(
             f"A difference that does not hold at {ALPHA:g} is not evidence of equality; its interval says how large it may be."
         )
+    for comparison in comparisons:
+        for column in list(comparison.needed)[:MOST_COLUMNS]:
+            sentences.append(_power(comparison, column))
     if problems:
         sentences.append(f"{_count(len(problems), 'problem')} with the run directories: see the list at the end.")
     return sentences
+
+
+def _power(comparison: Comparison, column: int) -> str:
+    """Say what would have shown a difference of 1, 2 and 5 points."""
+    clauses = []
+    for one in comparison.needed[column]:
+        ways = [f"{one.seeds} seeds"] if one.seeds else []
+        ways += [f"{one.images:,} test images"] if one.images else []
+        clauses.append(f"{_count(one.points, 'point')}: {' or '.join(ways) or f'none up to {MOST_SEEDS} seeds'}")
+    return (
+        f"What would have shown a true difference in {comparison.columns[column].name} on {comparison.data}, in 4 of 5 reports "
+        f"with the variances measured here: {'; '.join(clauses)}."
+    )
 
 
 def _count(n: int, word: str) -> str:

@@ -63,7 +63,7 @@ def test_unequal_protocols_stand_in_the_sentence_and_the_table_of_pairs(tmp_path
     change(write_run(tmp_path / "b", "barlow_twins", images=100), "linear", '"epochs": 100', '"epochs": 1')
     comparison = comparison_of(tmp_path)
     assert "protocols of Linear top-1 are not equal: epochs 1" in words(comparison)
-    unequal = {line[0].text: line[6].text for line in differences(comparison, "t").rows}
+    unequal = {line[0].text: line[7].text for line in differences(comparison, "t").rows}
     assert unequal["Linear top-1"] == "epochs" and unequal["k-NN top-1 (k 20)"] == "–"
 
 
