@@ -16,11 +16,11 @@ from rich.table import Column, Table
 from common.errors import UserError
 from common.options import option
 from common.progress import track, warn
-from common.statistics.average_precision import interpolated_precision
+from common.statistics.average_precision import interpolated_precision, mean_interpolated_precision
 from data.sets.voc2007 import difficult_only
 from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig, Outlook
 from eval.core.context import EvalContext
-from eval.core.scoring import Estimate, measure, measure_label_scores, resampled
+from eval.core.scoring import Estimate, measure, measure_label_scores, resampled, save_outcomes
 from rundir.results import Measurement
 
 if TYPE_CHECKING:
@@ -113,7 +113,8 @@ class SVM(Evaluation):
             if metric.startswith("ap_"):
                 table.add_row(metric.removeprefix("ap_11_point_"), f"{value:.1f}")
         Console(stderr=True).print(table)
-        file = measurements[0].predictions
+        outcomes = {"scores": scores.astype(np.float32), "label_sets": test.present, "ignored": test.ignored}
+        file = save_outcomes(context, "svm", test.names, "voc", **outcomes)
         return [*measurements, *measure(context, "svm", estimates, len(scores), measurements[0].protocol, file)]
 
 
@@ -125,12 +126,9 @@ def voc_estimates(scores: np.ndarray, test: _Split, classes: list[str]) -> dict[
         counted = (~test.ignored[:, c]).astype(np.float64)
         return interpolated_precision(scores[:, c], test.present[:, c], weights * counted, points)
 
-    def mean(points: int | None, weights: np.ndarray) -> np.ndarray:
-        return np.nanmean([of_class(c, points, weights) for c in present], axis=0)
-
     statistics = {
-        "map_interpolated": partial(mean, None),
-        "map_11_point": partial(mean, 11),
+        "map_interpolated": mean_interpolated_precision(scores, test.present, test.ignored),
+        "map_11_point": mean_interpolated_precision(scores, test.present, test.ignored, 11),
         **{f"ap_11_point_{classes[c]}": partial(of_class, c, 11) for c in present},
     }
     return {metric: resampled(statistic, len(scores)) for metric, statistic in statistics.items()}
@@ -157,6 +155,7 @@ class _Split:
         self.features = F.normalize(context.features(split, "pooled")[rows].double(), dim=1).numpy()
         self.present, self.ignored = store.label_sets[rows], ignored[rows]
         self.labelled = self.present.any(axis=1)
+        self.names = [store.names[row] for row in rows]
 
 
 def best_cost(features: np.ndarray, present: np.ndarray, costs: list[float], seed: int) -> float:

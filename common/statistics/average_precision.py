@@ -67,3 +67,19 @@ def mean_average_precision(scores: np.ndarray, label_sets: np.ndarray) -> Callab
         return np.where(counted, per_class, 0).sum(axis=0) / counted.sum(axis=0)
 
     return statistic
+
+
+def mean_interpolated_precision(
+    scores: np.ndarray, label_sets: np.ndarray, ignored: np.ndarray, points: int | None = None
+) -> Callable[[np.ndarray], np.ndarray]:
+    """As ``mean_average_precision``, of ``interpolated_precision``. What is ``ignored``, bool ``[n, classes]``, counts nowhere
+    (VOC's difficult objects)."""
+    present = np.flatnonzero(label_sets.any(axis=0))
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        per_class = [
+            interpolated_precision(scores[:, c], label_sets[:, c], weights * ~ignored[:, c], points) for c in present
+        ]
+        return np.nanmean(per_class, axis=0)
+
+    return statistic

@@ -17,9 +17,12 @@ import numpy as np
 
 from common.errors import first_line
 from common.files import read_arrays
-from common.statistics.average_precision import mean_average_precision
+from common.statistics.average_precision import mean_average_precision, mean_interpolated_precision
 from common.statistics.confusion import scores as confusion_scores
 from rundir.results import GROUPS, Measurement, names_hash
+
+#: Metrics of interpolated precision, with the number of recalls.
+INTERPOLATED = {"map_interpolated": None, "map_11_point": 11}
 
 
 class NoOutcomes(Exception):
@@ -35,7 +38,7 @@ class Outcomes:
         values: ``[n]`` in the measurement's unit, for a metric that is a mean over images.
         binary: an image is either right or wrong.
         matrices: ``[n, C, C]`` for metrics of summed confusion matrices.
-        ranking: scores and targets, each ``[n, C]``, for mean average precision.
+        ranking: scores and targets, each ``[n, C]``, for mean average precision; ``ignored`` ``[n, C]``: count nowhere (VOC's).
         groups: int ``[n]`` from 0, what each image is drawn with; None: by itself.
     """
 
@@ -47,6 +50,7 @@ class Outcomes:
     matrices: np.ndarray | None = None
     ranking: tuple[np.ndarray, np.ndarray] | None = None
     groups: np.ndarray | None = None
+    ignored: np.ndarray | None = None
 
     def resampled(self, counts: Iterator[np.ndarray]) -> np.ndarray:
         """The measurement on bootstrap resamples: ``[resamples]`` for draws ``[chunk, n]``."""
@@ -59,6 +63,8 @@ class Outcomes:
             classes = self.matrices.shape[-1]
             total = counts.astype(np.float64) @ self.matrices.reshape(self.n, -1).astype(np.float64)
             return confusion_scores(total.reshape(-1, classes, classes))[self.metric]
+        if self.metric in INTERPOLATED:
+            return 100 * mean_interpolated_precision(*self.ranking, self.ignored, INTERPOLATED[self.metric])(counts)
         return 100 * mean_average_precision(*self.ranking)(counts)
 
 
@@ -96,10 +102,13 @@ def _read(file: Path, metric: str) -> Outcomes:
             outcomes = Outcomes(names, len(matrices), metric, matrices=matrices, groups=groups)
             if metric in confusion_scores(matrices.sum(0)):
                 return outcomes
-        if "scores" in arrays and "label_sets" in arrays and metric == "map":
+        ignored = arrays["ignored"].astype(bool) if "ignored" in arrays else None
+        ranked = metric in INTERPOLATED if ignored is not None else metric == "map"
+        if "scores" in arrays and "label_sets" in arrays and ranked:
             scores, targets = arrays["scores"], arrays["label_sets"].astype(bool)
-            if scores.shape == targets.shape and scores.ndim == 2 and len(scores):
-                return Outcomes(names, len(scores), metric, ranking=(scores, targets), groups=groups)
+            fits = scores.shape == targets.shape and (ignored is None or ignored.shape == scores.shape)
+            if fits and scores.ndim == 2 and len(scores):
+                return Outcomes(names, len(scores), metric, ranking=(scores, targets), groups=groups, ignored=ignored)
         raise NoOutcomes(f"{file.name} holds nothing for {metric}")
     except FileNotFoundError:
         raise NoOutcomes(f"{file.name} is missing") from None

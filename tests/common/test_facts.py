@@ -81,4 +81,4 @@ def test_directions_and_headlines():
     for name in EVALUATIONS.names():  # a headline has a title, so it is a metric that the evaluation knows
         facts = EVALUATIONS.facts(name)
         assert facts["headline"] and set(facts["headline"]) <= facts["metrics"].keys()
-    assert facts_of("svm", "map")["headline"]
+    assert facts_of("svm", "map_interpolated")["headline"]

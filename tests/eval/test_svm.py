@@ -19,6 +19,7 @@ from eval.core.options import WeightsOptions
 from eval.core.run import run_evaluations
 from eval.knn import KNNConfig
 from eval.svm import SVMConfig
+from reports.analysis.outcomes import outcomes_of
 
 COLOURS = {"cat": (220, 40, 40), "dog": (40, 220, 40), "cow": (40, 40, 220)}
 COSTS = [0.1, 0.5, 5.0]
@@ -198,6 +199,16 @@ def test_wrong_layouts_of_voc2007(tmp_path):
     (folder / "ImageSets" / "Main" / "trainval.txt").write_text("000001\n../x\0")
     with pytest.raises(UserError, match=r"trainval\.txt, line 2: .* is no name of an image"):
         open_dataset("voc2007", "train", root, 16)
+
+
+def test_published_measure_is_resampled_from_what_was_saved(context):
+    """Reports test it, with its difficult objects: outcomes give the measurement again."""
+    found = {m.metric: m for m in run_evaluations(["svm"], {"svm": SVMConfig(costs=[0.1])}, context)}
+    for metric in ("map", "map_interpolated", "map_11_point"):
+        outcomes = outcomes_of(found[metric])
+        assert outcomes.n == found[metric].n
+        assert float(outcomes.resampled(iter([np.ones((1, outcomes.n))]))[0]) == pytest.approx(found[metric].value)
+    assert found["map_interpolated"].facts["headline"] and not found["map"].facts["headline"]
 
 
 def test_features_are_shared_with_other_evaluations(context):
