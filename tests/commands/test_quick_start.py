@@ -82,5 +82,5 @@ def test_sorted_photos_are_measured(folder):
         for name in ("ant", "bee"):
             photos(folder / "sorted" / split / name, 12, seed)
     for words in lines(1):
-        start(words)
+        start([word for word in words if word not in ("barlow_twins", "linear")])  # a minute each
     assert "k-NN" in (folder / "comparison" / "report" / "index.html").read_text()
