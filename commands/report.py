@@ -24,6 +24,8 @@ class ReportCommand:
     """heading of the page"""
     palette: Literal["diverging", "study"] = "diverging"
     """of cross-correlations; diverging: white at 0; study: cyan at 0, red at 1"""
+    class_names: str | None = None
+    """file of names for the classes in tables: one a line in their order, or CLASS NAME; default: words of ImageNet's synsets"""
     columns: list[str] = field(default_factory=list)
     """columns of tables/paper.tex, in this order: evaluations, or one with its metric (knn:top5); default: the tested ones"""
     rows: list[str] = field(default_factory=list)
@@ -39,6 +41,7 @@ def main(words: Sequence[str]) -> int:
         palette=command.palette,
         columns=command.columns,
         rows=command.rows,
+        class_names=command.class_names,
     )
     print(out)
     return 0

@@ -15,6 +15,7 @@ def build_report(
     palette: str = "diverging",
     columns: Sequence[str] = (),
     rows: Sequence[str] = (),
+    class_names: Path | str | None = None,
 ) -> Path:
     """Write the report of run directories: ``index.html``, ``tables/*.csv|md|tex`` and ``figures/*.png|pdf``.
 
@@ -27,6 +28,7 @@ def build_report(
         generated: a date to print instead of the newest run's.
         columns, rows: what the tables for papers show, in this order (``reports.page.paper.Choice``); default: the tested columns
             and all rows.
+        class_names: file of names for the classes (``common.class_names.readable``).
         palette: colours of cross-correlations: ``diverging`` (white at 0), or ``study`` (cyan at 0, red at 1).
 
     Returns:
@@ -43,4 +45,6 @@ def build_report(
         from reports.page.paper import Choice
 
         choice = Choice(columns, rows)
-        return write_report([Path(path) for path in run_dirs], Path(out), title, generated, palette, choice)
+        return write_report(
+            [Path(path) for path in run_dirs], Path(out), title, generated, palette, choice, class_names
+        )

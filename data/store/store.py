@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.class_names import readable
 from common.errors import UserError
 from data.store.decode import DamagedImage
 from data.store.listing import Listing
@@ -52,6 +53,7 @@ class ImageStore:
 
     Attributes:
         classes: class names; a label is an index into them.
+        titles: names of the classes for readers, such as the words of ImageNet's synsets.
         short_side: images with a longer shorter side were resized to it (pixels); None: all have their original size.
         labels: int64 ``[n]``; -1: unlabelled, or not exactly one label.
         label_sets: bool ``[n, classes]`` if an image may have several labels, else None.
@@ -77,6 +79,7 @@ class ImageStore:
         self.name = listing.data
         self.split = listing.split
         self.classes = listing.classes
+        self.titles = readable(listing.classes)
         self.short_side = short_side
         self.label_sets = label_sets
         if label_sets is None:
@@ -126,10 +129,14 @@ class ImageStore:
     def has_masks(self) -> bool:
         return self._listing.masks is not None
 
+    def name_classes(self, file: str | Path | None) -> None:
+        """Give the classes the names of a file. Raises UserError if it does not name all (``common.class_names``)."""
+        self.titles = readable(self.classes, file)
+
     @property
     def mask_classes(self) -> tuple[str, ...]:
         """Names of the mask values 0, 1, …."""
-        return ("background", *self.classes)
+        return ("background", *self.titles)
 
     def batch(self, indices: np.ndarray | Tensor) -> ImageBatch:
         """Gather the images at ``indices [B]``, in any order, perhaps repeated. Raises IndexError outside 0 to n - 1."""

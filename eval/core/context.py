@@ -186,12 +186,14 @@ def make_context(options: WeightsOptions) -> EvalContext:
             raise UserError(
                 f"{data}: the training and test splits have different classes; give a data set with the same in both"
             )
+        for store in (train, test):
+            store.name_classes(options.class_names)
     out = options.out
     if out is None and source.is_run_directory:
         out = options.weights
     elif out is None:
         stem = Path(options.weights).stem if options.weights else "untrained"
-        stem = source.spec.replace(":", "_") if source.release else stem
+        stem = as_file_name(source.spec) if source.release else stem
         out = f"runs/evaluate-{backbone.replace(':', '_')}-{stem}-{as_file_name(data)}-{options.seed}"
     return EvalContext(
         backbone=network,

@@ -25,6 +25,9 @@ class WeightsOptions:
     """data set, by its name, or hf:NAME; default: the run's"""
     data_root: str | None = None
     """folder of the data set; default: the run's; demo needs none"""
+    class_names: str | None = None
+    """file of names for the classes, for readers: one a line in their order, or CLASS NAME; default: for ImageNet's synsets the
+    words, else the classes' own"""
     image_size: int | None = option(None, names=image_sizes, **IMAGE_SIZE)
     """side of evaluation images, in pixels; default: the run's, else the data set's own"""
     device: str = "auto"

@@ -123,7 +123,7 @@ def measure_label_scores(
     estimates = {"map": resampled(mean_average_precision(scores, truth), len(rows))}
     names = [context.test.names[row] for row in rows]
     file = save_outcomes(
-        context, evaluation, names, suffix, scores=scores, label_sets=truth, classes=context.test.classes
+        context, evaluation, names, suffix, scores=scores, label_sets=truth, classes=context.test.titles
     )
     return measure(context, evaluation, estimates, len(rows), {**protocol, **context.protocol()}, file)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
-from common.errors import first_line
+from common.class_names import readable
+from common.errors import UserError, first_line
 from common.files import read_arrays
 from common.statistics.average_precision import average_precision
 from common.statistics.confusion import class_scores
@@ -21,7 +23,9 @@ from rundir.results import Measurement
 OF_CLASSES = {"miou": "IoU", "map": "AP"}
 
 
-def of_classes(comparison: Comparison, suffix: str, problems: list[Problem]) -> list[Table]:
+def of_classes(
+    comparison: Comparison, suffix: str, problems: list[Problem], class_names: Path | str | None = None
+) -> list[Table]:
     """Make a table for each evaluation with scores of classes: a line for each class, a column for each row, over seeds."""
     tables = []
     for column, kind in enumerate(comparison.columns):
@@ -37,12 +41,26 @@ def of_classes(comparison: Comparison, suffix: str, problems: list[Problem]) -> 
                     scores.setdefault(row, []).append(made[1])
         scores = {row: several for row, several in scores.items() if all(len(s) == len(names) for s in several)}
         if names and scores:
+            names = _readable(names, class_names, comparison.data, problems)
             stem = kind.evaluation.replace("_", "-")
             place = sum(table.name.startswith(f"classes-{stem}") for table in tables)
             tables.append(
                 _table(comparison, column, names, scores, f"classes-{stem}{f'-{place + 1}' if place else ''}{suffix}")
             )
     return tables
+
+
+def _readable(names: Sequence[str], file: Path | str | None, data: str, problems: list[Problem]) -> Sequence[str]:
+    """Names for readers; the background keeps its own. A file that does not name these classes is a problem, as reports may be on
+    several data sets."""
+    classes = list(names)
+    background = classes[:1] if classes[:1] == ["background"] else []
+    try:
+        return [*background, *readable(classes[len(background) :], file)]
+    except UserError as error:
+        if (problem := Problem(data, f"{error}; its classes keep their names")) not in problems:
+            problems.append(problem)
+        return names
 
 
 def _scores(result: Measurement, data: str, problems: list[Problem]) -> tuple[Sequence[str], np.ndarray] | None:

@@ -73,7 +73,13 @@ class Part:
 
 
 def write_report(
-    paths: Sequence[Path], out: Path, title: str, generated: str | None, palette: str, choice: paper.Choice
+    paths: Sequence[Path],
+    out: Path,
+    title: str,
+    generated: str | None,
+    palette: str,
+    choice: paper.Choice,
+    class_names: Path | str | None = None,
 ) -> Path:
     """See ``reports.build_report``."""
     colour_map(palette)  # refuse an unknown palette before reading
@@ -104,17 +110,9 @@ def write_report(
 
     look = Look(rows)
     parts = [
-        _part(
-            part,
-            f"-{_slug(part.data)}-{number}" if len(comparisons) > 1 else "",
-            look,
-            problems,
-            choice,
-            reproduces,
-            failed,
-            failures,
-        )
+        _part(part, suffix, look, problems, choice, reproduces, failed, failures, class_names)
         for number, part in enumerate(comparisons, 1)
+        for suffix in [f"-{_slug(part.data)}-{number}" if len(comparisons) > 1 else ""]
     ]
     during = [training.training_curves(rows, look), training.knn_curves(rows, look)]
     inside = [training.cross_correlation(rows, problems, palette), training.collapse(rows, look)]
@@ -166,6 +164,7 @@ def _part(
     reproduces: Sequence[PublishedTable],
     failed: Sequence[Row],
     failures: Sequence[str],
+    class_names: Path | str | None,
 ) -> Part:
     results = comparison_tables.results(comparison, f"results{suffix}", failed, failures)
     made = (
@@ -176,7 +175,7 @@ def _part(
     for_papers = (
         paper.results(comparison, f"paper{suffix}", choice, reproduces),
         paper.effects(comparison, f"effects{suffix}"),
-        *of_classes(comparison, suffix, problems),
+        *of_classes(comparison, suffix, problems, class_names),
     )
     return Part(
         comparison,

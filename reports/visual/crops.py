@@ -66,6 +66,8 @@ class Crops(Visualization):
     """where an anchor's other views come from; default: the run's, else the method's"""
     label_fraction: float | None = None
     """part of the training images whose label may be used; default: the run's, else 1"""
+    class_names: str | None = None
+    """file of names for the classes: one a line in their order, or CLASS NAME; default: for ImageNet's synsets the words"""
     count: int = option(3, at_least=1)
     """anchors to draw"""
     seed: int | None = None
@@ -89,6 +91,7 @@ class Crops(Visualization):
         config = plan.config = resolve(plan.config)
         if not plan.method.trains:
             raise UsageError(f"--method {config.method} does not train, so it sees no crops; give another method")
+        plan.images[0].name_classes(self.class_names)
         batches = batches_of(plan)
         step = batches.pairing_start if config.pairing == "same_label" else 0
         first = "first step" if step == 0 else f"step {step + 1}, the first with pairs"

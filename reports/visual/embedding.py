@@ -39,7 +39,7 @@ class Embedding(FeaturesVisualization):
 
         context, weights = context_of(self)
         store = context.test
-        rows, left_out = self._chosen(store.labels, store.classes)
+        rows, left_out = self._chosen(store.labels, store.titles, store.classes)
         features = context.features("test").numpy()[rows].astype(np.float32)
         points = embed(features, self.perplexity, self.seed)
         title = (
@@ -50,19 +50,19 @@ class Embedding(FeaturesVisualization):
             f"Perplexity {self.perplexity:g}, on features of unit length. Neighbours are kept near; distances between groups and "
             "their sizes mean nothing."
         )
-        figure = embedding(points, store.labels[rows], store.classes, title, caption)
+        figure = embedding(points, store.labels[rows], store.titles, title, caption)
         stem = f"embedding-{file_stem(context.backbone_name)}"
         return save_figure(figure, self.folder(self.weights), stem)
 
-    def _chosen(self, labels: np.ndarray, classes: Sequence[str]) -> tuple[np.ndarray, str]:
+    def _chosen(self, labels: np.ndarray, titles: Sequence[str], classes: Sequence[str]) -> tuple[np.ndarray, str]:
         """Choose rows to draw, and describe the omitted ones."""
         if (labels < 0).all():  # no classes to colour or choose by
             rows, left_out = np.arange(len(labels)), " No image has exactly one label, so there are no colours."
         else:
             counts = np.bincount(labels[labels >= 0], minlength=len(classes))
-            if unknown := [name for name in self.classes or [] if name not in classes]:
-                raise unknown_name("class", unknown[0], classes)
-            wanted = [classes.index(name) for name in self.classes or []]
+            if unknown := [name for name in self.classes or [] if name not in {*titles, *classes}]:
+                raise unknown_name("class", unknown[0], titles)
+            wanted = [(titles if name in titles else classes).index(name) for name in self.classes or []]
             wanted = wanted or np.argsort(-counts, kind="stable")[:MOST_CLASSES].tolist()
             rows = np.flatnonzero(np.isin(labels, wanted))
             others = (counts > 0).sum() - (counts[wanted] > 0).sum()

@@ -100,6 +100,8 @@ class FeaturesVisualization(NetworkVisualization):
     """side of the images that features are of, in pixels; default: the run's, else the data set's own"""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """of feature extraction"""
+    class_names: str | None = None
+    """file of names for the classes: one a line in their order, or CLASS NAME; default: for ImageNet's synsets the words"""
 
 
 def for_reports() -> dict[str, type[Visualization]]:

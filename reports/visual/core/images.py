@@ -80,8 +80,8 @@ def data_title(store: ImageStore) -> str:
 def class_names(store: ImageStore, index: int) -> str:
     """Join the classes of an image by commas."""
     if store.label_sets is not None:
-        return ", ".join(name for name, has in zip(store.classes, store.label_sets[index], strict=True) if has)
-    return store.classes[store.labels[index]] if store.labels[index] >= 0 else ""
+        return ", ".join(name for name, has in zip(store.titles, store.label_sets[index], strict=True) if has)
+    return store.titles[store.labels[index]] if store.labels[index] >= 0 else ""
 
 
 def fitted(picture: InputImage, multiple: int, short_side: int) -> np.ndarray:
