@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Sequence
 from typing import Any
 
+from common.errors import UserError
 from common.options import options_without_effect
 from reports.analysis.facts import method_facts
 from rundir.read import Problem, Run
@@ -39,6 +41,30 @@ def trained_options(run: Run) -> dict[str, Any]:
     own = {field.name for field in dataclasses.fields(TrainConfig)}  # knn_every is no option of the evaluation knn
     kept = {k: v for k, v in run.config.items() if k not in left_out and (k in own or not k.startswith(prefixes))}
     return kept | images
+
+
+def fill_in_defaults(runs: Sequence[Run]) -> None:
+    """Give runs the defaults of options that the toolkit did not have when they began: the options that other runs of the method
+    have. Where the method's options cannot be read (without torch, or for a plug-in that is not loaded), they stay as they are."""
+    names: dict[str, set[str]] = {}
+    for run in runs:
+        names.setdefault(run.config.get("method"), set()).update(run.config)
+    for run in runs:
+        method = run.config.get("method")
+        if (missing := names[method] - run.config.keys()) and (defaults := _defaults_of(method)):
+            run.config.update({name: defaults[name] for name in missing & defaults.keys()})
+
+
+@functools.cache
+def _defaults_of(method: str) -> dict[str, Any]:
+    """The defaults of a method's options; empty if they cannot be read."""
+    try:
+        from methods.core.base import METHODS  # imports torch, which a report seldom needs
+
+        kind = METHODS.get(method)
+    except (ImportError, UserError):
+        return {}
+    return {**dataclasses.asdict(TrainConfig(**{"method": method, **kind.recipe})), **dataclasses.asdict(kind.Config())}
 
 
 def without_duplicates(runs: Sequence[Run]) -> tuple[list[Run], list[Problem]]:

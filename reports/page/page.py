@@ -14,7 +14,7 @@ import jinja2
 from common.errors import UserError
 from common.files import atomic_file, write_text
 from reports.analysis.comparison import Comparison, compare
-from reports.analysis.identity import without_duplicates
+from reports.analysis.identity import fill_in_defaults, without_duplicates
 from reports.analysis.latex import to_latex
 from reports.analysis.published import PublishedTable
 from reports.analysis.reproduction import reproduced, side_by_side
@@ -90,6 +90,7 @@ def write_report(
     if not every_run:
         first = f"{problems[0].where}: {problems[0].what}" if problems else "nothing there"
         raise UserError(f"report: none of the {len(directories)} directories given is a readable run ({first})")
+    fill_in_defaults(every_run)
     runs, notes = without_duplicates(every_run)
     problems += notes
     problems += [

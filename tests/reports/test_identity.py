@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from reports.analysis.comparison import compare
-from reports.analysis.identity import without_duplicates
+from reports.analysis.identity import fill_in_defaults, without_duplicates
 from reports.analysis.rows import rows_of
 from rundir.read import read_runs
 from tests.reports.factory import write_run
@@ -62,3 +62,12 @@ def test_images_stored_at_another_size_are_not_told_apart(tmp_path):
         ("demo", "image_size 32"),
         ("demo", "image_size 64"),
     ]
+
+
+def test_a_run_made_before_an_option_existed_has_its_default(tmp_path):
+    before = write_run(tmp_path / "a")
+    same = write_run(tmp_path / "b", seed=1, options={"targets": "image", "extended_from": None})
+    other = write_run(tmp_path / "c", seed=1, options={"targets": "label"})
+    runs, _ = read_runs([before, same, other])
+    fill_in_defaults(runs)
+    assert [row.seeds for row in rows_of(runs)] == [[0, 1], [1]]

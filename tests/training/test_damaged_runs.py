@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import run as command_line
+from backbones import build_backbone
 from backbones.formats.source import Source
 from commands.train import train
 from common.errors import UserError
@@ -74,7 +75,7 @@ def test_checkpoints_of_others_are_refused_and_run_nothing(content, trained, sma
         torch.save(content, file)
     for attempt in (
         lambda: train(*small(run, epochs=1, knn_every=0)),
-        lambda: Source(run).load_into(torch.nn.Linear(1, 1), "x"),
+        lambda: Source(run).load_into(build_backbone("vit_pico", 32), "vit_pico"),
     ):
         with pytest.raises(UserError, match=r"last\.pt"):
             attempt()
