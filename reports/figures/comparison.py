@@ -8,16 +8,18 @@ from collections.abc import Collection
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from common.names import short, short_names
 from reports.analysis.columns import Cell
 from reports.analysis.comparison import Comparison
 from reports.figures.look import MOST_LETTERS, MOST_ROWS, WIDTH, Look
-from reports.visual.core.style import FAINT, RULE, Picture, figure_of, picture, short, style
+from reports.visual.core.style import FAINT, RULE, Picture, figure_of, picture, style
 
 #: With more rows, no bars of standard deviations.
 MOST_BARS = 96
 
 
-def _title(axis: Axes, comparison: Comparison, column: int) -> None:
+def title_panel(axis: Axes, comparison: Comparison, column: int) -> None:
+    """Put a column's name above a panel."""
     axis.set_title(textwrap.fill(short(comparison.columns[column].name, 52), 26))
 
 
@@ -43,16 +45,16 @@ def intervals(comparison: Comparison, look: Look, name: str) -> Picture | None:
                     spread = [summary.low, summary.high]
                     axis.plot(spread, [position] * 2, color=colour, lw=1.1, marker="|", ms=5, mew=1.1)
                 axis.plot(summary.mean, position, look.marker(rows[position]), color=colour, ms=5.5, mec="none")
-            _title(axis, comparison, column)
+            title_panel(axis, comparison, column)
             axis.grid(axis="y", visible=False)
             axis.xaxis.set_major_locator(MaxNLocator(5))
-            axis.set_xlim(*_limits(cells[column].values()))
+            axis.set_xlim(*limits_of(cells[column].values()))
             axis.tick_params(axis="y", length=0)
             axis.spines["left"].set_visible(False)
             for block in comparison.blocks[1:]:
                 if block[0] < len(rows):
                     axis.axhline(block[0] - 0.5, color=RULE, lw=0.8)
-        axes[0].set_yticks(range(len(rows)), [short(row.label, MOST_LETTERS) for row in rows])
+        axes[0].set_yticks(range(len(rows)), short_names([row.label for row in rows], MOST_LETTERS))
         axes[0].set_ylim(len(rows) - 0.4, -0.6)
         return picture(
             figure,
@@ -66,7 +68,7 @@ def intervals(comparison: Comparison, look: Look, name: str) -> Picture | None:
         )
 
 
-def _limits(cells: Collection[Cell]) -> tuple[float, float]:
+def limits_of(cells: Collection[Cell]) -> tuple[float, float]:
     """Limits that show means and intervals over images, but cut off the very wide intervals over few seeds."""
     inner = [value for cell in cells for value in (cell.over_seeds.mean, *(cell.images or ()))]
     outer = [value for cell in cells for value in (cell.over_seeds.low, cell.over_seeds.high) if value is not None]
@@ -109,7 +111,7 @@ def cost_and_accuracy(comparison: Comparison, look: Look, name: str) -> Picture 
             shortest, longest = (pick(minutes for minutes, _, _ in points[column]) for pick in (min, max))
             if longest > 8 * shortest:
                 axis.set_xscale("log")
-            _title(axis, comparison, column)
+            title_panel(axis, comparison, column)
             axis.set_xlabel("device-minutes")
         look.legend(figure, list(timed.values()), lines=False)
         several_devices = len({row.device for row in timed.values()}) > 1

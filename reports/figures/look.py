@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from common.names import short_names
 from reports.analysis.rows import Row
-from reports.visual.core.style import COLOURS, DASHES, FAINT, MARKERS, short
+from reports.visual.core.style import COLOURS, DASHES, FAINT, MARKERS
 
 #: Inches.
 WIDTH = 8.4
@@ -44,16 +45,24 @@ class Look:
         """Put methods' colours below the axes, and several backbones' dashes (``lines``), markers (False) or nothing (None)."""
         methods = {row.method: row for row in reversed(rows)}
         handles = [
-            Line2D([], [], color=self.colour(row), lw=2.4, label=short(row.method_name, MOST_LETTERS))
-            for row in reversed(methods.values())
+            Line2D([], [], color=self.colour(row), lw=2.4, label=label)
+            for row, label in zip(
+                reversed(methods.values()), _names([r.method_name for r in methods.values()]), strict=True
+            )
         ]
         backbones = {row.backbone: row for row in reversed(rows)}
         if len(backbones) > 1 and lines is not None:
-            for row in reversed(backbones.values()):
+            labels = _names([row.backbone for row in backbones.values()])
+            for row, label in zip(reversed(backbones.values()), labels, strict=True):
                 more = {"ls": self.backbone_dash(row)} if lines else {"ls": "", "marker": self.marker(row), "ms": 5}
-                handles.append(Line2D([], [], color=FAINT, lw=1.3, label=short(row.backbone, MOST_LETTERS), **more))
+                handles.append(Line2D([], [], color=FAINT, lw=1.3, label=label, **more))
         columns = min(len(handles), 5)
         figure.legend(handles=handles, loc="outside lower center", ncols=columns, handlelength=2, columnspacing=1.4)
+
+
+def _names(names: Sequence[str]) -> list[str]:
+    """Labels of a legend, in reverse order."""
+    return short_names(names, MOST_LETTERS)[::-1]
 
 
 def left_out(dropped: int) -> str:

@@ -10,10 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from common.errors import first_line
+from common.names import short_names
 from reports.analysis.rows import Row
 from reports.figures.look import MOST_LETTERS, MOST_ROWS, WIDTH, Look, left_out
 from reports.visual.collapse import DIAGNOSTICS, Curve, meaning_of, records_with, signs_of_collapse
-from reports.visual.core.style import DASHES, Picture, figure_of, picture, short, style
+from reports.visual.core.style import DASHES, Picture, figure_of, picture, style
 from reports.visual.cross_correlation import Evolution, film_strip
 from rundir.correlation import read_correlations
 from rundir.paths import correlation_file
@@ -62,14 +63,15 @@ def _panels(
     if not panels:
         return None
     figure, axes = figure_of(len(panels), columns, WIDTH if len(panels) > 1 else 5.4, 2.35)
-    for axis, (title, entries) in zip(axes, panels.items(), strict=True):
+    for axis, title, entries in zip(axes, short_names(list(panels), 34), panels.values(), strict=True):
+        labels = iter(short_names([name_of(row) for row, _ in entries], MOST_LETTERS))
         for row, curves in entries:
             width, alpha = (1.5, 1) if len(curves) == 1 else (1.1, 0.75)
-            label = short(name_of(row), MOST_LETTERS)
+            label = next(labels)
             for x, y in curves:
                 axis.plot(x, y, color=look.colour(row), ls=look.dash(row), alpha=alpha, lw=width, label=label)
                 label = None  # the legend has each row once
-        axis.set_title(short(title, 34))
+        axis.set_title(title)
         axis.set_xlabel("epoch")
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if 1 < len({name_of(row) for row, _ in entries}) <= MOST_NAMES:
@@ -96,12 +98,12 @@ def training_curves(rows: Sequence[Row], look: Look) -> Picture | None:
         figure, panels, dropped = made
         figure.axes[0].set_ylabel("training loss")
         # All lines of a panel have the method's colour, so dashes distinguish rows.
-        dashes = {short(name_of(row), MOST_LETTERS): None for row in rows}
-        dashes = {name: DASHES[number % len(DASHES)] for number, name in enumerate(dashes)}
-        for axis in figure.axes[: len(panels)]:
-            dash = "-"
+        dashes = {name: DASHES[number % len(DASHES)] for number, name in enumerate(dict.fromkeys(map(name_of, rows)))}
+        for axis, drawn in zip(figure.axes, panels.values(), strict=False):
+            names, dash = iter(drawn), "-"
             for line in axis.lines:
-                dash = dashes.get(line.get_label(), dash)  # further lines of a row have no label
+                if not line.get_label().startswith("_"):  # further lines of a row have no label
+                    dash = dashes[name_of(next(names))]
                 line.set_linestyle(dash)
             losses = [line.get_ydata() for line in axis.lines]
             if min(y.min() for y in losses) > 0 and max(y.max() / y.min() for y in losses) > 20:

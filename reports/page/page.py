@@ -21,6 +21,7 @@ from reports.analysis.reproduction import reproduced, side_by_side
 from reports.analysis.rows import Row, rows_of
 from reports.analysis.tables import Table, headings_of, text, to_csv, to_markdown
 from reports.figures import segmentation, training
+from reports.figures.ablation import ablations
 from reports.figures.comparison import cost_and_accuracy, intervals
 from reports.figures.look import Look
 from reports.page import comparison_tables, paper, row_tables, summary
@@ -50,6 +51,7 @@ OUR_NAMES = (
         "seeds",
         "speed",
         "intervals",
+        "ablation",
         "cost-and-accuracy",
         "segmentation",
         "class-iou",
@@ -170,6 +172,7 @@ def _part(
     results = comparison_tables.results(comparison, f"results{suffix}", failed, failures)
     made = (
         intervals(comparison, look, f"intervals{suffix}"),
+        *ablations(comparison, look, suffix),
         cost_and_accuracy(comparison, look, f"cost-and-accuracy{suffix}"),
         *segmentation.pictures(comparison, suffix, problems),
     )

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from common.errors import UsageError
+from common.names import short
 from common.options import option
 from reports.visual.core.base import VISUALIZATIONS, Visualization
 from reports.visual.core.runs import training_options
@@ -25,7 +26,6 @@ from reports.visual.core.style import (
     grid,
     headed,
     save_figure,
-    short,
     show,
     style,
 )

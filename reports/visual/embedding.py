@@ -10,9 +10,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from common.errors import UserError, unknown_name
+from common.names import short
 from common.options import option
 from reports.visual.core.base import VISUALIZATIONS, FeaturesVisualization
-from reports.visual.core.style import COLOURS, FAINT, MARKERS, bare, file_stem, grid, headed, save_figure, short, style
+from reports.visual.core.style import COLOURS, FAINT, MARKERS, bare, file_stem, grid, headed, save_figure, style
 
 #: Default number of classes with a colour and marker of their own.
 MOST_CLASSES = 16

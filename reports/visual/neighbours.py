@@ -11,9 +11,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from common.errors import UsageError
+from common.names import short
 from common.options import option
 from reports.visual.core.base import VISUALIZATIONS, FeaturesVisualization
-from reports.visual.core.style import COLOURS, FAINT, INK, file_stem, grid, headed, save_figure, short, show, style
+from reports.visual.core.style import COLOURS, FAINT, INK, file_stem, grid, headed, save_figure, show, style
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,8 +11,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from common.errors import UserError
+from common.names import short
 from reports.visual.core.base import VISUALIZATIONS, ImagesVisualization
-from reports.visual.core.style import file_stem, grid, headed, heading, save_figure, short, show, style
+from reports.visual.core.style import file_stem, grid, headed, heading, save_figure, show, style
 
 if TYPE_CHECKING:
     from backbones.base import Backbone

@@ -15,9 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from common.errors import UsageError, UserError, unknown_name
+from common.names import short
 from common.options import option
 from reports.visual.core.base import VISUALIZATIONS, DataVisualization
-from reports.visual.core.style import colour_bar, even, file_stem, grid, headed, save_figure, short, show, style
+from reports.visual.core.style import colour_bar, even, file_stem, grid, headed, save_figure, show, style
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

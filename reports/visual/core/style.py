@@ -215,11 +215,6 @@ def colour_bar(figure: Figure, image: Any, axes: np.ndarray, ticks: Sequence[flo
     return bar
 
 
-def short(name: str, most: int = 24) -> str:
-    """Cut a name in its middle to ``most`` characters."""
-    return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-(most - most // 2) :]}"
-
-
 def file_stem(name: str) -> str:
     """Make a name safe for files."""
     return re.sub(r"[^A-Za-z0-9_.=+-]+", "_", name).strip("_.") or "picture"

@@ -1,0 +1,63 @@
+"""Names of runs and rows where there is little room: tables of a terminal, and figures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+
+def short(name: str, most: int = 24) -> str:
+    """Cut a name in its middle to ``most`` characters."""
+    return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-(most - most // 2) :]}"
+
+
+def short_names(names: Sequence[str], most: int) -> list[str]:
+    """Cut names that stand together to ``most`` characters, so that different names stay different.
+
+    If one is too long, the parts that all of them share go first, except for the beginning:
+    ``dino-vit_nano-imagenet-lr=0.001-seed0`` becomes ``dino-…lr=0.001-seed0``. Names that are too long even so are cut in their
+    middle, and numbered if no part of them tells them apart.
+    """
+    if all(len(name) <= most for name in names):
+        return list(names)
+    many = len(set(names))
+    if many == 1:
+        return [short(name, most) for name in names]
+    for cut in (_without_shared_parts(names), _where_they_differ(names)):
+        made = [short(name, most) for name in cut]
+        if len(set(made)) == many:
+            return made
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names), 1)}
+    return [f"{short(name, most - len(str(many)) - 2)} #{numbers[name]}" for name in names]
+
+
+def _parts(name: str) -> list[str]:
+    """Split after each hyphen and comma, which stay."""
+    return re.split(r"(?<=-)|(?<=, )", name)
+
+
+def _bare(parts: Iterable[str]) -> list[str]:
+    return [part.rstrip("-, ") for part in parts]
+
+
+def _without_shared_parts(names: Sequence[str]) -> list[str]:
+    """Put … for every part that is in all names, but the first."""
+    shared = set.intersection(*(set(_bare(_parts(name))) for name in names))
+    made = []
+    for name in names:
+        parts = _parts(name)
+        kept = [
+            part if not i or bare not in shared else "…"
+            for i, (part, bare) in enumerate(zip(parts, _bare(parts), strict=True))
+        ]
+        made.append(re.sub("…+", "…", "".join(kept)))
+    return made
+
+
+def _where_they_differ(names: Sequence[str]) -> list[str]:
+    """Put … for the letters that all names begin and end with."""
+    least = min(map(len, names))
+    begin = next((i for i in range(least) if len({name[i] for name in names}) > 1), least)
+    end = next((i for i in range(least - begin) if len({name[-1 - i] for name in names}) > 1), least - begin)
+    head, tail = "…" if begin else "", "…" if end else ""
+    return [f"{head}{name[begin : len(name) - end]}{tail}" for name in names]

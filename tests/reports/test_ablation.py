@@ -1,0 +1,79 @@
+"""Figures of accuracy against what varies between rows of one method and backbone."""
+
+import pytest
+
+from reports.analysis.comparison import compare
+from reports.analysis.rows import rows_of
+from reports.figures import ablation
+from reports.figures.look import Look
+from rundir.read import read_runs
+from tests.reports.factory import write_run
+
+
+def figures(folder, cells, monkeypatch):
+    """By the name of each figure of runs: lines, ticks and title of the horizontal axis, numbers of bars over images and seeds."""
+    for number, (method, options) in enumerate(cells):
+        for seed in (0, 1):
+            write_run(folder / f"{number}-{seed}", method, "vit_nano", seed, images=60, options=options, matrices=False)
+    rows = rows_of(read_runs([folder])[0])
+    drawn = []
+    picture = ablation.picture
+
+    def kept(figure, *about):
+        labels = [words.get_text() for words in figure.legends[0].get_texts()]
+        ticks = [words.get_text() for words in figure.axes[0].get_xticklabels()]
+        bars = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 2 and len({*line.get_xdata()}) == 1]
+        bars = sum(line.get_linewidth() == 5 for line in bars), sum(line.get_linewidth() < 2 for line in bars)
+        drawn.append((about[0], labels, ticks, figure.axes[0].get_xlabel(), bars))
+        return picture(figure, *about)
+
+    monkeypatch.setattr(ablation, "picture", kept)
+    made = ablation.ablations(compare(rows)[0], Look(rows), "")
+    assert all(file.startswith(b"\x89PNG") for file in (one.png for one in made))
+    return {name: rest for name, *rest in drawn}
+
+
+def test_a_product_of_options_and_two_methods(tmp_path, monkeypatch):
+    cells = [("dino", {"lr": lr, "hue": hue}) for lr in (1e-4, 1e-3, 1e-2) for hue in (0.1, 0.2)]
+    cells += [("barlow_twins", {"lr": lr}) for lr in (1e-3, 1e-2)] + [("random", {})]
+    drawn = figures(tmp_path, cells, monkeypatch)
+    assert {*drawn} == {"ablation-lr", "ablation-hue"}
+    labels, ticks, axis, bars = drawn["ablation-lr"]
+    assert sorted(labels) == ["Barlow Twins", "DINO, hue 0.1", "DINO, hue 0.2"]
+    assert ticks == ["0.0001", "0.001", "0.01"] and axis == "lr (log scale)"
+    assert bars[0] == 8 and 4 < bars[1] <= 8  # over images, and over seeds where these are not equal
+    assert len(drawn["ablation-hue"][0]) == 3 and drawn["ablation-hue"][2] == "hue"
+
+
+def test_one_option_at_a_time_with_zero_words_and_what_follows(tmp_path, monkeypatch):
+    cells = [("dino", {"weight_decay": w, "weight_decay_end": w}) for w in (0.0, 1e-3, 0.1)]
+    cells += [("dino", {"weight_decay": 0.0, "weight_decay_end": 0.0, "pairing": "same_label"})]
+    drawn = figures(tmp_path, cells, monkeypatch)
+    assert {name: about[1:3] for name, about in drawn.items()} == {
+        "ablation-weight-decay": [["0", "0.001", "0.1"], "weight_decay (log scale)"],
+        "ablation-pairing": [["same_image", "same_label"], "pairing"],
+    }
+
+
+def test_variants_that_differ_in_several_options(tmp_path, monkeypatch):
+    cells = [("dino", {}), ("dino", {"hue": 0.3, "batch_size": 16, "saturation": 0.1})]
+    labels, ticks, axis, bars = figures(tmp_path, cells, monkeypatch)["ablation-variant"]
+    assert labels == ["DINO"] and ticks == ["variant A", "variant B"] and axis == "variant" and bars[0] == 2
+
+
+def test_a_comparison_of_methods_has_no_such_figure(tmp_path, monkeypatch):
+    assert not figures(tmp_path, [("dino", {}), ("barlow_twins", {})], monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        ("dino-vit_nano-small-seed0", "small"),
+        ("dino-vit_nano-lr=0.1-seed0", "lr=0.1"),
+        ("dino-vit_nano-seed0", ""),
+        ("mine", ""),
+    ],
+)
+def test_the_grids_own_names_of_variants(name, said, tmp_path):
+    write_run(tmp_path / name, "dino", "vit_nano", matrices=False, images=20)
+    assert ablation._name_in_grid(rows_of(read_runs([tmp_path])[0])[0]) == said
