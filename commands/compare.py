@@ -15,13 +15,14 @@ from commands.train import TrainOptions, read_options
 from commands.visualize import draw_for_run
 from common.cli import load_plugins, read_open_command, require_one_process, words_of
 from common.errors import UsageError, UserError
+from common.names import short_names
 from common.progress import track
 from reports import build_report
 from rundir.log import end_of
 from rundir.paths import CONFIG, REPORT, run_of
 from training.budget import parse_budget
 from training.grids.grid import Cell, cells_of, fix_backbones, grid_of, options_of_methods, without_repeats
-from training.grids.launchers.cells import ENDED, is_done, run_cells, tail_of
+from training.grids.launchers.cells import ENDED, is_done, name_room, run_cells, tail_of
 from training.grids.options import CompareCommand
 from training.logging import require_loggers
 from training.resolve import is_out_of_date, other_options
@@ -177,13 +178,15 @@ def print_plan(
 
     estimate = TimeEstimate([(cell.options, run_of(out, cell.name)) for cell in cells])
     table = Table(title=f"{title}: {len(cells)} runs in {out}", title_justify="left")
-    for column in ("run", "status", "training", "options of its own"):
-        table.add_column(column)
+    for column in ("run", "status", "training"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("options of its own", overflow="fold")
+    names = short_names([cell.name for cell in cells], name_room(console.width))
     named = ("method", "backbone", "seed")  # a run's name has them
     given = [{k: v for k, v in cell.options.items() if v is not None and k not in named} for cell in cells]
     common = {name for name in given[0] if all(options.get(name) == given[0][name] for options in given)}
     left, unknown = 0.0, 0
-    for cell, options in track(list(zip(cells, given, strict=True)), "planning runs", len(cells)):
+    for cell, name, options in track(list(zip(cells, names, given, strict=True)), "planning runs", len(cells)):
         done = _is_done(cell, out) and cell.name not in again
         minutes = None
         words = " ".join(f"{k}={v}" for k, v in options.items() if k not in common)
@@ -193,7 +196,7 @@ def print_plan(
             words += f"\n({error})"
         if not done:
             left, unknown = left + (minutes or 0.0), unknown + (minutes is None)
-        table.add_row(cell.name, "done" if done else "to run", in_words(minutes), Text(words))
+        table.add_row(Text(name), "done" if done else "to run", in_words(minutes), Text(words))
     console.print(table)
     more = f", and {unknown} runs of unknown length" if unknown else ""
     here = f"; {jobs} at a time share this machine" if jobs else ""

@@ -38,7 +38,8 @@ def status(command: StatusCommand) -> int:
             state.status = status_of(state, jobs, queue)
         else:
             state.status = status_in_folder(state)
-    Console().print(table_of(states))
+    console = Console()
+    console.print(table_of(states, console.width))
     return 0
 
 

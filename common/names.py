@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+#: Letters of a part, where the whole name is too long: as many as there is room for.
+PART_ROOM = (14, 12, 10, 8, 6, 4)
+
 
 def short(name: str, most: int = 24) -> str:
     """Cut a name in its middle to ``most`` characters."""
@@ -15,15 +18,21 @@ def short_names(names: Sequence[str], most: int) -> list[str]:
     """Cut names that stand together to ``most`` characters, so that different names stay different.
 
     If one is too long, the parts that all of them share go first, except for the beginning:
-    ``dino-vit_nano-imagenet-lr=0.001-seed0`` becomes ``dino-…lr=0.001-seed0``. Names that are too long even so are cut in their
-    middle, and numbered if no part of them tells them apart.
+    ``dino-vit_nano-imagenet-lr=0.001-seed0`` becomes ``dino-…lr=0.001-seed0``. If that is not enough each part is cut in its own
+    middle, names of options more than their values (``momen…cher=0.9``), and then the whole name. Names that are alike even so
+    are numbered.
     """
     if all(len(name) <= most for name in names):
         return list(names)
     many = len(set(names))
     if many == 1:
         return [short(name, most) for name in names]
-    for cut in (_without_shared_parts(names), _where_they_differ(names)):
+    varying = _without_shared_parts(names)
+    for room in (most, *PART_ROOM):
+        made = ["".join(_short_part(part, room) for part in _parts(name)) for name in varying]
+        if len(set(made)) == many and all(len(name) <= most for name in made):
+            return made
+    for cut in (varying, _where_they_differ(names)):
         made = [short(name, most) for name in cut]
         if len(set(made)) == many:
             return made
@@ -32,8 +41,15 @@ def short_names(names: Sequence[str], most: int) -> list[str]:
 
 
 def _parts(name: str) -> list[str]:
-    """Split after each hyphen and comma, which stay."""
-    return re.split(r"(?<=-)|(?<=, )", name)
+    """Split after each comma, and each hyphen but that of 1e-05; they stay."""
+    return re.split(r"(?<=-)(?<!\de-)|(?<=, )", name)
+
+
+def _short_part(part: str, room: int) -> str:
+    """Cut a part in its middle; of an option name and value each, and the value to no fewer than 8 letters, a word to 6."""
+    bare = part.rstrip("-, ")
+    option, sign, value = re.fullmatch(r"([^= ]*)([= ]?)(.*)", bare).groups()
+    return f"{short(option, room if sign else max(room, 6))}{sign}{short(value, max(room, 8))}{part[len(bare) :]}"
 
 
 def _bare(parts: Iterable[str]) -> list[str]:

@@ -3,6 +3,11 @@
 import math
 
 
+def steps_of(epochs: float, steps_per_epoch: int) -> int:
+    """Optimiser steps of a run: a whole number, at least 1."""
+    return max(1, round(epochs * steps_per_epoch))
+
+
 def linear(start: float, end: float, step: int, steps: int, endpoint: bool = True) -> float:
     """Element ``step`` (from 0) of ``numpy.linspace(start, end, steps, endpoint=endpoint)``."""
     if not 0 <= step < steps:

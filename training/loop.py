@@ -20,7 +20,8 @@ from common.distributed import all_reduce_mean, all_reduce_sum, is_distributed, 
 from common.errors import UserError, first_line
 from common.files import name_also
 from common.progress import working
-from methods.core.base import METHODS, Progress, StepOutput, facts_of, steps_of
+from common.schedules import steps_of
+from methods.core.base import METHODS, Progress, StepOutput, facts_of
 from rundir.correlation import save_correlation
 from rundir.paths import best_checkpoint, last_checkpoint
 from rundir.provenance import write_environment

@@ -16,11 +16,12 @@ from backbones import build_backbone
 from backbones.formats.released import is_released
 from backbones.formats.source import Source
 from common.errors import UserError
+from common.schedules import steps_of
 from data.datasets import list_images, open_dataset
 from data.store.listing import Listing
 from data.store.store import ImageStore
 from data.views.spec import View
-from methods.core.base import METHODS, Method, MethodConfig, ViewBatch, steps_of
+from methods.core.base import METHODS, Method, MethodConfig, ViewBatch
 from rundir.log import holds_work
 from rundir.options import written_options
 from training.batches import MODEL, Batches, hold_out, seed_of, short_side_for

@@ -12,6 +12,7 @@ from backbones.base import Backbone
 from common.errors import UsageError
 from common.options import check
 from common.registry import Registry
+from common.schedules import steps_of
 from data.views.spec import View
 
 METHODS: Registry[type[Method]] = Registry("method", "methods")
@@ -41,11 +42,6 @@ class Progress:
     def epoch(self) -> int:
         """The running epoch, from 0."""
         return self.step // self.steps_per_epoch
-
-
-def steps_of(epochs: float, steps_per_epoch: int) -> int:
-    """Optimiser steps of a run: a whole number, at least 1."""
-    return max(1, round(epochs * steps_per_epoch))
 
 
 def power_of_two(limit: float, at_least: int = 1) -> int:

@@ -18,6 +18,13 @@ def test_what_varies_stays():
     ]
     assert short_names(names, 26) == [f"dino-…{lr}-seed{s}" for lr in ("lr=1e-04", "lr=0.001") for s in (0, 1)]
     assert short_names(names, 99) == names
+    tiny = [f"dino-vit-lr={lr}-seed0" + "-long" * 9 for lr in ("1e-05", "2e-05")]
+    assert short_names(tiny, 20) == ["dino-…lr=1e-05-…", "dino-…lr=2e-05-…"]
+    two = [f"dino-vit_nano-momentum_teacher={m}-weight_decay={w}-seed0" for m in (0.9, 0.996) for w in (0.04, 0.4)]
+    assert all(
+        f"={m}-" in name and f"={w}-" in name
+        for name, (m, w) in zip(short_names(two, 30), [(m, w) for m in (0.9, 0.996) for w in (0.04, 0.4)], strict=True)
+    )
     labels = ["DINO, vit_small_patch16, lr 0.1", "DINO, vit_small_patch16, lr 0.2"]
     assert short_names(labels, 20) == ["DINO, …lr 0.1", "DINO, …lr 0.2"]
 

@@ -1,8 +1,10 @@
 """Grids' launchers where there is no cluster; tests/clusters has those with one."""
 
 import io
+import itertools
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -20,6 +22,7 @@ from training.grids.grid import Cell
 from training.grids.launchers import ray_cluster, slurm
 from training.grids.launchers.cells import CellState, read_states, run_cells
 from training.grids.options import CompareCommand, LaunchOptions
+from training.grids.progress import RunProgress, progress_in
 
 
 @pytest.mark.parametrize(
@@ -96,6 +99,54 @@ def test_status_from_the_folder_alone(tmp_path, ended, capsys, monkeypatch):
     assert command_line.main(["status", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert "1 of 6 done" in said and "epoch 3, loss 0.500" in said
+
+
+def test_status_tells_names_minutes_and_progress_in_80_columns(tmp_path, capsys, monkeypatch):
+    cells = [
+        f"barlow_twins-vit_small_patch16_224-lr={lr}-weight_decay={decay}-seed{seed}"
+        for lr, decay, seed in itertools.product((1e-4, 1e-05), (0.04, 0.4), (0, 1))
+    ]
+    start = {"kind": "start", "step": 0, "steps_per_epoch": 40}
+    step = {"kind": "step", "step": 100, "epoch": 2, "loss": 0.5, "seconds": 300.0}
+    end = {"kind": "end", "step": 400, "minutes": 21.5}
+    logs = [[start, step, end], [start, step], [start, step], [start]]  # done, running, stopped, running
+    for name, records, pid in zip(cells, logs, (None, os.getpid(), None, os.getpid()), strict=False):
+        run = tmp_path / "runs" / name
+        run.mkdir(parents=True)
+        (run / "lock").write_text(json.dumps({"pid": pid, "host": socket.gethostname()}) if pid else "")
+        (run / "config.yaml").write_text("epochs: 10\n")
+        (run / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (tmp_path / "cells.json").write_text(json.dumps([{"name": name, "evals": []} for name in cells]))
+    monkeypatch.setenv("COLUMNS", "80")
+    assert command_line.main(["status", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    table = [[part.strip() for part in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
+    named = [row for row in table if row[1]]
+    assert len({row[0] for row in named}) == len(cells) and all(len(line) <= 80 for line in lines)
+    for row, name in zip(named, cells, strict=True):
+        assert all(value in row[0] for value in re.findall("=([0-9.e-]+[0-9])", name)) and row[0].endswith(name[-5:])
+    assert named[0][1:] == ["done", "21.5", ""]
+    assert [row[1:3] for row in named[1:4]] == [["running", "5.0"], ["stopped", "5.0"], ["running", "0.0"]]
+    said = " ".join(row[3] for row in table)
+    assert "step 100/400 (25%), epoch 3, loss 0.500, 0:1" in said and said.count(" left") == 1
+    assert "step 0/400" in said
+
+
+def test_progress_of_runs_whose_logs_tell_less(tmp_path):
+    def words(records, evaluations=(), goes_on=True):
+        (tmp_path / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+        return progress_in(tmp_path, evaluations, goes_on)
+
+    assert progress_in(tmp_path / "absent", [], True) == RunProgress(None, "")
+    early = words([{"kind": "start", "steps_per_epoch": 10}, {"kind": "step", "step": 1, "seconds": 9.0, "loss": None}])
+    assert early.words == "step 1, epoch 1, loss nan"  # its options, and so all of its steps, are unknown
+    (tmp_path / "config.yaml").write_text("epochs: 0.5\n")
+    early = words([{"kind": "start", "steps_per_epoch": 10}, {"kind": "step", "step": 1, "seconds": 9.0, "loss": 2}])
+    assert early.words == "step 1/5 (20%), epoch 1, loss 2.000, too early to tell the time left"
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "knn.json").write_text("[]")
+    ended = words([{"kind": "end", "step": 5, "minutes": 3.0}], ["knn", "linear"], goes_on=False)
+    assert ended == RunProgress(3.0, "trained; evaluations are left (1/2 measured)")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell when a process began")

@@ -13,17 +13,20 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from common.cli import words_of
 from common.errors import UsageError, UserError
 from common.files import read_json, write_json
+from common.names import short_names
 from rundir.failure import failure_of, forget_failure, write_failure
 from rundir.lock import run_lock
-from rundir.log import end_of, newest_record, start_of
+from rundir.log import end_of
 from rundir.paths import CELLS, output_of, results_file, run_of
 from training.grids.grid import Cell
 from training.grids.launchers.process import stopping_well
 from training.grids.options import CompareCommand
+from training.grids.progress import RunProgress, progress_in
 
 #: Seconds between lines on running cells, where no table shows them.
 LINE_SECONDS = 60.0
@@ -112,13 +115,12 @@ def words_of_cell(state: CellState, command: CompareCommand) -> list[str]:
 
 
 def progress_of(state: CellState) -> str:
-    record = newest_record(state.directory, ("end", "step"))
-    if not record:
-        return ""
-    if record["kind"] == "end":
-        return "trained; evaluating"
-    labels = ", no labels" if start_of(state.directory).get("labelled") == 0 else ""
-    return f"epoch {record.get('epoch', 0) + 1}, loss {record.get('loss', float('nan')):.3f}{labels}"
+    """Step, loss and time left of a cell, in words."""
+    return _progress_of(state).words
+
+
+def _progress_of(state: CellState) -> RunProgress:
+    return progress_in(state.directory, state.cell.options.get("evals") or [], state.status == "running")
 
 
 def reason_of(state: CellState) -> str:
@@ -136,19 +138,31 @@ def tail_of(state: CellState, lines: int = 12) -> str:
         return "(it printed nothing)"
 
 
-def table_of(states: Sequence[CellState]) -> Table:
-    """A table with a row for each cell."""
+def table_of(states: Sequence[CellState], width: int) -> Table:
+    """A table of ``width`` letters with a row for each cell. Minutes are those of the cell's process where this one has started it,
+    else those that its log tells."""
     done = sum(state.status == "done" for state in states)
     table = Table(title=f"{done} of {len(states)} done", title_justify="left")
-    for column in ("run", "status", "minutes", "progress"):
-        table.add_column(column, justify="right" if column == "minutes" else "left")
-    for state in states:
+    table.add_column("run", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    table.add_column("minutes", justify="right", no_wrap=True)
+    table.add_column("progress", overflow="fold")
+    names = short_names([state.cell.name for state in states], name_room(width))
+    for state, name in zip(states, names, strict=True):
         seconds = time.monotonic() - state.started if state.status == "running" and state.started else state.seconds
-        progress = "" if state.status == "done" else progress_of(state)
+        progress = _progress_of(state)
+        minutes = seconds / 60 if seconds else progress.minutes
+        words = "" if state.status == "done" else progress.words
         if state.status in ("failed", "stopped"):
-            progress = failure_of(state.directory) or progress
-        table.add_row(state.cell.name, state.status, f"{seconds / 60:.1f}" if seconds else "", progress)
+            words = "; ".join(filter(None, (failure_of(state.directory), progress.words)))
+        shown = "" if minutes is None else f"{minutes:.1f}"
+        table.add_row(Text(name), state.status, shown, Text(words))
     return table
+
+
+def name_room(width: int) -> int:
+    """Letters for the names of runs in a table of ``width`` letters, with room for three columns beside them."""
+    return max(20, width - 47)
 
 
 @contextmanager
@@ -172,7 +186,7 @@ def shown(states: Sequence[CellState], console: Console) -> Iterator[Show]:
             console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     if console.is_terminal:
-        with Live(table_of(states), console=console, refresh_per_second=2) as live:
-            yield lambda state: live.update(table_of(states))
+        with Live(table_of(states, console.width), console=console, refresh_per_second=2) as live:
+            yield lambda state: live.update(table_of(states, console.width))
     else:
         yield print_change
