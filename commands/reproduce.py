@@ -279,7 +279,7 @@ def _show(table: PublishedTable, out: Path, missing: Mapping[tuple[str, str], st
     both = side_by_side(table, runs, missing)
     shown = RichTable(title=both.title, title_justify="left")
     for heading in both.headings[:-1]:  # remarks follow below
-        shown.add_column(heading.text, justify="right" if heading.numeric else "left")
+        shown.add_column(heading.text, justify="right" if heading.numeric else "left", overflow="fold")
     remarks = []
     for position, row in enumerate(both.rows):
         if position in both.breaks:

@@ -326,7 +326,7 @@ def _require_masks(data: str, has_masks: bool) -> None:
 def summary(matrices: dict[str, np.ndarray], classes: Sequence[str]) -> Table:
     """Tabulate each head's IoU of each class, in percent; a dash for a class in no mask and no prediction."""
     heads = [Column(head, justify="right") for head in matrices]
-    table = Table("", *heads, title="IoU in percent", title_justify="left")
+    table = Table(Column("", overflow="fold"), *heads, title="IoU in percent", title_justify="left")
     totals = [of_images.sum(0) for of_images in matrices.values()]
     ious = [class_scores(total)["iou"] for total in totals]
     for name, *values in zip(classes, *ious, strict=True):

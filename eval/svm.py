@@ -108,7 +108,7 @@ class SVM(Evaluation):
         }
         measurements = measure_label_scores(context, "svm", scores[test.labelled], protocol)
         estimates = voc_estimates(scores, test, classes)
-        table = Table("class", Column("AP, 11 points, %", justify="right"))
+        table = Table(Column("class", overflow="fold"), Column("AP, 11 points, %", justify="right"))
         for metric, (value, *_) in estimates.items():
             if metric.startswith("ap_"):
                 table.add_row(metric.removeprefix("ap_11_point_"), f"{value:.1f}")

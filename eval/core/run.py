@@ -131,8 +131,9 @@ def _as_one(refusals: Mapping[str, UserError], asked: int) -> UserError:
 def print_measurements(measurements: Sequence[Measurement], run: Path) -> None:
     """Print measurements of one data set as a table."""
     numbers = [Column(header, justify="right") for header in ("value", "95% interval", "n")]
+    names = [Column(header, overflow="fold") for header in ("evaluation", "metric")]
     title = f"test images of {measurements[0].data['name']}"
-    table = Table("evaluation", "metric", *numbers, title=title, title_justify="left")
+    table = Table(*names, *numbers, title=title, title_justify="left")
     for m in measurements:
         setting = f" (k = {m.protocol['k']})" if "k" in m.protocol else ""
         interval = "–" if m.low is None else f"{m.low:.2f} to {m.high:.2f}"

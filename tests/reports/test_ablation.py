@@ -2,6 +2,7 @@
 
 import pytest
 
+from reports import build_report
 from reports.analysis.comparison import compare
 from reports.analysis.rows import rows_of
 from reports.figures import ablation
@@ -63,6 +64,15 @@ def test_variants_that_differ_in_several_options(tmp_path, monkeypatch):
 
 def test_a_comparison_of_methods_has_no_such_figure(tmp_path, monkeypatch):
     assert not figures(tmp_path, [("dino", {}), ("barlow_twins", {})], monkeypatch)
+
+
+def test_the_page_and_the_files_have_it(tmp_path):
+    for lr in (1e-4, 1e-3):
+        write_run(tmp_path / "runs" / f"{lr}", "dino", "vit_nano", options={"lr": lr}, images=40, matrices=False)
+    page = build_report([tmp_path / "runs"], tmp_path / "report").read_text()
+    assert "Accuracy against lr" in page
+    assert (tmp_path / "report" / "figures" / "ablation-lr.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "report" / "figures" / "ablation-lr.pdf").exists()
 
 
 @pytest.mark.parametrize(
