@@ -16,6 +16,7 @@ SCRIPT = """
 import hashlib, signal, sys
 from common.interrupt import answering
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job, as these tests may be, ignores SIGINT
 with answering("first finishing this", lambda: print("children ended", flush=True)):
     print("begun", flush=True)
     try:
@@ -84,7 +85,8 @@ def test_torchruns_repetition_is_not_a_second_press(begun, monkeypatch):
 def test_a_command_answers_until_it_ends():
     """As run.py does, in which nothing keeps what watches."""
     code = (
-        "import gc, os, signal; from common.interrupt import answer_always; answer_always('stopping'); gc.collect()\n"
+        "import gc, os, signal; from common.interrupt import answer_always; "
+        "signal.signal(signal.SIGINT, signal.default_int_handler); answer_always('stopping'); gc.collect()\n"
     )
     code += "try:\n    os.kill(os.getpid(), signal.SIGINT)\n    signal.pause()\nexcept KeyboardInterrupt:\n    input()"
     process = subprocess.Popen(
