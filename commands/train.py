@@ -18,6 +18,7 @@ from common.distributed import is_main
 from common.progress import note, warn, working
 from eval.core.base import EVALUATIONS, EvaluationConfig, check_data
 from methods.core.base import METHODS, MethodConfig
+from methods.core.recipes import defaults_of
 from reports.visual.core.base import check_for_reports
 from rundir.lock import run_lock
 from rundir.log import holds_work
@@ -141,8 +142,9 @@ def read_options(words: Sequence[str]) -> TrainOptions:
     method = METHODS.get(value_of(words, "method") or TrainConfig.method)
     parser = make_parser("train", __doc__)
     parser.add_arguments(TrainCommand, dest="command")
-    parser.add_arguments(TrainConfig, dest="train", default=TrainConfig(**method.recipe))
-    parser.add_arguments(method.Config, dest="method_options")
+    recipe, own = defaults_of(method, value_of(words, "recipe") or TrainConfig.recipe)
+    parser.add_arguments(TrainConfig, dest="train", default=TrainConfig(**recipe))
+    parser.add_arguments(method.Config, dest="method_options", default=own)
     names = value_of(words, "evals", many=True) or []
     for name in names:
         parser.add_arguments(EVALUATIONS.get(name).Config, dest=f"eval_{name}", prefix=f"{name}_")

@@ -42,6 +42,7 @@ class BYOL(Method):
     Config = BYOLConfig
     #: The paper's section 3.2: LARS, 0.2 × batch / 256, cosine to 0, 10 epochs of warm-up.
     recipe = {"optimizer": "lars", "lr": 0.2, "min_lr": 0.0, "weight_decay": 1.5e-6, "batch_size": 4096, "epochs": 1000}
+    small = {"projector": "256-64", "predictor_dim": 256, "momentum_target": 0.99}
     warmup_endpoint = False
 
     def __init__(self, config: BYOLConfig, make_backbone: MakeBackbone, num_classes: int):

@@ -215,6 +215,17 @@ class DINO(Method):
     Config = DINOConfig
     #: dino/main_dino.py. The trainer's other defaults are DINO's; its batch of 64 is per GPU, 1024 in the published runs.
     recipe = {"clip_grad": 3.0, "weight_decay_end": 0.4}
+    #: Outputs, centring and temperature: experiments/demo.yaml; the momentum was searched (docs/methods.md).
+    small = {
+        "weight_decay_end": 0.1,
+        "out_dim": 256,
+        "hidden_dim": 256,
+        "bottleneck_dim": 64,
+        "use_bn_in_head": True,
+        "centering": "sinkhorn_knopp",
+        "momentum_teacher": 0.95,
+        "freeze_last_layer": 0,
+    }
 
     def __init__(self, config: DINOConfig, make_backbone: MakeBackbone, num_classes: int):
         super().__init__(config, make_backbone, num_classes)

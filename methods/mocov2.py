@@ -71,6 +71,7 @@ class MoCoV2(Method):
         "batch_size": 256,
         "epochs": 200,
     }
+    small = {"projector": "256-128", "queue": 2048, "momentum_key": 0.99}
     decays_all = True
 
     def __init__(self, config: MoCoV2Config, make_backbone: MakeBackbone, num_classes: int):

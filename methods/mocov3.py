@@ -54,6 +54,7 @@ class MoCoV3(Method):
     Config = MoCoV3Config
     #: The paper's section 5 and appendix (AdamW, 1.5e-4 × batch / 256). It warms up for 40 of its 300 epochs.
     recipe = {"lr": 1.5e-4, "min_lr": 0.0, "weight_decay": 0.1, "batch_size": 4096, "epochs": 300}
+    small = {"projector": "256-256-64", "predictor_dim": 256, "momentum_key": 0.99}
     warmup_endpoint = False
     decays_all = True
 

@@ -52,6 +52,7 @@ class SimCLR(Method):
     Config = SimCLRConfig
     #: The paper's section 2.2 and appendix B: LARS, 0.3 × batch / 256, cosine to 0, 10 epochs of warm-up.
     recipe = {"optimizer": "lars", "lr": 0.3, "min_lr": 0.0, "weight_decay": 1e-6, "batch_size": 4096, "epochs": 1000}
+    small = {"projector": "256-128", "temperature": 0.2, "lr": 5e-4}
     warmup_endpoint = False
 
     def __init__(self, config: SimCLRConfig, make_backbone: MakeBackbone, num_classes: int):

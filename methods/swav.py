@@ -67,6 +67,7 @@ class SwAV(Method):
     Config = SwAVConfig
     #: scripts/swav_800ep_pretrain.sh: LARS, 4.8 for 4096 images, 10 epochs of warm-up (from 0.3 there, from 0 here).
     recipe = {"optimizer": "lars", "lr": 0.3, "min_lr": 0.0048, "weight_decay": 1e-6, "batch_size": 4096, "epochs": 800}
+    small = {"projector": "256-64", "prototypes": 100, "freeze_prototypes": 30}
 
     def __init__(self, config: SwAVConfig, make_backbone: MakeBackbone, num_classes: int):
         super().__init__(config, make_backbone, num_classes)

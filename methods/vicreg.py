@@ -56,6 +56,7 @@ class VICReg(Method):
         "batch_size": 2048,
         "epochs": 1000,
     }
+    small = {"projector": "512-512-512"}
     warmup_endpoint = False
 
     def __init__(self, config: VICRegConfig, make_backbone: MakeBackbone, num_classes: int):

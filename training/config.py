@@ -18,6 +18,9 @@ class TrainConfig:
 
     method: str = option("dino", names=names_of("methods"))
     """what to train with: a file's name in methods/"""
+    recipe: Literal["published", "small"] = option("published", only_training=True)
+    """where defaults come from: the method's paper, or a search for a few thousand small images on a laptop (docs/methods.md);
+    given options win"""
     backbone: str = option("vit_s16", names=backbones.names)
     """backbone, by its name, or timm:NAME"""
     data: str = option("demo", names=names_with_images)

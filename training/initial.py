@@ -13,6 +13,7 @@ from backbones.formats.authors import method_state
 from backbones.formats.source import Source
 from common.errors import UsageError, UserError
 from methods.core.base import METHODS, Method, MethodConfig
+from methods.core.recipes import defaults_of
 from rundir.log import holds_work
 from rundir.options import label_use, written_options
 from rundir.paths import has_checkpoint
@@ -91,7 +92,7 @@ def start_from(method: Method, source: Source, backbone_name: str) -> str:
 
 def advice(config: TrainConfig, method_config: MethodConfig) -> str | None:
     """Warn, with gentler options, if such options have degraded trained weights before; else None."""
-    recipe = METHODS.get(config.method).recipe
+    recipe, _ = defaults_of(METHODS.get(config.method), config.recipe)
     usual = USUAL_LR[config.optimizer]
     if config.optimizer == recipe.get("optimizer", TrainConfig.optimizer):
         usual = recipe.get("lr", TrainConfig.lr)

@@ -14,6 +14,7 @@ from common.files import as_file_name
 from common.options import check, options_without_effect
 from data.datasets import default_image_size
 from methods.core.base import METHODS, MethodConfig
+from methods.core.recipes import defaults_of
 from rundir.log import holds_work
 from rundir.options import require_options, written_options
 from rundir.paths import CHECKPOINTS, CONFIG, LOG, RESULTS
@@ -134,9 +135,9 @@ def _with_defaults(written: Mapping[str, Any], config: TrainConfig, method_confi
         missing = [f.name for f in dataclasses.fields(given) if f.name not in written]
         return dataclasses.replace(given, **{name: getattr(defaults, name) for name in missing})
 
-    recipe = TrainConfig(**METHODS.get(config.method).recipe)
+    recipe, own = defaults_of(METHODS.get(config.method), written.get("recipe", TrainConfig.recipe))
     options = options_of(
-        _on_any_machine(without_missing(config, recipe)), without_missing(method_config, type(method_config)()), {}
+        _on_any_machine(without_missing(config, TrainConfig(**recipe))), without_missing(method_config, own), {}
     )
     return {**options, "precision": config.precision, **written}
 

@@ -129,6 +129,8 @@ class Method(nn.Module):
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     #: Published values of the trainer's options (``training/config.py``) that differ from its defaults.
     recipe: ClassVar[dict[str, Any]] = {}
+    #: Values of its own and the trainer's options for ``--recipe small``, over those of all methods (methods/core/recipes.py).
+    small: ClassVar[dict[str, Any]] = {}
     #: Which step of the warm-up reaches the learning rate: the last (DINO's reference), or the first after it (Barlow Twins').
     warmup_endpoint: ClassVar[bool] = True
     #: True: biases and 1-d tensors have weight decay, too.

@@ -50,21 +50,22 @@ def fill_in_defaults(runs: Sequence[Run]) -> None:
     for run in runs:
         names.setdefault(run.config.get("method"), set()).update(run.config)
     for run in runs:
-        method = run.config.get("method")
-        if (missing := names[method] - run.config.keys()) and (defaults := _defaults_of(method)):
+        method, recipe = run.config.get("method"), run.config.get("recipe", TrainConfig.recipe)
+        if (missing := names[method] - run.config.keys()) and (defaults := _defaults_of(method, recipe)):
             run.config.update({name: defaults[name] for name in missing & defaults.keys()})
 
 
 @functools.cache
-def _defaults_of(method: str) -> dict[str, Any]:
-    """The defaults of a method's options; empty if they cannot be read."""
+def _defaults_of(method: str, recipe: str) -> dict[str, Any]:
+    """The defaults of a method's options by a recipe; empty if they cannot be read."""
     try:
         from methods.core.base import METHODS  # imports torch, which a report seldom needs
+        from methods.core.recipes import defaults_of
 
-        kind = METHODS.get(method)
+        trainers, own = defaults_of(METHODS.get(method), recipe)
     except (ImportError, UserError):
         return {}
-    return {**dataclasses.asdict(TrainConfig(**{"method": method, **kind.recipe})), **dataclasses.asdict(kind.Config())}
+    return {**dataclasses.asdict(TrainConfig(**{"method": method, **trainers})), **dataclasses.asdict(own)}
 
 
 def without_duplicates(runs: Sequence[Run]) -> tuple[list[Run], list[Problem]]:

@@ -52,7 +52,8 @@ def cautions(plan: Plan) -> list[str]:
         images = len(plan.shares[0])
         if too_large := settings_too_large(plan, images):
             given = ", ".join(f"--{name} {value:g} ({fits:g} fits)" for name, (value, fits) in too_large.items())
-            warnings.append(f"settings of large data sets on {images:,} images: {given}")
+            hint = "" if plan.config.recipe == "small" else "; --recipe small gives settings for a few thousand images"
+            warnings.append(f"settings of large data sets on {images:,} images: {given}{hint}")
     if tight := _memory(plan, USABLE):
         warnings.append(tight)
     return warnings
