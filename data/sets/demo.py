@@ -16,7 +16,7 @@ from data.sets.core.voc import find_devkit, list_segmentation
 from data.store.listing import Listing
 
 #: Part of the generated folder's name: change it whenever ``demo_scenes`` makes other scenes.
-VERSION = "d4d6b7335301"
+VERSION = "1948e7f3-2600"
 
 
 @DATASETS.register("demo")

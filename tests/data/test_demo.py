@@ -60,7 +60,7 @@ def test_other_scenes_need_another_version():
         rng = np.random.default_rng(seed)
         image, cover = demo.draw_scene(rng.integers(0, 17, (8, 8)) / 16, rng)
         digest.update(image.tobytes() + demo.scene_mask(cover, seed).tobytes())
-    assert (VERSION, digest.hexdigest()[:12]) == ("d4d6b7335301", "0320f87880c5")
+    assert (VERSION, digest.hexdigest()[:12]) == ("1948e7f3-2600", "1948e7f30dab")
 
 
 def test_lists_hold_the_scenes_asked_for_and_every_scene_has_its_files(built):

@@ -25,7 +25,7 @@ def free_port() -> int:
 def train(launchers: list[list[str]], run: Path, cache: Path) -> dict:
     """The last checkpoint of a run by these launchers at once."""
     words = (
-        "train --method dino --backbone vit_nano --data demo --image_size 16 --batch_size 600 --epochs 1 --out_dim 64"
+        "train --method dino --backbone vit_nano --data demo --image_size 16 --batch_size 400 --epochs 1 --out_dim 64"
     )
     words += " --hidden_dim 32 --bottleneck_dim 16 --local_crops 1 --local_size 8 --warmup_epochs 0 --knn_every 0"
     words += " --device cpu --precision fp32"

@@ -22,9 +22,9 @@ from common.images import VOID, voc_palette
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SIDE = 40  # pixels
-TRAIN_SCENES, TEST_SCENES = 4000, 1000
+TRAIN_SCENES, TEST_SCENES = 2600, 1000
 TEST_SOURCES = 500  # of the 1,797 samples; the other 1,297 make the training scenes
-PITCH = (18.0, 21.0)  # pixels between neighbouring copies, one value per scene
+PITCH = (15.0, 24.0)  # pixels between neighbouring copies, one value per scene
 SIZE = (0.76, 0.88)  # side of the 8 x 8 sample, as a share of the pitch
 TILT = 12.0  # degrees either way, one value per scene; the lattice tilts with its copies
 SHIFT = 0.06  # how far a copy may leave its lattice point, as a share of the pitch
