@@ -32,6 +32,7 @@ class SupCon(SimCLR):
     Config = SupConConfig
     #: The paper's section 4: LARS for ImageNet, batch 6144, 700 epochs.
     recipe = {**SimCLR.recipe, "batch_size": 6144, "epochs": 700}
+    small = {"projector": "256-128"}
 
     def positives(self, image_M: Tensor, labels: Tensor) -> Tensor:
         labels_M = all_gather_rows(labels)[image_M]
