@@ -15,6 +15,7 @@ from rich.console import Console
 from commands.visualize import draw_for_run
 from common.cli import PluginOption, load_plugins, make_parser, parse, read_config, value_of, with_options, words_of
 from common.distributed import is_main
+from common.errors import UsageError
 from common.progress import note, warn, working
 from eval.core.base import EVALUATIONS, EvaluationConfig, check_data
 from methods.core.base import METHODS, MethodConfig
@@ -138,7 +139,13 @@ def read_options(words: Sequence[str]) -> TrainOptions:
     for an unknown option, method, evaluation or picture (naming the nearest one) or a value of another kind."""
     load_plugins(words)
     if file := value_of(words, "config"):
-        words = [*words_of(_fitting(read_config(file), words)), *words]
+        options = read_config(file)
+        theirs, ours = options.get("recipe"), value_of(words, "recipe")
+        if theirs and ours and theirs != ours:
+            raise UsageError(
+                f"--recipe {ours}: {file} holds every option of a run by the {theirs} recipe, which would all win; leave one out"
+            )
+        words = [*words_of(_fitting(options, words)), *words]
     method = METHODS.get(value_of(words, "method") or TrainConfig.method)
     parser = make_parser("train", __doc__)
     parser.add_arguments(TrainCommand, dest="command")

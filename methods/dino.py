@@ -215,7 +215,7 @@ class DINO(Method):
     Config = DINOConfig
     #: dino/main_dino.py. The trainer's other defaults are DINO's; its batch of 64 is per GPU, 1024 in the published runs.
     recipe = {"clip_grad": 3.0, "weight_decay_end": 0.4}
-    #: Outputs, centring and temperature: experiments/demo.yaml; the momentum was searched (docs/methods.md).
+    #: Outputs and centring: experiments/demo.yaml; temperature and momentum were searched (docs/methods.md).
     small = {
         "weight_decay_end": 0.1,
         "out_dim": 256,
@@ -223,6 +223,8 @@ class DINO(Method):
         "bottleneck_dim": 64,
         "use_bn_in_head": True,
         "centering": "sinkhorn_knopp",
+        "warmup_teacher_temp": 0.01,
+        "teacher_temp": 0.01,
         "momentum_teacher": 0.95,
         "freeze_last_layer": 0,
     }

@@ -16,6 +16,7 @@ from common.errors import UserError
 from eval.core.context import EvalContext, make_context
 from eval.core.options import WeightsOptions
 from methods.core.base import METHODS
+from methods.core.recipes import defaults_of
 from reports.visual.core.base import FeaturesVisualization, ImagesVisualization
 from training.config import TrainConfig
 from training.machine.devices import pick_device
@@ -101,8 +102,9 @@ def context_of(options: FeaturesVisualization) -> tuple[EvalContext, str]:
 def plan_of(options: Mapping[str, Any]) -> Plan:
     """Make an unresolved, unchecked training plan with these options and the method's defaults."""
     kind = METHODS.get(options["method"])
-    config = TrainConfig(**{**kind.recipe, **_fields_of(TrainConfig, options)})
-    return Plan(config, kind.Config(**_fields_of(kind.Config, options)))
+    recipe, own = defaults_of(kind, options.get("recipe", TrainConfig.recipe))
+    config = TrainConfig(**{**recipe, **_fields_of(TrainConfig, options)})
+    return Plan(config, dataclasses.replace(own, **_fields_of(kind.Config, options)))
 
 
 def _fields_of(kind: type, options: Mapping[str, Any]) -> dict[str, Any]:
