@@ -85,7 +85,8 @@ def fetch(name: str, root: Path | None) -> None:
     """Download a data set's missing files into its folder. Raises UsageError for a data set or call that cannot."""
     kind = DATASETS.get(name)
     if kind.fetch is None:
-        able = ", ".join(other for other in DATASETS.names() if DATASETS.get(other).fetch is not None)
+        whole = [other for other in DATASETS.names() if not DATASETS.facts(other).get("takes_name")]
+        able = ", ".join(other for other in whole if DATASETS.get(other).fetch is not None)
         reason = "needs no files" if kind.make_folder is not None else "comes from elsewhere"
         raise UsageError(f"--download fetches {able} only; {name} {reason}")
     if root is None:

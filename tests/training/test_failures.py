@@ -78,8 +78,9 @@ def losses(run: Path) -> list[float]:
 
 
 @pytest.mark.parametrize("free", [0, 100, 600])
-def test_a_full_disk(free, disk, small, tmp_path, capsys):
-    """With so many KiB free: none at all, none for the first checkpoint, for one, for a few."""
+def test_a_full_disk(free, disk, small, tmp_path, monkeypatch, capsys):
+    """With so many KiB free: none at all, none for the first checkpoint, for one, for a few. It is refused before it begins; others
+    may fill the disk after that."""
     run = disk / "run"
     options = small(run, knn_every=0, keep_checkpoints=9)
     with open(disk / "filler", "wb") as file:
@@ -91,6 +92,9 @@ def test_a_full_disk(free, disk, small, tmp_path, capsys):
                         break
                 except OSError:
                     break
+    status, said = train_by_words(*options, capsys)
+    assert status == 1 and "MiB are free; free some" in assert_one_sentence(said) and not run.exists()
+    monkeypatch.setattr("training.grids.checks.lacking_space", lambda plans, jobs=1: None)
     status, said = train_by_words(*options, capsys)
     assert status == 1
     assert re.search(rf"error: {run}\S*: no space left on device", assert_one_sentence(said))
