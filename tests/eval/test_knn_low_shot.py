@@ -102,10 +102,7 @@ def test_wrong_lists(make_test_context, names_list, text, message):
 def test_wrong_options(make_test_context, tmp_path):
     with pytest.raises(UsageError, match=r"--knn_low_shot_fractions 1\.5"):
         run_evaluations(["knn_low_shot"], {"knn_low_shot": KNNLowShotConfig(fractions=[1.5])}, make_test_context())
-    with pytest.raises(
-        UserError,
-        match="k = 10, 20, but the bank has only 6 labelled images; give .*_ks numbers",
-    ):
+    with pytest.raises(UserError, match="k = 10, 20, but the bank has only 6 labelled images; give"):
         run_evaluations(["knn_low_shot"], {"knn_low_shot": KNNLowShotConfig(fractions=[0.01])}, make_test_context())
     with pytest.raises(UserError, match=r"none\.txt"):
         config = KNNLowShotConfig(lists=[str(tmp_path / "none.txt")], ks=[1])
