@@ -71,6 +71,7 @@ def _best(comparison: Comparison, block: list[int]) -> str:
         if len(measured) > 1:
             by_row.setdefault(comparison.best(column, measured), []).append(column)
     total = sum(map(len, by_row.values()))
+    labels_elsewhere = any(row.used_labels and not row.facts["reference"] for row in comparison.rows)
     sentences = []
     for row, columns in by_row.items():
         ties = [column for column in columns if _tied(comparison, block, row, column)]
@@ -79,7 +80,8 @@ def _best(comparison: Comparison, block: list[int]) -> str:
             everywhere = len(won) == total > 1
             where = "every evaluation" if everywhere else _list([comparison.columns[column].name for column in won])
             clauses = [_lead_over_second(comparison, block, row, column, len(won) > 1) for column in won]
-            sentences.append(f"{_short(comparison.rows[row])} is best in {where}: {'; '.join(clauses)}.")
+            among = "Without labels, " if labels_elsewhere and not comparison.rows[row].used_labels else ""
+            sentences.append(f"{among}{_short(comparison.rows[row])} is best in {where}: {'; '.join(clauses)}.")
         for column in ties:
             level = [_short(comparison.rows[other]) for other in [row, *_tied(comparison, block, row, column)]]
             shown = shown_value(comparison.cells[row, column], column_decimals(comparison, column))
