@@ -280,7 +280,9 @@ def test_pooled_features_are_the_cls_token_of_all_tokens():
             features = backbone.tokens(images)[0][:, 0] if whole else backbone(images)
             features.float().square().sum().backward()
             found.append((features.detach(), [p.grad.clone() for p in backbone.parameters()]))
-        tolerance = 1e-5 if dtype == torch.float32 else 0.05
+        tolerance = (
+            5e-5 if dtype == torch.float32 else 0.05
+        )  # products of other shapes sum in another order, on AVX2 above all
         torch.testing.assert_close(found[0], found[1], rtol=tolerance, atol=tolerance)
 
 
