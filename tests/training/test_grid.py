@@ -147,7 +147,11 @@ def test_every_experiment_can_be_planned(file):
     assert f"experiments/{file.name}" in result.description
     for word in ("Cost", "Expected"):
         assert word in result.description
-    assert cells_of(result, options_of_methods(list(result.methods)))
+    fix_backbones(result)
+    cells = cells_of(result, options_of_methods(list(result.methods)))
+    assert cells
+    for cell in cells:
+        read_options(words_of(cell.options))
 
 
 def test_a_method_of_one_backbone_is_one_cell():
