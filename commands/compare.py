@@ -137,7 +137,8 @@ def require_possible(
                 if not checked[key][0] and end_of(run) is None:
                     plans.append(plan)
             except UserError as error:
-                checked[key] = [str(error)], []
+                # Where cells run elsewhere, data and weights may be there alone; a cell that lacks them says so itself.
+                checked[key] = [str(error)] if here else [], []
             for messages, by_message in zip(checked[key], (reasons, warnings), strict=True):
                 for message in messages:
                     by_message.setdefault(message, []).append(name)
