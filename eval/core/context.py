@@ -181,7 +181,8 @@ def make_context(options: WeightsOptions) -> EvalContext:
         train = test = open_benchmark(data, root)
     else:
         short_side = round(image_size * 256 / 224)
-        train, test = (open_dataset(data, split, root, short_side) for split in ("train", "test"))
+        # The test split first: where it is missing, the training images need not be decoded to learn that.
+        test, train = (open_dataset(data, split, root, short_side) for split in ("test", "train"))
         if train.classes != test.classes:
             raise UserError(
                 f"{data}: the training and test splits have different classes; give a data set with the same in both"
