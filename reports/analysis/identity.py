@@ -46,11 +46,12 @@ def trained_options(run: Run) -> dict[str, Any]:
 def fill_in_defaults(runs: Sequence[Run]) -> None:
     """Give runs the defaults of options that the toolkit did not have when they began: the options that other runs of the method
     have. Where the method's options cannot be read (without torch, or for a plug-in that is not loaded), they stay as they are."""
+    trained = [run for run in runs if "method" in run.config]
     names: dict[str, set[str]] = {}
-    for run in runs:
-        names.setdefault(run.config.get("method"), set()).update(run.config)
-    for run in runs:
-        method, recipe = run.config.get("method"), run.config.get("recipe", TrainConfig.recipe)
+    for run in trained:
+        names.setdefault(str(run.config["method"]), set()).update(run.config)
+    for run in trained:
+        method, recipe = str(run.config["method"]), str(run.config.get("recipe", TrainConfig.recipe))
         if (missing := names[method] - run.config.keys()) and (defaults := _defaults_of(method, recipe)):
             run.config.update({name: defaults[name] for name in missing & defaults.keys()})
 

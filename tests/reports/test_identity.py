@@ -71,3 +71,16 @@ def test_a_run_made_before_an_option_existed_has_its_default(tmp_path):
     runs, _ = read_runs([before, same, other])
     fill_in_defaults(runs)
     assert [row.seeds for row in rows_of(runs)] == [[0, 1], [1]]
+
+
+def test_released_weights_evaluated_before_an_option_existed_keep_their_options(tmp_path):
+    """They have no method, whose defaults could be taken."""
+    for name, options in (
+        ("a", "{weights: a.pth, backbone: vit_s8}"),
+        ("b", "{weights: b.pth, backbone: vit_s8, k: 1}"),
+    ):
+        (tmp_path / name / "results").mkdir(parents=True)
+        (tmp_path / name / "config.yaml").write_text(options)
+    runs, _ = read_runs([tmp_path])
+    fill_in_defaults(runs)
+    assert [sorted(run.config) for run in runs] == [["backbone", "weights"], ["backbone", "k", "weights"]]
