@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -85,6 +86,13 @@ class Comparison:
     def column(self, column: int) -> dict[int, Cell]:
         """The cells of a column by row."""
         return {row: self.cells[row, column] for row in range(len(self.rows)) if (row, column) in self.cells}
+
+    def test_of(self, column: int, a: int, b: int) -> Any:
+        """The line of ``tests`` for two rows, or None."""
+        if not len(self.tests):
+            return None
+        pair = self.tests["a"].isin([a, b]) & self.tests["b"].isin([a, b])
+        return next(self.tests[(self.tests["column"] == column) & pair].itertuples(), None)
 
     def best(self, column: int, rows: Iterable[int]) -> int | None:
         """The row with the best mean in a column."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from reports.analysis.columns import conditions_of
 from reports.analysis.comparison import ALPHA, Comparison
@@ -51,11 +50,12 @@ def findings(comparison: Comparison) -> list[Finding]:
         if words := _best(comparison, block):
             first = comparison.rows[block[0]]
             statements.append(Finding(f"{first.backbone}, with labels" if first.used_labels else first.backbone, words))
-    if len(blocks) > MOST_BLOCKS:
-        statements.append(Finding("Further backbones", f"The other {len(blocks) - MOST_BLOCKS} are in the table."))
-    alone = [comparison.rows[block[0]] for block in comparison.ranked if len(block) == 1]
-    if rows := [row.label for row in alone if row.used_labels and len(comparison.rows) > 1]:
-        statements.append(Finding("With labels", f"{_list(rows)} used labels, so the rows without are ranked apart."))
+    alone = [block[0] for block in comparison.ranked if len(block) == 1 and comparison.rows[block[0]].used_labels]
+    for row in alone[:MOST_BLOCKS]:
+        if words := _beside_labels(comparison, row):
+            statements.append(Finding("With labels", words))
+    if left := len(blocks[MOST_BLOCKS:]) + len(alone[MOST_BLOCKS:]):
+        statements.append(Finding("Further backbones", f"The other {left} are in the table."))
     references = {row.method: row for row in comparison.rows if row.facts["reference"]}
     for row in sorted(references.values(), key=lambda row: not row.facts["needs_backbone"]):
         if words := _against(comparison, row):
@@ -79,7 +79,7 @@ def _best(comparison: Comparison, block: list[int]) -> str:
         if won:
             everywhere = len(won) == total > 1
             where = "every evaluation" if everywhere else _list([comparison.columns[column].name for column in won])
-            clauses = [_lead_over_second(comparison, block, row, column, len(won) > 1) for column in won]
+            clauses = [_lead(comparison, block, row, column, len(won) > 1) for column in won]
             among = "Without labels, " if labels_elsewhere and not comparison.rows[row].used_labels else ""
             sentences.append(f"{among}{_short(comparison.rows[row])} is best in {where}: {'; '.join(clauses)}.")
         for column in ties:
@@ -98,6 +98,22 @@ def _best(comparison: Comparison, block: list[int]) -> str:
             ):
                 sentences.append(f"The protocols of {comparison.columns[column].name} are not equal: {words}.")
     return " ".join(sentences)
+
+
+def _beside_labels(comparison: Comparison, row: int) -> str:
+    """Say how far the only row of a backbone that used labels is from the best without them."""
+    block = next(block for block in comparison.blocks if row in block)
+    without = [other for other in block if not comparison.rows[other].used_labels]
+    columns = [
+        column
+        for column in comparison.headline
+        if (row, column) in comparison.cells and comparison.best(column, without) is not None
+    ]
+    clauses = [_lead(comparison, [row, *without], row, column, len(columns) > 1) for column in columns]
+    if not clauses:
+        return ""
+    label = comparison.rows[row].label
+    return f"{label} used labels, so it is ranked apart. Beside the best row without: {'; '.join(clauses)}."
 
 
 def _protocols(comparison: Comparison, column: int, best: int, others: Sequence[int]) -> str:
@@ -120,7 +136,7 @@ def _tied(comparison: Comparison, block: list[int], best: int, column: int) -> l
     for row in block:
         if row == best or row not in cells:
             continue
-        pair = _tested(comparison, column, best, row)
+        pair = comparison.test_of(column, best, row)
         margin = cells[best].over_seeds.mean - cells[row].over_seeds.mean
         if (pair is None or not pair.holds) and not round(margin, places):
             tied.append(row)
@@ -136,16 +152,17 @@ def _short(row: Row) -> str:
     return ", ".join(filter(None, (row.method_name, row.variant)))
 
 
-def _lead_over_second(comparison: Comparison, block: list[int], best: int, column: int, named: bool) -> str:
-    second = comparison.best(column, [row for row in block if row != best])
+def _lead(comparison: Comparison, block: list[int], row: int, column: int, named: bool) -> str:
+    """Say how far a row is from the best of the others, and whether the difference holds."""
+    other = comparison.best(column, [other for other in block if other != row])
     kind, places = comparison.columns[column], column_decimals(comparison, column)
-    cell = comparison.cells[best, column]
-    margin = abs(cell.over_seeds.mean - comparison.cells[second, column].over_seeds.mean)
+    cell = comparison.cells[row, column]
+    margin = cell.over_seeds.mean - comparison.cells[other, column].over_seeds.mean
     start = (
-        f"{f'{kind.name} ' if named else ''}{shown_value(cell, places)}, {shown_difference(margin, places)} "
-        f"{'below' if kind.sign < 0 else 'above'} {_short(comparison.rows[second])}"
+        f"{f'{kind.name} ' if named else ''}{shown_value(cell, places)}, {shown_difference(abs(margin), places)} "
+        f"{'below' if margin < 0 else 'above'} {_short(comparison.rows[other])}"
     )
-    pair = _tested(comparison, column, best, second)
+    pair = comparison.test_of(column, row, other)
     if pair is None:
         return f"{start} (could not be tested)"
     p = p_value(pair.p_holm)
@@ -155,15 +172,6 @@ def _lead_over_second(comparison: Comparison, block: list[int], best: int, colum
     if pair.holds:
         return f"{start} (holds, p {p})"
     return f"{start} (does not hold, p {p}: which of the two is better stays open)"
-
-
-def _tested(comparison: Comparison, column: int, a: int, b: int) -> Any:
-    """The line of ``Comparison.tests`` for two rows, or None."""
-    tests = comparison.tests
-    if not len(tests):
-        return None
-    pair = tests["a"].isin([a, b]) & tests["b"].isin([a, b])
-    return next(tests[(tests["column"] == column) & pair].itertuples(), None)
 
 
 def _against(comparison: Comparison, reference: Row) -> str:
@@ -178,7 +186,7 @@ def _against(comparison: Comparison, reference: Row) -> str:
             for row in trained if references[0] in cells else ():
                 if row not in cells:
                     continue
-                pair = _tested(comparison, column, row, references[0])
+                pair = comparison.test_of(column, row, references[0])
                 lead = (cells[row].over_seeds.mean - cells[references[0]].over_seeds.mean) * kind.sign
                 group = unclear if pair is None or not pair.holds else better if lead > 0 else worse
                 group.append(f"{comparison.rows[row].label} ({kind.name})")

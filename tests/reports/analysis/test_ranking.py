@@ -1,6 +1,7 @@
 """Which rows are ranked together, which protocols are equal, and which columns the first table shows."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def test_supervised_takes_neither_bold_nor_the_sentence(tmp_path):
     assert "above Barlow Twins" in words(comparison)
     assert "Supervised is best" not in words(comparison) and "comparisons with supervised training" in words(comparison)
     assert "Weak DINO, vit_s8 used labels" in words(comparison)
+    assert re.search(r"Beside the best row without: k-NN .* \d\.\d above DINO \(holds, p", words(comparison))
     bold = {comparison.rows[row].method for (row, _), cell in comparison.cells.items() if cell.bold}
     assert bold == {"dino"}
     assert "Rows that used labels are ranked among themselves" in results_caption(comparison)
@@ -56,6 +58,22 @@ def test_rows_that_used_labels_are_ranked_among_themselves(tmp_path):
     bold = {comparison.rows[row].settings["labels"] for (row, _), cell in comparison.cells.items() if cell.bold}
     assert bold == {"all (pairs)"}
     assert "vit_s8, with labels: Weak DINO" in words(comparison)
+
+
+def test_the_only_row_with_labels_is_set_beside_the_best_without(tmp_path):
+    """Also where it is the worse one."""
+    write_run(tmp_path / "dino", "dino", images=1000)
+    write_run(tmp_path / "barlow", "barlow_twins", images=1000)
+    write_run(tmp_path / "weak", "weak_dino", images=1000, gain=-0.2)
+    write_run(tmp_path / "weak_alone", "weak_dino", "vit_nano", images=1000)
+    comparison = comparison_of(tmp_path)
+    (beside,) = [finding.words for finding in findings(comparison) if finding.lead == "With labels"]
+    assert beside.startswith("Weak DINO, vit_s8 used labels") and "above" not in beside
+    for column in comparison.headline:
+        cells = {comparison.rows[row].label: cell for row, cell in comparison.column(column).items()}
+        below = cells["DINO, vit_s8"].over_seeds.mean - cells["Weak DINO, vit_s8"].over_seeds.mean
+        name = re.escape(comparison.columns[column].name)
+        assert re.search(rf"{name} \d\d\.\d, {below:.1f} below DINO \(holds, p", beside)
 
 
 def test_unequal_protocols_stand_in_the_sentence_and_the_table_of_pairs(tmp_path):
