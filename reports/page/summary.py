@@ -219,8 +219,9 @@ def limits(rows: Sequence[Row], comparisons: Sequence[Comparison], problems: Seq
     several = [row for row in rows if len(row.runs) > 1]
     if several and min(len(row.runs) for row in several) < 3:
         sentences.append(
-            "Two seeds show only very large differences, 40 and more standard errors over test images: they may agree by "
-            "chance, so the spread between trainings is hardly known. Three seeds show about 6 to 20, five 4 to 10."
+            "Two seeds may agree by chance, so they hardly tell the spread between trainings: even a difference of 40 standard "
+            "errors over test images holds in most reports only if trainings hardly vary. Three seeds mostly show 6 to 20, five "
+            "4 to 10, the more the trainings vary (docs/statistics.md)."
         )
     if unequal := _settings(key for comparison in comparisons for key in comparison.unequal_settings):
         sentences.append(
