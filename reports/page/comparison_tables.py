@@ -14,6 +14,7 @@ from reports.analysis.tests import MCNEMAR, OVER_IMAGES, OVER_SEEDS
 from rundir.results import Measurement
 
 UNEQUAL = "≠"
+RANKED_APART = "Rows that used labels are ranked among themselves."
 #: Limit of reasons for untested pairs in a caption.
 MOST_REASONS = 12
 
@@ -56,7 +57,7 @@ def shown_difference(difference: float, places: int, sign: str = "") -> str:
     return f"{difference:{sign}.{places}f}" if round(difference, places) else f"{difference:{sign}.1g}"
 
 
-def _interval(low: float, high: float, places: int) -> str:
+def shown_interval(low: float, high: float, places: int) -> str:
     return f"[{low:.{places}f}, {high:.{places}f}]"
 
 
@@ -110,7 +111,7 @@ def _result(cell: Cell, places: int) -> Entry:
     summary = cell.over_seeds
     interval = (summary.low, summary.high) if summary.low is not None else cell.images
     low, high = cell.images or (None, None)
-    note, mark = _interval(*interval, places) if interval else "", UNEQUAL if cell.unequal else ""
+    note, mark = shown_interval(*interval, places) if interval else "", UNEQUAL if cell.unequal else ""
     numbers = {"": summary.mean, "std": summary.std, "seeds": summary.n}
     numbers |= {"seeds low": summary.low, "seeds high": summary.high, "images low": low, "images high": high}
     return Entry(shown_value(cell, places), summary.mean, note, cell.bold, mark, numbers)
@@ -135,7 +136,7 @@ def results_caption(comparison: Comparison) -> str:
             f"(p < {ALPHA} after Holm’s correction over the {tests} of this table)."
         )
         if any(row.used_labels for row in comparison.rows):
-            parts.append("Rows that used labels are ranked among themselves.")
+            parts.append(RANKED_APART)
         parts += [TEST_WORDS[kind] for kind in kinds]
     else:
         parts.append("Nothing is bold: no two rows could be tested against each other.")
@@ -205,7 +206,7 @@ def differences(comparison: Comparison, name: str) -> Table:
         sign, first, second = (1, a, b) if pair.difference >= 0 else (-1, b, a)
         low, high = sorted((sign * pair.low, sign * pair.high))
         difference, places = sign * pair.difference, decimals[pair.column]
-        note, numbers = _interval(low, high, places), {"": difference, "low": low, "high": high}
+        note, numbers = shown_interval(low, high, places), {"": difference, "low": low, "high": high}
         holds = "yes" if pair.holds else "no"
         unequal = [SETTINGS[key].lower() for key in unequal_settings(a, b)]
         unequal += comparison.unequal_conditions(pair.column, pair.a, pair.b)
@@ -280,4 +281,4 @@ def _range(low: float | None, high: float | None, places: int) -> Entry:
     numbers = {"low": low, "high": high}
     if low is None or high is None:
         return Entry("–", numbers=numbers)
-    return Entry(_interval(low, high, places), high - low, numbers=numbers)
+    return Entry(shown_interval(low, high, places), high - low, numbers=numbers)

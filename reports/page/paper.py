@@ -14,7 +14,15 @@ from reports.analysis.published import PublishedTable
 from reports.analysis.reproduction import fits
 from reports.analysis.rows import Row
 from reports.analysis.tables import Entry, Heading, Table, number, text
-from reports.page.comparison_tables import column_decimals, left_out_words, row_names, shown_difference, shown_value
+from reports.page.comparison_tables import (
+    RANKED_APART,
+    column_decimals,
+    left_out_words,
+    row_names,
+    shown_difference,
+    shown_interval,
+    shown_value,
+)
 
 
 @dataclass(frozen=True)
@@ -73,22 +81,22 @@ def results(comparison: Comparison, name: str, choice: Choice, published: Sequen
     chosen = [row for row in chosen if any((row, column) in comparison.cells for column in columns)]
     if not columns or not chosen:
         return None
-    headings, _ = row_names([comparison.rows[row] for row in chosen])
-    for column in columns:
-        kind = comparison.columns[column]
-        headings.append(Heading(kind.metric_name, numeric=True, group=kind.evaluation_name))
+    headings, names = row_names([comparison.rows[row] for row in chosen])
+    headings += _column_headings(comparison, columns)
+    identities = dict(zip(chosen, names, strict=True))
+    methods = [[row for row in group if row in chosen] for group in _ranked_methods(comparison)]
+    second = {(_second(comparison, column, group), column) for column in columns for group in methods}
     lines, breaks = [], set()
     for block in comparison.blocks:
-        ranked = [row for row in chosen if row in block and not comparison.rows[row].facts["reference"]]
-        references = [row for row in chosen if row in block and row not in ranked]
-        second = {column: _second(comparison, column, ranked) for column in columns}
-        for group in (ranked, references):
+        of_block = [row for row in chosen if row in block]
+        references = [row for row in of_block if comparison.rows[row].facts["reference"]]
+        for group in ([row for row in of_block if row not in references], references):
             if group:
                 breaks.add(len(lines))
             for row in group:
-                identity = row_names([comparison.rows[i] for i in chosen])[1][chosen.index(row)]
+                identity = identities[row]
                 lines.append(
-                    [*identity, *(_compact(comparison, row, column, row == second[column]) for column in columns)]
+                    [*identity, *(_compact(comparison, row, column, (row, column) in second) for column in columns)]
                 )
                 if numbers := _published(comparison, row, columns, published):
                     lines.append([text(f"{identity[0].text} (published)"), *identity[1:], *numbers])
@@ -98,6 +106,8 @@ def results(comparison: Comparison, name: str, choice: Choice, published: Sequen
         f"{several}Bold: best, and its difference to every other row of its backbone holds (p < {ALPHA} after Holm’s "
         "correction over all tests of the report). Underlined: second best mean. References stand below the rule."
     )
+    if any(comparison.rows[row].used_labels for row in chosen):
+        caption += f" {RANKED_APART}"
     if any("(published)" in line[0].text for line in lines):
         caption += " Published: as the papers have it, with their protocols."
     if words := left_out_words(comparison, columns):
@@ -107,6 +117,16 @@ def results(comparison: Comparison, name: str, choice: Choice, published: Sequen
 
 def _either(counts: Sequence[int]) -> str:
     return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+
+
+def _ranked_methods(comparison: Comparison) -> list[list[int]]:
+    """The rows that are ranked together, without references."""
+    return [[row for row in group if not comparison.rows[row].facts["reference"]] for group in comparison.ranked]
+
+
+def _column_headings(comparison: Comparison, columns: Iterable[int]) -> list[Heading]:
+    kinds = [comparison.columns[column] for column in columns]
+    return [Heading(kind.metric_name, numeric=True, group=kind.evaluation_name) for kind in kinds]
 
 
 def _second(comparison: Comparison, column: int, rows: Iterable[int]) -> int | None:
@@ -159,17 +179,17 @@ def effects(comparison: Comparison, name: str) -> Table | None:
     """Make the table of what training adds: each row less the untrained backbone, and its mean rank; None without either."""
     lines, breaks = [], set()
     headings, identities = row_names(comparison.rows)
-    for column in comparison.headline:
-        kind = comparison.columns[column]
-        headings.append(Heading(kind.metric_name, numeric=True, group=kind.evaluation_name))
-    headings.append(Heading("Mean rank", numeric=True))
+    headings += [*_column_headings(comparison, comparison.headline), Heading("Mean rank", numeric=True)]
+    ranks: dict[int, float] = {}
+    for group in _ranked_methods(comparison):
+        ranks |= _mean_ranks(comparison, group)
     compared = False
     for block in comparison.blocks:
-        ranked = [row for row in block if not comparison.rows[row].facts["reference"]]
         untrained = next((row for row in block if not comparison.rows[row].trained), None)
-        ranks = _mean_ranks(comparison, ranked)
         breaks.add(len(lines))
-        for row in ranked:
+        for row in block:
+            if comparison.rows[row].facts["reference"]:
+                continue
             entries = [_effect(comparison, row, untrained, column) for column in comparison.headline]
             compared |= row in ranks or any(entry.value is not None for entry in entries)
             lines.append([*identities[row], *entries, number(ranks.get(row), lambda rank: f"{rank:.1f}")])
@@ -179,6 +199,8 @@ def effects(comparison: Comparison, name: str) -> Table | None:
         "Value less that of the untrained backbone, and its 95% interval (not corrected). Mean rank: 1 is best, over the "
         "evaluations in which all methods of the backbone were measured; ties share the mean of their ranks."
     )
+    if any(row.used_labels for row in comparison.rows):
+        caption += f" {RANKED_APART}"
     return Table(name, f"Effect of training on {comparison.data}", caption, headings, lines, frozenset(breaks - {0}))
 
 
@@ -189,11 +211,10 @@ def _effect(comparison: Comparison, row: int, untrained: int | None, column: int
     places = column_decimals(comparison, column)
     difference = cells[row].over_seeds.mean - cells[untrained].over_seeds.mean
     note, numbers = "", {"": difference, "low": None, "high": None}
-    for pair in comparison.tests.itertuples() if len(comparison.tests) else ():
-        if pair.column == column and {pair.a, pair.b} == {row, untrained}:
-            low, high = (pair.low, pair.high) if pair.a == row else (-pair.high, -pair.low)
-            numbers |= {"low": low, "high": high}
-            note = f"[{low:.{places}f}, {high:.{places}f}]"
+    if pair := comparison.test_of(column, row, untrained):
+        low, high = (pair.low, pair.high) if pair.a == row else (-pair.high, -pair.low)
+        numbers |= {"low": low, "high": high}
+        note = shown_interval(low, high, places)
     return Entry(shown_difference(difference, places, "+"), difference, note=note, numbers=numbers)
 
 

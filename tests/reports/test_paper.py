@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import re
 import shutil
@@ -33,9 +34,11 @@ def comparison_of(folder):
 
 @pytest.fixture
 def comparison(tmp_path):
+    unlabelled = {"pairing": "same_image"}  # so that all are ranked together
     for method in ("dino", "barlow_twins", "weak_dino", "random"):
         for seed in (0, 1):
-            write_run(tmp_path / f"{method}-{seed}", method, seed=seed, images=137, matrices=False)
+            directory = tmp_path / f"{method}-{seed}"
+            write_run(directory, method, seed=seed, images=137, matrices=False, options=unlabelled)
     return comparison_of(tmp_path)
 
 
@@ -59,6 +62,24 @@ def test_the_compact_table(comparison, tmp_path):
         assert underlined == [means[1][1]]
     assert written.count(r"\underline{") == 2
     compile_latex(tmp_path, written)
+
+
+def test_rows_that_used_labels_take_no_second_place_and_no_rank_from_the_others(tmp_path):
+    for method, pairing in itertools.product(("dino", "barlow_twins", "weak_dino"), ("same_image", "same_label")):
+        if (method, pairing) != ("dino", "same_label"):
+            run = tmp_path / f"{method}-{pairing}"
+            write_run(run, method, images=2000, matrices=False, options={"pairing": pairing})
+    comparison = comparison_of(tmp_path)
+    with_labels = {place for place, row in enumerate(comparison.rows) if row.used_labels}
+    assert len(with_labels) == 2 and len(comparison.rows) == 5
+    table = paper.results(comparison, "paper", paper.Choice(), [])
+    for column in range(len(table.headings) - 2, len(table.headings)):
+        means = sorted((row[column].value, place) for place, row in enumerate(table.rows) if place not in with_labels)
+        assert [place for place, row in enumerate(table.rows) if row[column].second] == [means[1][1]]
+    assert table.caption.count("ranked among themselves") == 1
+    ranks = [float(row[-1].text) for row in paper.effects(comparison, "effects").rows]
+    assert sorted(ranks[place] for place in with_labels) == [1, 2]
+    assert sorted(rank for place, rank in enumerate(ranks) if place not in with_labels) == [1, 2, 3]
 
 
 def test_columns_and_rows_are_chosen_in_their_order(comparison):
