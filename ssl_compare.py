@@ -321,16 +321,13 @@ def train(**options: Any) -> Path:
         options: of the command line, by name: ``method="dino", backbone="vit_s16", data="imagefolder", data_root="photos"``.
 
     Returns:
-        the run directory.
+        the run directory; with ``dry_run=True``, which prints the plan, the one that the run would have.
 
     Raises ``common.errors.UserError``, with the command line's sentence, for wrong options or data.
     """
-    from commands.train import read_options
-    from commands.train import train as run_training
+    from commands.train import train_from_words
 
-    asked = read_options(_words(options))
-    command = asked.command
-    return run_training(asked.train, asked.method, asked.evaluations, command.resume == "auto", command.extend)
+    return train_from_words(_words(options))
 
 
 @_uses_toolkit

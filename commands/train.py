@@ -59,16 +59,22 @@ class TrainOptions:
 
 
 def main(words: Sequence[str]) -> int:
+    train_from_words(words)
+    return 0
+
+
+def train_from_words(words: Sequence[str]) -> Path:
+    """Train, or with ``--dry_run`` print the plan, as the words of ``run.py train`` say; returns the run directory. Errors are
+    those of ``read_options`` and ``train``."""
     options = read_options(words)
-    if options.command.dry_run:
+    command = options.command
+    if command.dry_run:
         from training.plan import make_plan
 
-        plan = make_plan(options.train, options.method, options.evaluations, fetch=False, extend=options.command.extend)
+        plan = make_plan(options.train, options.method, options.evaluations, fetch=False, extend=command.extend)
         print_plan(plan, with_options(words, {"dry_run": None}))
-    else:
-        command = options.command
-        train(options.train, options.method, options.evaluations, command.resume == "auto", command.extend, words)
-    return 0
+        return plan.directory
+    return train(options.train, options.method, options.evaluations, command.resume == "auto", command.extend, words)
 
 
 def train(

@@ -85,14 +85,17 @@ def test_the_page_runs_as_a_notebook(notebook_folder):
     assert done.stderr.count("the module 'eval' is loaded from") == 1
 
 
-def test_its_functions_give_what_the_page_shows(notebook_folder, monkeypatch):
+def test_its_functions_give_what_the_page_shows(notebook_folder, monkeypatch, capsys):
     """In this process and without a training, what the page does as a whole."""
     import ssl_compare
 
     monkeypatch.chdir(notebook_folder)
     small = {"backbone": "vit_nano", "image_size": 16, "device": "cpu"}
     data = {"data": "imagefolder", "data_root": "photos", "evals": ["knn"], "knn_ks": [5], **small}
+    planned = ssl_compare.train(method="random", out="runs/none", dry_run=True, **data)
+    assert "parameters: " in capsys.readouterr().out and not planned.exists()
     run = ssl_compare.train(method="random", out="runs/none", **data)
+    assert run == planned
     files = sorted(Path("photos/val").rglob("*.png"))
     features = ssl_compare.load(run).features(files)
     assert features.shape == (4, 96) and features.dtype == np.float32
