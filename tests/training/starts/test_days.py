@@ -13,18 +13,10 @@ from training.grids.alternative import DAYS, HOURS, warning_of_days
 from training.grids.estimate import TimeEstimate
 from training.plan import make_plan
 
-WORDS = [
-    "--method",
-    "barlow_twins",
-    "--data",
-    "imagefolder",
-    "--projector",
-    "32-32",
-    "--batch_size",
-    "8",
-    "--device",
-    "cpu",
-]
+COMMON = {"data": "imagefolder", "projector": "32-32", "batch_size": 8, "device": "cpu"}
+WORDS = words_of({"method": "barlow_twins", **COMMON})
+BOTH = {"methods": ["barlow_twins", "random"], "backbones": ["resnet18"], "seeds": [0, 1], "image_size": 32}
+GRID = words_of({**BOTH, **COMMON})
 
 
 @pytest.fixture
@@ -95,32 +87,7 @@ def test_a_training_of_days_is_warned_of_before_it_begins(slow, small, tmp_path,
 
 def test_a_grid_of_days_is_warned_of_with_one_of_hours(slow, folder, tmp_path, capsys):
     slow(1e6)
-    words = [
-        *(
-            "--methods",
-            "barlow_twins",
-            "random",
-            "--backbones",
-            "resnet18",
-            "--seeds",
-            "0",
-            "1",
-            "--data",
-            "imagefolder",
-        ),
-        *(
-            "--data_root",
-            str(folder),
-            "--image_size",
-            "32",
-            "--projector",
-            "32-32",
-            "--batch_size",
-            "8",
-            "--device",
-            "cpu",
-        ),
-    ]
+    words = [*GRID, "--data_root", str(folder)]
     assert command_line.main(["compare", *words, "--out", str(tmp_path / "grid"), "--dry_run"]) == 0
     output = capsys.readouterr()
     said = output.out + output.err
