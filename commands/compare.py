@@ -132,10 +132,8 @@ def require_possible(
             try:
                 plan = make_plan(replace(train, out=str(run)), method, evaluations, fetch=not command.dry_run)
                 if key not in checked:
-                    if not here:
-                        plan.shares  # noqa: B018 raises where this machine lacks the data
                     failing = refusals(plan, here)
-                    checked[key] = failing, [] if failing else cautions(plan)
+                    checked[key] = failing, [] if failing else cautions(plan, here)
                 if not checked[key][0] and end_of(run) is None:
                     plans.append(plan)
             except UserError as error:

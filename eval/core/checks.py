@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import UserError
@@ -18,9 +17,9 @@ from training.plan import Plan
 
 def refusals(plan: Plan, here: bool = True) -> list[str]:
     """Reasons why a run's training or one of its evaluations would fail; see ``training.grids.checks``. An ended training is not
-    checked."""
+    checked. Raises UserError if this machine lacks the images; other files it must have only if the run is ``here``."""
     reasons = checks.refusals(plan, here) if end_of(plan.directory) is None else []
-    return reasons or _of_evaluations(plan)
+    return reasons or _of_evaluations(plan, here)
 
 
 def require_possible(plan: Plan) -> None:
@@ -29,43 +28,38 @@ def require_possible(plan: Plan) -> None:
         raise UserError("; and ".join(reasons))
 
 
-def _of_evaluations(plan: Plan) -> list[str]:
+def _of_evaluations(plan: Plan, here: bool) -> list[str]:
     if not plan.evaluations:
         return []
-    reasons: list[str] = []
     config = plan.config
     root = None if config.data_root is None else Path(config.data_root)
-    try:
-        if DATASETS.facts(config.data).get("is_benchmark"):
-            open_benchmark(config.data, root)
-            return []
-        outlook = Outlook(
-            plan.listing,
-            list_images(config.data, "test", root),
-            on_meta(plan.build_method).backbone,
-            config.backbone,
-            config.image_size,
-            config.seed,
-        )
-    except UserError as error:
-        return [str(error)]
+    if DATASETS.facts(config.data).get("is_benchmark"):
+        open_benchmark(config.data, root)
+        return []
+    outlook = Outlook(
+        plan.listing,
+        list_images(config.data, "test", root),
+        on_meta(plan.build_method).backbone,
+        config.backbone,
+        config.image_size,
+        config.seed,
+    )
     if outlook.train.classes != outlook.test.classes:
         return [
             f"{config.data}: the training and test splits have different classes; give a data set with the same in both"
         ]
+    reasons: list[str] = []
     for name, options in plan.evaluations.items():
         kind = EVALUATIONS.get(name)
         try:
             check_data(name, config.data)
             check(options, prefix=f"{name}_")
             evaluation = kind(options)
-            _require_files(name, evaluation.files())
-            evaluation.check(outlook)
+            missing = [str(file) for file in evaluation.files() if not file.exists()]
+            if not missing:
+                evaluation.check(outlook)
+            elif here:
+                reasons.append(f"{name}: no such file: {', '.join(missing)}")
         except UserError as error:
             reasons.append(f"{name}: {str(error).removeprefix(f'{name}: ')}")
     return reasons
-
-
-def _require_files(name: str, files: Sequence[Path]) -> None:
-    if missing := [str(file) for file in files if not file.exists()]:
-        raise UserError(f"no such file: {', '.join(missing)}")

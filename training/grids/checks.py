@@ -23,15 +23,16 @@ FEWEST_STEPS = 4
 
 def refusals(plan: Plan, here: bool = True) -> list[str]:
     """Reasons why a training would fail, as far as files' names, the options and counted costs tell; nothing is decoded, trained or
-    written. ``here``: it will run on this machine, so that memory and disk are known. Counting costs takes seconds."""
+    written. ``here``: it will run on this machine, so that memory and disk are known. Counting costs takes seconds. Raises
+    UserError if this machine lacks the images."""
     reasons: list[str] = []
-    with _noting(reasons):
-        trained, held_out = plan.shares
-        if plan.method.trains:
-            if reason := too_few_images(plan.config.data, len(trained), plan.config.batch_size, len(held_out)):
-                reasons.append(reason)
-            with _noting(reasons):
-                _require_labels(plan)
+    trained, held_out = plan.shares
+    if plan.method.trains:
+        if reason := too_few_images(plan.config.data, len(trained), plan.config.batch_size, len(held_out)):
+            reasons.append(reason)
+        with _noting(reasons):
+            _require_labels(plan)
+        with _noting(reasons):
             if reason := small_batch(plan):
                 return [*reasons, reason]
     if reasons:
@@ -45,8 +46,9 @@ def refusals(plan: Plan, here: bool = True) -> list[str]:
     return reasons
 
 
-def cautions(plan: Plan) -> list[str]:
-    """Warnings for a training that ``refusals`` lets begin: settings of large data sets on a small one, and little memory."""
+def cautions(plan: Plan, here: bool = True) -> list[str]:
+    """Warnings for a training that ``refusals`` lets begin: settings of large data sets on a small one, and, if it will run
+    ``here``, little memory."""
     warnings = []
     if plan.method.trains:
         images = len(plan.shares[0])
@@ -54,7 +56,7 @@ def cautions(plan: Plan) -> list[str]:
             given = ", ".join(f"--{name} {value:g} ({fits:g} fits)" for name, (value, fits) in too_large.items())
             hint = "" if plan.config.recipe == "small" else "; --recipe small gives settings for a few thousand images"
             warnings.append(f"settings of large data sets on {images:,} images: {given}{hint}")
-    if tight := _memory(plan, USABLE):
+    if here and (tight := _memory(plan, USABLE)):
         warnings.append(tight)
     return warnings
 

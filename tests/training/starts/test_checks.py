@@ -1,5 +1,7 @@
 """What can be known is said before anything runs: by a training, its dry run, and for all cells of a grid."""
 
+import shutil
+
 import pytest
 
 import run as command_line
@@ -105,3 +107,24 @@ def test_all_cells_are_checked_before_the_first_begins(folder, tmp_path, capsys)
         assert said.count("fewer than one batch") == 1  # once for all cells
         assert "dino-vit_nano-seed0 and 3 more" in said
     assert not (tmp_path / "grid").exists()
+
+
+def test_a_grid_that_runs_elsewhere_is_checked_as_far_as_its_files_are_here(folder, tmp_path, capsys, monkeypatch):
+    """What only the cluster may have is no reason to refuse, and this machine's memory is none to warn."""
+    monkeypatch.setattr(checks, "memory_of", lambda device: 2**20)
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda place: type("usage", (), {"free": 0}))
+    trained_on = tmp_path / "no-test-split"
+    shutil.copytree(folder / "train", trained_on / "train")
+    words = ["compare", "--methods", "barlow_twins", "--backbones", "vit_nano", "--seeds", "0", "1", "--dry_run"]
+    words += words_of({**NANO, "batch_size": 8, "out": str(tmp_path / "grid"), "launcher": "slurm"})
+    knn = ["--evals", "knn", "--knn_ks", "5"]
+    for further in (
+        ["--data_root", "/nowhere", *knn],
+        ["--data_root", str(trained_on), *knn],
+        ["--data_root", str(folder), *knn, "--init", "nowhere.pth"],
+        ["--data_root", str(folder), "--evals", "knn_low_shot", "--knn_low_shot_lists", "/nowhere/list.txt"],
+    ):
+        assert command_line.main([*words, *further]) == 0, capsys.readouterr().err
+        assert "of memory" not in capsys.readouterr().out
+    assert command_line.main([*words, "--data_root", str(folder), *knn, "--knn_ks", "50"]) == 1
+    assert "2 of 2 runs would fail" in capsys.readouterr().err
