@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -13,7 +14,7 @@ from rich.text import Text
 
 from commands.train import TrainOptions, read_options
 from commands.visualize import draw_for_run
-from common.cli import load_plugins, read_open_command, require_one_process, words_of
+from common.cli import load_plugins, read_open_command, require_one_process, with_options, words_of
 from common.errors import UsageError, UserError
 from common.names import short_names
 from common.progress import track
@@ -26,6 +27,9 @@ from training.grids.launchers.cells import ENDED, is_done, name_room, run_cells,
 from training.grids.options import CompareCommand
 from training.logging import require_loggers
 from training.resolve import is_out_of_date, other_options
+
+if TYPE_CHECKING:
+    from training.plan import Plan
 
 
 def main(words: Sequence[str]) -> int:
@@ -52,7 +56,7 @@ def main(words: Sequence[str]) -> int:
     if command.dry_run:
         jobs = (command.jobs or 1) if command.launch.launcher == "local" else None
         print_plan(grid.title, cells, asked, out, jobs, console, again)
-        for line in require_possible(cells, asked, again, command, console, words):
+        for line in require_possible(cells, asked, again, command, console, with_options(words, {"dry_run": None})):
             say(line)
         return 0
     if command.launch.launcher == "local":  # other machines may have other logins
@@ -119,9 +123,11 @@ def require_possible(
 
     out, here = Path(command.out), command.launch.launcher == "local"
     due = {cell.name: run_of(out, cell.name) for cell in cells if cell.name in again or not _is_done(cell, out)}
-    plans = []
+    to_train: dict[str, Plan] = {}
     reasons: dict[str, list[str]] = {}  # the names of their cells
     warnings: dict[str, list[str]] = {}
+    # Cells that differ in the seed alone share a key.
+    first: dict[str, Plan] = {}
     checked: dict[str, tuple[list[str], list[str]]] = {}
     with console.status(f"checking {len(due)} runs before the first begins"):
         for name, run in due.items():
@@ -131,11 +137,12 @@ def require_possible(
             key = repr((replace(train, seed=0, visualize=None), method, evaluations))
             try:
                 plan = make_plan(replace(train, out=str(run)), method, evaluations, fetch=not command.dry_run)
+                plan = first[key].alike(plan.config) if key in first else first.setdefault(key, plan)
                 if key not in checked:
                     failing = refusals(plan, here)
                     checked[key] = failing, [] if failing else cautions(plan, here)
                 if not checked[key][0] and end_of(run) is None:
-                    plans.append(plan)
+                    to_train[name] = plan
             except UserError as error:
                 # Where cells run elsewhere, data and weights may be there alone; a cell that lacks them says so itself.
                 checked[key] = [str(error)] if here else [], []
@@ -143,7 +150,7 @@ def require_possible(
                 for message in messages:
                     by_message.setdefault(message, []).append(name)
         if here and not reasons:
-            jobs = command.jobs or 1
+            plans, jobs = list(to_train.values()), command.jobs or 1
             for reason in filter(None, (lacking_space(plans, jobs), lacking_memory(plans, jobs))):
                 reasons[reason] = list(due)
     if reasons:
@@ -151,9 +158,25 @@ def require_possible(
         lines = [f"{_names(names)}: {reason}" for reason, names in reasons.items()]
         raise UserError("\n  ".join([f"{len(failing)} of {len(cells)} runs would fail, so none begins:", *lines]))
     lines = [f"warning: {_names(names)}: {warning}" for warning, names in warnings.items()]
-    if here and (of_days := warning_of_days([plan for plan in plans if plan.total_steps], words, command.out)):
+    if here and (of_days := warning_of_days(_with_ends(to_train, asked), words, command.out)):
         lines.append(of_days)
     return lines
+
+
+def _with_ends(plans: Mapping[str, Plan], asked: Mapping[str, TrainOptions]) -> list[Plan]:
+    """The plans, by their cells' names, up to the ends of their budgets; without those of a budget in minutes, which tells the time
+    itself, and those that train nothing."""
+    from training.plan import make_plan
+
+    ending = []
+    for name, plan in plans.items():
+        train, method = asked[name].train, asked[name].method
+        kind = None if train.budget is None else parse_budget(train.budget)[0]
+        if kind is not None and kind != "minutes":
+            plan = make_plan(replace(train, out=plan.config.out), method, fetch=False)
+        if kind != "minutes" and plan.total_steps:
+            ending.append(plan)
+    return ending
 
 
 def _is_done(cell: Cell, out: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -132,6 +133,13 @@ class Plan:
     def left_out(self) -> int:
         """Images that each epoch leaves out, others each time, since they do not fill a batch."""
         return len(self.images[0]) % self.config.batch_size if self.steps_per_epoch else 0
+
+    def alike(self, config: TrainConfig) -> Plan:
+        """The plan of a run that differs in nothing but its seed and directory: it shares what this one has listed, opened and
+        counted."""
+        plan = copy.copy(self)
+        plan.config = config
+        return plan
 
     def build_method(self) -> Method:
         return build_method(self.config, self.method_config, len(self.listing.classes))

@@ -97,3 +97,14 @@ def test_a_grid_of_days_is_warned_of_with_one_of_hours(slow, folder, tmp_path, c
     capsys.readouterr()
     assert command_line.main([*command[2:], "--dry_run"]) == 0
     assert "warning: these" not in capsys.readouterr().out
+    assert "--dry_run" not in command
+
+
+def test_a_grid_with_a_budget_lasts_as_long_as_that(slow, folder, tmp_path, capsys):
+    slow(1e6)
+    words = ["compare", *GRID, "--data_root", str(folder), "--out", str(tmp_path / "grid"), "--dry_run"]
+    for budget, warned in (("images=80", False), ("images=1e6", True), ("minutes=0.001", False)):
+        assert command_line.main([*words, "--budget", budget]) == 0
+        said = capsys.readouterr().out
+        assert ("warning: these 2 trainings would take about" in said) == warned
+        assert not warned or 5e3 < float(re.search(r"would take about (\S+) d on", said)[1]) < 2e4
