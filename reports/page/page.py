@@ -146,9 +146,10 @@ def write_report(
     every_table = [table for part in parts for table in (part.results, part.tests, part.measurements, *part.for_papers)]
     every_table += [paper.seeds(comparisons)] if comparisons else []
     every_table += published + speed + [table for table in tables.values() if table]
+    texts: dict[str, str] = {}
+    if comparisons:
+        texts["evaluation-protocol.tex"], texts["references.bib"] = protocol(measured, comparisons)
     try:
-        paragraph, bibliography = protocol(measured, comparisons) if comparisons else ("", "")
-        texts = {"evaluation-protocol.tex": paragraph, "references.bib": bibliography} if comparisons else {}
         _write_files(
             out, texts, every_table, [picture for part in parts for picture in part.pictures] + during + inside
         )
