@@ -15,6 +15,7 @@ from common.statistics.confusion import class_scores
 from reports.analysis.comparison import Comparison
 from reports.analysis.statistics import over_seeds
 from reports.analysis.tables import Entry, Heading, Table, text
+from reports.page.comparison_tables import mean_entry
 from rundir.paths import examples_file
 from rundir.read import Problem
 from rundir.results import Measurement
@@ -117,10 +118,4 @@ def _table(
 
 def _entry(values: Sequence[float]) -> Entry:
     present = [float(value) for value in values if np.isfinite(value)]
-    if not present:
-        return Entry("–")
-    summary = over_seeds(present)
-    spread = "" if summary.std is None else f" ± {summary.std:.1f}"
-    return Entry(
-        f"{summary.mean:.1f}{spread}", summary.mean, numbers={"": summary.mean, "std": summary.std, "seeds": summary.n}
-    )
+    return mean_entry(over_seeds(present), 1) if present else Entry("–")

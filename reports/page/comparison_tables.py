@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from backbones import title_of
 from reports.analysis.comparison import ALPHA, LISTED_PAIRS, Cell, Comparison
 from reports.analysis.facts import column_facts
 from reports.analysis.rows import RANDOM, SETTINGS, Row, unequal_settings
-from reports.analysis.statistics import RESAMPLES
+from reports.analysis.statistics import RESAMPLES, Summary
 from reports.analysis.tables import Entry, Heading, Table, headings_of, number, text
 from reports.analysis.tests import MCNEMAR, OVER_IMAGES, OVER_SEEDS
 from rundir.results import Measurement
@@ -45,9 +46,15 @@ def column_decimals(comparison: Comparison, column: int) -> int:
     return 1 if largest >= 10 else 2 if largest >= 1 else 3
 
 
-def shown_value(cell: Cell, places: int) -> str:
-    spread = "" if cell.over_seeds.std is None else f" ± {cell.over_seeds.std:.{places}f}"
-    return f"{cell.over_seeds.mean:.{places}f}{spread}"
+def shown_mean(summary: Summary, places: int) -> str:
+    spread = "" if summary.std is None else f" ± {summary.std:.{places}f}"
+    return f"{summary.mean:.{places}f}{spread}"
+
+
+def mean_entry(summary: Summary, places: int, **more: Any) -> Entry:
+    """Make a cell with mean ± standard deviation, and the number of seeds in its file."""
+    numbers = {"": summary.mean, "std": summary.std, "seeds": summary.n}
+    return Entry(shown_mean(summary, places), summary.mean, numbers=numbers, **more)
 
 
 def shown_difference(difference: float, places: int, sign: str = "") -> str:
@@ -59,6 +66,12 @@ def shown_difference(difference: float, places: int, sign: str = "") -> str:
 
 def shown_interval(low: float, high: float, places: int) -> str:
     return f"[{low:.{places}f}, {high:.{places}f}]"
+
+
+def seeds_words(rows: Sequence[Row]) -> str:
+    """The rows' numbers of seeds: "3", "2 to 5"."""
+    least, most = (pick(len(row.runs) for row in rows) for pick in (min, max))
+    return str(least) if least == most else f"{least} to {most}"
 
 
 def row_names(rows: Sequence[Row]) -> tuple[list[Heading], list[list[Entry]]]:
@@ -114,7 +127,7 @@ def _result(cell: Cell, places: int) -> Entry:
     note, mark = shown_interval(*interval, places) if interval else "", UNEQUAL if cell.unequal else ""
     numbers = {"": summary.mean, "std": summary.std, "seeds": summary.n}
     numbers |= {"seeds low": summary.low, "seeds high": summary.high, "images low": low, "images high": high}
-    return Entry(shown_value(cell, places), summary.mean, note, cell.bold, mark, numbers)
+    return Entry(shown_mean(summary, places), summary.mean, note, cell.bold, mark, numbers)
 
 
 def results_caption(comparison: Comparison) -> str:
@@ -253,7 +266,7 @@ def measurements(comparison: Comparison, name: str) -> Table:
         for column, kind in enumerate(comparison.columns):
             if cell := comparison.cells.get((position, column)):
                 summary = cell.over_seeds
-                value = shown_value(cell, places[column])
+                value = shown_mean(summary, places[column])
                 lines.append(
                     [
                         *identity,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.errors import unknown_name
-from reports.analysis.columns import Column, headline_of
+from reports.analysis.columns import Cell, Column, headline_of
 from reports.analysis.comparison import ALPHA, Comparison
 from reports.analysis.published import PublishedTable
 from reports.analysis.reproduction import fits
@@ -18,10 +18,11 @@ from reports.page.comparison_tables import (
     RANKED_APART,
     column_decimals,
     left_out_words,
+    mean_entry,
     row_names,
+    seeds_words,
     shown_difference,
     shown_interval,
-    shown_value,
 )
 
 
@@ -86,6 +87,7 @@ def results(comparison: Comparison, name: str, choice: Choice, published: Sequen
     identities = dict(zip(chosen, names, strict=True))
     methods = [[row for row in group if row in chosen] for group in _ranked_methods(comparison)]
     second = {(_second(comparison, column, group), column) for column in columns for group in methods}
+    places = {column: column_decimals(comparison, column) for column in columns}
     lines, breaks = [], set()
     for block in comparison.blocks:
         of_block = [row for row in chosen if row in block]
@@ -95,13 +97,14 @@ def results(comparison: Comparison, name: str, choice: Choice, published: Sequen
                 breaks.add(len(lines))
             for row in group:
                 identity = identities[row]
-                lines.append(
-                    [*identity, *(_compact(comparison, row, column, (row, column) in second) for column in columns)]
-                )
+                lines.append([*identity])
+                for column in columns:
+                    cell, is_second = comparison.cells.get((row, column)), (row, column) in second
+                    lines[-1].append(_compact(cell, places[column], is_second) if cell else Entry("–"))
                 if numbers := _published(comparison, row, columns, published):
                     lines.append([text(f"{identity[0].text} (published)"), *identity[1:], *numbers])
-    seeds = sorted({len(comparison.rows[row].runs) for row in chosen})
-    several = f"Mean ± standard deviation over {_either(seeds)} seeds. " if seeds[-1] > 1 else ""
+    seeds = seeds_words([comparison.rows[row] for row in chosen])
+    several = "" if seeds == "1" else f"Mean ± standard deviation over {seeds} seeds. "
     caption = (
         f"{several}Bold: best, and its difference to every other row of its backbone holds (p < {ALPHA} after Holm’s "
         "correction over all tests of the report). Underlined: second best mean. References stand below the rule."
@@ -113,10 +116,6 @@ def results(comparison: Comparison, name: str, choice: Choice, published: Sequen
     if words := left_out_words(comparison, columns):
         caption += f" {words}"
     return Table(name, f"Results on {comparison.data}", caption, headings, lines, frozenset(breaks - {0}))
-
-
-def _either(counts: Sequence[int]) -> str:
-    return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
 
 def _ranked_methods(comparison: Comparison) -> list[list[int]]:
@@ -141,14 +140,8 @@ def _second(comparison: Comparison, column: int, rows: Iterable[int]) -> int | N
     return means[1][1]
 
 
-def _compact(comparison: Comparison, row: int, column: int, second: bool) -> Entry:
-    cell = comparison.cells.get((row, column))
-    if cell is None:
-        return Entry("–")
-    summary = cell.over_seeds
-    numbers = {"": summary.mean, "std": summary.std, "seeds": summary.n}
-    shown = shown_value(cell, column_decimals(comparison, column))
-    return Entry(shown, summary.mean, bold=cell.bold, second=second and not cell.bold, numbers=numbers)
+def _compact(cell: Cell, places: int, second: bool) -> Entry:
+    return mean_entry(cell.over_seeds, places, bold=cell.bold, second=second and not cell.bold)
 
 
 def _published(
@@ -183,6 +176,7 @@ def effects(comparison: Comparison, name: str) -> Table | None:
     ranks: dict[int, float] = {}
     for group in _ranked_methods(comparison):
         ranks |= _mean_ranks(comparison, group)
+    places = {column: column_decimals(comparison, column) for column in comparison.headline}
     compared = False
     for block in comparison.blocks:
         untrained = next((row for row in block if not comparison.rows[row].trained), None)
@@ -190,7 +184,7 @@ def effects(comparison: Comparison, name: str) -> Table | None:
         for row in block:
             if comparison.rows[row].facts["reference"]:
                 continue
-            entries = [_effect(comparison, row, untrained, column) for column in comparison.headline]
+            entries = [_effect(comparison, row, untrained, column, places[column]) for column in comparison.headline]
             compared |= row in ranks or any(entry.value is not None for entry in entries)
             lines.append([*identities[row], *entries, number(ranks.get(row), lambda rank: f"{rank:.1f}")])
     if not compared:
@@ -204,12 +198,11 @@ def effects(comparison: Comparison, name: str) -> Table | None:
     return Table(name, f"Effect of training on {comparison.data}", caption, headings, lines, frozenset(breaks - {0}))
 
 
-def _effect(comparison: Comparison, row: int, untrained: int | None, column: int) -> Entry:
-    cells = comparison.column(column)
-    if untrained is None or row not in cells or untrained not in cells:
+def _effect(comparison: Comparison, row: int, untrained: int | None, column: int, places: int) -> Entry:
+    cell, base = (comparison.cells.get((place, column)) for place in (row, untrained))
+    if cell is None or base is None:
         return Entry("–")
-    places = column_decimals(comparison, column)
-    difference = cells[row].over_seeds.mean - cells[untrained].over_seeds.mean
+    difference = cell.over_seeds.mean - base.over_seeds.mean
     note, numbers = "", {"": difference, "low": None, "high": None}
     if pair := comparison.test_of(column, row, untrained):
         low, high = (pair.low, pair.high) if pair.a == row else (-pair.high, -pair.low)
@@ -232,23 +225,30 @@ def _mean_ranks(comparison: Comparison, rows: Sequence[int]) -> dict[int, float]
 
 def seeds(comparisons: Sequence[Comparison]) -> Table:
     """Make the table of every seed's value of every measurement."""
-    headings, _ = row_names([row for comparison in comparisons for row in comparison.rows])
-    variants = len(headings) == 3
+    headings, names = row_names([row for comparison in comparisons for row in comparison.rows])
+    names = iter(names)
     headings += [Heading(name) for name in ("Data", "Evaluation", "Metric")]
     headings += [Heading("Seed", numeric=True), Heading("Value", numeric=True), Heading("Images", numeric=True)]
     lines = []
     for comparison in comparisons:
+        identities = [next(names) for _ in comparison.rows]
+        places = [column_decimals(comparison, column) for column in range(len(comparison.columns))]
         for (row, column), cell in sorted(comparison.cells.items(), key=lambda item: item[0]):
             of_row, kind = comparison.rows[row], comparison.columns[column]
-            identity = [text(of_row.method_name), text(of_row.backbone), *([text(of_row.variant)] if variants else [])]
             by_run = {run.path: run.seed for run in of_row.runs}
             for result in cell.results:
                 numbers = {"": result.value, "low": result.low, "high": result.high}
-                value = Entry(f"{result.value:.{column_decimals(comparison, column)}f}", result.value, numbers=numbers)
+                value = Entry(f"{result.value:.{places[column]}f}", result.value, numbers=numbers)
                 words = (comparison.data, kind.evaluation_name, kind.metric_name)
                 seed = by_run.get(result.run)
                 lines.append(
-                    [*identity, *map(text, words), text("–" if seed is None else seed), value, number(result.n, str)]
+                    [
+                        *identities[row],
+                        *map(text, words),
+                        text("–" if seed is None else seed),
+                        value,
+                        number(result.n, str),
+                    ]
                 )
     caption = "A line for each training and measurement, with the 95% bootstrap interval over test images."
     return Table("seeds", "Values of every seed", caption, headings, lines, files=("csv",))

@@ -12,7 +12,7 @@ from reports.analysis.comparison import Comparison
 from reports.analysis.latex import latex
 from reports.analysis.rows import Row
 from reports.analysis.tests import MCNEMAR
-from reports.page.comparison_tables import left_out_words
+from reports.page.comparison_tables import left_out_words, seeds_words
 from reports.page.row_tables import evaluations_of, protocol_words
 
 BIBLIOGRAPHY = Path(__file__).parents[1] / "analysis" / "references.bib"
@@ -85,9 +85,8 @@ def _methods(rows: Sequence[Row], references: References) -> str:
         }
         budgets = ", ".join(dict.fromkeys(row.settings["budget"] for row in trained))
         words += f", trained on {_cited(data, references)} ({latex(budgets)} images seen)"
-    seeds = sorted({len(row.runs) for row in rows})
-    if seeds != [1]:
-        words += f"; trainings with {seeds[0] if len(seeds) == 1 else f'{seeds[0]} to {seeds[-1]}'} seeds for each row"
+    if (seeds := seeds_words(rows)) != "1":
+        words += f"; trainings with {seeds} seeds for each row"
     return f"{words}."
 
 

@@ -9,7 +9,7 @@ from reports.analysis.columns import conditions_of
 from reports.analysis.comparison import ALPHA, Comparison
 from reports.analysis.power import MOST_SEEDS
 from reports.analysis.rows import SETTINGS, Row, unequal_settings
-from reports.page.comparison_tables import column_decimals, p_value, shown_difference, shown_value
+from reports.page.comparison_tables import column_decimals, p_value, shown_difference, shown_mean
 from rundir.read import Problem, Run
 
 #: Limit of backbones with a sentence of their own.
@@ -84,7 +84,7 @@ def _best(comparison: Comparison, block: list[int]) -> str:
             sentences.append(f"{among}{_short(comparison.rows[row])} is best in {where}: {'; '.join(clauses)}.")
         for column in ties:
             level = [_short(comparison.rows[other]) for other in [row, *_tied(comparison, block, row, column)]]
-            shown = shown_value(comparison.cells[row, column], column_decimals(comparison, column))
+            shown = shown_mean(comparison.cells[row, column].over_seeds, column_decimals(comparison, column))
             sentences.append(f"{_list(level)} tie in {comparison.columns[column].name}, at {shown}.")
         others = [comparison.rows[other] for other in block if other != row]
         if unequal := _settings(key for other in others for key in unequal_settings(comparison.rows[row], other)):
@@ -159,7 +159,7 @@ def _lead(comparison: Comparison, block: list[int], row: int, column: int, named
     cell = comparison.cells[row, column]
     margin = cell.over_seeds.mean - comparison.cells[other, column].over_seeds.mean
     start = (
-        f"{f'{kind.name} ' if named else ''}{shown_value(cell, places)}, {shown_difference(abs(margin), places)} "
+        f"{f'{kind.name} ' if named else ''}{shown_mean(cell.over_seeds, places)}, {shown_difference(abs(margin), places)} "
         f"{'below' if margin < 0 else 'above'} {_short(comparison.rows[other])}"
     )
     pair = comparison.test_of(column, row, other)
