@@ -1,4 +1,4 @@
-"""Paired tests of rows on the same test images, on plain arrays: ``benchmarks/statistics.py`` simulates whole reports with them.
+"""Paired tests of rows on the same test images, on plain arrays; ``benchmarks/false_findings.py`` simulates reports with them.
 
 Seeds (trainings, nested in rows) and test images (shared by rows) are both samples: the two-way random-effects analysis of reader
 studies, where seeds are the readers and images the cases (Obuchowski & Rockette, Communications in Statistics 24, 1995). What each
@@ -38,6 +38,16 @@ class Components:
     interaction: np.ndarray
     seeds: np.ndarray
     units: int
+
+    def over_images_of(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """Variance over samples of images of the differences of rows ``first`` and ``second``: ``[…, pairs]``."""
+        variance = np.diagonal(self.over_images, axis1=-2, axis2=-1)
+        both = variance[..., first] + variance[..., second] - 2 * self.over_images[..., first, second]
+        return np.maximum(both, 0.0)
+
+    def shared_of(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """The part of the differences' variance that is both over images and over seeds: ``[…, pairs]``."""
+        return sum(self.interaction[..., rows] / self.seeds[rows] for rows in (first, second))
 
 
 def components_of_means(rows: Sequence[np.ndarray], groups: np.ndarray | None = None) -> Components:
@@ -130,22 +140,19 @@ def pair_tests(parts: Components, first: np.ndarray, second: np.ndarray) -> Pair
       are (Mickey & Brown, Annals of Mathematical Statistics 37, 1966).
     """
     difference = parts.mean[..., first] - parts.mean[..., second]
-    variance = np.diagonal(parts.over_images, axis1=-2, axis2=-1)
-    images = variance[..., first] + variance[..., second] - 2 * parts.over_images[..., first, second]
-    images = np.maximum(images, 0.0)
+    images = parts.over_images_of(first, second)
     p, half = difference_test(difference, images, parts.units)
     p_rows, p_own = p.copy(), np.zeros_like(p)
     both = (parts.seeds[first] > 1) & (parts.seeds[second] > 1)
     if both.any():
         a, b, over_images = first[both], second[both], images[..., both]
-        pooled, pooled_degrees = _pooled(parts)
         seeds = parts.seeds
-        shared = sum(parts.interaction[..., row] / seeds[row] for row in (a, b))
+        of_all, shared = pooled(parts.over_seeds, seeds)[..., None], parts.shared_of(a, b)
         own = [(parts.over_seeds[..., row], seeds[row]) for row in (a, b)]
         p[..., both], half[..., both] = difference_test(difference[..., both], over_images, parts.units, own, shared)
         known = np.abs(difference[..., both]), over_images, shared, max(parts.units - 1, 1)
-        larger = sum(np.maximum(spread, pooled) / n for spread, n in own)
-        p_rows[..., both] = averaged_p(larger, pooled_degrees, *known)
+        larger = sum(np.maximum(spread, of_all) / n for spread, n in own)
+        p_rows[..., both] = averaged_p(larger, int((seeds - 1).sum()), *known)
         p_own[..., both] = averaged_p(sum(spread / n for spread, n in own), np.minimum(seeds[a], seeds[b]) - 1, *known)
     return PairTests(difference, half, p, p_rows, p_own, both)
 
@@ -161,10 +168,10 @@ def corrected(p_rows: np.ndarray, p_own: np.ndarray, columns: int) -> np.ndarray
     return np.maximum(holm(p_rows), np.minimum(1.0, times * np.asarray(p_own, np.float64)))
 
 
-def _pooled(parts: Components) -> tuple[np.ndarray, int]:
-    """Variance over seeds pooled over rows ``[…, 1]``, and its degrees of freedom."""
-    degrees = parts.seeds - 1
-    return (parts.over_seeds @ degrees / degrees.sum())[..., None], int(degrees.sum())
+def pooled(variances: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+    """Pool rows' variances over seeds ``[…, k]`` by their degrees of freedom: ``[…]``."""
+    degrees = seeds - 1
+    return variances @ degrees / degrees.sum()
 
 
 def averaged_p(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from reports.analysis.paired import Components, averaged_p
+from reports.analysis.paired import Components, averaged_p, pooled
 
 #: Share of such differences that would be found, and its normal quantile.
 POWER, _QUANTILE = 0.8, 0.8416
@@ -32,10 +33,8 @@ def needed(
 
     The variances are taken as measured, so the numbers are about as good as these: with three seeds, to a factor of two.
     """
-    variance = np.diag(parts.over_images)
-    over_images = np.maximum(variance[first] + variance[second] - 2 * parts.over_images[first, second], 0)
-    shared = sum(parts.interaction[rows] / parts.seeds[rows] for rows in (first, second))
-    apart = float(np.median(np.maximum(over_images - shared, 0)))
+    over_images = parts.over_images_of(first, second)
+    apart = float(np.median(np.maximum(over_images - parts.shared_of(first, second), 0)))
     several = parts.seeds > 1
     rows = int(several.sum())
     limits = alpha / tests, alpha / min(columns + 1, tests)
@@ -47,27 +46,26 @@ def needed(
         if distance <= 0:
             return False
         known = np.array([distance]), np.array([apart + from_both]), np.array([from_both]), degrees
-        pooled, own = rows * (seeds - 1), seeds - 1
-        p = [averaged_p(np.array([from_seeds]), count, *known)[0] for count in (pooled, own)]
-        return all(value < limit for value, limit in zip(p, limits, strict=True))
+        both = zip((rows * (seeds - 1), seeds - 1), limits, strict=True)
+        return all(averaged_p(np.array([from_seeds]), degrees, *known)[0] < limit for degrees, limit in both)
 
     times = np.geomspace(1, MOST_TIMES, 121)
     if not rows:
         variance = float(np.median(over_images))
-        enough = [
+        enough = (
             _single(points - _QUANTILE * np.sqrt(variance / more), variance / more, units * more) < limits[0]
             for more in times
-        ]
+        )
         return Needed(points, None, _first(enough, times * units))
-    degrees = parts.seeds[several] - 1
-    spread = float(parts.over_seeds[several] @ degrees / degrees.sum())
-    interaction = float(parts.interaction[several] @ degrees / degrees.sum())
+    spread, interaction = (
+        float(pooled(variances[several], parts.seeds[several])) for variances in (parts.over_seeds, parts.interaction)
+    )
     counts = np.arange(2, MOST_SEEDS + 1)
-    by_seeds = [shows(int(n), spread, interaction, apart, units - 1) for n in counts]
+    by_seeds = (shows(int(n), spread, interaction, apart, units - 1) for n in counts)
     now, own = int(np.median(parts.seeds[several])), max(spread - interaction, 0.0)
-    by_images = [
+    by_images = (
         shows(now, own + interaction / more, interaction / more, apart / more, int(units * more) - 1) for more in times
-    ]
+    )
     return Needed(points, _first(by_seeds, counts), _first(by_images, times * units))
 
 
@@ -78,10 +76,10 @@ def _single(distance: float, variance: float, units: float) -> float:
     return float(averaged_p(np.zeros(1), 1, np.array([distance]), np.array([variance]), np.zeros(1), int(units) - 1)[0])
 
 
-def _first(enough: list[bool], sizes: np.ndarray) -> int | None:
+def _first(enough: Iterable[bool], sizes: np.ndarray) -> int | None:
     """The first size that is enough, to two digits."""
-    if not any(enough):
+    size = next((float(size) for size, is_enough in zip(sizes, enough, strict=True) if is_enough), None)
+    if size is None:
         return None
-    size = float(sizes[enough.index(True)])
     digits = 10 ** max(int(np.log10(size)) - 1, 0)
     return int(np.ceil(size / digits - 1e-9) * digits)

@@ -1,4 +1,4 @@
-"""Statistics of a comparison on plain arrays; ``tests/reports/test_statistics.py`` checks them on simulated data."""
+"""Statistics of a comparison on plain arrays; ``tests/reports/analysis/test_statistics.py`` checks them on simulated data."""
 
 from __future__ import annotations
 
