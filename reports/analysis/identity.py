@@ -21,7 +21,12 @@ IMAGES = "data_fingerprint"
 
 def identity_of(run: Run) -> str:
     """A text that is equal for the runs of one row."""
-    return json.dumps(trained_options(run), sort_keys=True, default=str)
+    return as_text(trained_options(run))
+
+
+def as_text(value: Any) -> str:
+    """A text that is equal for equal options."""
+    return json.dumps(value, sort_keys=True, default=str)
 
 
 def trained_options(run: Run) -> dict[str, Any]:
@@ -77,7 +82,7 @@ def without_duplicates(runs: Sequence[Run]) -> tuple[list[Run], list[Problem]]:
     kept: dict[tuple[str, str], Run] = {}
     notes: list[Problem] = []
     for run in runs:
-        key = (identity_of(run), json.dumps(run.seed, default=str))
+        key = (identity_of(run), as_text(run.seed))
         other = kept.get(key)
         if other is None:
             kept[key] = run

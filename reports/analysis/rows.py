@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 
 from backbones import PATCH_SIZES, title_of
 from reports.analysis.facts import method_facts
-from reports.analysis.identity import IMAGES, identity_of, trained_options
+from reports.analysis.identity import IMAGES, as_text, identity_of, trained_options
 from rundir.options import START, as_number, label_use
 from rundir.read import Run
 
@@ -110,8 +109,7 @@ def _numbers(runs: Sequence[Run], name: str) -> list[float]:
 
 
 def _mean(runs: Sequence[Run], name: str) -> float | None:
-    values = _numbers(runs, name)
-    return sum(values) / len(values) if values else None
+    return _mean_of(_numbers(runs, name))
 
 
 def extension_of(run: Run) -> str:
@@ -253,10 +251,6 @@ def differing_options(rows: Sequence[Row]) -> list[str]:
     """Options that differ between rows, in the order of the first row's configuration."""
     configs = [trained_options(row.runs[0]) for row in rows]
     keys = dict.fromkeys(key for config in configs for key in config if key != IMAGES)
-
-    def as_text(value: Any) -> str:
-        return json.dumps(value, sort_keys=True, default=str)
-
     return [key for key in keys if len({as_text(config.get(key)) for config in configs}) > 1]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -12,12 +11,13 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.transforms import ScaledTranslation
 
+from common.files import as_file_name
 from common.names import short, short_names
 from reports.analysis.columns import Cell
 from reports.analysis.comparison import Comparison
-from reports.analysis.identity import IMAGES, trained_options
+from reports.analysis.identity import IMAGES, as_text, trained_options
 from reports.analysis.rows import MOST_SPELT, Row, plain
-from reports.figures.comparison import limits_of, title_panel
+from reports.figures.comparison import UNCERTAINTY, draw_intervals, limits_of, title_panel
 from reports.figures.look import MOST_LETTERS, MOST_ROWS, WIDTH, Look, left_out
 from reports.visual.core.style import DASHES, MARKERS, Picture, figure_of, picture, style
 from rundir.options import as_number
@@ -70,7 +70,7 @@ def _axes_of(rows: Sequence[Row], group: Sequence[int]) -> list[tuple[str, list[
     """The varied options of a group, each with its lines, and with the options that change along with it."""
     options = {i: {**trained_options(rows[i].runs[0]), "data": rows[i].data} for i in group}
     keys = dict.fromkeys(key for of_row in options.values() for key in of_row if key != IMAGES)
-    texts = {key: {i: _text(options[i].get(key)) for i in group} for key in keys}
+    texts = {key: {i: as_text(options[i].get(key)) for i in group} for key in keys}
     differing = [key for key in keys if len(set(texts[key].values())) > 1]
     names = {i: _name_in_grid(rows[i]) for i in group}
     named = {option for name in names.values() for option in re.findall(r"(?:^|-)([a-z]\w*)=", name)}
@@ -98,10 +98,6 @@ def _axes_of(rows: Sequence[Row], group: Sequence[int]) -> list[tuple[str, list[
     return axes
 
 
-def _text(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, default=str)
-
-
 def _follows(texts: Mapping[int, str], leading: Mapping[int, str]) -> bool:
     """Whether one option's value is fixed by another's."""
     return len({(leading[i], texts[i]) for i in texts}) == len(set(leading.values()))
@@ -109,8 +105,8 @@ def _follows(texts: Mapping[int, str], leading: Mapping[int, str]) -> bool:
 
 def _name_in_grid(row: Row) -> str:
     """What a grid has named a run's directory between backbone and seed: "small", "lr=0.1"; "" elsewhere."""
-    clean = [re.sub(r"[^A-Za-z0-9_.=+-]", "_", str(part)) for part in (row.method, row.backbone, row.seeds[0])]
-    inside = re.fullmatch(rf"{re.escape(clean[0])}-{re.escape(clean[1])}-(.+)-seed{clean[2]}", row.runs[0].path.name)
+    method, backbone, seed = (re.escape(as_file_name(str(part))) for part in (row.method, row.backbone, row.seeds[0]))
+    inside = re.fullmatch(rf"{method}-{backbone}-(.+)-seed{seed}", row.runs[0].path.name)
     return inside[1] if inside else ""
 
 
@@ -230,9 +226,7 @@ def _draw(
             f"ablation-{slug}{suffix}",
             f"Accuracy against {what}",
             f"Each line: rows of one method and backbone that differ in {'several options' if option == VARIANTS else option} "
-            "only. Dots: means over seeds. Broad bars: 95% bootstrap intervals over test images, the trainings taken as given. "
-            "Thin bars: 95% t intervals over seeds (none for a single seed; cut off at the frame where they are wider). Lines "
-            "that share a value stand side by side."
+            f"only. {UNCERTAINTY} Lines that share a value stand side by side."
             + (f" Along with {option}, {' and '.join(along)} changes." if along else "")
             + left_out(dropped),
             f"{measured} against {short(what, 60)}, a line for each of {short(', '.join(names), 200)}.",
@@ -243,12 +237,7 @@ def _draw_line(
     axis: Axes, points: Sequence[tuple[float, Cell]], drawing: Mapping[str, Any], mark: str, shifted: Any
 ) -> None:
     """Draw means joined by a line, with their intervals."""
-    colour = drawing["color"]
     for x, cell in points:
-        if cell.images:
-            axis.plot([x, x], cell.images, color=colour, lw=5, alpha=0.32, solid_capstyle="butt", transform=shifted)
-        if cell.over_seeds.low is not None:
-            spread = [cell.over_seeds.low, cell.over_seeds.high]
-            axis.plot([x, x], spread, color=colour, lw=1.1, marker="_", ms=5, mew=1.1, transform=shifted)
+        draw_intervals(axis, cell, x, drawing["color"], upright=True, transform=shifted)
     means = [cell.over_seeds.mean for _, cell in points]
     axis.plot([x for x, _ in points], means, marker=mark, ms=5, mec="none", lw=1.3, transform=shifted, **drawing)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Transform
 
 from common.names import short, short_names
 from reports.analysis.columns import Cell
@@ -16,11 +18,32 @@ from reports.visual.core.style import FAINT, RULE, Picture, figure_of, picture, 
 
 #: With more rows, no bars of standard deviations.
 MOST_BARS = 96
+#: For captions: what ``draw_intervals`` draws.
+UNCERTAINTY = (
+    "Dots: means over seeds. Broad bars: 95% bootstrap intervals over test images, the trainings taken as given. Thin lines: 95% t "
+    "intervals over seeds (none for a single seed; cut off at the frame where they are wider)."
+)
 
 
 def title_panel(axis: Axes, comparison: Comparison, column: int) -> None:
     """Put a column's name above a panel."""
     axis.set_title(textwrap.fill(short(comparison.columns[column].name, 52), 26))
+
+
+def draw_intervals(
+    axis: Axes, cell: Cell, place: float, colour: str, upright: bool = False, transform: Transform | None = None
+) -> None:
+    """Draw a cell's interval over images as a broad bar, and that over seeds as a thin line, across at a ``place`` of the vertical
+    axis, or ``upright``. ``transform``: of the data; default: the axes'."""
+
+    def draw(interval: Sequence[float], **line: Any) -> None:
+        ends = ([place, place], interval) if upright else (interval, [place, place])
+        axis.plot(*ends, color=colour, transform=transform or axis.transData, **line)
+
+    if cell.images:
+        draw(cell.images, lw=5, alpha=0.32, solid_capstyle="butt")
+    if cell.over_seeds.low is not None:
+        draw((cell.over_seeds.low, cell.over_seeds.high), lw=1.1, marker="_" if upright else "|", ms=5, mew=1.1)
 
 
 def intervals(comparison: Comparison, look: Look, name: str) -> Picture | None:
@@ -38,13 +61,9 @@ def intervals(comparison: Comparison, look: Look, name: str) -> Picture | None:
         figure, axes = figure_of(len(columns), 3, WIDTH, 0.9 + 0.27 * len(rows), sharey=True)
         for axis, column in zip(axes, columns, strict=True):
             for position, cell in cells[column].items():
-                colour, summary = look.colour(rows[position]), cell.over_seeds
-                if cell.images:
-                    axis.plot(cell.images, [position] * 2, color=colour, lw=5, alpha=0.32, solid_capstyle="butt")
-                if summary.low is not None:
-                    spread = [summary.low, summary.high]
-                    axis.plot(spread, [position] * 2, color=colour, lw=1.1, marker="|", ms=5, mew=1.1)
-                axis.plot(summary.mean, position, look.marker(rows[position]), color=colour, ms=5.5, mec="none")
+                colour = look.colour(rows[position])
+                draw_intervals(axis, cell, position, colour)
+                axis.plot(cell.over_seeds.mean, position, look.marker(rows[position]), color=colour, ms=5.5, mec="none")
             title_panel(axis, comparison, column)
             axis.grid(axis="y", visible=False)
             axis.xaxis.set_major_locator(MaxNLocator(5))
@@ -60,9 +79,7 @@ def intervals(comparison: Comparison, look: Look, name: str) -> Picture | None:
             figure,
             name,
             "Every row with its uncertainty",
-            "Dots: means over seeds. Broad bars: 95% bootstrap intervals over test images, the trainings taken as given. Thin "
-            "lines: 95% t intervals over seeds (none for a single seed; cut off at the frame where they are wider). "
-            "Overlapping intervals do not mean that there is no difference: the tests are paired."
+            f"{UNCERTAINTY} Overlapping intervals do not mean that there is no difference: the tests are paired."
             + (f" The first {MOST_ROWS} rows; {rest} more are in the table." if rest else ""),
             f"Interval plot of {', '.join(comparison.columns[c].name for c in columns)} for {len(rows)} rows.",
         )
