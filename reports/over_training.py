@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 
 from backbones import build_backbone
@@ -18,7 +17,7 @@ from methods.core.base import Method
 from reports.visual import attention, crops, cross_correlation, receptive_field
 from reports.visual.core.images import InputImage, choose, data_title, fitted, fitting, normalised, square
 from reports.visual.core.network import Network
-from reports.visual.core.style import even, save_figure
+from reports.visual.core.style import save_figure
 from rundir.paths import training_picture, training_pictures
 from training.plan import Plan
 
@@ -79,27 +78,20 @@ class TrainingPictures:
         return bool(training_pictures(self.plan.directory, step))
 
     def _attention(self, network: Network, images: list[InputImage]) -> Iterator[tuple[str, Figure]]:
-        if not network.backbone.has_tokens:
-            network.backbone.cls_attention(torch.empty(0))  # raises UserError with the reason
+        attention.require_attention(network.backbone)
         short_side, how = fitting(network, None)
-        mass = attention.Attention.mass
         for number, image in enumerate(images, 1):
             pixels = fitted(image, network.backbone.stride, short_side)
-            maps = attention.cls_attention(network.backbone, pixels)
-            title = f"Attention of {network.name}, {network.weights}\n{self._whose} image {image.name}; {how}."
-            figure = attention.attention_maps(pixels, maps, attention.masks_of(maps, mass), mass, title)
-            yield f"attention-{number}", figure
+            about = f"{self._whose} image {image.name}; {how}"
+            yield f"attention-{number}", attention.attention_of(network, pixels, attention.Attention.mass, about)
 
     def _receptive_fields(self, network: Network, images: list[InputImage]) -> Iterator[tuple[str, Figure]]:
         size = network.image_size
         inputs = normalised(np.stack([square(image.pixels, size) for image in images]))
-        layers = receptive_field.layer_names(network.backbone)
-        layers = [layers[i] for i in even(len(layers), receptive_field.LAYERS)]
-        maps, units = receptive_field.effective_receptive_fields(network.backbone, inputs, layers, show=False)
+        fields = receptive_field.fields_of(network, inputs, network.name, show=False)
         about = f"{len(images)} {self._whose.lower()} images of {data_title(self._store)}, {size} × {size} pixels."
         title = f"Effective receptive fields of {network.name}, {network.weights}\n{about}"
-        fields = [receptive_field.Fields(network.name, layers, maps, units)]
-        yield "receptive_field", receptive_field.receptive_fields(fields, title)
+        yield "receptive_field", receptive_field.receptive_fields([fields], title)
 
     def _crops(self, when: str, step: int) -> Iterator[tuple[str, Figure]]:
         config, batches = self.plan.config, crops.batches_of(self.plan)

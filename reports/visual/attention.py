@@ -45,8 +45,6 @@ class Attention(ImagesVisualization):
 
     def draw(self) -> list[Path]:
         """Write a picture for each image, or one video."""
-        import torch
-
         from common.progress import track
         from reports.visual.core.images import images_of
         from reports.visual.core.network import network_of
@@ -54,16 +52,13 @@ class Attention(ImagesVisualization):
         if self.video is not None and self.images is not None:
             raise UsageError("--video and --images exclude each other; give one of them")
         network = network_of(self)
-        if not network.backbone.has_tokens:
-            network.backbone.cls_attention(torch.empty(0))  # raises UserError with the reason
+        require_attention(network.backbone)
         if self.video is not None:
             return [self._draw_video(network)]
         images, which = images_of(self, network)
         written: list[Path] = []
         for image in track(images, "attention", len(images)):
-            attention = cls_attention(network.backbone, image.pixels)
-            title = f"Attention of {network.name}, {network.weights}\n{which}: {image.name}."
-            figure = attention_maps(image.pixels, attention, masks_of(attention, self.mass), self.mass, title)
+            figure = attention_of(network, image.pixels, self.mass, f"{which}: {image.name}")
             stem = f"attention-{file_stem(Path(image.name).stem)}"
             if any(path.stem == stem for path in written):
                 stem = f"{stem}-{len(written) + 1}"
@@ -103,6 +98,21 @@ class Attention(ImagesVisualization):
             for frame, attention in zip(fitted_frames("drawing"), maps, strict=True):
                 write(tiles.draw(frame, attention, masks_of(attention, self.mass)))
         return path
+
+
+def require_attention(backbone: Backbone) -> None:
+    """Raise UserError, with the reason, for a backbone without attention."""
+    import torch
+
+    if not backbone.has_tokens:
+        backbone.cls_attention(torch.empty(0))
+
+
+def attention_of(network: Network, image: np.ndarray, mass: float, about: str) -> Figure:
+    """Draw the attention on an image (uint8 ``[H, W, 3]``, sides multiples of the patch), which the title calls ``about``."""
+    attention = cls_attention(network.backbone, image)
+    title = f"Attention of {network.name}, {network.weights}\n{about}."
+    return attention_maps(image, attention, masks_of(attention, mass), mass, title)
 
 
 def cls_attention(backbone: Backbone, image: np.ndarray) -> np.ndarray:

@@ -100,14 +100,10 @@ class ReceptiveField(DataVisualization):
         for layer in self.layers or []:
             if layer not in layers:
                 raise unknown_name(f"layer of {network.name}", layer, layers)
-        layers = self.layers or [layers[i] for i in even(len(layers), LAYERS)]
-        maps, units = effective_receptive_fields(network.backbone, images, layers, self.seed)
-        if not np.isfinite(maps).all():
-            raise UserError(f"{network.name}, {network.weights}: gradients are not finite; the weights have diverged")
         name = f"{network.name}\n{'untrained' if network.untrained else 'trained'}"
         if len(self.weights or []) > 1 and "(run " in network.weights:
             name += "\n" + network.weights.rpartition("(run ")[2].rstrip(")")
-        return Fields(name, layers, maps, units)
+        return fields_of(network, images, name, self.layers, self.seed)
 
 
 @dataclass(frozen=True)
@@ -118,6 +114,20 @@ class Fields:
     layers: Sequence[str]
     maps: np.ndarray
     units: Sequence[Unit | None]
+
+
+def fields_of(
+    network: Network, images: Tensor, name: str, layers: Sequence[str] | None = None, seed: int = 0, show: bool = True
+) -> Fields:
+    """Compute the fields of a network's layers (``effective_receptive_fields``); default: ``LAYERS`` of them, evenly spaced. Raises
+    UserError for gradients that are not finite."""
+    if not layers:
+        every = layer_names(network.backbone)
+        layers = [every[i] for i in even(len(every), LAYERS)]
+    maps, units = effective_receptive_fields(network.backbone, images, layers, seed, show)
+    if not np.isfinite(maps).all():
+        raise UserError(f"{network.name}, {network.weights}: gradients are not finite; the weights have diverged")
+    return Fields(name, layers, maps, units)
 
 
 def layer_names(backbone: Backbone) -> list[str]:

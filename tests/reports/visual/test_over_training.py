@@ -127,3 +127,15 @@ def test_the_network_is_a_copy_in_evaluation_mode(small, tmp_path):
     assert set(first) == {"receptive_field", "crops", "cross_correlation"}
     assert all(module.training for module in method.modules())
     assert all(torch.equal(before[name], value) for name, value in method.state_dict().items())
+
+
+def test_receptive_fields_of_diverged_weights_are_left_out_with_the_reason(small, tmp_path, capsys):
+    from training.plan import make_plan
+
+    plan = make_plan(*small(tmp_path, "dino", knn_every=0))
+    method = plan.build_method()
+    with torch.no_grad():
+        next(method.backbone.parameters()).fill_(torch.nan)
+    drawn = over_training.TrainingPictures(plan, method, lambda: ({}, None)).draw(3, 0.6)
+    assert "receptive_field" not in drawn and "crops" in drawn
+    assert "pictures: no receptive_field: " in (said := capsys.readouterr().err) and "not finite" in said
