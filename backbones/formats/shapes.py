@@ -25,7 +25,7 @@ _CONVNEXTS = {40: "atto", 48: "femto", 64: "pico", 80: "nano", 96: "tiny", 128: 
 def names_by_shapes(state: Mapping[str, Tensor]) -> list[str]:
     """The backbones that may fit, the likeliest first. ``state`` is in the authors' layout, without prefixes."""
     if "patch_embed.0.weight" in state:
-        return ["vit_nano"]
+        return [name for name, shape in ARCHITECTURES.items() if "stem" in shape]
     if "patch_embed.proj.weight" in state:
         return _vits(state)
     prefix = "" if "layer1.0.conv1.weight" in state else None

@@ -263,8 +263,8 @@ def test_every_network_that_an_error_lists_is_a_key(tmp_path, nets):
         assert_equal(backbone, nets[key.rpartition(".")[2]])
 
 
-SHAPES = """vit_nano vit_t16 vit_s8 resnet18 resnet18_cifar resnet50 timm:resnet34 timm:vit_tiny_patch16_384 timm:convnext_atto
-timm:vit_small_patch14_dinov2 timm:vit_small_patch14_reg4_dinov2"""
+SHAPES = """vit_pico vit_nano vit_t16 vit_s8 resnet18 resnet18_cifar resnet50 timm:resnet34 timm:vit_tiny_patch16_384
+timm:convnext_atto timm:vit_small_patch14_dinov2 timm:vit_small_patch14_reg4_dinov2"""
 
 
 @pytest.mark.parametrize("name", SHAPES.split())
