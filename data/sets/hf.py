@@ -49,7 +49,7 @@ class HuggingFace(DataSet):
             )
         rows = self._loaded[chosen]
         image, label = self._column("image", rows.features), self._column("label", rows.features)
-        names = label_names = None
+        label_names = None
         if label is not None:
             train = self._loaded[self._split_of("train") or chosen]
             label_names = _classes(train, label, self.name)
@@ -163,9 +163,10 @@ def _classes(rows: Any, label: str, spec: str) -> tuple[str, ...]:
 
 def _values(rows: Any, label: str, spec: str) -> Sequence[Any]:
     values = rows.data.column(label).to_pylist() if rows._indices is None else list(rows[label])
-    if odd := next((value for value in values if not isinstance(value, (str, int, type(None)))), None):
+    if odd := {type(value).__name__ for value in values if not isinstance(value, (str, int, type(None)))}:
         raise UserError(
-            f"{spec}: the column {label} holds {type(odd).__name__} values; labels are classes, whole numbers or text, one an image"
+            f"{spec}: the column {label} holds {' and '.join(sorted(odd))} values; labels are classes, whole numbers or text, "
+            "one an image"
         )
     return values
 

@@ -137,6 +137,14 @@ def test_several_columns_that_fit_have_to_be_chosen_from(tmp_path, columns):
 
 
 @needs_datasets
+@pytest.mark.parametrize(("labels", "kind"), [([0.0, 1.5] * 4, "float"), ([[], [1]] * 4, "list")])
+def test_labels_that_are_no_classes(tmp_path, columns, labels, kind):
+    write_parquet(tmp_path / "odd", {"picture": columns[1]["picture"], "label": labels}, range(8), "train")
+    with pytest.raises(UserError, match=f"the column label holds {kind} values; labels are classes"):
+        opened(f"hf:{tmp_path / 'odd'}")
+
+
+@needs_datasets
 def test_an_image_folder_and_a_saved_data_set(tmp_path, image_folder):
     import datasets
 
