@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,6 +66,19 @@ def open_dataset(
 def splits_of(name: str, root: Path | None, cache: Path | None = None) -> tuple[str, ...]:
     """The splits that a data set has. Arguments and errors are ``open_dataset``'s."""
     return _data_set(name, root, cache).splits()
+
+
+def no_labels(data: str, split: str) -> UserError:
+    """The error of an evaluation that compares images by labels."""
+    return UserError(f"{data}: no image of the {split} split has a label, so nothing can be classified there")
+
+
+def require_same_classes(data: str, train: Sequence[str], test: Sequence[str]) -> None:
+    """Raise UserError if the splits of a data set have different classes."""
+    if tuple(train) != tuple(test):
+        raise UserError(
+            f"{data}: the training and test splits have different classes; give a data set with the same in both"
+        )
 
 
 def _data_set(name: str, root: Path | None, cache: Path | None) -> DataSet:

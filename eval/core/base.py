@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from common.errors import UsageError, UserError
+from common.errors import UsageError
 from common.registry import Registry, literals_of, plugins_of
+from data.datasets import no_labels
 from data.sets.core.base import DATASETS
 from data.store.listing import Listing
 from rundir.results import Measurement
@@ -40,9 +41,7 @@ class Outlook:
         listing = self.train if split == "train" else self.test
         count = len(listing.names) if listing.labels is None else int((listing.labels >= 0).sum())
         if not count:
-            raise UserError(
-                f"{listing.data}: no image of the {split} split has a label, so nothing can be classified there"
-            )
+            raise no_labels(listing.data, split)
         return count
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.options import check
-from data.datasets import list_images, open_benchmark
+from data.datasets import list_images, open_benchmark, require_same_classes
 from data.sets.core.base import DATASETS
 from eval.core.base import EVALUATIONS, Outlook, check_data
 from rundir.log import end_of
@@ -44,10 +44,10 @@ def _of_evaluations(plan: Plan, here: bool) -> list[str]:
         config.image_size,
         config.seed,
     )
-    if outlook.train.classes != outlook.test.classes:
-        return [
-            f"{config.data}: the training and test splits have different classes; give a data set with the same in both"
-        ]
+    try:
+        require_same_classes(config.data, outlook.train.classes, outlook.test.classes)
+    except UserError as error:
+        return [str(error)]
     reasons: list[str] = []
     for name, options in plan.evaluations.items():
         kind = EVALUATIONS.get(name)

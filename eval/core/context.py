@@ -16,11 +16,11 @@ from torch import Tensor
 from backbones import build_backbone
 from backbones.base import Backbone
 from backbones.formats.source import Source
-from common.errors import UsageError, UserError
+from common.errors import UsageError
 from common.files import as_file_name, digest_of
 from common.options import check
 from common.progress import working
-from data.datasets import default_image_size, open_benchmark, open_dataset
+from data.datasets import default_image_size, no_labels, open_benchmark, open_dataset, require_same_classes
 from data.sets.core.base import DATASETS
 from data.sets.core.benchmark import Benchmark
 from data.store.store import ImageStore
@@ -115,9 +115,7 @@ class EvalContext(FrozenBackbone):
         """Indices of the images with a label, int64. Raises UserError if none has."""
         rows = np.flatnonzero(self.store(split).labelled)
         if len(rows) == 0:
-            raise UserError(
-                f"{self.test.name}: no image of the {split} split has a label, so nothing can be classified there"
-            )
+            raise no_labels(self.test.name, split)
         return rows
 
     def labels(self, split: str, rows: np.ndarray) -> Tensor:
@@ -183,10 +181,7 @@ def make_context(options: WeightsOptions) -> EvalContext:
         short_side = round(image_size * 256 / 224)
         # The test split first: where it is missing, the training images need not be decoded to learn that.
         test, train = (open_dataset(data, split, root, short_side) for split in ("test", "train"))
-        if train.classes != test.classes:
-            raise UserError(
-                f"{data}: the training and test splits have different classes; give a data set with the same in both"
-            )
+        require_same_classes(data, train.classes, test.classes)
         for store in (train, test):
             store.name_classes(options.class_names)
     out = options.out
