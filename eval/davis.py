@@ -13,13 +13,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from common.ahead import ahead
 from common.errors import UserError
-from common.files import atomic_file
-from common.images import normalise, voc_palette
+from common.images import normalise
 from common.options import option
 from common.progress import track
 from data.sets.davis import Davis, Video
@@ -29,6 +27,7 @@ from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
 from eval.core.context import EvalContext
 from eval.core.scoring import measure_means
 from eval.dense.boundary import BOUND, boundary_f, recall_and_decay, region_jaccard
+from eval.dense.masks import write_mask
 from eval.dense.propagation import propagate
 from rundir.results import Measurement
 from training.machine.devices import autocast, synchronize
@@ -220,7 +219,4 @@ def object_outcomes(measures: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, 
 
 def _write_masks(folder: Path, video: Video, masks: np.ndarray) -> None:
     for file, mask in zip(video.frames, masks, strict=True):
-        image = Image.fromarray(mask)
-        image.putpalette(voc_palette().tobytes())
-        with atomic_file(folder / f"{file.stem}.png") as out:
-            image.save(out, format="PNG")
+        write_mask(folder / f"{file.stem}.png", mask)

@@ -32,10 +32,15 @@ class MaskFiles:
 
     def write(self, image: int, classes: np.ndarray) -> None:
         """Write the classes of an image, uint8 ``[H, W]``."""
-        mask = Image.fromarray(classes)
-        mask.putpalette(voc_palette().tobytes())
-        with atomic_file(self._files[image]) as file:
-            mask.save(file, "PNG")
+        write_mask(self._files[image], classes)
+
+
+def write_mask(path: Path, values: np.ndarray) -> None:
+    """Write a mask, uint8 ``[H, W]``, as a palette PNG."""
+    mask = Image.fromarray(values)
+    mask.putpalette(voc_palette().tobytes())
+    with atomic_file(path) as file:
+        mask.save(file, "PNG")
 
 
 def mask_names(names: Sequence[str]) -> list[str]:
