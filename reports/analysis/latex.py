@@ -73,7 +73,6 @@ _SIGNS = {
         "∏": "prod",
         "∂": "partial",
         "∇": "nabla",
-        "°": "circ",
         "†": "dagger",
         "‡": "ddagger",
         "•": "bullet",
@@ -125,7 +124,7 @@ def _letter(letter: str) -> str:
     if letter in _LETTERS or letter in _LATIN_CAPITALS:
         return _LETTERS.get(letter) or _LATIN_CAPITALS[letter]
     if greek := _GREEK.match(unicodedata.name(letter, "")):
-        name = {"LAMDA": "lambda", "FINAL": "varsigma"}.get(greek[2], greek[2].lower())
+        name = "lambda" if greek[2] == "LAMDA" else greek[2].lower()
         return rf"$\{name.capitalize() if greek[1] == 'CAPITAL' else name}$"
     return _decomposed(letter) or f"[U+{ord(letter):04X}]"
 

@@ -43,26 +43,20 @@ class Look:
 
     def legend(self, figure: Figure, rows: Sequence[Row], lines: bool | None) -> None:
         """Put methods' colours below the axes, and several backbones' dashes (``lines``), markers (False) or nothing (None)."""
-        methods = {row.method: row for row in reversed(rows)}
+        methods = list({row.method: row for row in reversed(rows)}.values())[::-1]
+        labels = short_names([row.method_name for row in methods], MOST_LETTERS)
         handles = [
             Line2D([], [], color=self.colour(row), lw=2.4, label=label)
-            for row, label in zip(
-                reversed(methods.values()), _names([r.method_name for r in methods.values()]), strict=True
-            )
+            for row, label in zip(methods, labels, strict=True)
         ]
-        backbones = {row.backbone: row for row in reversed(rows)}
+        backbones = list({row.backbone: row for row in reversed(rows)}.values())[::-1]
         if len(backbones) > 1 and lines is not None:
-            labels = _names([row.backbone for row in backbones.values()])
-            for row, label in zip(reversed(backbones.values()), labels, strict=True):
+            labels = short_names([row.backbone for row in backbones], MOST_LETTERS)
+            for row, label in zip(backbones, labels, strict=True):
                 more = {"ls": self.backbone_dash(row)} if lines else {"ls": "", "marker": self.marker(row), "ms": 5}
                 handles.append(Line2D([], [], color=FAINT, lw=1.3, label=label, **more))
         columns = min(len(handles), 5)
         figure.legend(handles=handles, loc="outside lower center", ncols=columns, handlelength=2, columnspacing=1.4)
-
-
-def _names(names: Sequence[str]) -> list[str]:
-    """Labels of a legend, in reverse order."""
-    return short_names(names, MOST_LETTERS)[::-1]
 
 
 def left_out(dropped: int) -> str:
