@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from rundir.results import test_data_of
 ALPHA = 0.05
 #: Differences of which the report says what would have shown them.
 POINTS = (1, 2, 5)
-#: With more tested pairs, the table lists only pairs with the best row of a column.
+#: With more tested pairs, only pairs with the best row of a column, or with the only row of a reference, are kept and listed.
 LISTED_PAIRS = 2000
 
 
@@ -190,8 +191,10 @@ def _test(table: Comparison) -> None:
         if row is not None:
             _embolden(table, column, row, tests)
     if len(tests) > LISTED_PAIRS:
+        references = [place for place, row in enumerate(table.rows) if row.facts["reference"] and not row.variant]
+        kept = best.union(itertools.product(table.headline, references))
         pairs = tests[["column", "a", "b"]].itertuples(index=False)
-        listed = [(column, a) in best or (column, b) in best for column, a, b in pairs]
+        listed = [(column, a) in kept or (column, b) in kept for column, a, b in pairs]
         tests = tests[listed].reset_index(drop=True)
     table.tests = tests
 

@@ -242,7 +242,8 @@ def differences(comparison: Comparison, name: str) -> Table:
         "docs/statistics.md). “Unequal” names the settings and conditions in which the two rows differ."
     )
     if comparison.tested > len(lines):
-        caption += f" Of {comparison.tested} tested pairs (over {LISTED_PAIRS}), those with the best row of a backbone are listed."
+        which = "those with the best row of a backbone, or a reference, are listed"
+        caption += f" Of {comparison.tested} tested pairs (over {LISTED_PAIRS}), {which}."
     if reasons := [f"{reason} ({pairs_words(n)})" for reason, n in comparison.untested.items()]:
         more = [f"and {len(reasons) - MOST_REASONS} more"] if len(reasons) > MOST_REASONS else []
         caption += f" Not tested: {'; '.join(reasons[:MOST_REASONS] + more)}."

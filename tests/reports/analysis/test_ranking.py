@@ -76,6 +76,18 @@ def test_the_only_row_with_labels_is_set_beside_the_best_without(tmp_path):
         assert re.search(rf"{name} \d\d\.\d, {below:.1f} below DINO \(holds, p", beside)
 
 
+def test_of_very_many_pairs_those_with_a_reference_stay(tmp_path, monkeypatch):
+    """Else the summary calls tested differences open."""
+    for method in ("dino", "barlow_twins", "supervised", "random"):
+        write_run(tmp_path / method, method, images=1000)
+    write_run(tmp_path / "other", "barlow_twins", images=1000, options={"lr": 0.1})
+    every = comparison_of(tmp_path)
+    monkeypatch.setattr("reports.analysis.comparison.LISTED_PAIRS", 0)
+    few = comparison_of(tmp_path)
+    assert len(few.tests) < len(every.tests) == few.tested
+    assert words(few) == words(every) and "than the untrained backbone in every evaluation" in words(few)
+
+
 def test_unequal_protocols_stand_in_the_sentence_and_the_table_of_pairs(tmp_path):
     write_run(tmp_path / "a", "dino", images=100)
     change(write_run(tmp_path / "b", "barlow_twins", images=100), "linear", '"epochs": 100', '"epochs": 1')
