@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -100,7 +101,9 @@ def test_a_cell_is_queued_again_with_a_checkpoint(how, slurm, ask, run, grid, un
     stopped = len(steps_of(directory))
     assert 20 < stopped < 600
     assert "queued" in run("status", out, **slurm).stdout
-    ask("scontrol", "update", f"JobId={number}", "TimeLimit=60", "StartTime=now")  # SLURM would wait for two minutes
+    # SLURM would wait for two minutes. In the second in which a job has been stopped, its node refuses it, and SLURM cancels it.
+    time.sleep(2)
+    ask("scontrol", "update", f"JobId={number}", "TimeLimit=60", "StartTime=now")
     until(lambda: "1 of 1 done" in run("status", out, **slurm).stdout, "the cell is done")
     assert f"continuing after step {stopped} of 600" in log.read_text()
     assert steps_of(directory) == list(range(1, 601))
