@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -62,13 +62,30 @@ def when_begun(tmp_path: Path) -> Callable[[Callable[[], object]], threading.Thr
     return watch
 
 
+@pytest.fixture
+def heed() -> Iterator[Callable[[signal.Signals], None]]:
+    """``heed(number)``: in this test the signal has its usual effect, where what has started the tests lets it be ignored: SIGINT
+    in the background of a shell, SIGHUP under nohup."""
+    ignored = []
+
+    def take_heed(number: signal.Signals) -> None:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            ignored.append(number)
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+    yield take_heed
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
+
+
 @pytest.fixture(params=[signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
-def stopped_first(request, when_begun, tmp_path: Path) -> Callable[[Callable[[], object]], signal.Signals]:
+def stopped_first(request, when_begun, heed, tmp_path: Path) -> Callable[[Callable[[], object]], signal.Signals]:
     """``stopped_first(start)``: ``start`` runs ``tmp_path / "run.py"`` in a process of its own, and this process gets a signal,
     which is returned, once that has begun. SIGTERM stops it, it is waited for, and the exit status is 128 + that number."""
     number = request.param
 
     def expect(start: Callable[[], object]) -> signal.Signals:
+        heed(number)
         before = signal.getsignal(number)
         thread = when_begun(lambda: os.kill(os.getpid(), number))
         with pytest.raises(SystemExit) as stopped:

@@ -149,7 +149,8 @@ def test_what_the_disk_gives_back_changed_does_not_replace_the_one_before(small,
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP])
-def test_signals_stop_after_a_checkpoint(number, whole, small, tmp_path, monkeypatch):
+def test_signals_stop_after_a_checkpoint(number, heed, whole, small, tmp_path, monkeypatch):
+    heed(number)
     log_step = Session._log_step
 
     def and_signal(self, progress, *rest):

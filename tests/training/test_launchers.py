@@ -250,18 +250,14 @@ def test_a_task_stops_its_cell_when_the_file_asks(when_begun, tmp_path, monkeypa
     assert (tmp_path / "stopped").read_text() == "SIGTERM"
 
 
-def test_a_cancelled_task_stops_its_cell_first(when_begun, tmp_path, monkeypatch):
+def test_a_cancelled_task_stops_its_cell_first(when_begun, heed, tmp_path, monkeypatch):
     """Ray cancels a task by KeyboardInterrupt."""
     monkeypatch.setattr("training.grids.launchers.process.ROOT", tmp_path)
-    # It is ignored where a shell has started the tests in the background.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        thread = when_begun(lambda: os.kill(os.getpid(), signal.SIGINT))
-        with pytest.raises(KeyboardInterrupt):
-            ray_cluster.run_cell(["train"], 1, str(tmp_path), str(tmp_path / "log"), {})
-        thread.join()
-    finally:
-        signal.signal(signal.SIGINT, before)
+    heed(signal.SIGINT)
+    thread = when_begun(lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        ray_cluster.run_cell(["train"], 1, str(tmp_path), str(tmp_path / "log"), {})
+    thread.join()
     assert (tmp_path / "stopped").read_text() == "SIGTERM"
 
 
