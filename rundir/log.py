@@ -46,14 +46,13 @@ def whole_end_of(run: Path) -> dict[str, Any] | None:
 def holds_work(run: Path) -> bool:
     """Whether a run directory holds what another run must not replace: results, a training that has ended, or a checkpoint of
     one that has taken a step. A start that was refused or stopped leaves nothing of these."""
-    if any((run / RESULTS).glob("*.json")) or end_of(run) is not None:
+    if any((run / RESULTS).glob("*.json")):
         return True
-    if not has_checkpoint(run):
-        return False
     try:
-        return not has_log(run) or any(record.get("kind") == "step" for record in read_log(run))
-    except (OSError, ValueError):
-        return True
+        kinds = [record.get("kind") for record in read_log(run)]
+    except (OSError, ValueError):  # no log, or a damaged one
+        return has_checkpoint(run)
+    return "end" in kinds or ("step" in kinds and has_checkpoint(run))
 
 
 def fingerprint_of(run: Path) -> str | None:
