@@ -20,6 +20,7 @@ from common.errors import UsageError
 from common.files import as_file_name, digest_of
 from common.options import check
 from common.progress import working
+from common.schedules import steps_of
 from data.datasets import default_image_size, no_labels, open_benchmark, open_dataset, require_same_classes
 from data.sets.core.base import DATASETS
 from data.sets.core.benchmark import Benchmark
@@ -27,7 +28,6 @@ from data.store.store import ImageStore
 from eval.core.options import WeightsOptions
 from eval.features.cache import ArrayCache
 from eval.features.extract import FrozenBackbone, Kind, store_features
-from methods.core.base import steps_of
 from rundir.paths import FEATURES
 from training.machine.devices import pick_device, pick_precision
 
