@@ -21,6 +21,7 @@ from eval.core.base import EVALUATIONS, EvaluationConfig, check_data
 from methods.core.base import METHODS, MethodConfig
 from methods.core.recipes import defaults_of
 from reports.visual.core.base import check_for_reports
+from rundir.failure import forget_failure
 from rundir.lock import run_lock
 from rundir.log import holds_work
 from training.config import TrainConfig
@@ -118,6 +119,7 @@ def train(
             if main_process:
                 _warn(plan)
                 held.enter_context(run_lock(run))
+                forget_failure(run)
                 if not holds_work(run):
                     with working("estimating how long this will take"):
                         warning = warning_of_days([plan], words)

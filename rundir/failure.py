@@ -24,4 +24,5 @@ def failure_of(run: Path) -> str:
 
 
 def forget_failure(run: Path) -> None:
+    """Called when a training goes on, whoever has started it."""
     (run / FAILURE).unlink(missing_ok=True)

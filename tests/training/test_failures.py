@@ -16,6 +16,7 @@ import run as command_line
 from commands.train import train
 from common.errors import UserError, explain
 from common.files import append_json_line, read_json_lines
+from rundir.failure import failure_of, write_failure
 from rundir.paths import last_checkpoint
 from training.checkpoint import load_checkpoint
 from training.failures import explained, fitting
@@ -75,6 +76,14 @@ def assert_nothing_half_written(run: Path) -> None:
 
 def losses(run: Path) -> list[float]:
     return [record["loss"] for record in read_json_lines(run / "log.jsonl") if record["kind"] == "step"]
+
+
+def test_a_failed_run_that_goes_on_has_not_failed(small, tmp_path):
+    """Also where no grid has started it again: a cluster's job, or the user."""
+    run = train(*small(tmp_path / "run", epochs=1, knn_every=0))
+    write_failure(run, "no space left")
+    assert failure_of(run) == "no space left"
+    assert failure_of(train(*small(run, epochs=1, knn_every=0))) == ""
 
 
 @pytest.mark.parametrize("free", [0, 100, 600])

@@ -19,7 +19,7 @@ from common.cli import words_of
 from common.errors import UsageError, UserError
 from common.files import read_json, write_json
 from common.names import short_names
-from rundir.failure import failure_of, forget_failure, write_failure
+from rundir.failure import failure_of, write_failure
 from rundir.lock import run_lock
 from rundir.log import end_of
 from rundir.paths import CELLS, output_of, results_file, run_of
@@ -59,7 +59,6 @@ class CellState:
             return False
         if status == "running":
             self.started = time.monotonic()
-            forget_failure(self.directory)
         elif self.status == "running":
             self.seconds = time.monotonic() - self.started
         self.status = status
