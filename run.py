@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 #: What each command does, in a line. It is the module ``commands.NAME``, whose ``main(words)`` returns the exit status.
 COMMANDS = {
@@ -114,4 +115,5 @@ def program() -> int:
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -I, or PYTHONSAFEPATH, leaves it out
     sys.exit(program())

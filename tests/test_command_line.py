@@ -32,6 +32,13 @@ def test_a_reader_that_has_seen_enough_is_no_error(program):
     process.wait()
 
 
+def test_a_python_that_leaves_out_the_scripts_folder(tmp_path):
+    """As -I and PYTHONSAFEPATH have it."""
+    words = [sys.executable, "-I", str(ROOT / "run.py"), "status", "nothing"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and without_loading(done.stderr).startswith("error: nothing")
+
+
 def test_a_grid_begins_without_the_trainer():
     """Importing it takes seconds, which its cells spend as well."""
     code = (
