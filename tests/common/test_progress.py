@@ -13,8 +13,8 @@ def test_the_first_items_do_not_count():
     pace = Pace()
     for done in range(1, 12):
         pace.report(done, 100.0 + done)
-        told = pace.speed
-        assert told is None if done < Pace.LEFT_OUT + Pace.REPORTS else told == pytest.approx(1.0)
+        speed = pace.speed
+        assert speed is None if done < Pace.LEFT_OUT + Pace.REPORTS else speed == pytest.approx(1.0)
 
 
 def test_work_says_when_it_is_too_early_to_tell(monkeypatch):
@@ -44,10 +44,15 @@ def test_a_log_is_told_of_long_work_and_not_of_short(monkeypatch, capsys):
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.05)
     with working("quick"):
         pass
+    lines = []
+
+    def are_three() -> bool:
+        lines.extend(capsys.readouterr().err.splitlines())
+        return len(lines) >= 3
+
     with working("building"), working("decoding", 3) as work:
         work.advance(2)
-        until(lambda: capsys_lines(capsys) >= 3)
-    lines = seen
+        until(are_three)
     assert lines[0].startswith("building …") and set(lines[1:]) == {f"decoding 2/3, {TOO_EARLY}"}
 
 
@@ -65,14 +70,6 @@ def test_other_ranks_are_silent(monkeypatch, capsys):
     with working("building"):
         time.sleep(0.05)
     assert not capsys.readouterr().err
-
-
-seen: list[str] = []
-
-
-def capsys_lines(capsys) -> int:
-    seen.extend(capsys.readouterr().err.splitlines())
-    return len(seen)
 
 
 def until(condition, seconds: float = 30.0) -> None:
