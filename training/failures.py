@@ -87,18 +87,23 @@ def _out_of_memory(
     tensors = sorted(((p.nbytes / 2**30, name) for name, p in method.named_parameters()), reverse=True)[:3]
     named = ", ".join(f"{name} {in_gib(value)}" for value, name in tensors)
     estimate = f" the estimate: {largest};" if largest else ""
-    count, share = fitting(config, device, memory_gib), config.batch_size // world_size()
-    if count >= 1:
-        splits = range(config.accumulate + 1, share + 1)
-        accumulate = next(n for n in splits if share % n == 0 and share // n <= count)
-        fits = count * config.accumulate * world_size()
-        advice = f"--batch_size {fits} would fit, or --accumulate {accumulate} for the same batch in parts"
-    else:
-        advice = "not even one image would fit: give a smaller backbone or --image_size, or --precision bf16"
+    images = config.batch_size // world_size() // config.accumulate
+    advice = advice_on_memory(config, device, memory_gib)
     return (
-        f"out of memory on {device} ({in_gib(memory_of(device) / 2**30)}) with {share // config.accumulate} images a forward pass;"
+        f"out of memory on {device} ({in_gib(memory_of(device) / 2**30)}) with {images} images a forward pass;"
         f"{estimate} the largest tensors: {named}. In another --out, {advice}; {config.out} keeps its last checkpoint"
     )
+
+
+def advice_on_memory(config: TrainConfig, device: torch.device, memory_gib: Mapping[str, float | None]) -> str:
+    """Name a batch that would fit, and an ``accumulate`` for the batch as it is; or what else takes less memory."""
+    count, share = fitting(config, device, memory_gib), config.batch_size // world_size()
+    if count < 1:
+        return "not even one image would fit: give a smaller backbone or --image_size, or --precision bf16"
+    splits = range(config.accumulate + 1, share + 1)
+    accumulate = next(n for n in splits if share % n == 0 and share // n <= count)
+    fits = count * config.accumulate * world_size()
+    return f"--batch_size {fits} would fit, or --accumulate {accumulate} for the same batch in parts"
 
 
 def in_gib(gib: float) -> str:

@@ -13,7 +13,7 @@ from data.pairing import make_pairing
 from methods.core.base import power_of_two
 from training.batches import too_few_images
 from training.costs import OPTIMIZER_STATE, norm_of_one_value
-from training.failures import USABLE, fitting, in_gib, memory_of
+from training.failures import USABLE, advice_on_memory, in_gib, memory_of
 from training.initial import start_from
 from training.plan import Plan
 
@@ -184,14 +184,8 @@ def _memory(plan: Plan, usable: float) -> str | None:
     config, memory = plan.config, plan.costs["memory_gib"]
     parts = ", ".join(f"{name.replace('_', ' ')} {in_gib(value)}" for name, value in memory.items() if value)
     images = config.batch_size // world_size() // config.accumulate
-    count = fitting(config, plan.device, memory)
-    fits = (
-        f"--batch_size {count * config.accumulate * world_size()} would fit"
-        if count
-        else "not even one image would fit: give a smaller backbone or --image_size, or --precision bf16"
-    )
     takes = f"{images} images a forward pass take about {in_gib(needed)} ({parts})"
-    return f"{plan.device} has {in_gib(have)} of memory, and {takes}; {fits}"
+    return f"{plan.device} has {in_gib(have)} of memory, and {takes}; {advice_on_memory(config, plan.device, memory)}"
 
 
 @contextmanager
