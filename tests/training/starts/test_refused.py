@@ -12,6 +12,7 @@ from common.errors import UserError
 from rundir.log import holds_work
 from rundir.paths import last_checkpoint
 from training.checkpoint import load_checkpoint
+from training.step import Stepper
 
 
 def edit(run, change) -> None:
@@ -30,14 +31,16 @@ def stopped(small, tmp_path, monkeypatch):
         config, own = small(tmp_path / "run", "barlow_twins", knn_every=0, **options)
         with monkeypatch.context() as patch:
             if steps:
+                step = Stepper.step
 
-                def stop(self, progress):
+                def and_signal(self, batches, progress):
                     if progress.step == steps - 1:
                         os.kill(os.getpid(), signal.SIGTERM)
+                    return step(self, batches, progress)
 
-                patch.setattr("methods.barlow_twins.BarlowTwins.before_step", stop)
+                patch.setattr(Stepper, "step", and_signal)
             else:
-                patch.setattr("training.step.Stepper.step", lambda *words: (_ for _ in ()).throw(KeyboardInterrupt))
+                patch.setattr(Stepper, "step", lambda *words: (_ for _ in ()).throw(KeyboardInterrupt))
             with pytest.raises(KeyboardInterrupt if not steps else SystemExit):
                 train(config, own)
         return tmp_path / "run"
