@@ -121,12 +121,8 @@ def _claim(directory: Path, options: dict[str, Any]) -> None:
         write_options(directory, options)
         return
     before = require_options(directory)
-    for name in (
-        "weights",
-        "key",
-        "backbone",
-        *(() if "epochs" in options else ("seed",)),
-    ):  # a training's seed is the weights' own
+    own = () if "epochs" in options else ("seed",)  # a training's seed is the weights' own
+    for name in ("weights", "key", "backbone", *own):
         if before.get(name) != options.get(name):
             raise UserError(
                 f"{directory} holds results of other weights ({name} was {before.get(name)}, now {options.get(name)}); "

@@ -218,10 +218,8 @@ class Session:
                 self.log.write("extend", step, step // self.per_epoch, **epochs)
         self.log.say(f"{self.directory}: continuing after step {step} of {self.total}")
         drawn = torch.tensor(float(self._draws(step) and self.pictures.has_drawn(step)), device=self.stepper.device)
-        if (
-            self._draws(step) and not all_reduce_mean(drawn).item()
-        ):  # the run was stopped between the checkpoint and them
-            self._draw(step)
+        if self._draws(step) and not all_reduce_mean(drawn).item():
+            self._draw(step)  # the run was stopped between the checkpoint and them
         return step, seconds
 
     def _save(self, done: int, seconds: float, best: bool) -> None:
