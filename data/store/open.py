@@ -60,8 +60,8 @@ def open_store(
         if store is None:
             with owned_lock(folder / "lock", lambda owner: console.print(f"waiting for {owner}, which builds {name}")):
                 store = read_store(folder, key, listing, short_side)
-                needed = None if store is not None else _bytes_needed(listing, short_side)
-                if store is None and not stream and (reason := _too_large(folder, needed)):
+                needed = _bytes_needed(listing, short_side) if store is None and not stream else None
+                if reason := _too_large(folder, needed):
                     console.print(f"{listing.data} {listing.split}: {reason}", markup=False)
                     stream = True
                 if store is None and stream:
@@ -70,9 +70,9 @@ def open_store(
                     store = read_store(folder, key, listing, short_side)
                 if store is None:
                     what = f"{len(listing.names):,} images of {listing.data} {listing.split}"
-                    size = "" if needed is None else f", about {_gib(needed)}"
                     building = f"checking {what}, which are not kept; notes go" if stream else f"decoding {what}"
-                    console.print(f"{building} to {folder}{'' if stream else size}", markup=False)
+                    size = "" if stream or needed is None else f", about {_gib(needed)}"
+                    console.print(f"{building} to {folder}{size}", markup=False)
                     Builder(folder, key, listing, short_side, keep=not stream).run(progress and is_main())
                     store = read_store(folder, key, listing, short_side)
     except OSError as error:
