@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -50,8 +49,9 @@ def entries(cache: Path | None = None) -> list[Entry]:
 
 def hub_cache() -> tuple[Path, int]:
     """The Hugging Face hub's cache, which other programs share, and its bytes (0 where there is none)."""
-    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
-    folder = Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
+    from huggingface_hub import constants
+
+    folder = Path(constants.HF_HUB_CACHE)
     return folder, _size(_files(folder))
 
 

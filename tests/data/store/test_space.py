@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections import namedtuple
 
+import huggingface_hub.constants
 import pytest
 from rich.console import Console
 
@@ -160,7 +161,7 @@ def cleaned(names=(), yes=False) -> str:
 
 
 def test_the_cache_is_listed_and_what_is_named_is_removed(image_folder, monkeypatch, tmp_path):
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     assert "cache:" in cleaned() and "hub" not in cleaned()
     blob = tmp_path / "hub" / "models--timm--x" / "blobs" / "a"
     blob.parent.mkdir(parents=True)
