@@ -40,7 +40,8 @@ class LabelMeans(nn.Module):
         it together with equally many images, and ``labels`` are those of ``ViewBatch``."""
         own_BD = vectors_TBD.float().mean(0)
         if self.momentum:
-            shares_BN, vectors_ND = self._members(labels), self._updated(own_BD, labels)
+            shares_BN = self._members(labels)
+            vectors_ND = self._updated(own_BD, shares_BN)
         else:
             shares_BN, vectors_ND = alike(labels, all_gather_rows(labels)).to(own_BD.dtype), all_gather_rows(own_BD)
         count_B1 = shares_BN.sum(1, keepdim=True)
@@ -53,9 +54,8 @@ class LabelMeans(nn.Module):
             labels = labels[:, None] == torch.arange(len(self.means), device=labels.device)
         return labels.to(self.means.dtype)
 
-    def _updated(self, vectors_BD: Tensor, labels: Tensor) -> Tensor:
+    def _updated(self, vectors_BD: Tensor, members_BC: Tensor) -> Tensor:
         """Update the running means by a batch's vectors; returns them."""
-        members_BC = self._members(labels)
         sums_CD = all_reduce_sum(members_BC.T @ vectors_BD.to(members_BC.dtype))
         count_C1 = all_reduce_sum(members_BC.sum(0))[:, None]
         batch_CD = sums_CD / count_C1.clamp(min=1)
