@@ -53,9 +53,8 @@ def stand_ins(path: Path) -> list[tuple[Callable[..., Any], str]]:
     that could do harm, for ``torch.serialization.safe_globals``. Reads the names only."""
     if not zipfile.is_zipfile(path):
         return []  # before torch 1.6; unknown names are refused there
-    names = set(torch.serialization.get_unsafe_globals_in_checkpoint(str(path))) - {
-        "argparse.Namespace"
-    }  # read as it is
+    names = set(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
+    names.discard("argparse.Namespace")  # read as it is
     harmful = set(_HARMFUL.split())
     return [
         (_record_of(name), name) for name in sorted(names) if name in _PLAIN or name.partition(".")[0] not in harmful

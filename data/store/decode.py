@@ -37,8 +37,6 @@ _EXACT = {
 }
 #: EXIF's tag, and how its values are turned upright (EXIF 2.32, 4.6.4; Pillow's names).
 _ORIENTATION = 0x0112
-#: TIFF's tag NewSubfileType: bit 0 marks a reduced version of another image in the file.
-_SUBFILE = 0x00FE
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -48,6 +46,8 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+#: TIFF's tag NewSubfileType: bit 0 marks a reduced version of another image in the file.
+_SUBFILE = 0x00FE
 _REFUSED = {
     "CMYK": "CMYK colours, which are no definite RGB without their profile; convert it to RGB",
     "I": "more than 8 bits a channel; convert it to 8 bits",
