@@ -63,12 +63,11 @@ def load_state(
     if "backbone_prefix" in content:
         target: nn.Module = backbone
         state, *notes = _from_run(content, path, backbone_name, key)
-        matched = _check(state, target.state_dict(), path, backbone_name)
     else:
         target = backbone.published
         state, notes = _from_others(content, target, path, backbone_name, key)
-        matched = _check(state, target.state_dict(), path, backbone_name)
     wanted = target.state_dict()
+    matched = _check(state, wanted, path, backbone_name)
     target.load_state_dict({**wanted, **state})
     return LoadReport(matched, len(wanted), source, "; ".join(note for note in [*notes, remark] if note))
 
@@ -147,9 +146,9 @@ def _from_others(
     problems = [len(_problems(state, wanted)) for _, state, _ in fits]
     fitting = [fit for fit, count in zip(fits, problems, strict=True) if not count]
     if not fitting:
-        network, state, notes = min(zip(problems, range(len(fits)), fits, strict=True))[2]
+        network, state, _ = fits[problems.index(min(problems))]
         other = _fitting({"": network.state}, backbone_name) or _fitting(content, backbone_name)
-        _check(state, wanted, path, backbone_name, other)
+        _check(state, wanted, path, backbone_name, other)  # raises
     first = min(network.rank for network, _, _ in fitting)
     preferred = [fit for fit in fitting if fit[0].rank == first]
     if len(preferred) > 1:
