@@ -87,6 +87,9 @@ class Work:
         self.total = total or self.total
         self.pace.report(done, time.monotonic())
 
+    def speak(self) -> None:
+        """Say at once in a log file how far it is; a terminal's bar shows it anyway."""
+
     @property
     def left(self) -> str:
         """The time left, in words; "" without a total."""
@@ -135,15 +138,21 @@ class _Lines(Work):
 
     def __init__(self, *about: object):
         super().__init__(*about)
-        self.is_named = False
+        self.is_named = self._has_spoken = False
         self._ended = threading.Event()
         self.going.append(self)
         threading.Thread(target=self._speak, name="progress", daemon=True).start()
 
+    def speak(self) -> None:
+        note(self.line, style="none")
+        self.is_named = self._has_spoken = True
+
     def _speak(self) -> None:
         wait = GRACE
         while not self._ended.wait(wait):
-            if self.going and self.going[-1] is self:
+            if self._has_spoken:  # a moment ago
+                self._has_spoken = False
+            elif self.going and self.going[-1] is self:
                 around = [work.line for work in self.going if not work.is_named and work.total is None]
                 for line in dict.fromkeys([*around, self.line]):
                     note(line, style="none")

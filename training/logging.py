@@ -105,8 +105,8 @@ class RunLog:
     def describe(self, state: str) -> None:
         """Show a few words on the newest step (loss, images/s) beside the progress; a log file gets a line after the first one."""
         first, self._work.state = not self._work.state, state
-        if first and not self.console.is_terminal:
-            self.say(self._work.line)
+        if first:
+            self._work.speak()
 
     def say(self, message: str) -> None:
         """Print a line, above the progress."""

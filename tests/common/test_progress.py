@@ -77,3 +77,13 @@ def until(condition, seconds: float = 30.0) -> None:
     while not condition():
         assert time.monotonic() < end, "it has not happened"
         time.sleep(0.01)
+
+
+def test_what_work_says_itself_is_not_said_again_at_once(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "GRACE", 0.05)
+    monkeypatch.setattr(progress, "LINE_SECONDS", 30.0)
+    with working("step", 3) as work:
+        work.advance(1, "loss 5")
+        work.speak()
+        time.sleep(0.3)
+    assert capsys.readouterr().err.splitlines() == [f"step 1/3, loss 5, {TOO_EARLY}"]
