@@ -138,6 +138,41 @@ def test_variants_are_rows_of_several_options():
         cells_of(grid(variants={"a": {"out_dim": 2}}), KNOWN)
 
 
+def test_variants_of_one_method_are_rows_of_that_method_alone():
+    variants = {"barlow_twins.plain": {}, "barlow_twins.few": {"lr": 1, "lambd": 2}, "t0.02": {"lr": 3}, "long": {}}
+    cells = cells_of(grid(variants=variants, backbones={"vit_nano": {}}, vary={"dino.out_dim": [8]}), KNOWN)
+    assert [cell.name for cell in cells] == [
+        "dino-vit_nano-t0.02-out_dim=8-seed0",
+        "dino-vit_nano-long-out_dim=8-seed0",
+        "barlow_twins-vit_nano-plain-seed0",
+        "barlow_twins-vit_nano-few-seed0",
+    ]
+    assert (cells[3].options["lr"], cells[3].options["lambd"], "lr" in cells[2].options) == (1, 2, False)
+    cells = cells_of(grid(variants={"barlow_twins.few": {"lr": 1}}, backbones={"vit_nano": {}}), KNOWN)
+    assert [cell.name for cell in cells] == ["dino-vit_nano-seed0", "barlow_twins-vit_nano-few-seed0"]
+
+
+def test_a_part_of_the_methods_has_its_own_variants_and_values_only():
+    changes = {"methods": {"dino": {}}, "variants": {"barlow_twins.few": {"lambd": 1}, "dino.long": {"lr": 2}}}
+    cells = cells_of(grid(**changes, vary={"barlow_twins.lambd": [1, 2]}), KNOWN)
+    assert [cell.name for cell in cells] == ["dino-vit_nano-long-seed0", "dino-resnet18-long-seed0"]
+
+
+@pytest.mark.parametrize(
+    "variants, message",
+    [
+        ({"barlow_twin.few": {}}, r"unknown method of a variant METHOD.NAME 'barlow_twin'; did you mean barlow_twins"),
+        ({"barlow_twins.few": {"out_dim": 1}}, "option of barlow_twins in the variant 'few'"),
+        ({"dino.": {}}, r"'dino.' has no name after the point; give dino.NAME"),
+        ({"dino.a": {}, "barlow_twins.a": {}, "b": {}}, "'b' is a variant of no method"),
+        ({"a": {"lambd": 1}}, "option of dino in the variant 'a'"),
+    ],
+)
+def test_a_variant_of_no_method_is_named(variants, message):
+    with pytest.raises(UsageError, match=message):
+        cells_of(grid(variants=variants), KNOWN)
+
+
 @pytest.mark.parametrize(
     "file", sorted((Path(__file__).parents[2] / "experiments").glob("*.yaml")), ids=lambda path: path.stem
 )

@@ -11,12 +11,15 @@ A grid file is a mapping:
     seeds: [0, 1, 2]
     evals: [knn, linear]
     visualize: [attention, crops]  # pictures of each row's first run, for the report
-    variants: {NAME: {OPTION: VALUE}}   # rows of a table that differ in several options at once
+    variants: {NAME: {OPTION: VALUE}}   # rows of a table that differ in several options at once; METHOD.NAME: of that method only
     vary: {OPTION: [VALUES], METHOD.OPTION: [VALUES]}
     vary_mode: product             # or one_at_a_time
 
 The command line's --methods, --backbones, --seeds, --evals, --visualize, --vary override the file, and further options override
 ``base`` and the options of methods, backbones and variants. A method without training has one cell for all options of training.
+A method with variants of its own has no others; one without has the variants without a method, or a plain cell if there are none:
+
+    variants: {barlow_twins.no_labels: {}, barlow_twins.pairs_10: {pairing: same_label, label_fraction: 0.1}}
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -174,7 +177,10 @@ def cells_of(grid: Grid, method_options: Mapping[str, set[str]]) -> list[Cell]:
                 applicable[option] = values
         backbones = {own["backbone"]: {}} if "backbone" in own else grid.backbones
         for (backbone, backbone_options), (variant, changes), varied, seed in itertools.product(
-            backbones.items(), grid.variants.items(), _variations(applicable, grid.vary_mode), grid.seeds
+            backbones.items(),
+            _variants_of(grid, method, method_options).items(),
+            _variations(applicable, grid.vary_mode),
+            grid.seeds,
         ):
             options = {"method": method, "backbone": backbone, **common, **backbone_options, **own, **changes, **varied}
             options |= {"seed": seed, "evals": list(grid.evals) or None}
@@ -206,14 +212,50 @@ def _check_names(grid: Grid, method_options: Mapping[str, set[str]]) -> None:
     for method, options in grid.methods.items():
         for name in options:
             require(name, method_options[method], f"option of {method}")
-    for variant, options in grid.variants.items():
-        for name, method in itertools.product(options, grid.methods):
-            require(name, method_options[method], f"option of {method} in the variant {variant!r}")
+    for method in method_options:
+        for variant, options in _variants_of(grid, method, method_options).items():
+            for name in options if method in grid.methods else ():
+                require(name, method_options[method], f"option of {method} in the variant {variant!r}")
+    _check_variants(grid, method_options)
     for name in grid.vary:
         method, _, option = name.rpartition(".")
         if method:
-            require(method, grid.methods, "method in --vary")
+            require(method, method_options, "method in --vary")
         require(option, method_options[method] if method else every, f"option of {method or 'this grid'}")
+
+
+def _check_variants(grid: Grid, methods: Collection[str]) -> None:
+    """Raise UsageError for a variant that no method has."""
+    shared = []
+    for variant in grid.variants:
+        method, name = _split(variant, methods)
+        prefix, _, rest = variant.partition(".")
+        if method and not name:
+            raise UsageError(f"variants: {variant!r} has no name after the point; give {method}.NAME")
+        # "t0.02" is a name without a method.
+        if not method and prefix.isidentifier() and rest and not rest[0].isdigit():
+            raise unknown_name("method of a variant METHOD.NAME", prefix, methods)
+        if not method and variant:
+            shared.append(variant)
+    if shared and not any(shared[0] in _variants_of(grid, method, methods) for method in methods):
+        raise UsageError(
+            f"variants: {shared[0]!r} is a variant of no method, since each has variants of its own; give METHOD.NAME"
+        )
+
+
+def _variants_of(grid: Grid, method: str, methods: Collection[str]) -> dict[str, dict[str, Any]]:
+    """A method's variants: its own, else those without a method, else a plain one. Options by names."""
+    by_method: dict[str, dict[str, dict[str, Any]]] = {}
+    for variant, options in grid.variants.items():
+        of_method, name = _split(variant, methods)
+        by_method.setdefault(of_method, {})[name] = options
+    return by_method.get(method) or by_method.get("") or {"": {}}
+
+
+def _split(variant: str, methods: Collection[str]) -> tuple[str, str]:
+    """The method ("" for none) and the name of a variant."""
+    method, point, name = variant.partition(".")
+    return (method, name) if point and method in methods else ("", variant)
 
 
 def _is_of_evaluation(option: str, evaluations: Sequence[str]) -> bool:
