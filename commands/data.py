@@ -16,12 +16,13 @@ from simple_parsing import field
 
 from common.cli import PluginOption, read_command
 from common.download import cache_root
-from common.errors import UsageError, unknown_name
+from common.errors import UsageError, UserError, unknown_name
 from common.images import VOID
 from data.datasets import fetch, open_dataset, splits_of
 from data.sets.core.base import DATASETS
 from data.store.cache import entries, hub_cache, remove
 from data.store.store import ImageStore, shared_content
+from eval.dense.classes import require_classes
 
 #: With more classes than this only the 10 smallest and the 10 largest are listed.
 MOST_CLASSES = 100
@@ -147,6 +148,11 @@ def warnings_of(stores: Sequence[ImageStore]) -> list[str]:
             warnings.append(f"{unlabelled} {store.split} images have no label")
         if store.damaged:
             warnings.append(f"{len(store.damaged)} {store.split} images are skipped")
+        if store.has_masks:
+            try:
+                require_classes(store, background=True)
+            except UserError as error:
+                warnings.append(str(error))
     return warnings
 
 

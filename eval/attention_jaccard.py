@@ -13,13 +13,14 @@ from torch import Tensor
 from common.errors import UserError
 from common.images import VOID, normalise
 from common.options import option
-from data.store.decode import read_ids
+from data.store.masks import read_ids
 from data.views.dense import fitted_size, resize_image
 from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig, Outlook
 from eval.core.context import EvalContext
 from eval.core.scoring import measure_means
 from eval.dense.attention_masks import keep_mass
 from eval.dense.batches import original
+from eval.dense.classes import require_classes
 from rundir.results import Measurement
 
 
@@ -67,6 +68,8 @@ class AttentionJaccard(Evaluation):
 
     def check(self, outlook: Outlook) -> None:
         _require_masks(outlook.test.data, outlook.test.masks is not None)
+        if _instance_files(outlook.test.root, outlook.test.names) is None:
+            require_classes(outlook.test, background=False)
         if not outlook.backbone.has_tokens:
             raise UserError(f"{outlook.backbone_name} has no CLS attention; choose a ViT, such as vit_s16")
 
@@ -74,6 +77,8 @@ class AttentionJaccard(Evaluation):
         store = context.test
         _require_masks(store.name, store.has_masks)
         instances = _instance_files(store.root, store.names)
+        if instances is None:
+            require_classes(store, background=False)
         size, patch = self.config.size or context.image_size, context.backbone.stride
         scores = np.full(len(store), np.nan)
 
@@ -97,7 +102,10 @@ class AttentionJaccard(Evaluation):
             scores[image] = best_jaccard(masks.cpu(), torch.from_numpy(objects))
         rows = np.flatnonzero(~np.isnan(scores))
         if len(rows) == 0:
-            raise UserError(f"{store.name}: no test image has an object")
+            raise UserError(
+                f"{store.name}: no mask of the {len(store):,} test images in SegmentationObject has an object; number the objects "
+                f"of an image 1, 2, …, the background 0 ({VOID} is void, which counts nowhere)"
+            )
         names = [store.names[row] for row in rows]
         protocol = {
             "mass": self.config.mass,

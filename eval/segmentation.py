@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from eval.core.context import EvalContext
 from eval.core.nested import NestedTraining
 from eval.core.scoring import measure, outcomes_name, save_outcomes
 from eval.dense.batches import SegmentationBatches, image_samples, map_samples
+from eval.dense.classes import missing_classes, require_classes, values_in, warn_of_missing
 from eval.dense.examples import Examples
 from eval.dense.maps import cached_maps, map_shapes
 from eval.dense.masks import MaskFiles
@@ -138,6 +139,7 @@ class Segmentation(Evaluation):
     def check(self, outlook: Outlook) -> None:
         for listing in (outlook.train, outlook.test):
             _require_masks(listing.data, listing.masks is not None)
+            require_classes(listing, background=True)
         if self.config.batch_size == 1:
             self._require_norms(outlook)
 
@@ -167,16 +169,20 @@ class Segmentation(Evaluation):
             multiple=backbone.stride if backbone.has_tokens else 1,
         )
         matrices = self._predict(context, tasks, view)
-        Console(stderr=True).print(summary(matrices, context.test.mask_classes))
+        classes = context.test.mask_classes
+        Console(stderr=True).print(summary(matrices, classes))
+        trained, tested = values_in(self._training_store(context)), next(iter(matrices.values())).any(axis=2)
+        missing = missing_classes(trained, tested, classes)
+        warn_of_missing("segmentation", missing, trained, len(context.test))
         protocol = self._protocol(context, view, backbone)
-        return [m for head in tasks for m in self._measure(context, head, matrices[head], protocol)]
+        data = context.data()
+        data |= {split: data[split] | missing[split] for split in missing}
+        return [m for head in tasks for m in self._measure(context, head, matrices[head], protocol, data)]
 
     def train(self, context: EvalContext) -> dict[str, NestedTraining]:
         """Train each head, unless that has been done; returns the trainings. Several processes call this together."""
         self._check(context)
-        config, size, store = self.config, self._size(context), context.train
-        if config.train_list != "train":
-            store = open_dataset(store.name, config.train_list, store.root, store.short_side)
+        config, size, store = self.config, self._size(context), self._training_store(context)
         trainings = {head: self._plan(context, head, store) for head in dict.fromkeys(config.heads)}
         due = {head: training for head, training in trainings.items() if not training.has_ended}
         maps, files = {}, []
@@ -206,8 +212,14 @@ class Segmentation(Evaluation):
     def _check(self, context: EvalContext) -> None:
         for store in (context.train, context.test):
             _require_masks(store.name, store.has_masks)
+            require_classes(store, background=True)
         cpu = FrozenBackbone(backbone=self._backbone(context), device=torch.device("cpu"), precision="fp32")
         map_shapes(cpu, [-1], self._size(context))
+
+    def _training_store(self, context: EvalContext) -> ImageStore:
+        if self.config.train_list == "train":
+            return context.train
+        return open_dataset(context.train.name, self.config.train_list, context.train.root, context.train.short_side)
 
     def _size(self, context: EvalContext) -> int:
         return self.config.crop_size or context.image_size
@@ -302,7 +314,7 @@ class Segmentation(Evaluation):
         return protocol
 
     def _measure(
-        self, context: EvalContext, head: str, matrices: np.ndarray, protocol: dict[str, object]
+        self, context: EvalContext, head: str, matrices: np.ndarray, protocol: dict[str, object], data: dict[str, Any]
     ) -> list[Measurement]:
         evaluation, test = f"segmentation_{head}", context.test
         resampled = bootstrap_scores(matrices)
@@ -311,9 +323,6 @@ class Segmentation(Evaluation):
             for metric, value in scores(matrices.sum(0)).items()
         }
         file = save_outcomes(context, evaluation, test.names, self._kind, confusion=matrices, classes=test.mask_classes)
-        data = context.data()
-        absent = np.flatnonzero(matrices.sum((0, 2)) == 0)
-        data["test"] |= {"absent_from_masks": [test.mask_classes[c] for c in absent]}
         protocol = {"head": head, **protocol}
         return measure(context, evaluation, estimates, len(matrices), protocol, file, data=data)
 

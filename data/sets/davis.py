@@ -12,7 +12,7 @@ from common.images import VOID
 from data.sets.core.base import DATASETS
 from data.sets.core.benchmark import Benchmark
 from data.sets.core.lists import read_names
-from data.store.decode import read_ids
+from data.store.masks import read_ids
 
 LIST = Path("ImageSets/2017/val.txt")
 

@@ -1,4 +1,4 @@
-"""Single images, masks and annotations are decoded and checked. An image file whose meaning in RGB is ambiguous is refused;
+"""Single images and annotations are decoded and checked. An image file whose meaning in RGB is ambiguous is refused;
 exact conversions are noted."""
 
 import io
@@ -16,7 +16,6 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from common.errors import UserError
-from common.images import VOID
 
 #: Most pixels of an image; a file that claims more is taken for a decompression bomb. Pillow's own default.
 MAX_PIXELS = 89_478_485
@@ -96,7 +95,7 @@ def decode_image(path: Path | bytes, short_side: int | None = None, as_seen: boo
             CMYK, more than 8 bits a channel, transparency, several frames; EPS.
         UserError: the system does not let the file be read.
     """
-    with _opened(path) as (file, image):
+    with opened(path) as (file, image):
         _check(image)
         note = _EXACT[image.mode]
         jpeg = image.format in ("JPEG", "MPO")
@@ -107,7 +106,7 @@ def decode_image(path: Path | bytes, short_side: int | None = None, as_seen: boo
 
 
 @contextmanager
-def _opened(path: Path | bytes) -> Iterator[tuple[BinaryIO, Image.Image]]:
+def opened(path: Path | bytes) -> Iterator[tuple[BinaryIO, Image.Image]]:
     """Open an image file, or its content. In the block, errors of damaged bytes become DamagedImage, the system's UserError."""
     # Other libraries switch this on for the whole process, which pads truncated files with grey.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
@@ -158,48 +157,6 @@ def kept_size(width: int, height: int, short_side: int | None) -> tuple[int, int
 def from_array(pixels: np.ndarray, short_side: int | None = None) -> Decoded:
     """``decode_image`` for an image in memory: uint8 ``[H, W, 3]``."""
     return _decoded(Image.fromarray(pixels), short_side, "")
-
-
-def decode_mask(path: Path, classes: int, image_size: tuple[int, int]) -> np.ndarray:
-    """``read_ids`` of a class mask. Raises WrongData also for ids other than 0 to ``classes - 1`` and 255 (void)."""
-    mask = read_ids(path, image_size)
-    present = np.bincount(mask.ravel(), minlength=256)
-    present[:classes] = 0
-    present[VOID] = 0
-    if present.any():
-        foreign = ", ".join(map(str, np.flatnonzero(present)))
-        raise WrongData(f"{path}: the mask holds class ids {foreign}; known are 0 to {classes - 1} and {VOID} (void)")
-    return mask
-
-
-def read_ids(path: Path, image_size: tuple[int, int] | None = None) -> np.ndarray:
-    """Read a mask of classes or objects, uint8 ``[H, W]``: palette indices or grey values are ids.
-
-    Args:
-        image_size: (height, width) of its image; None: any.
-
-    Raises:
-        WrongData: missing, undecodable or too large, another mode than palette and grey, another size than its image's.
-        UserError: the system does not let the file be read.
-    """
-    try:
-        with _opened(path) as (_, image):
-            size = f"{image.height}×{image.width}"
-            if image.mode not in ("P", "L"):
-                raise WrongData(
-                    f"{path}: the mask is a {image.mode} image, not one of ids; give palette or 8-bit grey PNG files"
-                )
-            if image_size is not None and (image.height, image.width) != tuple(image_size):
-                raise WrongData(
-                    f"{path}: the mask is {size} pixels and its image {image_size[0]}×{image_size[1]} (height×width); "
-                    "masks have the size of their images"
-                )
-            if image.height * image.width > MAX_PIXELS:
-                raise WrongData(f"{path}: the mask claims {size} pixels, more than {MAX_PIXELS:,}")
-            return np.array(image, np.uint8)
-    except DamagedImage as error:
-        problem = f"cannot be read: {error}" if path.exists() else "is missing"
-        raise WrongData(f"{path}: the mask {problem}") from error
 
 
 def read_annotation(path: Path, classes: tuple[str, ...]) -> np.ndarray:

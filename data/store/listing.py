@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import UserError
-from data.store.decode import Decoded, decode_image, decode_mask, from_array, read_annotation
+from data.store.decode import Decoded, decode_image, from_array, read_annotation
+from data.store.masks import decode_mask
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from data.sets.cifar10 import CIFAR10
 from data.sets.core.lists import read_names
 from data.sets.demo import Demo
 from data.sets.voc2012 import VOC2012
-from data.store.decode import MAX_PIXELS, DamagedImage, WrongData, decode_image, decode_mask, read_annotation, read_ids
+from data.store.decode import MAX_PIXELS, DamagedImage, WrongData, decode_image, read_annotation
+from data.store.masks import decode_mask, read_ids
 
 quick = settings(
     max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]

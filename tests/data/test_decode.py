@@ -10,7 +10,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as reference
 
 from common.errors import UserError
-from data.store.decode import DamagedImage, WrongData, decode_image, decode_mask
+from data.store.decode import DamagedImage, WrongData, decode_image
+from data.store.masks import decode_mask
 
 
 def encoded(image: Image.Image, format: str, **options) -> bytes:
@@ -162,7 +163,7 @@ def test_wrong_masks_name_the_file(mask_file, tmp_path):
         (grey, 21, (2, 3), "class ids 21; known are 0 to 20 and 255"),
         (grey, 22, (3, 2), "2×3 pixels and its image 3×2"),
         (Image.new("RGB", (3, 2)), 21, (2, 3), "RGB image"),
-        (Image.new("1", (3, 2)), 21, (2, 3), "1 image"),
+        (Image.new("RGBA", (3, 2)), 21, (2, 3), "RGBA image"),
     ]
     for image, classes, size, message in cases:
         with pytest.raises(WrongData, match=r"mask\.png: the mask .*" + message):

@@ -1,0 +1,115 @@
+"""Single masks are read and checked: their values are ids of classes or objects, or one sentence says why they are not."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from common.images import VOID, voc_palette
+from data.store.decode import MAX_PIXELS, DamagedImage, WrongData, opened
+
+#: What Pillow multiplies grey values of 2 and 4 bits by, so that they fill 8 bits.
+_SCALED = {"L": 1, "L;2": 85, "L;4": 17}
+#: Modes whose values are ids, perhaps with an opaque alpha channel.
+_IDS = ("P", "L", "1", "LA", "PA", "I", "I;16", "I;16B", "I;16L")
+_ADVICE = "give palette or grey PNG files whose values are the ids"
+
+
+def decode_mask(path: Path, classes: int, image_size: tuple[int, int]) -> np.ndarray:
+    """``read_ids`` of a class mask. Raises WrongData also for ids other than 0 to ``classes - 1`` and 255 (void)."""
+    mask = read_ids(path, image_size, classes)
+    present = np.bincount(mask.ravel(), minlength=256)
+    present[:classes] = 0
+    present[VOID] = 0
+    if present.any():
+        foreign = ", ".join(map(str, np.flatnonzero(present)))
+        raise WrongData(f"{path}: the mask holds class ids {foreign}; known are 0 to {classes - 1} and {VOID} (void)")
+    return mask
+
+
+def read_ids(path: Path, image_size: tuple[int, int] | None = None, classes: int = 21) -> np.ndarray:
+    """Read a mask of classes or objects, uint8 ``[H, W]``. Ids are palette indices, or grey values of 1 to 16 bits as they stand in
+    the file, whatever viewers show.
+
+    Args:
+        image_size: (height, width) of its image; None: any.
+        classes: how many ids the colours of a palette are compared with; default: those of VOC.
+
+    Raises:
+        WrongData: missing, undecodable or too large; colours or fractions in place of ids, or ids above 255; transparent pixels,
+            several frames, lossy compression; another size than its image's; a palette that gives an id VOC's colour of another.
+        UserError: the system does not let the file be read.
+    """
+    try:
+        with opened(path) as (_, image):
+            size = f"{image.height}×{image.width}"
+            if reason := _no_ids(image):
+                raise WrongData(f"{path}: the mask is {reason}, not one of ids; {_ADVICE}")
+            if image_size is not None and (image.height, image.width) != tuple(image_size):
+                raise WrongData(
+                    f"{path}: the mask is {size} pixels and its image {image_size[0]}×{image_size[1]} (height×width); "
+                    "masks have the size of their images"
+                )
+            if image.height * image.width > MAX_PIXELS:
+                raise WrongData(f"{path}: the mask claims {size} pixels, more than {MAX_PIXELS:,}")
+            scale = _SCALED.get(_raw_mode(image), 1)
+            ids = np.array(image)
+            if image.mode in ("LA", "PA"):
+                if ids[..., 1].min() < 255:
+                    raise WrongData(f"{path}: the mask has transparent pixels, whose ids are not clear; {_ADVICE}")
+                ids = ids[..., 0]
+            if ids.max() > 255 or ids.min() < 0:
+                raise WrongData(
+                    f"{path}: the mask holds ids from {ids.min()} to {ids.max()}; ids are 0 to {VOID} (void)"
+                )
+            ids = (ids // scale).astype(np.uint8)
+            if image.mode == "P":
+                _check_palette(path, image, ids, classes)
+            return ids
+    except DamagedImage as error:
+        problem = f"cannot be read: {error}" if path.exists() else "is missing"
+        raise WrongData(f"{path}: the mask {problem}") from error
+
+
+def _no_ids(image: Image.Image) -> str | None:
+    """What an image is whose values are no ids, by its header; None if they are."""
+    if image.format in ("JPEG", "MPO", "JPEG2000"):
+        return f"a {image.format} image, whose compression changes values"
+    if getattr(image, "n_frames", 1) > 1:
+        return f"an image of {image.n_frames} frames"
+    if image.mode not in _IDS:
+        return f"a {image.mode} image"
+    raw = _raw_mode(image)
+    if "I" in raw.partition(";")[2]:
+        return "a grey image of inverted values"
+    if image.tile and image.tile[0].codec_name.startswith("ppm") and image.tile[0].args[-1] != 255:
+        return "a PGM image of another range than 0 to 255"  # which Pillow stretches to all of 8 or 16 bits
+    if image.mode == "L" and raw.startswith("L;") and raw not in _SCALED:
+        return f"a grey image whose values are stored as {raw}"
+    return None
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How Pillow says that values are stored; "" where it does not."""
+    if not image.tile:
+        return ""
+    arguments = image.tile[0].args
+    first = arguments if isinstance(arguments, str) else arguments[0] if arguments else ""
+    return first if isinstance(first, str) else ""
+
+
+def _check_palette(path: Path, image: Image.Image, ids: np.ndarray, classes: int) -> None:
+    """Refuse a palette whose indices were renumbered, as programs do that keep only the colours of an image: it shows VOC's colours
+    at other indices. A black entry beside a black background counts as none: palettes are padded with it."""
+    colours = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3).tolist()
+    voc = voc_palette().tolist()
+    own = {tuple(voc[value]): value for value in (*range(max(classes, 21)), VOID)}
+    for value in np.flatnonzero(np.bincount(ids.ravel())).tolist():
+        if value >= len(colours) or (value and colours[value] == colours[0] == [0, 0, 0]):
+            continue
+        of = own.get(tuple(colours[value]), value)
+        if of != value:
+            raise WrongData(
+                f"{path}: the mask's palette gives {value} the colour of {of} in VOC's palette, so its indices were renumbered and "
+                f"are no ids; write {of} there, or, if {value} is right, save the mask as a grey PNG"
+            )
