@@ -10,6 +10,7 @@ from pathlib import PurePath
 from typing import Any
 
 from backbones import PATCH_SIZES, title_of
+from common.files import as_file_name
 from reports.analysis.facts import method_facts
 from reports.analysis.identity import IMAGES, as_text, identity_of, trained_options
 from rundir.options import START, as_number, label_use
@@ -38,8 +39,8 @@ class Row:
         cost: means over seeds (peak memory: the largest), None where not recorded: images_seen, devices (processes of the
             training), minutes (of all devices together), evaluation_minutes (of all evaluations of a run), energy_kwh,
             images_per_second, peak_memory_gib, parameters, flops (one image, forward), training_flops (the whole training).
-        variant: differing options of rows with the same method, backbone, data and label use; a letter for more than
-            ``MOST_SPELT`` options.
+        variant: what tells rows with the same method, backbone and data apart: the name of a grid's variant, options that a grid
+            varies, else the differing options; a letter for more than ``MOST_SPELT`` of those.
     """
 
     runs: list[Run]
@@ -225,21 +226,50 @@ def _tell_images_apart(rows: Sequence[Row]) -> None:
 
 
 def _name_variants(rows: list[Row]) -> None:
-    """Set ``variant`` of rows that would look alike."""
-    alike: dict[tuple, list[Row]] = {}
+    """Set ``variant`` of rows that a grid has named, and of others that would look alike."""
+    named: dict[tuple, list[Row]] = {}
     for row in rows:
-        key = (row.method, row.backbone, row.data, row.settings["labels"].partition(START)[0])
-        alike.setdefault(key, []).append(row)
-    for group in alike.values():
+        row.variant = variant_in_grid(row)[0]
+        named.setdefault((row.method, row.backbone, row.data, row.variant), []).append(row)
+    for group in named.values():
         if len(group) == 1:
             continue
-        differing = differing_options(group)
-        if "init" in differing:  # both options below follow from it
-            differing = [key for key in differing if key not in ("init_sha256", "init_labels")]
+        keys, lettered = _telling_options(group)
         for number, row in enumerate(group):
             config = row.runs[0].config
-            spelt = ", ".join(f"{key} {plain(config.get(key))}" for key in differing)
-            row.variant = spelt if len(differing) <= MOST_SPELT else f"variant {letters(number)}"
+            spelt = ", ".join(f"{key} {plain(config.get(key))}" for key in keys)
+            own = f"variant {letters(number)}" if lettered else spelt
+            row.variant = ", ".join(filter(None, (row.variant, own)))
+
+
+def _telling_options(rows: Sequence[Row]) -> tuple[list[str], bool]:
+    """Options that tell rows apart, and whether they are too many for a name: those that a grid varies, else all that differ."""
+    differing = differing_options(rows)
+    varied = [key for key in dict.fromkeys(key for row in rows for key in variant_in_grid(row)[1]) if key in differing]
+    values = {as_text([row.runs[0].config.get(key) for key in varied]) for row in rows}
+    if len(values) == len(rows):
+        return varied, False
+    if "init" in differing:  # both options below follow from it
+        differing = [key for key in differing if key not in ("init_sha256", "init_labels")]
+    return differing, len(differing) > MOST_SPELT
+
+
+def name_in_grid(row: Row) -> str:
+    """What a grid has named a run's directory between backbone and seed: "small", "small-lr=0.1"; "" elsewhere."""
+    method, backbone = (re.escape(as_file_name(str(part))) for part in (row.method, row.backbone))
+    for run in row.runs:
+        if inside := re.fullmatch(rf"{method}-{backbone}-(.+)-seed{re.escape(str(run.seed))}", run.name):
+            return inside[1]
+    return ""
+
+
+def variant_in_grid(row: Row) -> tuple[str, list[str]]:
+    """The name of a grid's variant, and the options that the grid varies; neither for an untrained row, which may stand for several
+    variants."""
+    if not row.facts["trains"]:
+        return "", []
+    variant, *varied = re.split(r"(?:^|-)(?=[a-z]\w*=)", name_in_grid(row))
+    return variant.replace("_", " "), [text.partition("=")[0] for text in varied]
 
 
 def letters(number: int) -> str:

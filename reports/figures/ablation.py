@@ -11,12 +11,11 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.transforms import ScaledTranslation
 
-from common.files import as_file_name
 from common.names import short, short_names
 from reports.analysis.columns import Cell
 from reports.analysis.comparison import Comparison
 from reports.analysis.identity import IMAGES, as_text, trained_options
-from reports.analysis.rows import MOST_SPELT, Row, plain
+from reports.analysis.rows import MOST_SPELT, Row, name_in_grid, plain, variant_in_grid
 from reports.figures.comparison import UNCERTAINTY, draw_intervals, limits_of, title_panel
 from reports.figures.look import MOST_LETTERS, MOST_ROWS, WIDTH, Look, left_out
 from reports.visual.core.style import DASHES, MARKERS, Picture, figure_of, picture, style
@@ -72,8 +71,8 @@ def _axes_of(rows: Sequence[Row], group: Sequence[int]) -> list[tuple[str, list[
     keys = dict.fromkeys(key for of_row in options.values() for key in of_row if key != IMAGES)
     texts = {key: {i: as_text(options[i].get(key)) for i in group} for key in keys}
     differing = [key for key in keys if len(set(texts[key].values())) > 1]
-    names = {i: _name_in_grid(rows[i]) for i in group}
-    named = {option for name in names.values() for option in re.findall(r"(?:^|-)([a-z]\w*)=", name)}
+    names = {i: name_in_grid(rows[i]) for i in group}
+    named = {option for i in group for option in variant_in_grid(rows[i])[1]}
     axes, covered = [], set()
     for option in [key for key in differing if key in named] or differing:
         if DERIVED.get(option) in differing and option not in named:
@@ -94,20 +93,13 @@ def _axes_of(rows: Sequence[Row], group: Sequence[int]) -> list[tuple[str, list[
             axes.append((option, lines, along))
             covered |= {i for line in lines for i in line.values}
     if covered != {*group}:
-        axes.append((VARIANTS, [Line(_base_name(rows, group[0]), _variants(rows, group, names))], []))
+        axes.append((VARIANTS, [Line(_base_name(rows, group[0]), _variants(rows, group))], []))
     return axes
 
 
 def _follows(texts: Mapping[int, str], leading: Mapping[int, str]) -> bool:
     """Whether one option's value is fixed by another's."""
     return len({(leading[i], texts[i]) for i in texts}) == len(set(leading.values()))
-
-
-def _name_in_grid(row: Row) -> str:
-    """What a grid has named a run's directory between backbone and seed: "small", "lr=0.1"; "" elsewhere."""
-    method, backbone, seed = (re.escape(as_file_name(str(part))) for part in (row.method, row.backbone, row.seeds[0]))
-    inside = re.fullmatch(rf"{method}-{backbone}-(.+)-seed{seed}", row.runs[0].path.name)
-    return inside[1] if inside else ""
 
 
 def _base_name(rows: Sequence[Row], position: int) -> str:
@@ -134,11 +126,11 @@ def _line_name(
     return ", ".join([_base_name(rows, first), *filter(None, words)])
 
 
-def _variants(rows: Sequence[Row], group: Sequence[int], names: Mapping[int, str]) -> dict[int, str]:
-    """The grid's names of variants where they tell rows apart, else the report's."""
-    if len({names[i] for i in group}) == len(group):
-        return {i: names[i] or "as given" for i in group}
-    return {i: rows[i].variant or rows[i].data for i in group}
+def _variants(rows: Sequence[Row], group: Sequence[int]) -> dict[int, str]:
+    """The rows' variants where they tell the rows apart, else with their data."""
+    if len({rows[i].variant for i in group}) == len(group):
+        return {i: rows[i].variant or "as given" for i in group}
+    return {i: ", ".join(filter(None, (rows[i].variant, rows[i].data))) for i in group}
 
 
 class _Scale:

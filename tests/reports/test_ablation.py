@@ -1,7 +1,5 @@
 """Figures of accuracy against what varies between rows of one method and backbone."""
 
-import pytest
-
 from reports import build_report
 from reports.analysis.comparison import compare
 from reports.analysis.rows import rows_of
@@ -73,17 +71,3 @@ def test_the_page_and_the_files_have_it(tmp_path):
     assert "Accuracy against lr" in page
     assert (tmp_path / "report" / "figures" / "ablation-lr.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "report" / "figures" / "ablation-lr.pdf").exists()
-
-
-@pytest.mark.parametrize(
-    "name, said",
-    [
-        ("dino-vit_nano-small-seed0", "small"),
-        ("dino-vit_nano-lr=0.1-seed0", "lr=0.1"),
-        ("dino-vit_nano-seed0", ""),
-        ("mine", ""),
-    ],
-)
-def test_the_grids_own_names_of_variants(name, said, tmp_path):
-    write_run(tmp_path / name, "dino", "vit_nano", matrices=False, images=20)
-    assert ablation._name_in_grid(rows_of(read_runs([tmp_path])[0])[0]) == said

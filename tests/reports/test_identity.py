@@ -84,3 +84,55 @@ def test_released_weights_evaluated_before_an_option_existed_keep_their_options(
     runs, _ = read_runs([tmp_path])
     fill_in_defaults(runs)
     assert [sorted(run.config) for run in runs] == [["backbone", "weights"], ["backbone", "k", "weights"]]
+
+
+def names_of(folder: Path, cells: dict[str, tuple]) -> list[str]:
+    """The names that a report gives rows, from the names of the runs' directories and their method and options."""
+    for name, (method, options) in cells.items():
+        write_run(folder / name, method, "vit_nano", options=options, matrices=False, images=20)
+    return [row.label for row in rows_of(without_duplicates(read_runs([folder])[0])[0])]
+
+
+def test_rows_have_the_names_that_a_grid_gives_them(tmp_path):
+    pairs = {"pairing": "same_label"}
+    cells = {
+        "dino-vit_nano-seed0": ("dino", {}),
+        "barlow_twins-vit_nano-no_labels-seed0": ("barlow_twins", {}),
+        "barlow_twins-vit_nano-pairs_10-seed0": ("barlow_twins", {**pairs, "label_fraction": 0.1}),
+        "barlow_twins-vit_nano-pairs_100-long-seed0": ("barlow_twins", {**pairs, "epochs": 40}),
+        "weak_dino-vit_nano-t0.02-seed0": ("weak_dino", {}),
+        "random-vit_nano-t0.02-seed0": ("random", {}),
+    }
+    assert sorted(names_of(tmp_path, cells)) == [
+        "Barlow Twins, vit_nano, no labels",
+        "Barlow Twins, vit_nano, pairs 10",
+        "Barlow Twins, vit_nano, pairs 100-long",
+        "DINO, vit_nano",
+        "Untrained, vit_nano",
+        "Weak DINO, vit_nano, t0.02",
+    ]
+
+
+def test_rows_have_the_options_that_a_grid_varies_however_many(tmp_path):
+    def cell(lr: float, out_dim: int, momentum: float, name: str = "") -> dict[str, tuple]:
+        options = {"lr": lr, "out_dim": out_dim, "momentum_teacher": momentum, "hue": lr}  # hue follows
+        return {f"dino-vit_nano-{name}lr={lr}-out_dim={out_dim}-momentum_teacher={momentum}-seed0": ("dino", options)}
+
+    cells = cell(1e-05, 8, 0.9) | cell(1e-05, 64, 0.99) | cell(0.1, 8, 0.9) | cell(0.1, 32, 0.9, "few-")
+    assert sorted(names_of(tmp_path, cells)) == [
+        "DINO, vit_nano, few",
+        "DINO, vit_nano, lr 0.1, out_dim 8, momentum_teacher 0.9",
+        "DINO, vit_nano, lr 1e-05, out_dim 64, momentum_teacher 0.99",
+        "DINO, vit_nano, lr 1e-05, out_dim 8, momentum_teacher 0.9",
+    ]
+
+
+def test_rows_that_differ_only_in_labels_do_not_look_alike(tmp_path):
+    cells = {
+        "a": ("barlow_twins", {}),
+        "b": ("barlow_twins", {"pairing": "same_label", "label_fraction": 0.1}),
+    }
+    assert names_of(tmp_path, cells) == [
+        "Barlow Twins, vit_nano, pairing same_image, label_fraction 1",
+        "Barlow Twins, vit_nano, pairing same_label, label_fraction 0.1",
+    ]
