@@ -22,6 +22,19 @@ their published defaults.
 | --- | --- | --- | --- | --- | --- | --- |
 """
 
+PARTS = """
+## Batches in parts
+
+`--accumulate 4` passes each batch through the networks in four parts, which takes less memory. The step equals
+that of the whole batch to rounding, but for the paths that stochastic depth draws: losses and gradients are of all
+its images, and centres, queues and teachers move once. (`tests/distributed/test_parts.py` holds it for each switch
+of each method.) Not so where something is computed from all images of a forward pass: it sees a part. BatchNorm in
+the backbone, as in ResNets, is one such thing; the methods' own are:
+
+| `--method` | computed from a part |
+| --- | --- |
+"""
+
 SMALL = """
 ## Settings for a few thousand small images
 
@@ -76,6 +89,25 @@ def labels(method: type[Method]) -> str:
     return "for pairs" if method.recipe.get("pairing") == "same_label" else "none"
 
 
+def parts() -> str:
+    """What ``--accumulate`` changes, by method."""
+    lines = []
+    for name in METHODS.names():
+        method = METHODS.get(name)
+        if method.trains:
+            own = [
+                statistic
+                + "".join(f" (`--{option} {', '.join(map(_word, values))}`)" for option, values in asked.items())
+                for statistic, asked in method.batch_statistics.items()
+            ]
+            lines.append(f"| `{name}` | {'; '.join(own) or 'nothing'} |\n")
+    return PARTS + "".join(lines)
+
+
+def _word(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def small() -> str:
     """What ``--recipe small`` sets: for all methods, and for each."""
     lines = ["| `--method` | beside the values of all methods |\n| --- | --- |\n"]
@@ -101,7 +133,7 @@ def page() -> str:
             batch = str(method.recipe.get("batch_size", TrainConfig.batch_size))
         cells = (f"`{name}`", method.title, method.citation or "–", labels(method), crops(method), batch)
         lines.append(f"| {' | '.join(cells)} | {'; '.join(method.differs) or '–'} |\n")
-    return HEAD + "".join(lines) + small()
+    return HEAD + "".join(lines) + parts() + small()
 
 
 if __name__ == "__main__":

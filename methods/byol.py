@@ -39,6 +39,7 @@ class BYOL(Method):
 
     title = "BYOL"
     citation = "Grill et al. 2020, arXiv 2006.07733"
+    batch_statistics = {"BatchNorm in the projector and the predictor": {}}
     Config = BYOLConfig
     #: The paper's section 3.2: LARS, 0.2 × batch / 256, cosine to 0, 10 epochs of warm-up.
     recipe = {"optimizer": "lars", "lr": 0.2, "min_lr": 0.0, "weight_decay": 1.5e-6, "batch_size": 4096, "epochs": 1000}

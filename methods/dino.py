@@ -127,12 +127,13 @@ class DINOLoss(nn.Module):
         super().__init__()
         self.config = config
         self.register_buffer("center", torch.zeros(1, config.out_dim))
+        self._means: list[Tensor] = []  # of the teacher's outputs, of the step's parts
 
     def forward(
         self, student_VBK: Tensor, teacher_TBK: Tensor, teacher_temp: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of logits (mean over the rank's own images) and metrics; then updates the centre with these teacher outputs, which
-        get no gradient. The student's views begin with the teacher's."""
+        """Loss of logits (mean over the rank's own images) and metrics. The teacher's outputs get no gradient; their mean waits for
+        ``update_center``. The student's views begin with the teacher's."""
         student_VBK, teacher_TBK = student_VBK.float(), teacher_TBK.detach().float()
         centred_TBK = teacher_TBK - self.center if self.config.centering == "center" else teacher_TBK
         if self.config.loss == "mse":
@@ -153,9 +154,19 @@ class DINOLoss(nn.Module):
             information = torch.special.entr(targets_TBK.mean((0, 1))).sum() - entropy
             metrics = {"teacher_entropy": entropy, "kl": loss.detach() - entropy, "teacher_information": information}
         if self.config.centering == "center":
-            mean_1K = all_reduce_mean(teacher_TBK.mean(dim=(0, 1))[None])
-            self.center.lerp_(mean_1K, 1 - self.config.center_momentum)
+            self._means.append(teacher_TBK.mean(dim=(0, 1))[None])
         return loss, metrics
+
+    def update_center(self) -> None:
+        """Move the centre towards the mean of the teacher's outputs for all images of the step, its parts and ranks."""
+        if self._means:
+            mean_1K = all_reduce_mean(sum(self._means) / len(self._means))
+            self.center.lerp_(mean_1K, 1 - self.config.center_momentum)
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop outputs that wait for ``update_center``."""
+        self._means.clear()
 
 
 class DINONetwork(nn.Module):
@@ -212,6 +223,11 @@ class DINO(Method):
 
     title = "DINO"
     citation = "Caron et al. 2021, arXiv 2104.14294"
+    batch_statistics = {
+        "BatchNorm in the head": {"use_bn_in_head": [True]},
+        "the shares of the teacher's outputs": {"centering": ["softmax", "sinkhorn_knopp"]},
+        "labels' means, which also move once a part": {"targets": ["label"]},
+    }
     Config = DINOConfig
     #: dino/main_dino.py. The trainer's other defaults are DINO's; its batch of 64 is per GPU, 1024 in the published runs.
     recipe = {"clip_grad": 3.0, "weight_decay_end": 0.4}
@@ -256,6 +272,7 @@ class DINO(Method):
         return [(self.student.backbone, self.teacher.backbone), (self.student.head, self.teacher.head)]
 
     def before_step(self, progress: Progress) -> None:
+        self.loss.forget()
         config = self.config
         warmup = config.warmup_teacher_temp_epochs
         if warmup > progress.epochs:
@@ -282,6 +299,7 @@ class DINO(Method):
                 parameter.grad = None
 
     def after_step(self, progress: Progress) -> None:
+        self.loss.update_center()
         momentum = 0.0
         if self.config.teacher == "momentum":
             momentum = rising_momentum(self.config.momentum_teacher, progress)

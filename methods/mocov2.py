@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.distributed import all_gather_rows
+from common.distributed import all_gather_rows, world_size
 from common.errors import UsageError
 from common.options import option
 from heads.mlp import MLP, parse_widths
@@ -82,14 +82,21 @@ class MoCoV2(Method):
         self.key_encoder = SlowCopy(self.backbone, self.projector)
         self.register_buffer("queue", F.normalize(torch.randn(config.queue, self.projector.out_dim)))
         self.register_buffer("queue_place", torch.zeros(1, dtype=torch.int64))
+        self._keys: list[Tensor] = []  # of the step's parts
+
+    def before_step(self, progress: Progress) -> None:
+        self._keys.clear()
 
     def forward(self, batch: ViewBatch) -> StepOutput:
+        images = len(batch.step_labels) * world_size()
+        if images > len(self.queue):
+            raise UsageError(f"--queue {len(self.queue)} is less than a batch of {images} images; give as many")
         queries_BD = self.projector(self.backbone(batch.views[0]))
         keys_BD = self.key_encoder(batch.views[1])
         with torch.autocast(queries_BD.device.type, enabled=False):
             queries_BD, keys_BD = F.normalize(queries_BD.float()), F.normalize(keys_BD.float())
             loss = self.loss(queries_BD, keys_BD)
-        self.enqueue(all_gather_rows(keys_BD))
+        self._keys.append(keys_BD)
         return StepOutput(loss, projections=(queries_BD.detach(), keys_BD))
 
     def loss(self, queries_BD: Tensor, keys_BD: Tensor) -> Tensor:
@@ -99,19 +106,19 @@ class MoCoV2(Method):
         loss[i] = logsumexp(scores) - scores[0]
         """
         positive_B1 = (queries_BD * keys_BD).sum(1, keepdim=True)
-        # A copy, since the queue changes before the backward pass.
-        negatives_BK = queries_BD @ self.queue.clone().T
+        negatives_BK = queries_BD @ self.queue.T
         logits = torch.cat([positive_B1, negatives_BK], dim=1) / self.config.temperature
         return F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.int64))
 
     @torch.no_grad()
     def enqueue(self, keys_BD: Tensor) -> None:
-        """Put keys (unit vectors, of all ranks) in place of the oldest."""
-        if len(keys_BD) > len(self.queue):
-            raise UsageError(f"--queue {len(self.queue)} is less than a batch of {len(keys_BD)} images; give as many")
+        """Put keys (unit vectors, of all ranks; no more than the queue holds) in place of the oldest."""
         places = (self.queue_place + torch.arange(len(keys_BD), device=keys_BD.device)) % len(self.queue)
         self.queue.index_copy_(0, places, keys_BD.to(self.queue.dtype))
         self.queue_place.add_(len(keys_BD)).remainder_(len(self.queue))
 
     def after_step(self, progress: Progress) -> None:
+        if self._keys:
+            self.enqueue(all_gather_rows(torch.cat(self._keys)))
+        self._keys.clear()
         self.key_encoder.follow(self.backbone, self.projector, self.config.momentum_key)

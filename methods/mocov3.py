@@ -50,6 +50,7 @@ class MoCoV3(Method):
     title = "MoCo v3"
     citation = "Chen et al. 2021, arXiv 2104.02057"
     differs = ("the learning rate warms up for 10 epochs by default; published: 40 of 300",)
+    batch_statistics = {"the negatives": {}, "BatchNorm in the projector and the predictor": {}}
     smallest_batch = 2
     Config = MoCoV3Config
     #: The paper's section 5 and appendix (AdamW, 1.5e-4 × batch / 256). It warms up for 40 of its 300 epochs.

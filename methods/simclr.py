@@ -48,6 +48,7 @@ class SimCLR(Method):
 
     title = "SimCLR"
     citation = "Chen et al. 2020, arXiv 2002.05709"
+    batch_statistics = {"the negatives": {}, "BatchNorm in the projector": {}}
     smallest_batch = 2
     Config = SimCLRConfig
     #: The paper's section 2.2 and appendix B: LARS, 0.3 × batch / 256, cosine to 0, 10 epochs of warm-up.

@@ -29,6 +29,7 @@ class SupCon(SimCLR):
     citation = "Khosla et al. 2020, arXiv 2004.11362"
     differs = ("the paper names no learning rate; SimCLR's is used",)
     uses_labels = True
+    batch_statistics = {"the positives and the negatives": {}, "BatchNorm in the projector": {}}
     Config = SupConConfig
     #: The paper's section 4: LARS for ImageNet, batch 6144, 700 epochs.
     recipe = {**SimCLR.recipe, "batch_size": 6144, "epochs": 700}

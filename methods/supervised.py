@@ -55,15 +55,20 @@ class Supervised(Method):
 
     def forward(self, batch: ViewBatch) -> StepOutput:
         logits_BC = self.classifier(self.backbone(batch.views[0])).float()
-        total, count = labelled_loss(logits_BC, batch.labels)
-        # Ranks hold different numbers of labelled images, so the mean is over all ranks. Without any labelled image the loss and
-        # its gradients are 0.
-        total, count = all_reduce_sum(total), all_reduce_sum(count)
+        # Ranks and parts hold different numbers of labelled images, so the mean is over those of the whole step; the trainer
+        # takes the mean over parts. Without any labelled image the loss and its gradients are 0.
+        total = all_reduce_sum(labelled_loss(logits_BC, batch.labels)) * batch.parts
+        count = all_reduce_sum(labelled(batch.step_labels).sum().float())
         return StepOutput(total / count.clamp(min=1), {"labelled": count})
 
 
-def labelled_loss(logits_BC: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum of the losses of this rank's labelled images, and their number.
+def labelled(labels: Tensor) -> Tensor:
+    """Which images have a label, bool ``[B]``; labels are those of ``ViewBatch``."""
+    return labels >= 0 if labels.ndim == 1 else labels.any(dim=1)
+
+
+def labelled_loss(logits_BC: Tensor, labels: Tensor) -> Tensor:
+    """Sum of the losses of this rank's labelled images.
 
     Args:
         logits_BC: of C classes.
@@ -71,8 +76,6 @@ def labelled_loss(logits_BC: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
             cross-entropy, mean over classes.
     """
     if labels.ndim == 1:
-        total = F.cross_entropy(logits_BC, labels, ignore_index=-1, reduction="sum")
-        return total, (labels >= 0).sum().float()
-    labelled_B = labels.any(dim=1).float()
+        return F.cross_entropy(logits_BC, labels, ignore_index=-1, reduction="sum")
     losses_B = F.binary_cross_entropy_with_logits(logits_BC, labels.float(), reduction="none").mean(dim=1)
-    return torch.dot(losses_B, labelled_B), labelled_B.sum()
+    return torch.dot(losses_B, labelled(labels).float())

@@ -64,6 +64,7 @@ class SwAV(Method):
     title = "SwAV"
     citation = "Caron et al. 2020, arXiv 2006.09882"
     differs = ("no queue of earlier batches", "the learning rate warms up from 0 instead of 0.3")
+    batch_statistics = {"the shares of the assignments": {}, "BatchNorm in the projector": {}}
     Config = SwAVConfig
     #: scripts/swav_800ep_pretrain.sh: LARS, 4.8 for 4096 images, 10 epochs of warm-up (from 0.3 there, from 0 here).
     recipe = {"optimizer": "lars", "lr": 0.3, "min_lr": 0.0048, "weight_decay": 1e-6, "batch_size": 4096, "epochs": 800}

@@ -1,9 +1,11 @@
 """Runs small enough to test with: noise images of two colours, a backbone of two thin blocks or layers."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pytest
@@ -31,6 +33,42 @@ SMALL = {
     "random": {},
 }
 SMALL["weak_dino"] = SMALL["dino"]
+
+
+def shrunk(config_class: type) -> dict[str, Any]:
+    """A method's options that make it small, whatever it is: no count above 16, no layer wider than that."""
+    from common.options import facts_of
+    from heads.mlp import parse_widths
+
+    options: dict[str, Any] = {}
+    for field in dataclasses.fields(config_class):
+        if type(field.default) is int and field.default > 16:
+            options[field.name] = 16
+        elif facts_of(config_class, field.name).get("form") is parse_widths:
+            options[field.name] = "-".join(["16"] * len(parse_widths(field.default)))
+    return options
+
+
+def switches(config_class: type, together: int = 1) -> list[dict[str, Any]]:
+    """The defaults (no option), and whatever differs from them in up to so many switches: each bool the other way, each of a
+    field's choices. Combinations that the configuration refuses are left out."""
+    from common.errors import UsageError
+
+    kinds = get_type_hints(config_class)
+    others: dict[str, list[Any]] = {}
+    for field in dataclasses.fields(config_class):
+        choices = (False, True) if kinds[field.name] is bool else get_args(kinds[field.name])
+        if kinds[field.name] is bool or get_origin(kinds[field.name]) is Literal:
+            others[field.name] = [choice for choice in choices if choice != field.default]
+    combined = []
+    for count in range(together + 1):
+        for names in itertools.combinations(others, count):
+            for values in itertools.product(*(others[name] for name in names)):
+                options = dict(zip(names, values, strict=True))
+                with suppress(UsageError):
+                    config_class(**options)
+                    combined.append(options)
+    return combined
 
 
 def register_small_backbones() -> None:
@@ -95,7 +133,7 @@ def small_run(root: Path, out: Path, method: str = "dino", **options: Any):
         "log_every": 2,
         "device": "cpu",
         "precision": "fp32",
-        **SMALL[method],
+        **SMALL.get(method, {}),
         **options,
     }
     train = {**kind.recipe, **{k: v for k, v in given.items() if k not in own}}

@@ -192,4 +192,5 @@ def split(batch: ViewBatch, parts: int) -> list[ViewBatch]:
     if parts == 1:
         return [batch]
     views = zip(*(view.chunk(parts) for view in batch.views), strict=True)
-    return [ViewBatch(list(v), labels) for v, labels in zip(views, batch.labels.chunk(parts), strict=True)]
+    labels = batch.labels.chunk(parts)
+    return [ViewBatch(list(v), own, batch.labels) for v, own in zip(views, labels, strict=True)]

@@ -44,7 +44,8 @@ class TrainConfig:
     batch_size: int = option(64, at_least=1, only_training=True)
     """images per optimiser step, over all devices and accumulation steps together"""
     accumulate: int = option(1, at_least=1, only_training=True)
-    """split each batch into this many forward passes; losses that use batch statistics then see only the parts"""
+    """split each batch into this many forward passes, for less memory. The step is that of the whole batch, unless something is
+    computed from all images of a forward pass, such as BatchNorm or negatives, which then see a part (docs/methods.md)"""
 
     optimizer: Literal["adamw", "sgd", "lars"] = option("adamw", only_training=True)
     """AdamW, SGD or LARS"""

@@ -119,6 +119,7 @@ def _training_pass(method: Method, views: list[View], config: TrainConfig, num_l
     """Count the operations per image of a forward and backward pass, and the bytes kept between the two."""
     rows = config.batch_size // config.accumulate
     batch = empty_batch(views, rows, num_labels)
+    batch.step_labels = empty_batch([], config.batch_size, num_labels).labels
     own = {p.untyped_storage()._cdata for p in method.parameters()}
     kept: dict[int, Tensor] = {}
 

@@ -61,10 +61,21 @@ class ViewBatch:
         views: one tensor ``[B, 3, size, size]`` a view, normalised, in the order of ``Method.views``.
         labels: the anchors' labels, int64 ``[B]`` (-1: unlabelled), or a multi-hot float ``[B, classes]`` where an image
             may have several (a row of zeros: unlabelled).
+        step_labels: of all images of the step, where this is one of its equal parts (``--accumulate``); default: ``labels``.
     """
 
     views: list[Tensor]
     labels: Tensor
+    step_labels: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.step_labels is None:
+            self.step_labels = self.labels
+
+    @property
+    def parts(self) -> int:
+        """How many parts the step has."""
+        return len(self.step_labels) // len(self.labels)
 
 
 @dataclass
@@ -122,6 +133,11 @@ class Method(nn.Module):
     #: True if the loss reads ``ViewBatch.labels``; where options decide, see ``label_use``. (Pairing is an option of the run.)
     uses_labels: ClassVar[bool] = False
 
+    #: What the loss computes from all images of a forward pass, each with the values of the options that ask for it ({}: always).
+    #: With ``--accumulate`` it is computed from each part of a batch, so that a step in parts is another than the step of the
+    #: whole batch. Without any, the two are equal to rounding. (A backbone's BatchNorm is the backbone's.)
+    batch_statistics: ClassVar[dict[str, dict[str, list[Any]]]] = {}
+
     #: Fewest images of a forward pass that its loss can compare. (What BatchNorm needs is found out from the network.)
     smallest_batch: ClassVar[int] = 1
 
@@ -154,12 +170,21 @@ class Method(nn.Module):
         return cls.uses_labels
 
     @classmethod
+    def statistics_of(cls, options: Mapping[str, Any]) -> list[str]:
+        """The ``batch_statistics`` that these options of the method ask for."""
+        return [
+            statistic
+            for statistic, asked in cls.batch_statistics.items()
+            if all(options[name] in values for name, values in asked.items())
+        ]
+
+    @classmethod
     def views(cls, config: MethodConfig, image_size: int) -> list[View]:
         """The views of a training sample, in order: the configuration's, unless a method has its own."""
         return config.views(image_size)
 
     def before_step(self, progress: Progress) -> None:
-        """Called before ``forward`` of each optimiser step: set temperatures and the like."""
+        """Called before each optimiser step: set temperatures and the like. ``forward`` follows, once a part of the batch."""
 
     def forward(self, batch: ViewBatch) -> StepOutput:
         raise NotImplementedError
@@ -168,7 +193,7 @@ class Method(nn.Module):
         """Called when gradients are complete and clipped, before the optimiser's step: drop or change gradients."""
 
     def after_step(self, progress: Progress) -> None:
-        """Called after the optimiser's step, with the ``progress`` of ``before_step``: update teachers."""
+        """Called after the optimiser's step, with the ``progress`` of ``before_step``: update teachers, centres and queues."""
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups for the optimiser: ``params``, and maybe ``lr_scale`` (multiplies the schedule) and ``weight_decay`` (fixed, not

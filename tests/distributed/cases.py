@@ -7,63 +7,20 @@ import io
 import json
 import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import torch
 
+from methods.core.base import METHODS
+
 HERE = Path(__file__).resolve().parent
 CPU = torch.device("cpu")
 IMAGES = 8
 OPTIMIZERS = ("adamw", "sgd", "lars")
 STEPS = 3
-
-#: Case name: method, backbone, the method's own options.
-CASES = {
-    "dino-vit": ("dino", "small_vit", {"local_size": 8}),
-    "dino-resnet": ("dino", "resnet18_cifar", {"use_bn_in_head": True, "local_size": 8}),
-    "dino-predictor": ("dino", "small_vit", {"predictor": True, "use_bn_in_head": True, "local_size": 8}),
-    "dino-sinkhorn": ("dino", "small_vit", {"centering": "sinkhorn_knopp"}),
-    "dino-timm": ("dino", "timm:resnet10t", {}),
-    "weak_dino": ("weak_dino", "small_vit", {}),
-    "weak_dino-means": ("weak_dino", "small_vit", {"targets": "label", "centering": "sinkhorn_knopp"}),
-    "weak_dino-running-means": ("weak_dino", "small_vit", {"targets": "label", "label_momentum": 0.9}),
-    "barlow_twins-vit": ("barlow_twins", "small_vit", {}),
-    "barlow_twins-resnet": ("barlow_twins", "resnet18_cifar", {}),
-    "barlow_twins-predictor": ("barlow_twins", "small_cnn", {"predictor": True, "loss": "cross_entropy"}),
-    "barlow_twins-covariance": ("barlow_twins", "small_cnn", {"normalization": "none"}),
-    "simclr": ("simclr", "small_cnn", {}),
-    "supcon": ("supcon", "small_cnn", {}),
-    "supcon-several-labels": ("supcon", "small_cnn", {}),
-    "byol": ("byol", "small_cnn", {}),
-    "mocov2": ("mocov2", "small_cnn", {"queue": 12}),
-    "mocov3": ("mocov3", "small_vit", {}),
-    "vicreg": ("vicreg", "small_cnn", {}),
-    "swav": ("swav", "small_cnn", {}),
-    "supervised-vit": ("supervised", "small_vit", {}),
-    "supervised-resnet": ("supervised", "resnet18_cifar", {}),
-    "supervised-several-labels": ("supervised", "small_cnn", {}),
-}
-#: Cases by number of processes and strategy: by four, one of every method, of small networks.
-CASES_OF = {
-    (2, "ddp"): tuple(CASES),
-    (2, "fsdp"): tuple(CASES),
-    (4, "ddp"): (
-        "dino-vit",
-        "weak_dino",
-        "barlow_twins-vit",
-        "simclr",
-        "supcon",
-        "byol",
-        "mocov2",
-        "mocov3",
-        "vicreg",
-        "swav",
-        "supervised-vit",
-    ),
-    (4, "fsdp"): ("dino-vit", "barlow_twins-vit", "mocov3"),
-}
 
 
 def small():
@@ -74,7 +31,53 @@ def small():
     return module
 
 
-def steps(name, accumulate=1, **further):
+@dataclass(frozen=True)
+class Case:
+    """A method's steps: with which options of its own beside those that make it small, and on what."""
+
+    method: str
+    options: dict
+    backbone: str = "small_vit"
+    several_labels: bool = False
+
+    def __str__(self):
+        words = [f"{name}={value}" for name, value in self.options.items()]
+        words += [self.backbone] * (self.backbone != "small_vit") + ["several labels"] * self.several_labels
+        return ", ".join([self.method, *words])
+
+
+def cases_of(method, together=1):
+    """A method with each of its switches (and pairs of them, if two ``together``) the other way, by images of one label or, if its
+    loss reads labels, several."""
+    kind = METHODS.get(method)
+    for options in small().switches(kind.Config, together):
+        labels = (False, True) if kind.label_use(vars(kind.Config(**options))) else (False,)
+        yield from (Case(method, options, several_labels=several) for several in labels)
+
+
+TRAINED = [name for name in METHODS.names() if METHODS.get(name).trains]
+#: What no switch asks for: running means, losses by images' inner products, and BatchNorm in backbones of three kinds.
+FURTHER = [
+    *(Case("dino", {"targets": "label", "label_momentum": 0.9}, several_labels=several) for several in (False, True)),
+    Case("dino", {"use_bn_in_head": True, "local_size": 8}, "resnet18_cifar"),
+    Case("dino", {"predictor": True, "local_size": 8}, "small_cnn"),
+    Case("dino", {}, "timm:resnet10t"),
+    Case("barlow_twins", {"projector": "16-32"}),
+    Case("barlow_twins", {}, "resnet18_cifar"),
+    Case("mocov2", {"queue": 12}, "small_cnn"),
+    Case("supervised", {}, "resnet18_cifar"),
+]
+EVERY = [case for name in TRAINED for case in cases_of(name, together=2)] + FURTHER
+#: Cases by number of processes and strategy.
+CASES_OF = {
+    (2, "ddp"): EVERY,
+    (2, "fsdp"): EVERY,
+    (4, "ddp"): [Case(name, {}) for name in TRAINED],
+    (4, "fsdp"): [Case(name, {}) for name in ("dino", "barlow_twins", "mocov3")],
+}
+
+
+def steps(case, accumulate=1, **further):
     """Three optimiser steps on a fixed batch of which each process takes its share. In float64, in the places as well where
     methods ask for float32: there small differences grow in normalisation layers, and a mistake could hide among them.
 
@@ -82,21 +85,19 @@ def steps(name, accumulate=1, **further):
         ``losses`` (mean over processes), ``gradients`` of the first step and ``same``, the state after the last, by name.
     """
     from common.distributed import all_reduce_mean, is_shared_out, rank, whole, world_size
-    from methods.core.base import METHODS, Progress, ViewBatch
+    from methods.core.base import Progress, ViewBatch
     from training.batches import split
     from training.plan import build_method
     from training.resolve import resolve
     from training.step import Stepper
 
-    method_name, backbone, own = CASES[name]
-    runs = small()
-    if "drop_path" in {f.name for f in METHODS.get(method_name).Config.__dataclass_fields__.values()}:
-        own = {"drop_path": 0.0, **own}
+    kind, runs = METHODS.get(case.method).Config, small()
+    own = {"drop_path": 0.0} if "drop_path" in kind.__dataclass_fields__ else {}
     config, method_config = runs.small_run(
         Path("unused"),
         Path("unused"),
-        method_name,
-        backbone=backbone,
+        case.method,
+        backbone=case.backbone,
         batch_size=IMAGES,
         accumulate=accumulate,
         optimizer="sgd",
@@ -105,7 +106,7 @@ def steps(name, accumulate=1, **further):
         warmup_epochs=0,
         clip_grad=0.0,
         image_size=16,
-        **{**own, **further},
+        **{**own, **runs.shrunk(kind), **case.options, **further},
     )
     config = resolve(config)
     method = build_method(config, method_config, num_classes=3).double()
@@ -116,10 +117,10 @@ def steps(name, accumulate=1, **further):
     generator = torch.Generator().manual_seed(1)
     views = [
         torch.randn(IMAGES, 3, view.size, view.size, generator=generator, dtype=torch.float64)
-        for view in METHODS.get(method_name).views(method_config, config.image_size)
+        for view in METHODS.get(case.method).views(method_config, config.image_size)
     ]
     labels = torch.tensor([0, 1, 2, -1, 1, -1, -1, 0])  # each half and quarter has others
-    if name.endswith("several-labels"):
+    if case.several_labels:
         labels = torch.nn.functional.one_hot(labels.clamp(min=0), 3).float() * (labels >= 0)[:, None]
     share = IMAGES // world_size()
     mine = slice(rank() * share, (rank() + 1) * share)
@@ -127,7 +128,7 @@ def steps(name, accumulate=1, **further):
     losses, gradients = [], {}
     for step in range(STEPS):
         with mock.patch.object(torch.Tensor, "float", torch.Tensor.double):
-            loss, _ = stepper.step(split(batch, accumulate), Progress(1 + step, 1, 10))
+            loss, _ = stepper.step(split(batch, accumulate), Progress(20 + step, 1, 40))
         losses.append(all_reduce_mean(loss))
         if step == 0:
             gradients = {n: whole(p.grad).clone() for n, p in stepper.method.named_parameters() if p.grad is not None}
@@ -233,8 +234,8 @@ if __name__ == "__main__":
     folder, out, *of_two = map(Path, sys.argv[1:])
     with process_group("cpu"):
         for strategy in ("ddp", "fsdp"):
-            for name in CASES_OF[world_size(), strategy]:
-                save_case(steps(name, strategy=strategy), out / f"{strategy}-{name}.pt")
+            for case in CASES_OF[world_size(), strategy]:
+                save_case(steps(case, strategy=strategy), out / f"{strategy}-{case}.pt")
         save_case(online_numbers(folder), out / "online.pt")
         if world_size() == 2:
             as_two(folder, out)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from common.errors import UsageError
 from methods.core.base import METHODS, Progress
+from training.batches import split
 
 
 def randn(*shape, seed=0):
@@ -56,20 +57,28 @@ def test_the_queue_forgets_the_oldest(make_method):
         method.enqueue(keys[start : start + 3])
     rows = {tuple(row) for row in method.queue.tolist()}
     assert rows == {tuple(row) for row in keys[7:].tolist()}
-    with pytest.raises(UsageError, match="--queue 8 is less than a batch of 9 images"):
-        method.enqueue(keys[:9])
+
+
+def test_a_batch_larger_than_the_queue(make_method, make_batch):
+    method = make_method("mocov2", queue=8)
+    parts = split(make_batch(method, batch=10), 2)
+    with pytest.raises(UsageError, match="--queue 8 is less than a batch of 10 images"):
+        method(parts[0])
 
 
 def test_a_step_enqueues_its_keys_after_its_loss(make_method, make_batch):
     method = make_method("mocov2", queue=8)
     batch = make_batch(method)
     before = method.queue.clone()
+    method(batch)  # as pictures do, without a step: no key of it stays
+    method.before_step(Progress(0, 5, 2))
     output = method(batch)
     queries, keys = output.projections
     expected = plain(queries, keys, lambda i: before, 0.2)
     assert output.loss.item() == pytest.approx(expected, rel=1e-4)
+    output.loss.backward()
+    method.after_step(Progress(0, 5, 2))
     torch.testing.assert_close(method.queue, torch.cat([keys, before[4:]]))
-    output.loss.backward()  # the queue has changed since, and the graph must not mind
 
 
 @pytest.mark.parametrize("name, at_start, in_the_middle", [("mocov2", 0.999, 0.999), ("mocov3", 0.99, 0.995)])

@@ -6,24 +6,23 @@ import torch.nn.functional as F
 
 from common.errors import UsageError
 from methods.core.base import ViewBatch
-from methods.supervised import Supervised, SupervisedConfig, labelled_loss
+from methods.supervised import Supervised, SupervisedConfig, labelled, labelled_loss
 
 LOGITS = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
 
 
 def test_unlabelled_images_are_left_out():
-    total, count = labelled_loss(LOGITS, torch.tensor([0, -1, 2, -1, 1]))
-    rows = [0, 2, 4]
-    assert count == 3
-    assert torch.allclose(total / count, F.cross_entropy(LOGITS[rows], torch.tensor([0, 2, 1])))
+    labels = torch.tensor([0, -1, 2, -1, 1])
+    total, rows = labelled_loss(LOGITS, labels), [0, 2, 4]
+    assert labelled(labels).nonzero().flatten().tolist() == rows
+    assert torch.allclose(total / 3, F.cross_entropy(LOGITS[rows], torch.tensor([0, 2, 1])))
 
 
 def test_several_labels():
     labels = torch.tensor([[1, 0, 1], [0, 0, 0], [0, 1, 0], [1, 1, 1], [0, 0, 0]]).float()
-    total, count = labelled_loss(LOGITS, labels)
-    rows = [0, 2, 3]
-    assert count == 3
-    assert torch.allclose(total / count, F.binary_cross_entropy_with_logits(LOGITS[rows], labels[rows]))
+    total, rows = labelled_loss(LOGITS, labels), [0, 2, 3]
+    assert labelled(labels).nonzero().flatten().tolist() == rows
+    assert torch.allclose(total / 3, F.binary_cross_entropy_with_logits(LOGITS[rows], labels[rows]))
 
 
 @pytest.mark.parametrize("labels", [torch.full((4,), -1), torch.zeros(4, 3)])

@@ -13,54 +13,21 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from backbones.base import Backbone
-from methods.core.base import METHODS, Method, ViewBatch
+from methods.core.base import METHODS, Method, Progress, ViewBatch
 from training.machine.batchnorm import use_global_batchnorm
 
-DINO = {"out_dim": 32, "hidden_dim": 16, "bottleneck_dim": 8, "local_crops": 1}
-#: Name of the case: method, options, number of classes, labels ("single" or "several").
-CASES = {
-    "dino": ("dino", DINO, 0, "single"),
-    "dino, BatchNorm in the head": ("dino", {**DINO, "use_bn_in_head": True}, 0, "single"),
-    "dino, softmax": ("dino", {**DINO, "centering": "softmax"}, 0, "single"),
-    "dino, sinkhorn_knopp": ("dino", {**DINO, "centering": "sinkhorn_knopp"}, 0, "single"),
-    "dino, mse": ("dino", {**DINO, "loss": "mse"}, 0, "single"),
-    "weak_dino": ("weak_dino", DINO, 3, "single"),
-    "dino, labels' means": ("dino", {**DINO, "targets": "label"}, 3, "single"),
-    "dino, labels' means, several labels": ("dino", {**DINO, "targets": "label"}, 3, "several"),
-    "dino, labels' running means": ("dino", {**DINO, "targets": "label", "label_momentum": 0.9}, 3, "single"),
-    "dino, running means, several labels": ("dino", {**DINO, "targets": "label", "label_momentum": 0.9}, 3, "several"),
-    "barlow_twins": ("barlow_twins", {"projector": "16-16"}, 0, "single"),
-    "barlow_twins, by images": ("barlow_twins", {"projector": "16-32"}, 0, "single"),
-    "barlow_twins, feature": ("barlow_twins", {"projector": "16-16", "normalization": "feature"}, 0, "single"),
-    "barlow_twins, none": ("barlow_twins", {"projector": "16-16", "normalization": "none"}, 0, "single"),
-    "barlow_twins, cross_entropy": ("barlow_twins", {"projector": "16-16", "loss": "cross_entropy"}, 0, "single"),
-    "barlow_twins, table 6": (
-        "barlow_twins",
-        {"projector": "16-16", "stop_gradient": True, "predictor": True},
-        0,
-        "single",
-    ),
-    "simclr": ("simclr", {"projector": "16-8"}, 0, "single"),
-    "supcon": ("supcon", {"projector": "16-8"}, 3, "single"),
-    "supcon, several labels": ("supcon", {"projector": "16-8"}, 3, "several"),
-    "byol": ("byol", {"projector": "16-8", "predictor_dim": 16}, 0, "single"),
-    "mocov2": ("mocov2", {"projector": "16-8", "queue": 12}, 0, "single"),
-    "mocov3": ("mocov3", {"projector": "16-16-8", "predictor_dim": 16}, 0, "single"),
-    "vicreg": ("vicreg", {"projector": "16-16"}, 0, "single"),
-    "swav": ("swav", {"projector": "16-8", "prototypes": 6, "local_crops": 1}, 0, "single"),
-    "supervised": ("supervised", {}, 3, "single"),
-    "supervised, several labels": ("supervised", {}, 3, "several"),
-}
 BATCH = 8
 spec = importlib.util.spec_from_file_location("trainer_steps", Path(__file__).parents[1] / "distributed" / "cases.py")
 trainer = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(trainer)
+#: Every switch of every method, and losses that no switch asks for.
+CASES = {str(case): case for name in trainer.TRAINED for case in trainer.cases_of(name)}
+CASES |= {str(case): case for case in trainer.FURTHER if case.backbone == "small_vit"}
 #: Strategy and case of the trainer's steps.
 STEPS = [
-    ("ddp", "dino-vit"),
-    ("fsdp", "dino-vit"),
-    ("ddp", "barlow_twins-predictor"),
-    ("fsdp", "barlow_twins-predictor"),
+    (strategy, case)
+    for strategy in ("ddp", "fsdp")
+    for case in ("dino", "dino, predictor=True", "barlow_twins, predictor=True", "mocov3")
 ]
 
 
@@ -76,24 +43,28 @@ class Small(Backbone):
 
 
 def build(case: str) -> tuple[Method, ViewBatch]:
-    name, options, classes, labels = CASES[case]
+    asked = CASES[case]
     torch.manual_seed(0)
-    cls = METHODS.get(name)
-    method = cls(cls.Config(**options), lambda **_: Small(), classes)
+    cls = METHODS.get(asked.method)
+    method = cls(cls.Config(**{**trainer.small().shrunk(cls.Config), **asked.options}), lambda **_: Small(), 3)
     sizes = [view.size // 2 for view in method.views(method.config, 32)]
     # The first half of the batch is unlike the second, and holds most of the labels: means of halves would be wrong.
     shift = (torch.arange(BATCH) >= BATCH // 2).float().view(-1, 1, 1, 1)
     views = [torch.randn(BATCH, 3, size, size) * (1 + shift) + shift for size in sizes]
     single = torch.tensor([0, 1, 2, 0, -1, 2, -1, -1])
     several = torch.tensor([[1, 0, 1], [0, 1, 0], [1, 1, 1], [0, 0, 1], [0, 0, 0], [0, 1, 1], [0, 0, 0], [0, 0, 0]])
-    return method, ViewBatch(views, single if labels == "single" else several.float())
+    return method, ViewBatch(views, several.float() if asked.several_labels else single)
 
 
 def outcome(method: Method, batch: ViewBatch) -> dict[str, Tensor]:
     """Two steps' loss, and the gradients and buffers after them (the centre of the first is in the second's loss)."""
+    progress = Progress(0, 1, 1)
+    method.before_step(progress)
     first = method(batch).loss
+    method.after_step(progress)
     second = method(batch).loss
     second.backward()
+    method.after_step(progress)
     values = {"loss 1": first.detach(), "loss 2": second.detach()}
     values |= {f"gradient {n}": p.grad for n, p in method.named_parameters() if p.grad is not None}
     return values | {f"buffer {n}": b.clone() for n, b in method.named_buffers() if b.is_floating_point()}
@@ -116,7 +87,7 @@ def run_rank(rank: int, folder: str) -> None:
                 value /= 2
         results[case] = values
     for strategy, case in STEPS:
-        results[strategy, case] = trainer.steps(case, strategy=strategy)
+        results[strategy, case] = trainer.steps(CASES[case], strategy=strategy)
     torch.save(results, f"{folder}/rank{rank}.pt")
     dist.destroy_process_group()
 
@@ -144,7 +115,7 @@ def test_two_ranks_equal_one(ranks, case):
 @pytest.mark.parametrize(("strategy", "case"), STEPS)
 def test_steps_of_two_ranks_equal_those_of_one(ranks, strategy, case):
     """In float64, whether each rank has all weights or a part of each."""
-    expected = trainer.steps(case)
+    expected = trainer.steps(CASES[case])
     for found in (ranks[0][strategy, case], ranks[1][strategy, case]):
         torch.testing.assert_close(found["losses"], expected["losses"], rtol=1e-5, atol=1e-6)
         for what in ("gradients", "same"):

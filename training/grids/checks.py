@@ -7,12 +7,14 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from torch.nn.modules.batchnorm import _BatchNorm
+
 from common.distributed import world_size
 from common.errors import UserError
 from data.pairing import make_pairing
 from methods.core.base import power_of_two
 from training.batches import too_few_images
-from training.costs import OPTIMIZER_STATE, norm_of_one_value
+from training.costs import OPTIMIZER_STATE, norm_of_one_value, on_meta
 from training.failures import USABLE, advice_on_memory, in_gib, memory_of
 from training.initial import start_from
 from training.plan import Plan
@@ -56,6 +58,7 @@ def cautions(plan: Plan, here: bool = True) -> list[str]:
             given = ", ".join(f"--{name} {value:g} ({fits:g} fits)" for name, (value, fits) in too_large.items())
             hint = "" if plan.config.recipe == "small" else "; --recipe small gives settings for a few thousand images"
             warnings.append(f"settings of large data sets on {images:,} images: {given}{hint}")
+        warnings += filter(None, (different_in_parts(plan),))
     if here and (tight := _memory(plan, USABLE)):
         warnings.append(tight)
     return warnings
@@ -74,6 +77,23 @@ def settings_too_large(plan: Plan, images: int) -> dict[str, tuple[float, float]
     fits |= plan.method_config.smaller_for(images, max(1, round(steps * config.epochs)))
     values = {name: getattr(plan.method_config, name, None) or getattr(config, name, None) for name in fits}
     return {name: (values[name], fits[name]) for name in fits}
+
+
+def different_in_parts(plan: Plan) -> str | None:
+    """What makes a step with ``accumulate`` another than that of the whole batch; None if they are equal to rounding."""
+    config = plan.config
+    if config.accumulate == 1:
+        return None
+    statistics = plan.method.statistics_of(vars(plan.method_config))
+    if any(isinstance(module, _BatchNorm) for module in on_meta(plan.build_method).backbone.modules()):
+        statistics.append("BatchNorm in the backbone")
+    if not statistics:
+        return None
+    part = config.batch_size // config.accumulate
+    return (
+        f"--accumulate {config.accumulate}: {' and '.join(statistics)} see {part} images at a time, so numbers differ from those "
+        f"of whole batches of {config.batch_size}"
+    )
 
 
 def small_batch(plan: Plan) -> str | None:

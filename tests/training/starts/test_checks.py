@@ -11,7 +11,7 @@ from common.errors import UserError
 from eval.core.checks import refusals
 from methods.core.base import METHODS
 from training.grids import checks
-from training.grids.checks import advice_on_batch, lacking_space
+from training.grids.checks import advice_on_batch, cautions, lacking_space
 from training.plan import make_plan
 
 NANO = {"backbone": "vit_nano", "image_size": 16, "data": "imagefolder", "precision": "fp32", "device": "cpu"}
@@ -59,6 +59,22 @@ def test_batches_of_one(method, backbone, small, folder, tmp_path):
     assert len(reasons) == 1 and "give --batch_size 8 (the smallest) or more, or --accumulate 2 or less" in reasons[0]
     config, method_config = small(tmp_path / "run", method, **{**options, "accumulate": 2})
     assert not refusals(make_plan(config, method_config))
+
+
+def test_what_parts_change_is_named(folder, tmp_path):
+    def about_parts(**options):
+        plan = plan_of(folder, tmp_path, batch_size=8, **options)
+        assert not refusals(plan)
+        return [caution for caution in cautions(plan) if "--accumulate" in caution]
+
+    assert not about_parts(method="supervised", accumulate=4, backbone="vit_s16")
+    assert not about_parts(method="byol")
+    (caution,) = about_parts(method="byol", accumulate=4, backbone="vit_s16")
+    assert caution.startswith("--accumulate 4: BatchNorm in the projector and the predictor see 2 images at a time")
+    (caution,) = about_parts(method="supervised", backbone="resnet18_cifar", accumulate=2)
+    assert caution.startswith("--accumulate 2: BatchNorm in the backbone see 4 images")
+    with pytest.raises(UserError, match="--queue 4 is less than a batch of 8 images"):
+        raise UserError(*refusals(plan_of(folder, tmp_path, method="mocov2", batch_size=8, accumulate=4, queue=4)))
 
 
 def test_the_least_that_a_forward_pass_needs(folder, tmp_path):
