@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import UserError
-from common.files import read_text
+from common.files import read_lines, read_text
 
 
 def readable(classes: Sequence[str], file: str | Path | None = None) -> tuple[str, ...]:
@@ -34,25 +34,21 @@ def readable(classes: Sequence[str], file: str | Path | None = None) -> tuple[st
 
 
 def _from_file(classes: Sequence[str], file: Path) -> tuple[str, ...]:
-    try:
-        lines = [line.strip() for line in read_text(file).splitlines() if line.strip()]
-    except OSError as error:
-        raise UserError(f"--class_names {file}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise UserError(f"--class_names {file}: {error}") from error
+    lines = [line for line in read_lines(file) if line.strip()]
     by_class: dict[str, str] = {}
     wanted = set(classes)
     for line in lines:
-        for separator in ("\t", ",", " "):
-            name, _, words = line.partition(separator)
-            if words.strip() and name.strip() in wanted:
-                by_class.setdefault(name.strip(), words.strip())
+        # Names of classes hold separators, too: the longest one at the start of the line is meant.
+        ends = [place for place, sign in enumerate(line) if sign in "\t, " and line[place + 1 :].strip("\t, ")]
+        for end in reversed(ends):
+            if (name := line[:end]) in wanted or (name := name.strip()) in wanted:
+                by_class.setdefault(name, line[end + 1 :].strip())
                 break
     missing = [name for name in classes if name not in by_class]
     if not missing:
         return tuple(by_class[name] for name in classes)
     if len(lines) == len(classes):
-        return tuple(lines)
+        return tuple(line.strip() for line in lines)
     raise UserError(
         f"--class_names {file}: {len(lines)} lines, which name {len(by_class)} of the {len(classes)} classes (not {missing[0]}); "
         "give one name a line in the order of the classes, or CLASS NAME for each"

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 import zipfile
 from collections.abc import Collection, Iterator
@@ -17,10 +18,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import yaml
 
-from common.errors import first_line
+from common.errors import UserError, first_line
 
 if TYPE_CHECKING:
     import numpy as np
+
+#: A list's largest size.
+MAX_LIST_BYTES = 2**28
 
 
 @contextmanager
@@ -28,7 +32,8 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file for bytes, which replaces ``path``, safe on the disk, when the block ends without an error."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    own = os.fsdecode(os.fsencode(path.name)[:200])  # with what is added, a name may have 255 bytes
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{own}.", suffix=".tmp")
     try:
         os.close(handle)
         with open(name, "wb") as file:
@@ -120,6 +125,30 @@ def read_text(path: Path, most: int = -1) -> str:
             return file.read(most)
     except UnicodeDecodeError as error:
         raise ValueError(f"no UTF-8 text ({error.reason} at byte {error.start})") from error
+
+
+def read_list(path: Path) -> str:
+    """Read a text file that holds names of files. Bytes that are no UTF-8 stand as in the names that ``os.listdir`` gives, and line
+    ends as in the file. Raises UserError for a file that cannot be read, is no text, or has more than ``MAX_LIST_BYTES``."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_LIST_BYTES:
+            raise UserError(f"{path}: no regular file, or more than 256 MiB; that is no list")
+        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            text = file.read()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    if "\0" in text:
+        raise UserError(f"{path}: no UTF-8 text, since it holds zero bytes; save a list in UTF-16 as UTF-8")
+    return text
+
+
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of a list, which may hold any characters but their ends, ``\\n`` or ``\\r\\n``. Errors are ``read_list``'s."""
+    lines = read_list(path).split("\n")
+    if all(line.endswith("\r") for line in lines[:-1]):  # else it belongs to the names
+        lines = [line.removesuffix("\r") for line in lines]
+    return lines
 
 
 def write_text(path: Path, text: str) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from common.errors import UsageError, UserError
+from common.files import read_lines
 from data.pairing import labelled
-from data.sets.core.lists import read_lines
 from data.store.listing import Listing
 from data.store.store import ImageStore
 
@@ -52,13 +52,17 @@ def listed_part(store: ImageStore, file: Path) -> Part:
 
     Raises UserError for a list that cannot be read, names an image twice, or has a name without exactly one labelled image.
     """
-    names = [line.strip() for line in read_lines(file) if line.strip()]
-    if not names or len(set(names)) < len(names):
-        raise UserError(f"{file}: {'names some images twice' if names else 'names no images'}; give one image a line")
     by_name: dict[str, list[int]] = {}
     for index, path in enumerate(store.names):
         by_name.setdefault(Path(path).name, []).append(index)
     damaged = {Path(path).name for path, _ in store.damaged}
+    names = []
+    for line in read_lines(file):
+        # Blanks at the ends of a line belong to a name that has them.
+        name = line if Path(line).name in by_name or Path(line).name in damaged else line.strip()
+        names += [name.removeprefix("./")] if name else []
+    if not names or len(set(names)) < len(names):
+        raise UserError(f"{file}: {'names some images twice' if names else 'names no images'}; give one image a line")
     rows, skipped = [], 0
     for name in names:
         fitting = [i for i in by_name.get(Path(name).name, []) if f"/{store.names[i]}".endswith(f"/{name}")]

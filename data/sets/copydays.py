@@ -9,6 +9,7 @@ import numpy as np
 from common.errors import UserError
 from data.sets.core.base import DATASETS
 from data.sets.core.benchmark import Benchmark
+from data.sets.core.folders import is_stray
 
 #: Characters at the start of a file's name that a copy shares with its original.
 PREFIX = 4
@@ -39,14 +40,20 @@ def image_files(folder: Path) -> tuple[Path, ...]:
     """List the image files of a folder, by name. Raises UserError if it has none."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
-    files = tuple(sorted(file for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES and file.is_file()))
+    files = tuple(
+        sorted(
+            file
+            for file in folder.iterdir()
+            if file.suffix.lower() in _SUFFIXES and not is_stray(file.name) and file.is_file()
+        )
+    )
     if not files:
         raise UserError(f"{folder}: holds no images ({', '.join(sorted(_SUFFIXES))})")
     return files
 
 
 def _photos(folder: Path) -> tuple[Path, ...]:
-    files = tuple(sorted(folder.glob("*.jpg")))
+    files = tuple(sorted(file for file in folder.glob("*.jpg") if not is_stray(file.name)))
     if not files:
         raise UserError(f"{folder}: no JPEG files; Copydays has its photos in original/ and strong/")
     return files

@@ -11,6 +11,7 @@ from common.errors import UserError
 from common.images import VOID
 from data.sets.core.base import DATASETS
 from data.sets.core.benchmark import Benchmark
+from data.sets.core.folders import is_stray
 from data.sets.core.lists import read_names
 from data.store.masks import read_ids
 
@@ -75,7 +76,7 @@ class Davis(Benchmark):
         path = root / LIST
         if not path.is_file():
             raise UserError(f"{path}: the list of videos is missing; is {root} in DAVIS 2017's layout?")
-        if not (names := read_names(path)):
+        if not (names := read_names(path, lambda video: root / "JPEGImages" / "480p" / video)):
             raise UserError(f"{path}: names no video; is {root} a whole DAVIS 2017?")
         self.videos = tuple(_video(root, video) for video in names)
         self.files = tuple(file for video in self.videos for file in (*video.frames, *video.masks))
@@ -83,7 +84,7 @@ class Davis(Benchmark):
 
 def _video(root: Path, name: str) -> Video:
     folder = root / "JPEGImages" / "480p" / name
-    frames = sorted(folder.glob("*.jpg"))
+    frames = sorted(frame for frame in folder.glob("*.jpg") if not is_stray(frame.name))
     if len(frames) < 4:
         raise UserError(
             f"{folder}: {len(frames)} frames (JPEG files); a video has at least 4: the first and the last are not measured"

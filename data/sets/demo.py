@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
+
+from PIL import Image
 
 from common.download import cache_root
 from common.errors import UserError
+from common.files import read_list
 from common.images import VOID
 from common.lock import owned_lock
 from data.sets.core import demo_scenes
 from data.sets.core.base import DATASETS, DataSet
-from data.sets.core.lists import read_lines, read_names
+from data.sets.core.lists import read_classes
 from data.sets.core.voc import find_devkit, list_segmentation
 from data.store.listing import Listing
 
@@ -38,7 +42,7 @@ class Demo(DataSet):
     def listing(self, split: str) -> Listing:
         folder = find_devkit(self.name, self.root, "VOC2012", "ImageSets")
         path = _side_file(self.root, folder, "classes.txt")
-        classes = tuple(read_names(path))
+        classes = tuple(read_classes(path))
         if not 1 <= len(classes) < VOID:
             raise UserError(f"{path}: {len(classes)} classes; a mask has room for 1 to {VOID - 1}")
         labels = _read_labels(_side_file(self.root, folder, "labels.csv"))
@@ -48,19 +52,24 @@ class Demo(DataSet):
 
 
 def _read_labels(path: Path) -> dict[str, str]:
-    """Read the label of each image's stem."""
+    """Read the label of each image, by its name without folder, and also without an image's suffix."""
     labels: dict[str, str] = {}
+    shorter: dict[str, str] = {}
     try:
-        for row in csv.DictReader(read_lines(path), strict=True):
+        for row in csv.DictReader(io.StringIO(read_list(path), newline=""), strict=True):
             if row.get("name") is None or row.get("label") is None or None in row:
                 raise csv.Error(f"record {len(labels) + 1} does not have the columns name and label")
-            stem = Path(row["name"]).stem
-            if stem in labels:
+            name = Path(row["name"])
+            is_twice = name.name in labels
+            labels[name.name] = row["label"]
+            if name.suffix.lower() in Image.registered_extensions():
+                is_twice |= name.stem in shorter
+                shorter[name.stem] = row["label"]
+            if is_twice:
                 raise csv.Error(f"{row['name']} is named twice")
-            labels[stem] = row["label"]
     except csv.Error as error:
         raise UserError(f"{path}: not a table of names and labels ({error})") from error
-    return labels
+    return shorter | labels
 
 
 def _side_file(root: Path, folder: Path, name: str) -> Path:

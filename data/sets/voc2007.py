@@ -34,7 +34,7 @@ class VOC2007(DataSet):
             raise UserError(
                 f"{path}: the list of the {split} images is missing; is this {self.name} with its test set?"
             )
-        ids = read_names(path)
+        ids = read_names(path, lambda name: folder / "JPEGImages" / f"{name}.jpg")
         names = [f"JPEGImages/{name}.jpg" for name in ids]
         annotations = [f"Annotations/{name}.xml" for name in ids]
         return Listing(

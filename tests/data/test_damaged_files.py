@@ -193,9 +193,7 @@ def test_any_list_gives_names_of_files_of_that_folder_or_a_sentence(tmp_path, co
             (tmp_path / f"{name}.jpg").exists()  # no name that the system refuses
 
 
-@pytest.mark.parametrize(
-    "line", ["../../etc/passwd", "/etc/passwd", "a b", "a\0b", "..", "x" * 300, "a\\b", "a\x1b[2J"]
-)
+@pytest.mark.parametrize("line", ["../../etc/passwd", "/etc/passwd", "a/b", "..", ".", "x" * 300, "é" * 150])
 def test_names_that_are_none(tmp_path, line):
     path = tmp_path / "train.txt"
     path.write_text(f"fine\n{line}\n")
@@ -244,7 +242,7 @@ def test_hostile_annotations_are_refused(tmp_path, content):
         ("labels.csv", b"name,label\na\n", r"labels\.csv: not a table of names and labels"),
         ("labels.csv", b"title\na\n", r"labels\.csv: not a table"),
         ("labels.csv", b"", r"labels\.csv has no label for a"),
-        ("labels.csv", b"\xff\xfe", r"labels\.csv: no UTF-8 text"),
+        ("labels.csv", "name,label".encode("utf-16"), r"labels\.csv: no UTF-8 text"),
         ("labels.csv", b'name,label\n"a,0\n', r"labels\.csv: not a table"),
         ("labels.csv", b"name,label\na,0\na,1\n", r"labels\.csv: not a table .*twice"),
         ("labels.csv", b"name,label\na,7\n", "the label '7', which is not in classes.txt"),
@@ -256,7 +254,12 @@ def test_hostile_annotations_are_refused(tmp_path, content):
         ("ImageSets/Segmentation/train.txt", b"", "no images for the train split"),
         ("ImageSets/Segmentation/train.txt", b"../a\n", "line 1: '../a' is no name"),
         ("ImageSets/Segmentation/train.txt", b"a\nb\n", "2 of the files that train.txt lists are missing"),
-        ("ImageSets/Segmentation/train.txt", "ﬁ\ud7ff".encode() + b"\xed\xa0\x80", "no UTF-8 text"),
+        (
+            "ImageSets/Segmentation/train.txt",
+            "ﬁ\ud7ff".encode() + b"\xed\xa0\x80",
+            "of the files that train.txt lists are missing",
+        ),
+        ("ImageSets/Segmentation/train.txt", "a\n".encode("utf-16"), "no UTF-8 text, since it holds zero bytes"),
     ],
 )
 def test_wrong_side_files_are_named(tmp_path, photo, file, content, message):

@@ -1,18 +1,19 @@
 """Lists of images in text files, and their splits."""
 
-import re
-import stat
+import os
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 from common.errors import UserError, unknown_name
-from common.files import read_text
+from common.files import read_lines
 from data.store.listing import stamp_of
 
 T = TypeVar("T")
 
-#: A list's largest size.
-MAX_BYTES = 2**28
+#: Bytes of a file's name, on most systems.
+LONGEST_NAME = 255
 
 
 def of_split(choices: dict[str, T], split: str) -> T:
@@ -22,38 +23,47 @@ def of_split(choices: dict[str, T], split: str) -> T:
     return choices[split]
 
 
-def read_lines(path: Path) -> list[str]:
-    """Read the lines of a UTF-8 text file. Raises UserError for other files and for one above ``MAX_BYTES``."""
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
-            raise UserError(f"{path}: no regular file, or more than 256 MiB; that is no list")
-        return read_text(path).splitlines()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise UserError(f"{path}: {error}") from error
+def read_names(path: Path, file_of: Callable[[str], Path] | None = None) -> list[str]:
+    """Read a list of file names without folder and suffix, one a line: any name that the system allows, without line ends.
 
+    Args:
+        file_of: the file or folder of a name. Blanks at the ends of a line belong to a name that has a file with them, else not.
 
-def read_names(path: Path) -> list[str]:
-    """Read a list of file names without folder and suffix, one a line. Raises UserError for other lines and repeated names."""
-    names: dict[str, int] = {}
-    repeated = []
+    Raises UserError for other lines and repeated names.
+    """
+    names: list[str] = []
     for number, line in enumerate(read_lines(path), 1):
-        if not (name := line.strip()):
+        name = line.strip()
+        if name != line and file_of is not None and _exists(file_of(line)):
+            name = line
+        if not name:
             continue
-        if not re.fullmatch(r"[^\s/\\\x00-\x1f\x7f\ufffd]{1,200}", name) or name.startswith("."):
-            raise UserError(
-                f"{path}, line {number}: {name[:80]!r} is no name of an image (a word without folder and suffix)"
-            )
-        if name in names:
-            repeated.append(name)
-        names[name] = number
+        if "/" in name or name in (".", "..") or len(os.fsencode(name)) > LONGEST_NAME:
+            raise UserError(f"{path}, line {number}: {name[:80]!r} is no name of an image (without folder and suffix)")
+        names.append(name)
+    return _once(path, names)
+
+
+def read_classes(path: Path) -> list[str]:
+    """Read names of classes, one a line. Raises UserError for repeated names."""
+    return _once(path, [line.strip() for line in read_lines(path) if line.strip()])
+
+
+def _once(path: Path, names: list[str]) -> list[str]:
+    repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
+        last = len(names) - names[::-1].index(repeated[-1])
         raise UserError(
-            f"{path}: {len(repeated)} of its names stand there twice ({repeated[0]} last in line {names[repeated[0]]})"
+            f"{path}: {len(repeated)} of its names stand there twice ({repeated[-1]!r}, last as name {last})"
         )
-    return list(names)
+    return names
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that the system refuses
+        return False
 
 
 def stamp_of_listed(folder: Path, names: list[str], path: Path) -> str:

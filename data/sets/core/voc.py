@@ -46,7 +46,7 @@ def list_segmentation(
         )
     if not path.is_file():
         raise UserError(f"{path}: the list of the {split} images is missing; is this {data} in torchvision's layout?")
-    ids = read_names(path)
+    ids = read_names(path, lambda name: folder / "JPEGImages" / f"{name}.jpg")
     names = [f"JPEGImages/{name}.jpg" for name in ids]
     masks = [f"SegmentationClass/{name}.png" for name in ids]
     if split == "train_aug":

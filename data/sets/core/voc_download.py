@@ -65,7 +65,7 @@ def fetch_voc2012(root: Path, sources: Mapping[str, Source] = SOURCES, console: 
         if not names.is_file():
             with _unpacked(root, sources["sbd"]) as unpacked:
                 convert_sbd(unpacked / "benchmark_RELEASE" / "dataset", folder)
-    count = len(names.read_text(encoding="utf-8").split())
+    count = len(read_names(names))
     console.print(
         f"{folder}: complete; {count:,} images in train_aug (published: 10,582)", soft_wrap=True, highlight=False
     )

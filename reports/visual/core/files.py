@@ -7,15 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from common.errors import UserError
 from common.progress import warn
-from data.store.decode import DamagedImage, decode_image, is_heic
+from data.sets.core.folders import is_image, is_stray
+from data.store.decode import DamagedImage, decode_image
 from reports.visual.core.style import readable
-
-#: What systems and archives leave in folders, beside files whose names begin with a dot.
-LEFT_BY_SYSTEMS = ("thumbs.db", "desktop.ini", "icon\r", "__macosx")
 
 
 def files_of(paths: Sequence[str]) -> list[Path]:
@@ -41,8 +38,8 @@ def files_of(paths: Sequence[str]) -> list[Path]:
 def _images_in(folder: Path) -> tuple[list[Path], list[str]]:
     """A folder's images in their order, and the names of what else is there. A file with an image's suffix is one, even damaged:
     reading it says so."""
-    visible = [e for e in folder.iterdir() if not e.name.startswith(".") and e.name.casefold() not in LEFT_BY_SYSTEMS]
-    images = [entry for entry in visible if entry.is_file() and _is_image(entry)]
+    visible = [entry for entry in folder.iterdir() if not is_stray(entry.name)]
+    images = [entry for entry in visible if entry.is_file() and is_image(entry)]
     others = [f"{entry.name}/" if entry.is_dir() else entry.name for entry in visible if entry not in images]
     return sorted(images, key=natural_order), sorted(others)
 
@@ -51,19 +48,6 @@ def natural_order(path: Path) -> list[tuple[int, int, str]]:
     """Sort numbers in names by their values: frame2.png before frame10.png."""
     parts = re.split(r"([0-9]+)", path.name)
     return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part]
-
-
-def _is_image(path: Path) -> bool:
-    if path.suffix.lower() in (*Image.registered_extensions(), ".heic", ".heif"):
-        return True
-    try:
-        with open(path, "rb") as file:
-            if is_heic(file.read(16)):
-                return True
-            with Image.open(file):
-                return True
-    except Exception:  # Pillow raises many kinds
-        return False
 
 
 def picture_pixels(path: Path) -> np.ndarray:
