@@ -27,7 +27,7 @@ def nearest_neighbours(bank: Tensor, queries: Tensor, k: int) -> Iterator[tuple[
     """Search the k bank rows of greatest inner product, with arbitrary ones of those tied at the k-th place.
 
     On a CPU that is fast at bfloat16, a pass in that precision selects more than k candidates, and float32 ranks them. If a bound
-    on the rounding cannot rule out a nearer row, the query is searched in float32 again.
+    on the rounding (proved in ``_search_rounded``) cannot rule out a nearer row, the query is searched in float32 again.
 
     Args:
         bank: ``[N, D]``, float32, on the device of ``queries``.
@@ -42,10 +42,10 @@ def nearest_neighbours(bank: Tensor, queries: Tensor, k: int) -> Iterator[tuple[
         raise ValueError(f"k is {k}, and the bank has {len(bank)} rows")
     many = len(queries) >= _ROUNDED_FROM[0] and len(bank) >= _ROUNDED_FROM[1] * _candidates(k)
     rounded = device.type == "cpu" and many and pick_precision("auto", device) == "bf16"
-    longest = torch.linalg.vector_norm(bank, dim=1).max() if rounded else None
+    lengths = _lengths_of(bank, columns) if rounded else None
     for chunk in queries.split(rows):
         if rounded:
-            best, places, sure = _search_rounded(bank, chunk, k, columns, longest)
+            best, places, sure = _search_rounded(bank, chunk, k, columns, lengths)
             unsure = (~sure).nonzero()[:, 0]
             if len(unsure):
                 best[unsure], places[unsure] = _search(bank, chunk[unsure], k, columns)
@@ -80,19 +80,50 @@ def _candidates(k: int) -> int:
     return 2 * k + 64
 
 
+def _lengths(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Norms of rows ``[n, D]``, and of what rounding to bfloat16 changes in them: ``[n]`` each."""
+    return tuple(torch.linalg.vector_norm(part, dim=1) for part in (rows, rows - rows.bfloat16().float()))
+
+
+def _lengths_of(bank: Tensor, columns: int) -> tuple[Tensor, Tensor]:
+    """The greatest of each of the bank's ``_lengths``."""
+    parts = [torch.stack(_lengths(tile)).amax(1) for tile in bank.split(columns)]
+    return tuple(torch.stack(parts).amax(0))
+
+
 def _search_rounded(
-    bank: Tensor, queries: Tensor, k: int, columns: int, longest: Tensor
+    bank: Tensor, queries: Tensor, k: int, columns: int, lengths: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """``_search`` by way of bfloat16, and bool ``[q]``: the result is sure. ``longest``: the bank's greatest norm."""
+    """``_search`` by way of bfloat16, and bool ``[q]``: the result is sure. ``lengths``: ``_lengths_of`` the bank.
+
+    Proof that no other row is among the k nearest of a sure result. For a query a and a row b outside the candidates, let a' and b'
+    be both in bfloat16, r their product as float32 sums it, and m the least candidate's product in bfloat16. All sums below are
+    over D terms, and norms are Euclidean.
+
+    - b is no candidate, so r rounded to bfloat16 is at most m. bfloat16 has 8 bits of precision, so the next number above m lies
+      at most 2^-7 |m| away, and r, rounded to the nearest, is at most half of that above m: r <= m + 2^-8 |m|.
+    - float32 sums D products in any order and with either rounding to within g |a'| |b'|, g = D 2^-22 (Higham, Accuracy and
+      Stability of Numerical Algorithms, 2002, section 3.1: D u / (1 - D u) with u = 2^-23, times the sum of |a'_i b'_i|, which
+      Cauchy and Schwarz bound): a'b' <= r + g |a'| |b'|.
+    - ab - a'b' = (a - a')b + a'(b - b') <= |a - a'| |b| + |a'| |b - b'|, where |a'| <= |a| + |a - a'|.
+    - The product that float32 would rank is at most ab + g |a| |b|.
+
+    These add up to ``bound``; where it is below the k-th best candidate's, float32 would rank b lower, too. The factor 1 + 8g
+    covers the rounding of the norms and of the bound itself, and the last term what is less than 2^-126, which may count as 0.
+    """
     rounded, places = _search(bank, queries, min(_candidates(k), len(bank)), columns, torch.bfloat16)
     # Row by row: torch's batched product with a vector takes four times as long.
     exact = torch.stack([bank.index_select(0, rows) @ query for rows, query in zip(places, queries, strict=True)])
     best, kept = exact.topk(k, sorted=False)
-    # bfloat16 changes a · b by at most 2^-9 |a| |b| for each rounding (a, b, the result), and float32 by 2^-24 for each term of the
-    # sum; the bound adds a little for products of these errors and the rounding of exact sums.
-    error = (3.02 * 2**-9 + bank.shape[1] * 2**-23) * longest * torch.linalg.vector_norm(queries, dim=1)
-    # In bfloat16, all other rows are at most as similar as the last candidate.
-    sure = (rounded.amin(1).float() + error < best.amin(1)) | (places.shape[1] == len(bank))
+    (length, change), (longest, most) = _lengths(queries), lengths
+    dimensions = bank.shape[1]
+    g = dimensions * 2**-22
+    of_factors = change * longest + (length + change) * most
+    of_sums = 2 * g * (length + change) * (longest + most)
+    least = rounded.amin(1).float()
+    bound = least + 2**-8 * least.abs() + (1 + 8 * g) * (of_factors + of_sums)
+    bound += dimensions * 2**-125 * (1 + length + longest)
+    sure = (bound < best.amin(1)) | (places.shape[1] == len(bank))
     return best, places.gather(1, kept), sure
 
 

@@ -57,10 +57,51 @@ def test_a_row_that_rounding_hides_is_found(rounded):
     bank = torch.tensor([[1 + 0.51 * step, 1 + 1.51 * step]]).repeat(500, 1)  # both are rounded up
     bank[77] = 1 + 1.49 * step  # both down, below all others
     query = torch.ones(1, 2)
-    hidden, _, sure = neighbours._search_rounded(bank, query, 1, 65536, torch.linalg.vector_norm(bank, dim=1).max())
+    hidden, _, sure = neighbours._search_rounded(bank, query, 1, 65536, neighbours._lengths_of(bank, 65536))
     assert hidden.item() < bank[77].sum() and not sure
     ((values, places),) = nearest_neighbours(bank, query, 1)
     assert places.tolist() == [[77]] and values.item() == bank[77].sum()
+
+
+@pytest.mark.parametrize("hidden", [0, 400, 999])
+def test_the_nearest_row_is_found_where_every_rounding_speaks_against_it(rounded, hidden):
+    """Query and nearest row lose 2^-8 each, as much as bfloat16 rounds, and their product half a step more. A bound with 2^-9 for
+    each of the three, half of that, would be sure of a row that is second."""
+    down = 1 + 2**-8  # half way, to the even 1
+    query = torch.full((1, 257), down)
+    query[0, -1] = 1
+    bank = torch.ones(1000, 257)
+    bank[:, -1] = 0  # 256 in bfloat16
+    bank[500, -1] = 1.5  # 258.5, and 258 in bfloat16: always a candidate
+    bank[hidden] = down
+    bank[hidden, -1] = 0.98  # 258.99, and 256 in bfloat16, as all the others
+    exact = (query.double() @ bank.double().T)[0]
+    by_bfloat16 = (query.bfloat16() @ bank.bfloat16().T)[0].float()
+    longest = (torch.linalg.vector_norm(bank, dim=1).max() * torch.linalg.vector_norm(query)).item()
+    assert exact.argmax() == hidden and exact[500] - by_bfloat16.min() > (3.02 * 2**-9 + 257 * 2**-23) * longest
+    ((_, places),) = nearest_neighbours(bank, query, 1)
+    assert places.tolist() == [[hidden]]
+
+
+@pytest.mark.parametrize("width", [1, 2, 31, 768, 4096])
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e12])
+def test_no_row_passes_the_bound_on_rounding(rounded, width, scale):
+    """Numbers half way between two of bfloat16, and just beside half way, with either sign."""
+    generator = torch.Generator().manual_seed(width)
+    steps = (
+        torch.randint(128, 256, (600, width), generator=generator)
+        + torch.tensor([0.498, 0.5, 0.502])[torch.randint(3, (600, width), generator=generator)]
+    )
+    signs = torch.where(torch.rand(600, width, generator=generator) < 0.3, -1.0, 1.0)
+    bank = scale * steps * signs * 2.0 ** torch.randint(-3, 3, (600, width), generator=generator)
+    queries, k = bank[:20] / scale, 3
+    exact = queries.double() @ bank.double().T
+    best, places, sure = neighbours._search_rounded(bank, queries, k, 65536, neighbours._lengths_of(bank, 65536))
+    assert sure.any()
+    for query in sure.nonzero()[:, 0].tolist():
+        nearest = exact[query].topk(k).values
+        torch.testing.assert_close(best[query].double().sort(descending=True).values, nearest, rtol=1e-6, atol=0.0)
+        assert len(set(places[query].tolist())) == k
 
 
 @pytest.mark.parametrize("way", ["in float32", "by bfloat16"])
