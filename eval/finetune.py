@@ -72,7 +72,7 @@ class FinetuneConfig(EvaluationConfig):
     batch_size: int = option(256, at_least=1)
     """images per optimiser step"""
     drop_path: float = option(0.1, at_least=0)
-    """stochastic depth of the backbone (ViTs)"""
+    """stochastic depth of a ViT; other backbones have none"""
 
 
 @EVALUATIONS.register("finetune")
@@ -123,7 +123,7 @@ class Finetune(Evaluation):
             "lrs": rates,
             "backbone_lr_scale": recipe.backbone_lr_scale,
             "layer_decay": config.layer_decay,
-            "drop_path": config.drop_path,
+            "drop_path": self._drop_path(context),
             "epochs": config.epochs,
             "batch_size": config.batch_size,
             "train_view": "random resized crops (scale 0.08 to 1) and flips",
@@ -151,12 +151,17 @@ class Finetune(Evaluation):
         given = {name: getattr(self.config, name) for name in ("optimizer", "lrs", "backbone_lr_scale", "weight_decay")}
         return dataclasses.replace(default, **{name: value for name, value in given.items() if value is not None})
 
+    def _drop_path(self, context: EvalContext) -> float:
+        return self.config.drop_path if context.backbone.has_tokens else 0.0
+
     def _trained(self, context: EvalContext, rows: np.ndarray, rate: float) -> FinetuneTask:
         """Fine-tune on these training images at this learning rate, unless that has been done."""
         config, recipe = self.config, self._recipe(context)
         _require_batch(config.batch_size, len(rows), context.train.name)
         task_config = FinetuneTaskConfig(
-            drop_path=config.drop_path, backbone_lr_scale=recipe.backbone_lr_scale, layer_decay=config.layer_decay
+            drop_path=self._drop_path(context),
+            backbone_lr_scale=recipe.backbone_lr_scale,
+            layer_decay=config.layer_decay,
         )
         training = NestedTraining.plan(
             context,

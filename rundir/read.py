@@ -43,6 +43,7 @@ class Run:
         failure: why the run last failed; "" if it has not.
         fingerprint: of the training images, also where this is an evaluation of a run's weights; "" if unknown.
         unlabelled: no training image has a label.
+        images, held_out: numbers of images that a training trains on, and keeps for the online k-NN.
     """
 
     path: Path
@@ -58,6 +59,8 @@ class Run:
     unlabelled: bool = False
     results: list[Measurement] = field(default_factory=list)
     logged: int = 0
+    images: int = 0
+    held_out: int = 0
     reproduces: dict[str, Any] | None = None
     failure: str = ""
 
@@ -188,11 +191,17 @@ def _read_log(run: Run, problem: Callable[[str, str], None]) -> None:
         elif kind == "start":
             run.fingerprint = str(record.get("fingerprint") or "")
             run.unlabelled = record.get("labelled") == 0
+            run.images, run.held_out = (_count(record.get(name)) for name in ("images", "held_out"))
         if "effective_rank" in record or "feature_std" in record:
             run.diagnostics.append(record)
     if damaged:
         shown = ", ".join(map(str, damaged[:5])) + (", …" if len(damaged) > 5 else "")
         problem(f"{len(damaged)} damaged records (lines {shown}) are left out", LOG)
+
+
+def _count(value: Any) -> int:
+    """A number of images in a log; 0 for anything else."""
+    return value if type(value) is int and value > 0 else 0
 
 
 def _read_results(run: Run, file: Path, problem: Callable[[str, str], None]) -> None:

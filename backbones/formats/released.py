@@ -76,6 +76,10 @@ PUBLISHED = {
     for name, stem in _DINO_FILES.items()
     for suffix, file in (("", "pretrain.pth"), (":full", "pretrain_full_checkpoint.pth"))
 } | {
+    # Trained on Google Landmarks v2; the address is in the authors' eval_image_retrieval.py.
+    "dino:vit_s16_gldv2": Release(
+        f"{DINO_URL}/dino_vitsmall16_googlelandmark_pretrain/dino_vitsmall16_googlelandmark_pretrain.pth", "vit_s16"
+    ),
     "barlow_twins:resnet50": Release(f"{BARLOW_TWINS_URL}/resnet50.pth", "resnet50"),
     "barlow_twins:resnet50:full": Release(f"{BARLOW_TWINS_URL}/checkpoint.pth", "resnet50"),
 }

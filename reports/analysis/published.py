@@ -15,7 +15,7 @@ A file holds the tables of one paper:
         grid: experiments/…yaml   # a table of trainings: its rows are cells of that grid
         parts: {PART: {OPTION: VALUE}}   # else: a row's commands, run.py evaluate with these options
         columns:
-          NAME: {title, evaluation, metric, protocol: {KEY: VALUE}, part, scale}
+          NAME: {title, evaluation, metric, protocol: {KEY: VALUE}, part, scale, expected: {KEY: VALUE}}
         rows:
           - name: the paper's name for it
             published: {COLUMN: NUMBER}   # may be empty
@@ -25,7 +25,8 @@ A file holds the tables of one paper:
             only: [PART]          # the row's parts; default: all
             differs: WORDS        # a further difference, in this row
 
-A column without an evaluation is not measured here. Measured values are multiplied by ``scale``.
+A column without an evaluation is not measured here. Measured values are multiplied by ``scale``. ``protocol`` chooses among a run's
+measurements; one whose protocol has another value than ``expected`` is compared all the same, and the difference stands beside it.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ FOLDER = Path(__file__).with_suffix("")
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A column of a published table and its measurement: ``protocol`` entries (such as k) must agree, ``part`` measures it."""
+    """A column of a published table and its measurement: ``protocol`` entries (such as k) must agree, ``expected`` ones are those
+    of the published number, ``part`` measures it."""
 
     title: str
     evaluation: str = ""
@@ -50,6 +52,7 @@ class Column:
     protocol: dict[str, Any] = field(default_factory=dict)
     part: str = ""
     scale: float = 1.0
+    expected: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

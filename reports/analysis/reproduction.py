@@ -18,13 +18,14 @@ from rundir.results import Measurement
 @dataclass(frozen=True)
 class Measured:
     """The measurement of one published number, in its unit: mean and 95% interval over seeds (with one seed, over test images),
-    and the numbers of test images."""
+    the numbers of test images, and the protocols' entries that the published number has otherwise, in words."""
 
     value: float
     low: float | None
     high: float | None
     seeds: int
     images: tuple[int, ...]
+    otherwise: tuple[str, ...] = ()
 
 
 def measured(table: PublishedTable, row: PublishedRow, column: Column, runs: Sequence[Run]) -> Measured | None:
@@ -43,7 +44,18 @@ def measured(table: PublishedTable, row: PublishedRow, column: Column, runs: Seq
     low, high = summary.low, summary.high
     if len(results) == 1 and results[0].low is not None:
         low, high = column.scale * results[0].low, column.scale * results[0].high
-    return Measured(summary.mean, low, high, len(results), tuple(sorted({result.n for result in results})))
+    images = tuple(sorted({result.n for result in results}))
+    return Measured(summary.mean, low, high, len(results), images, _otherwise(results, column))
+
+
+def _otherwise(results: Sequence[Measurement], column: Column) -> tuple[str, ...]:
+    """Name what measurements have otherwise than the published number."""
+    words: dict[str, None] = {}
+    for key, expected in column.expected.items():
+        for result in results:
+            if (value := result.protocol.get(key)) != expected:
+                words[f"{key}: {'not told' if value is None else value}; published: {expected}"] = None
+    return tuple(words)
 
 
 def _is_of(run: Run, table: PublishedTable, row: PublishedRow, column: Column) -> bool:
@@ -136,6 +148,11 @@ def _remarks(
     if table.test_images and result.images != (table.test_images,):
         counts = " and ".join(f"{n:,}" for n in result.images)
         remarks.append(f"on {counts} test images or objects, published on {table.test_images:,}")
+    remarks += result.otherwise
+    for trained, held_out in sorted({(run.images, run.held_out) for run in runs if run.finished and run.held_out}):
+        remarks.append(
+            f"trained on {trained:,} of {trained + held_out:,} images, the others held out for the online k-NN"
+        )
     if result.seeds > 1:
         remarks.append(f"mean over {result.seeds} seeds")
     return [*remarks, *filter(None, [row.differs])]

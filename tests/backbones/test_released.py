@@ -120,11 +120,12 @@ def test_full_checkpoint_and_its_networks(server, tmp_path, vit):
 
 def test_every_published_name_stands_for_one_file_of_a_backbone():
     urls = [release.url for release in PUBLISHED.values()]
-    assert len(set(urls)) == len(urls) == 20
+    assert len(set(urls)) == len(urls) == 21
     assert (
         PUBLISHED["dino:vit_b8"].url
         == "https://dl.fbaipublicfiles.com/dino/dino_vitbase8_pretrain/dino_vitbase8_pretrain.pth"
     )
+    assert PUBLISHED["dino:vit_s16_gldv2"].url.endswith("/dino_vitsmall16_googlelandmark_pretrain.pth")
     assert PUBLISHED["dino:vit_s8:full"].url.endswith("/dino_deitsmall8_pretrain_full_checkpoint.pth")
     assert (
         PUBLISHED["barlow_twins:resnet50:full"].url == "https://dl.fbaipublicfiles.com/barlowtwins/ljng/checkpoint.pth"

@@ -88,6 +88,14 @@ def test_test_labels_choose_nothing(make_test_context):
     assert chosen[0] == chosen[1]
 
 
+def test_stochastic_depth_is_of_vits(make_test_context):
+    for backbone, drop_path in (("vit_nano", 0.1), ("resnet18_cifar", 0.0)):
+        config = FinetuneConfig(lrs=[1e-3], epochs=1, batch_size=20)
+        context = make_test_context(backbone, out=backbone)
+        (m, _) = run_evaluations(["finetune"], {"finetune": config}, context)
+        assert m.protocol["drop_path"] == drop_path
+
+
 def test_parts_of_the_labels(make_test_context):
     context = make_test_context()
     config = FinetuneConfig(fractions=[0.25, 0.5], lrs=[1e-3], **SMALL)

@@ -68,11 +68,19 @@ def test_measurements_and_what_they_leave(make_test_context, backbone):
     assert by_name["knn", "top1"] > 30  # colours show through untrained networks, too; chance is 17
     assert by_name["linear", "top1"] > 30
     features = {"vit_nano": "last2"}.get(backbone, "pooled")
+    decay = "weight decay 0," if backbone == "vit_nano" else "weight decay 1e-06,"
+    assert decay in found[-1].protocol["optimizer"]
     assert found[-1].protocol["features"] == found[-3].protocol["features"] == features
     for name in CONFIGS:
         file = context.run_dir / "results" / f"{name}.json"
         assert read_results(file) == [m for m in found if m.evaluation == name]
         assert len(file.read_text().splitlines()) == len(json.loads(file.read_text())) + 2
+
+
+def test_the_linear_probe_of_dinos_resnets_has_no_weight_decay(make_test_context):
+    config = LinearAuthorsConfig(epochs=1, batch_size=32, lrs=[0.03], weight_decay=0.0)
+    (top1, _) = run_evaluations(["linear_authors"], {"linear_authors": config}, make_test_context("resnet18_cifar"))
+    assert "weight decay 0," in top1.protocol["optimizer"]
 
 
 def test_what_was_measured_is_used_again(make_test_context, monkeypatch, capsys):

@@ -6,6 +6,7 @@ from PIL import Image
 from common.errors import UserError
 from eval.attention_jaccard import AttentionJaccardConfig, best_jaccard
 from eval.core.run import run_evaluations
+from reports.analysis.columns import columns_of
 
 
 def test_best_head_of_each_object_void_left_out():
@@ -73,6 +74,8 @@ def test_instances_where_every_image_has_them(make_context, monkeypatch, tmp_pat
     assert found.protocol["objects"] == "instances" and found.value != by_class.value
     file.unlink()
     assert measure(context)[0].protocol["objects"].startswith("all pixels of a class")
+    names = [column.metric_name for column in columns_of([[[by_class]], [[found]]])]
+    assert names == ["Jaccard", "Jaccard (objects all pixels of a class in an image)"]
     Image.new("RGB", (3, 3)).save(file)
     with pytest.raises(UserError, match="the mask is a RGB image"):
         measure(context)
