@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import lzma
 import os
 import shutil
 import tarfile
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
 
-from common.errors import UserError
+from common.errors import UserError, first_line
 from common.progress import working
 
 #: Connections before giving up; the next run continues.
@@ -100,13 +102,37 @@ def _fetch(url: str, part: Path, report: Callable[[int, int | None], None]) -> N
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a tar archive, compressed or not. Raises UserError if it is damaged, or a member is no file, folder or link
-    within ``folder`` (``tarfile``'s filter "data")."""
+    """Unpack a tar archive, compressed or not, of files and folders. Raises UserError if it is damaged, the disk has no room
+    for it, or a member is anything else. Links can lead out of ``folder`` one by the other: ``tarfile``'s filters let that pass."""
     try:
         with working(f"unpacking {archive.name}"), tarfile.open(archive) as tar:
-            tar.extractall(folder, filter="data")
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise UserError(f"{archive}: cannot be unpacked ({error}); remove it, and it is fetched again") from error
+            for member in tar:
+                _unpack(tar, member, folder)
+    except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error, lzma.LZMAError) as error:
+        reason = first_line(error)
+        raise UserError(f"{archive}: cannot be unpacked ({reason}); remove it, and it is fetched again") from error
+
+
+def _unpack(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
+    """Write a member with the rights that the umask leaves. Raises ValueError for one that is not wanted."""
+    parts = [part for part in member.name.split("/") if part not in ("", ".")]
+    target = folder.joinpath(*parts)
+    if ".." in parts:
+        raise ValueError(f"{member.name!r} would be outside its folder")
+    if member.isdir():
+        target.mkdir(parents=True, exist_ok=True)
+        return
+    if not member.isreg():
+        raise ValueError(
+            f"{member.name!r} is a {'link' if member.issym() or member.islnk() else 'device'}, and no file"
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if member.size > (free := shutil.disk_usage(target.parent).free):
+        raise ValueError(f"{member.name!r} has {member.size / 2**30:.1f} GiB, and {free / 2**30:.1f} are free")
+    with tar.extractfile(member) as content, open(target, "wb") as file:
+        shutil.copyfileobj(content, file, _CHUNK)
+        if file.tell() != member.size:
+            raise EOFError(f"{member.name!r} is cut short")
 
 
 def _wrong_digest(path: Path, md5: str | None, sha256: str | None) -> str | None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
+import math
 import os
 import re
+import secrets
 import shutil
 import stat
-import tempfile
 import zipfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -25,26 +27,32 @@ if TYPE_CHECKING:
 
 #: A list's largest size.
 MAX_LIST_BYTES = 2**28
+#: No text, no arrays of one file have more; parts of weights are at most so many times as large as their archive.
+MOST_CHARACTERS, MOST_ARRAYS, MOST_INFLATED = 2**30, 2**33, 4
+#: Of values in a run's files: numbers are no larger, so that their squares and sums stay numbers, and lists no deeper.
+MOST_NUMBER, MOST_DEPTH = 1e30, 32
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file for bytes, which replaces ``path``, safe on the disk, when the block ends without an error."""
+    """Open a temporary file for bytes, which replaces ``path``, safe on the disk, when the block ends without an error. The umask
+    decides who may read it."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    own = os.fsdecode(os.fsencode(path.name)[:200])  # with what is added, a name may have 255 bytes
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{own}.", suffix=".tmp")
+    begun = os.fsdecode(os.fsencode(path.name)[:200])  # with what follows no longer than a name may be
+    name = str(path.with_name(f".{begun}.{secrets.token_hex(4)}.tmp"))
+    created = False
     try:
-        os.close(handle)
-        with open(name, "wb") as file:
+        with open(name, "xb") as file:  # files of tempfile are for their owner alone, whatever the umask
+            created = True
             yield file
             file.flush()
             os.fsync(file.fileno())
-        Path(name).chmod(0o644)
         Path(name).replace(path)
     except BaseException as error:
-        Path(name).unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno is not None and error.filename is None:  # from writing
+        if created:
+            Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None and error.filename in (None, name):
             error.filename = str(path)
         raise
 
@@ -81,23 +89,62 @@ def name_also(path: Path, other: Path) -> None:
             shutil.copyfile(path, file.name)
 
 
+def opened(path: Path) -> BinaryIO:
+    """Open a regular file to read its bytes. Raises OSError for any other: a pipe or a device may keep the reader waiting, or
+    never end. Below ``/dev`` anything may be read: a shell names so what it hands over as a file, such as ``<(…)``."""
+    from_shell = os.fspath(path).startswith("/dev/")
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | (0 if from_shell else os.O_NONBLOCK)), "rb")
+    if not from_shell and not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "no regular file", str(path))
+    return file
+
+
 def archive_damage(path: Path) -> str | None:
     """Describe the damage of a zip archive (of ``torch.save`` or ``np.savez``) by its CRC-32s; None if whole. Raises OSError.
 
-    ``torch.load`` does not check them: it read 288 of 300 files with one bit flipped as other numbers."""
+    ``torch.load`` does not check them: it read 288 of 300 files with one bit flipped as other numbers. Parts of archives that say
+    themselves that they are none of these are not read: in a few bytes there may be gigabytes."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            part = archive.testzip()
+        with opened(path) as file, zipfile.ZipFile(file) as archive:
+            arrays = path.suffix == ".npz"
+            reason = _no_arrays(archive) if arrays else _inflates(archive, os.fstat(file.fileno()).st_size)
+            part = archive.testzip() if reason is None else None
     except Exception as error:  # damaged bytes can raise anything
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: a damaged offset
-            raise
-        return str(error) or type(error).__name__
-    return None if part is None else f"{part} has another checksum than when it was written"
+        if isinstance(error, OSError) and (error.filename is not None or error.errno not in (None, errno.EINVAL)):
+            raise  # EINVAL without a file: a damaged offset
+        return first_line(error)
+    return reason if part is None else f"{part} has another checksum than when it was written"
+
+
+def _inflates(archive: zipfile.ZipFile, size: int) -> str | None:
+    """Whether parts are larger than the archive of ``size`` bytes: ``torch.save`` compresses nothing."""
+    inflated = sum(part.file_size for part in archive.infolist())
+    if inflated <= MOST_INFLATED * size + 2**26:
+        return None
+    return f"its {size:,} bytes would become {inflated:,}, and weights are not compressed"
+
+
+def _no_arrays(archive: zipfile.ZipFile) -> str | None:
+    """Say which part is no array of the size that its first bytes tell."""
+    import numpy as np  # slow, and reading options does not need it
+
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    for part in archive.infolist():
+        with archive.open(part) as content:
+            try:
+                shape, _, kind = readers[np.lib.format.read_magic(content)](content)
+            except (ValueError, KeyError):
+                return f"{part.filename} is no array"
+            if kind.hasobject or part.file_size != content.tell() + math.prod(shape) * kind.itemsize:
+                return f"{part.filename} is no array of numbers or text of its size"
+    inflated = sum(part.file_size for part in archive.infolist())
+    return f"its arrays have {inflated:,} bytes, more than any that a run writes" if inflated > MOST_ARRAYS else None
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Read the arrays of a ``.npz`` file. Raises OSError, or ValueError with one line for damaged or other content."""
-    import numpy as np  # slow, and reading options does not need it
+    import numpy as np
 
     if reason := archive_damage(path):
         raise ValueError(" ".join(reason.split()))
@@ -118,13 +165,16 @@ def write_arrays(path: Path, **arrays: np.ndarray) -> None:
         np.savez_compressed(file, **arrays)
 
 
-def read_text(path: Path, most: int = -1) -> str:
-    """Read at most ``most`` characters of a UTF-8 file. Raises OSError, or ValueError with one line."""
+def read_text(path: Path, most: int = MOST_CHARACTERS, errors: str = "strict") -> str:
+    """Read a UTF-8 file of at most ``most`` characters; ``errors`` as for ``open``. Raises OSError, or ValueError with a line."""
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            return file.read(most)
+        with io.TextIOWrapper(opened(path), encoding="utf-8-sig", errors=errors) as file:
+            text = file.read(most + 1)
     except UnicodeDecodeError as error:
         raise ValueError(f"no UTF-8 text ({error.reason} at byte {error.start})") from error
+    if len(text) > most:
+        raise ValueError(f"more than {most:,} characters")
+    return text
 
 
 def read_list(path: Path) -> str:
@@ -163,11 +213,13 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file. Raises OSError, or ValueError with one line."""
+    """Read a JSON file of values as ``require_plain`` wants them. Raises OSError, or ValueError with one line."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_text(path))
+        require_plain(value)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"cannot be read as JSON ({first_line(error)})") from error
+    return value
 
 
 def append_json_line(path: Path, record: dict[str, Any]) -> None:
@@ -183,6 +235,30 @@ def append_json_line(path: Path, record: dict[str, Any]) -> None:
             file.truncate(end)
             error.filename = str(path)
             raise
+
+
+def require_plain(value: Any) -> None:
+    """Raise ValueError unless a value is None, a boolean, text, a number up to ``MOST_NUMBER`` (or NaN, infinity), or lists and
+    mappings from text of these, ``MOST_DEPTH`` deep."""
+    level = [value]
+    for _ in range(MOST_DEPTH):
+        deeper = []
+        for item in level:
+            if isinstance(item, dict):
+                if wrong := [key for key in item if not isinstance(key, str)]:
+                    raise ValueError(f"{wrong[0]!r} is no name")
+                deeper += item.values()
+            elif isinstance(item, list):
+                deeper += item
+            elif isinstance(item, (int, float)):
+                if MOST_NUMBER < abs(item) < math.inf:
+                    raise ValueError(f"a number of more than {MOST_NUMBER:g}")
+            elif item is not None and not isinstance(item, str):
+                raise ValueError(f"{item!r} is no number and no text")
+        if not deeper:
+            return
+        level = deeper
+    raise ValueError("nested too deeply")
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
@@ -210,6 +286,7 @@ def parse_json_lines(text: str, skip: Collection[int] = ()) -> Iterator[tuple[in
             record = json.loads(line)
             if not isinstance(record, dict):
                 raise ValueError("no mapping")
+            require_plain(record)
         except (ValueError, RecursionError) as error:
             if number == len(lines):  # no newline after it: the write was cut short
                 return
@@ -248,10 +325,7 @@ def parse_yaml(text: str) -> Any:
 
 def read_yaml(path: Path) -> Any:
     """``parse_yaml`` a UTF-8 file. Also raises OSError."""
-    text = read_text(path, MAX_YAML_LENGTH + 1)
-    if len(text) > MAX_YAML_LENGTH:
-        raise ValueError(f"more than {MAX_YAML_LENGTH:,} characters")
-    return parse_yaml(text)
+    return parse_yaml(read_text(path, MAX_YAML_LENGTH))
 
 
 def digest_of(value: Any) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import UserError
-from common.files import read_arrays, write_arrays
+from common.files import MOST_NUMBER, read_arrays, write_arrays
 from rundir.paths import correlation_file
 
 
@@ -56,4 +56,8 @@ def read_correlations(run: Path) -> Correlations:
     by_epoch = (kept.epochs, kept.on_diagonal, kept.off_diagonal)
     if not count or kept.matrices.shape != (count, *side, *side) or any(a.shape != (count,) for a in by_epoch):
         raise ValueError(f"matrices of shape {kept.matrices.shape} for {count} epochs")
+    if not all(a.dtype.kind in "iuf" and np.all(np.abs(a) <= MOST_NUMBER) for a in by_epoch):
+        raise ValueError("epochs or means that are no finite numbers")
+    if kept.matrices.dtype.kind != "f":
+        raise ValueError(f"matrices of {kept.matrices.dtype}")
     return replace(kept, matrices=kept.matrices.astype("float32"))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import socket
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 from common.errors import UserError
+from common.files import read_json
 from common.lock import owned_lock, owner_lives
 from rundir.paths import LOCK
 
@@ -24,9 +24,9 @@ def run_lock(run: Path) -> AbstractContextManager[None]:
 def is_running(run: Path) -> bool | None:
     """Whether a process writes into a run directory now; None if none ever has. Takes no lock."""
     try:
-        owner = json.loads((run / LOCK).read_text(encoding="utf-8"))
+        owner = read_json(run / LOCK)
         return owner["host"] != socket.gethostname() or owner_lives(owner)
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError):  # empty: the lock was given back
+    except (OSError, ValueError, KeyError, TypeError):  # empty: the lock was given back
         return False

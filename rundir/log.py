@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common.files import append_json_line, archive_damage, read_json_lines, write_text
+from common.files import append_json_line, archive_damage, opened, parse_json_lines, read_json_lines, write_text
 from rundir.paths import LOG, RESULTS, has_checkpoint, last_checkpoint
 
 
@@ -63,9 +63,9 @@ def fingerprint_of(run: Path) -> str | None:
 def start_of(run: Path) -> dict[str, Any]:
     """The first record of a run, about its images; empty if the log has none."""
     try:
-        with open(run / LOG, encoding="utf-8") as log:
-            record = json.loads(log.readline())
-    except (OSError, ValueError, RecursionError):
+        with opened(run / LOG) as log:
+            record = next(parse_json_lines(log.readline().decode()), (1, {}))[1]
+    except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}
 
@@ -73,16 +73,10 @@ def start_of(run: Path) -> dict[str, Any]:
 def newest_record(run: Path, kinds: Sequence[str]) -> dict[str, Any]:
     """The newest record of these kinds in the last 4 KiB of the log, else an empty one."""
     try:
-        with open(run / LOG, "rb") as log:
+        with opened(run / LOG) as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - 4096))
-            lines = log.read().decode(errors="replace").splitlines()
+            text = log.read(4096).decode(errors="replace")
     except OSError:
         return {}
-    for line in reversed(lines):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if record.get("kind") in kinds:
-            return record
-    return {}
+    records = [record for _, record in parse_json_lines(text) if isinstance(record, dict)]
+    return next((record for record in reversed(records) if record.get("kind") in kinds), {})

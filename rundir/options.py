@@ -9,16 +9,23 @@ from typing import Any
 import yaml
 
 from common.errors import UserError, first_line
-from common.files import read_yaml, write_text
+from common.files import MOST_NUMBER, read_yaml, require_plain, write_text
 from rundir.paths import CONFIG
 
+#: Types of options that reports read.
+TYPES = {
+    **dict.fromkeys(("method", "backbone", "data", "pairing", "init"), str),
+    "evals": list,
+    **dict.fromkeys(("epochs", "label_fraction"), (int, float)),
+}
 #: Between the labels of a training and those of its initial weights.
 START = "; start: "
 
 
 def as_number(value: Any) -> float | None:
-    """Return a number as a float, anything else as None."""
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    """Return a finite number as a float, anything else as None."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if is_number and abs(value) <= MOST_NUMBER else None
 
 
 def label_use(config: Mapping[str, Any], uses_labels: Any) -> str:
@@ -54,13 +61,22 @@ def written_options(run: Path) -> dict[str, Any]:
 
 
 def load_options(file: Path) -> dict[str, Any]:
-    """Read a mapping of option names to values. Raises OSError, or ValueError if the file holds anything else."""
+    """Read a mapping of option names to plain values. Raises OSError, or ValueError if the file holds anything else."""
     try:
         options = read_yaml(file)
     except ValueError as error:
         raise ValueError(f"cannot be read ({first_line(error)})") from error
     if not isinstance(options, dict) or not all(isinstance(name, str) for name in options):
         raise ValueError("holds no mapping of options to values")
+    for name, value in options.items():
+        try:
+            require_plain(value)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        if name in TYPES and not (value is None or isinstance(value, TYPES[name])):
+            raise ValueError(f"{name} is {value!r}")
+    if not all(isinstance(name, str) for name in options.get("evals") or []):
+        raise ValueError(f"evals holds {options['evals']!r}, and no names")
     return options
 
 

@@ -43,7 +43,8 @@ def write_mark(run: Path, mark: dict[str, Any]) -> None:
 def read_mark(run: Path) -> dict[str, Any]:
     """Read ``reproduces.json``, {} if it is missing. Raises OSError or ValueError if it is damaged."""
     mark = _read_mapping(run / REPRODUCES)
-    if not isinstance(mark.get("changed", {}), dict):
+    names = [mark.get(name) or "" for name in ("table", "row", "part")]
+    if not isinstance(mark.get("changed", {}), dict) or not all(isinstance(name, str) for name in names):
         raise ValueError("does not say which published row this reproduces")
     return mark
 

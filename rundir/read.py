@@ -4,12 +4,14 @@ and never a number."""
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common.files import parse_json_lines, read_json
+from common.files import parse_json_lines, read_json, read_text
 from rundir.failure import failure_of
 from rundir.options import load_options
 from rundir.paths import CONFIG, ENVIRONMENT, LOG, REPRODUCES, RESULTS
@@ -90,25 +92,32 @@ def read_runs(directories: Sequence[Path]) -> tuple[list[Run], list[Problem]]:
     problems: list[Problem] = []
     distinct: dict[Path, Path] = {}
     for directory in _expand(directories):
-        distinct.setdefault(directory.resolve(), directory)
+        distinct.setdefault(Path(os.path.realpath(directory)), directory)
     runs = []
     for directory in distinct.values():
         try:
             runs.append(_read_run(directory, problems))
-        except ValueError as error:
-            problems.append(Problem(str(directory), str(error)))
+        except (OSError, ValueError) as error:
+            problems.append(Problem(str(directory), _reason(error)))
     return runs, problems
 
 
 def _is_run(directory: Path) -> bool:
-    return any((directory / name).exists() for name in (CONFIG, LOG, RESULTS))
+    """Whether a folder holds a file of a run, even one that leads nowhere."""
+    return any(os.path.lexists(directory / name) for name in (CONFIG, LOG, RESULTS))
+
+
+def _may_be_run(path: Path) -> bool:
+    """Whether something in a folder of runs is a folder, or a link that leads nowhere, which the report should name."""
+    return os.path.isdir(path) or not os.path.exists(path)  # noqa: PTH110, PTH112 (Path's raise where they may not look)
 
 
 def _expand(directories: Iterable[Path]) -> Iterable[Path]:
     for directory in directories:
         inner = []
-        if directory.is_dir() and not _is_run(directory):
-            inner = sorted(path for path in directory.iterdir() if path.is_dir() and not path.name.startswith("."))
+        with suppress(OSError):  # reading it as a run says why
+            if not _is_run(directory):
+                inner = sorted(path for path in directory.iterdir() if path.name[:1] != "." and _may_be_run(path))
         yield from inner if any(map(_is_run, inner)) else [directory]
 
 
@@ -116,6 +125,7 @@ def _read_run(directory: Path, problems: list[Problem]) -> Run:
     """Read one run. Raises ValueError if the directory is no run, or its options are unknown."""
     if not directory.is_dir():
         raise ValueError("no such directory")
+    os.scandir(directory).close()  # says why where it cannot be read
     if not _is_run(directory):
         raise ValueError(f"no run directory: it holds neither {CONFIG} nor {LOG} nor {RESULTS}/")
     try:
@@ -164,10 +174,10 @@ def _reason(error: OSError | ValueError) -> str:
 def _read_log(run: Run, problem: Callable[[str, str], None]) -> None:
     """Fill in the run's log records, parsing ``STEP_RECORDS`` steps: a page shows no more, and long logs would take minutes."""
     try:
-        text = (run.path / LOG).read_text(encoding="utf-8", errors="replace")
+        text = read_text(run.path / LOG, errors="replace")
     except FileNotFoundError:
         return
-    except OSError as error:
+    except (OSError, ValueError) as error:
         problem(_reason(error), LOG)
         return
     run.has_log = True

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from common.errors import UserError
-from common.files import read_json, write_arrays, write_text
+from common.files import read_json, require_plain, write_arrays, write_text
+from rundir.options import as_number
 from rundir.paths import PREDICTIONS, predictions_file
 
 #: Name of the array of a predictions file with each sample's group.
@@ -118,9 +118,10 @@ def parse_measurement(entry: Any, run: Path) -> Measurement:
         if name not in entry:
             raise ValueError(f"no {name!r}")
         if kind in (int, float):
-            if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
+            if as_number(value) is None:
                 raise ValueError(f"{name} is {value!r}, no finite number")
             value = kind(value)
+        require_plain(value)
         if not isinstance(value, kind) or value == "" or (name == "n" and value < 1):
             raise ValueError(f"{name} is {value!r}")
         values[name] = value

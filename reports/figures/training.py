@@ -17,6 +17,7 @@ from reports.visual.collapse import DIAGNOSTICS, Curve, meaning_of, records_with
 from reports.visual.core.style import DASHES, Picture, figure_of, picture, style
 from reports.visual.cross_correlation import Evolution, film_strip
 from rundir.correlation import read_correlations
+from rundir.options import as_number
 from rundir.paths import correlation_file
 from rundir.read import Problem, Run
 
@@ -28,14 +29,15 @@ Points = tuple[np.ndarray, np.ndarray]
 
 def _over_epochs(run: Run, records: Sequence[Mapping[str, Any]], key: str) -> Points:
     """Epochs (fractions where records have steps) and values of the records with a number."""
-    kept = [record for record in records if isinstance(record.get(key), (int, float))]
+    kept = [record for record in records if as_number(record.get(key)) is not None]
     y = np.array([float(record[key]) for record in kept])
-    steps = [record.get("step") for record in kept]
+    steps = [as_number(record.get("step")) for record in kept]
     last = run.steps[-1] if run.steps else {}
-    epochs = run.config.get("epochs") if run.end else last.get("epoch", 0) + 1
-    if all(isinstance(step, int) for step in [*steps, last.get("step")]) and last["step"] and epochs:
-        return np.array(steps) / last["step"] * epochs, y
-    return np.array([float(record.get("epoch") or 0) for record in kept]), y
+    last_step, last_epoch = as_number(last.get("step")), as_number(last.get("epoch")) or 0
+    epochs = as_number(run.config.get("epochs")) if run.end else last_epoch + 1
+    if None not in steps and last_step and epochs:
+        return np.array(steps) / last_step * epochs, y
+    return np.array([as_number(record.get("epoch")) or 0 for record in kept]), y
 
 
 def _panels(

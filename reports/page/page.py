@@ -153,7 +153,7 @@ def write_report(
         _write_files(
             out, texts, every_table, [picture for part in parts for picture in part.pictures] + during + inside
         )
-        write_text(out / "index.html", page)
+        write_text(out / "index.html", _as_bytes(page).decode())
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written ({error.strerror}); give another folder") from error
     return out / "index.html"
@@ -209,11 +209,11 @@ def _problems(problems: Sequence[Problem]) -> Table:
 
 def _write_files(out: Path, texts: Mapping[str, str], tables: Sequence[Table], pictures: Sequence[Picture]) -> None:
     """Write texts and tables, and figures, and remove the other ones of an earlier report."""
-    files = {out / "tables" / name: content.encode() for name, content in texts.items()}
+    files = {out / "tables" / name: _as_bytes(content) for name, content in texts.items()}
     for table in tables:
         for ending, form in (("csv", to_csv), ("md", to_markdown), ("tex", to_latex)):
             if ending in table.files:
-                files[out / "tables" / f"{table.name}.{ending}"] = form(table).encode()
+                files[out / "tables" / f"{table.name}.{ending}"] = _as_bytes(form(table))
     for picture in pictures:
         files[out / "figures" / f"{picture.name}.png"] = picture.png
         files[out / "figures" / f"{picture.name}.pdf"] = picture.pdf
@@ -227,6 +227,11 @@ def _write_files(out: Path, texts: Mapping[str, str], tables: Sequence[Table], p
             ours = path.suffix in endings and any(f"{path.stem}-".startswith(f"{name}-") for name in names)
             if ours and path not in files:
                 path.unlink()
+
+
+def _as_bytes(text: str) -> bytes:
+    """Encode text, and write out what UTF-8 lacks: bytes of names that are none, halves of characters in others' files."""
+    return text.encode(errors="backslashreplace")
 
 
 def _render(**values: object) -> str:

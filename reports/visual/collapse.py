@@ -18,6 +18,7 @@ from common.errors import UserError
 from reports.visual.core.base import VISUALIZATIONS, Visualization
 from reports.visual.core.runs import names_of, run_words
 from reports.visual.core.style import figure_of, headed, line_look, save_figure, style
+from rundir.options import as_number
 from rundir.paths import LOG
 from rundir.read import Run, read_runs
 
@@ -80,7 +81,7 @@ def records_with(run: Run, key: str) -> list[dict[str, Any]]:
         {**record, "projection_rank": record.get("effective_rank"), "effective_rank": None} for record in run.steps
     ]
     for records in (features, steps):
-        if numbers := [record for record in records if isinstance(record.get(key), (int, float))]:
+        if numbers := [record for record in records if as_number(record.get(key)) is not None]:
             return numbers
     return []
 
@@ -111,12 +112,13 @@ def diagnostics(runs: Sequence[Run], names: Sequence[str]) -> Figure:
     curves: dict[str, list[Curve]] = {}
     for key in DIAGNOSTICS:
         for number, (run, name) in enumerate(zip(runs, names, strict=True)):
-            records = [record for record in records_with(run, key) if isinstance(record.get("step"), int)]
+            records = [record for record in records_with(run, key) if as_number(record.get("step")) is not None]
             if len(records) > 1:
-                x = np.array([record["step"] for record in records]) * run.config.get("batch_size", 1) / 1000
+                batch = as_number(run.config.get("batch_size")) or 1
+                x = np.array([float(record["step"]) for record in records]) * batch / 1000
                 y = np.array([float(record[key]) for record in records])
-                outputs = run.config.get("out_dim") if key == "teacher_entropy" else None
-                limit = math.log(outputs) if outputs else None
+                outputs = as_number(run.config.get("out_dim")) if key == "teacher_entropy" else None
+                limit = math.log(outputs) if outputs and outputs > 0 else None
                 curves.setdefault(key, []).append(Curve(name, x, y, line_look(number, len(x)), limit))
     if not curves:
         raise UserError(f"{runs[0].path}: its {LOG} holds no diagnostics at two or more times; train for longer")

@@ -1,4 +1,7 @@
 import hashlib
+import io
+import os
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -119,3 +122,80 @@ def test_a_damaged_archive(tmp_path):
     (tmp_path / "a.tar").write_bytes(archive_of({"x": b"y" * 10_000})[:60])
     with pytest.raises(UserError, match="cannot be unpacked"):
         unpack(tmp_path / "a.tar", tmp_path / "folder")
+
+
+def a_long_chain() -> bytes:
+    """Links whose names together are longer than a path may be, which the filter "data" of Python 3.11.7 follows no further, and
+    then takes for a name inside; the file behind them is outside."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as tar:
+        name, steps = "d" * 247, "abcdefghijklmnop"
+        for end in range(len(steps)):
+            folder = tarfile.TarInfo("/".join([name] * (end + 1)))
+            folder.type, folder.mode = tarfile.DIRTYPE, 0o755
+            tar.addfile(folder)
+            link = tarfile.TarInfo("/".join([*[name] * end, steps[end]]))
+            link.type, link.linkname = tarfile.SYMTYPE, name
+            tar.addfile(link)
+        way = "/".join(steps) + "/" + "l" * 254
+        link = tarfile.TarInfo(way)
+        link.type, link.linkname = tarfile.SYMTYPE, "../" * len(steps)
+        tar.addfile(link)
+        link = tarfile.TarInfo("escape")
+        link.type, link.linkname = tarfile.SYMTYPE, way + "/../../outside"
+        tar.addfile(link)
+        file = tarfile.TarInfo("escape/owned")
+        file.size = 1
+        tar.addfile(file, io.BytesIO(b"x"))
+    return content.getvalue()
+
+
+def one_member(kind: bytes, linkname: str = "") -> bytes:
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as tar:
+        file = tarfile.TarInfo("first")
+        file.size = 1
+        tar.addfile(file, io.BytesIO(b"x"))
+        member = tarfile.TarInfo("second")
+        member.type, member.linkname = kind, linkname
+        tar.addfile(member)
+    return content.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (a_long_chain(), "is a link"),
+        (one_member(tarfile.SYMTYPE, "first"), "'second' is a link, and no file"),
+        (one_member(tarfile.LNKTYPE, "first"), "'second' is a link, and no file"),
+        (one_member(tarfile.FIFOTYPE), "'second' is a device"),
+        (one_member(tarfile.CHRTYPE), "'second' is a device"),
+    ],
+)
+def test_links_and_devices_are_refused(tmp_path, content, says):
+    (tmp_path / "a.tar").write_bytes(content)
+    (tmp_path / "outside").mkdir()
+    with pytest.raises(UserError, match=f"a.tar: cannot be unpacked .*{says}"):
+        unpack(tmp_path / "a.tar", tmp_path / "in" / "folder")
+    assert not list((tmp_path / "outside").iterdir())
+    assert not [
+        path for path in (tmp_path / "in").rglob("*") if path.is_symlink() or not (path.is_file() or path.is_dir())
+    ]
+
+
+def test_unpacked_files_have_the_rights_that_the_umask_leaves(tmp_path):
+    (tmp_path / "a.tar").write_bytes(archive_of({"folder/file": b"x"}))
+    before = os.umask(0o027)
+    try:
+        unpack(tmp_path / "a.tar", tmp_path / "out")
+    finally:
+        os.umask(before)
+    file = tmp_path / "out" / "folder" / "file"
+    assert (file.stat().st_mode & 0o777, file.parent.stat().st_mode & 0o777) == (0o640, 0o750)
+
+
+def test_a_member_that_fills_the_disk_is_refused_before_it_does(tmp_path, monkeypatch):
+    (tmp_path / "a.tar").write_bytes(archive_of({"x": bytes(5000)}))
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 1000}))
+    with pytest.raises(UserError, match=r"'x' has 0\.0 GiB, and 0\.0 are free"):
+        unpack(tmp_path / "a.tar", tmp_path / "out")
