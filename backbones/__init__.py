@@ -31,7 +31,10 @@ def _family(module: str, name: str) -> Callable[..., Backbone]:
 
 
 #: Side in pixels of the patches of each ViT in ``backbones.vit``.
-PATCH_SIZES = {"vit_pico": 4, "vit_nano": 4, "vit_t16": 16, "vit_s16": 16, "vit_s8": 8, "vit_b16": 16, "vit_b8": 8}
+PATCH_SIZES = {
+    **{"vit_pico": 4, "vit_nano": 4, "vit_t16": 16, "vit_s16": 16, "vit_s8": 8, "vit_b16": 16, "vit_b8": 8},
+    "vit_s16_12heads": 16,
+}
 
 for _name in PATCH_SIZES:
     BACKBONES.register(_name)(_family("vit", _name))
@@ -48,12 +51,14 @@ def names() -> list[str]:
 def title_of(name: str) -> str:
     """A backbone's name as papers write it; others' names stay.
 
-    >>> [title_of(name) for name in ("vit_s16", "vit_t16", "vit_nano", "resnet50", "resnet18_cifar", "timm:vit_base_patch16_224")]
-    ['ViT-S/16', 'ViT-Ti/16', 'ViT-nano/4', 'ResNet-50', 'ResNet-18 (CIFAR)', 'vit_base_patch16_224']
+    >>> [title_of(name) for name in ("vit_s16", "vit_s16_12heads", "vit_nano", "resnet50", "resnet18_cifar")]
+    ['ViT-S/16', 'ViT-S/16 (12 heads)', 'ViT-nano/4', 'ResNet-50', 'ResNet-18 (CIFAR)']
     """
     if name in PATCH_SIZES:
-        size = name.removeprefix("vit_").rstrip("0123456789")
-        return f"ViT-{ {'t': 'Ti', 's': 'S', 'b': 'B'}.get(size, size) }/{PATCH_SIZES[name]}"
+        name, _, heads = name.removeprefix("vit_").partition("_")
+        size = name.rstrip("0123456789")
+        title = f"ViT-{ {'t': 'Ti', 's': 'S', 'b': 'B'}.get(size, size) }/{PATCH_SIZES[f'vit_{name}']}"
+        return f"{title} ({heads.replace('heads', ' heads')})" if heads else title
     if residual := re.fullmatch(r"resnet(\d+)(_cifar)?", name):
         return f"ResNet-{residual[1]}{' (CIFAR)' if residual[2] else ''}"
     return name.removeprefix("timm:")

@@ -246,13 +246,14 @@ def check_divisible(size: Sequence[int], patch_size: int) -> tuple[int, int]:
     return height // patch_size, width // patch_size
 
 
-#: The authors' models (reference: ``vit_tiny``, ``vit_small``, ``vit_base``), and a nano and a pico one for images of 32 pixels,
-#: which learn within a minute on a CPU core.
+#: The authors' models (reference: ``vit_tiny``, ``vit_small``, ``vit_base``), MoCo v3's ViT-S, and a nano and a pico one for images
+#: of 32 pixels, which learn within a minute on a CPU core.
 _SHAPES: dict[str, dict[str, Any]] = {
     "vit_nano": {"width": 96, "depth": 2, "heads": 3, "position_size": 32, "stem": (32, 64), "init_std": 0.1},
     "vit_pico": {"width": 64, "depth": 2, "heads": 2, "position_size": 32, "stem": (16, 32), "init_std": 0.1},
     "vit_t16": {"width": 192, "depth": 12, "heads": 3},
     "vit_s16": {"width": 384, "depth": 12, "heads": 6},
+    "vit_s16_12heads": {"width": 384, "depth": 12, "heads": 12},
     "vit_s8": {"width": 384, "depth": 12, "heads": 6},
     "vit_b16": {"width": 768, "depth": 12, "heads": 12},
     "vit_b8": {"width": 768, "depth": 12, "heads": 12},

@@ -95,7 +95,7 @@ def count_ours(method: str, backbone: str, batch: int, precision: str, **options
     """Bytes of our step at the method's published defaults but for ``options``."""
     cls = METHODS.get(method)
     config = our_config(method, backbone, batch, CPU, precision)
-    if config.optimizer == "lars":  # SGD keeps as much, and looks at no values, as LARS does on a CPU
+    if config.optimizer in ("lars", "larc"):  # SGD keeps as much, and looks at no values, as LARS does on a CPU
         config = dataclasses.replace(config, optimizer="sgd")
     own = cls.Config(**options)
     with META:

@@ -1,5 +1,6 @@
 """Write ``methods.md``: the methods by their own facts."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -17,6 +18,11 @@ What `--method` takes, and what each needs and where it differs from its referen
 the facts in `methods/NAME.py`; `python run.py --method dino --help` lists the options of DINO, with
 their published defaults.
 [A page](add-a-method.md) says how to add one.
+
+What differs is said for the defaults, and for what no option changes. For all methods: the backbones are DINO's ViTs and
+torchvision's ResNets, with the initial weights that these have; BatchNorm's statistics are those of all processes together (MoCo
+v2: of parts of the batch); biases in front of a BatchNorm, which have no effect, are left out; images that do not fill an epoch's
+last batch are left out. `tests/methods/test_references.py` holds rates, decay, heads and initial weights against the references'.
 
 | `--method` | Method | Citation | Labels | Crops of an image | Batch | Where it differs from its reference |
 | --- | --- | --- | --- | --- | --- | --- |
@@ -122,6 +128,13 @@ def _options(values: dict) -> str:
     return ", ".join(f"`{name}` {value}" for name, value in values.items() if value is not None) or "–"
 
 
+def differences(method: type[Method]) -> str:
+    """What differs from the reference, with options as code."""
+    if not method.trains:
+        return "–"
+    return re.sub(r"(--\w+(?: [\w.-]+)*|vit_\w+)", r"`\1`", "; ".join(method.differs)) or "nothing that is known"
+
+
 def page() -> str:
     """The page."""
     lines = []
@@ -132,7 +145,7 @@ def page() -> str:
         else:
             batch = str(method.recipe.get("batch_size", TrainConfig.batch_size))
         cells = (f"`{name}`", method.title, method.citation or "–", labels(method), crops(method), batch)
-        lines.append(f"| {' | '.join(cells)} | {'; '.join(method.differs) or '–'} |\n")
+        lines.append(f"| {' | '.join(cells)} | {differences(method)} |\n")
     return HEAD + "".join(lines) + parts() + small()
 
 

@@ -62,6 +62,13 @@ class MLP(nn.Sequential):
         return features
 
 
+def scaling_batchnorm(width: int) -> nn.BatchNorm1d:
+    """A BatchNorm with a learned scale and no shift, as after SimCLR's last layer. Its bias stays at zero."""
+    norm = nn.BatchNorm1d(width)
+    norm.bias.requires_grad_(False)
+    return norm
+
+
 def parse_widths(spec: str) -> list[int]:
     """Layer widths of ``8192-8192-8192``; raises ValueError for anything else."""
     parts = str(spec).split("-")

@@ -66,7 +66,7 @@ class BarlowTwins(Method):
 
     title = "Barlow Twins"
     citation = "Zbontar et al. 2021, arXiv 2103.03230"
-    differs = ("the gradient of the correlation is the whole batch's; the reference's depends on the number of GPUs",)
+    differs = ("the gradient of the correlation is the whole batch's (the reference's depends on the number of GPUs)",)
     batch_statistics = {"the cross-correlation": {}, "BatchNorm in the projector": {"bn_in_projector": [True]}}
     smallest_batch = 2
     Config = BarlowTwinsConfig

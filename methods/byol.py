@@ -39,6 +39,10 @@ class BYOL(Method):
 
     title = "BYOL"
     citation = "Grill et al. 2020, arXiv 2006.07733"
+    differs = (
+        "the target starts as a copy of the online network, not with weights of its own",
+        "one recipe, that of 1000 epochs (the paper has other rates and momenta for 300 and for 100)",
+    )
     batch_statistics = {"BatchNorm in the projector and the predictor": {}}
     Config = BYOLConfig
     #: The paper's section 3.2: LARS, 0.2 × batch / 256, cosine to 0, 10 epochs of warm-up.
@@ -48,7 +52,8 @@ class BYOL(Method):
 
     def __init__(self, config: BYOLConfig, make_backbone: MakeBackbone, num_classes: int):
         super().__init__(config, make_backbone, num_classes)
-        self.backbone = make_backbone()
+        # As in the reference, whose blocks are haiku's: the last BatchNorm of each starts with a scale of zero.
+        self.backbone = make_backbone(zero_init_residual=True)
         self.projector = MLP(self.backbone.width, parse_widths(config.projector), bias=False)
         width = self.projector.out_dim
         self.predictor = MLP(width, [config.predictor_dim, width], bias=False)

@@ -85,7 +85,7 @@ class DINOConfig(MultiCropConfig):
     label_momentum: float = option(0.0, at_least=0, below=1)
     """of a running mean for each label with --targets label, for batches with few images of a class; 0: the batch's mean alone"""
 
-    def smaller_for(self, images: int, steps: int) -> dict[str, float]:
+    def smaller_for(self, images: int, steps: int, epochs: float) -> dict[str, float]:
         # With 1,024 outputs for 1.28 million images (appendix) DINO loses a point; with more than images, most stand for none.
         return {"out_dim": power_of_two(images / 8, at_least=32)} if self.out_dim > images else {}
 
@@ -223,6 +223,7 @@ class DINO(Method):
 
     title = "DINO"
     citation = "Caron et al. 2021, arXiv 2104.14294"
+    differs = ("a batch of 64 is the whole one (the reference's 64 are those of each GPU, 1024 in the published runs)",)
     batch_statistics = {
         "BatchNorm in the head": {"use_bn_in_head": [True]},
         "the shares of the teacher's outputs": {"centering": ["softmax", "sinkhorn_knopp"]},

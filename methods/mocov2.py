@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from common.distributed import all_gather_rows, world_size
+from common.distributed import all_gather_rows, rank, world_size
 from common.errors import UsageError
 from common.options import option
 from heads.mlp import MLP, parse_widths
@@ -41,8 +42,10 @@ class MoCoV2Config(AugmentationConfig):
     """of the key encoder's moving average"""
     temperature: float = option(0.2, above=0)
     """of the softmax over similarities"""
+    bn_splits: int = option(8, at_least=1)
+    """parts of a batch, of at least two images, that the backbone's BatchNorms normalise apart (published: those of 8 GPUs)"""
 
-    def smaller_for(self, images: int, steps: int) -> dict[str, float]:
+    def smaller_for(self, images: int, steps: int, epochs: float) -> dict[str, float]:
         # In a longer queue, an image meets keys of its own from an epoch before.
         return {"queue": power_of_two(images / 2)} if self.queue > images else {}
 
@@ -51,14 +54,19 @@ class MoCoV2Config(AugmentationConfig):
 class MoCoV2(Method):
     """The queries' backbone is evaluated. The queue holds the keys of all ranks, in rank order, and is the same on each.
 
-    The reference shuffles images between GPUs before they become keys: otherwise a query and its key would share one GPU's
-    BatchNorm statistics, which gives the pair away. Here BatchNorm's statistics are those of the whole batch.
+    A query and its key must not share BatchNorm's statistics: these tell the key of the same images from the queue's, of others,
+    and the loss falls without anything learned (the paper's section 3.3, "Shuffling BN"). So the backbone normalises ``bn_splits``
+    parts of the batch apart, and other images are together when they become keys than when they become queries
+    (``places_in_parts``). A part has as many images of each rank, so the parts are the same on
+    any number of ranks that have an image for each.
     """
 
     title = "MoCo v2"
     citation = "Chen et al. 2020, arXiv 2003.04297"
     differs = (
-        "BatchNorm's statistics are those of the whole batch on any number of GPUs, so no images are shuffled between them",
+        "the batch is dealt out to BatchNorm's parts by a fixed rule, and not by chance: its order is by chance already",
+        "the learning rate falls with each step, not with each epoch",
+        "crops are resized bicubically, not bilinearly",
     )
     Config = MoCoV2Config
     #: main_moco.py; 800 epochs are the longest published.
@@ -80,6 +88,7 @@ class MoCoV2(Method):
         # Without BatchNorm, as in the reference.
         self.projector = MLP(self.backbone.width, parse_widths(config.projector), norm=None)
         self.key_encoder = SlowCopy(self.backbone, self.projector)
+        self.has_batchnorm = any(isinstance(module, _BatchNorm) for module in self.backbone.modules())
         self.register_buffer("queue", F.normalize(torch.randn(config.queue, self.projector.out_dim)))
         self.register_buffer("queue_place", torch.zeros(1, dtype=torch.int64))
         self._keys: list[Tensor] = []  # of the step's parts
@@ -91,8 +100,11 @@ class MoCoV2(Method):
         images = len(batch.step_labels) * world_size()
         if images > len(self.queue):
             raise UsageError(f"--queue {len(self.queue)} is less than a batch of {images} images; give as many")
-        queries_BD = self.projector(self.backbone(batch.views[0]))
-        keys_BD = self.key_encoder(batch.views[1])
+        rows = len(batch.views[0])
+        parts = max(1, min(self.config.bn_splits, rows, rows * world_size() // 2)) if self.has_batchnorm else 1
+        query_places, key_places = places_in_parts(rows, parts, batch.views[0].device)
+        queries_BD = self.projector(in_parts(self.backbone, batch.views[0], query_places, parts))
+        keys_BD = in_parts(self.key_encoder, batch.views[1], key_places, parts)
         with torch.autocast(queries_BD.device.type, enabled=False):
             queries_BD, keys_BD = F.normalize(queries_BD.float()), F.normalize(keys_BD.float())
             loss = self.loss(queries_BD, keys_BD)
@@ -122,3 +134,20 @@ class MoCoV2(Method):
             self.enqueue(all_gather_rows(torch.cat(self._keys)))
         self._keys.clear()
         self.key_encoder.follow(self.backbone, self.projector, self.config.momentum_key)
+
+
+def places_in_parts(rows: int, parts: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Orders of this rank's images ``[rows]``, to be cut into ``parts``: of the queries, and of the keys. The q-th image of each
+    round of ``parts`` images is in part q of the queries. With each round the key's part moves on by one, so that images that are
+    together as queries are spread evenly as keys, and each rank has equally many in each part."""
+    image = torch.arange(rows, device=device)
+    rounds = image // parts + (rank() * (rows // parts) if rows % parts == 0 else 0)
+    return (image % parts).argsort(stable=True), ((image + rounds) % parts).argsort(stable=True)
+
+
+def in_parts(network: nn.Module, images: Tensor, places: Tensor, parts: int) -> Tensor:
+    """Outputs for images ``[B, …]``, ``parts`` of which pass one after the other, in the order of ``places``."""
+    if parts == 1:
+        return network(images)
+    outputs = torch.cat([network(part) for part in images[places].tensor_split(parts)])
+    return outputs[places.argsort()]

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from backbones.fixed_start import patch_projection, start_as_mocov3
 from common.distributed import all_gather_rows, rank
 from common.options import option
 from heads.mlp import MLP, parse_widths
@@ -39,38 +40,52 @@ class MoCoV3Config(AugmentationConfig):
     temperature: float = option(0.2, above=0)
     """of the softmax over similarities (published for ResNets: 1.0)"""
     freeze_patch_embedding: bool = True
-    """keep a ViT's patch embedding as it was drawn, for stability (the paper's section 4)"""
+    """keep a ViT's linear projection of patches as it was drawn, for stability (the paper's section 4); convolutional stems, such
+    as vit_nano's, are trained"""
 
 
 @METHODS.register("mocov3")
 class MoCoV3(Method):
     """The queries' backbone is evaluated. Keys are gathered from all ranks and have no gradient, so the loss is a mean over the
-    rank's own images."""
+    rank's own images.
+
+    A ViT has fixed positions of sines and cosines and Xavier's initial weights (``backbones.fixed_start``). The reference's ViT-S
+    has 12 heads, which is the backbone ``vit_s16_12heads``; ``vit_s16`` has the 6 of all other methods' ViT-S. A ViT's predictor
+    has a BatchNorm after its last layer; that of a ResNet, or of another network without tokens, has none.
+    """
 
     title = "MoCo v3"
     citation = "Chen et al. 2021, arXiv 2104.02057"
-    differs = ("the learning rate warms up for 10 epochs by default; published: 40 of 300",)
+    differs = (
+        "vit_s16 has the 6 heads of DINO's ViT-S (vit_s16_12heads is the reference's)",
+        "a batch of 4096 for all (the code's command for ViT-S has 1024)",
+        "ResNets get the ViTs' settings, too (theirs are --optimizer lars --lr 0.3 --weight_decay 1e-6 --warmup_epochs 10 "
+        "--projector 4096-256 --temperature 1 --global_scale 0.2 1)",
+        "fixed positions are interpolated to images of other sizes than the backbone's, not computed anew",
+        "crops are resized bicubically, not bilinearly",
+    )
     batch_statistics = {"the negatives": {}, "BatchNorm in the projector and the predictor": {}}
     smallest_batch = 2
     Config = MoCoV3Config
-    #: The paper's section 5 and appendix (AdamW, 1.5e-4 × batch / 256). It warms up for 40 of its 300 epochs.
+    #: CONFIG.md's ViT-B, as the paper's section 5: AdamW, 1.5e-4 × batch / 256.
     recipe = {"lr": 1.5e-4, "min_lr": 0.0, "weight_decay": 0.1, "batch_size": 4096, "epochs": 300}
     small = {"projector": "256-256-64", "predictor_dim": 256, "momentum_key": 0.99}
+    warmup = (40.0, 40 / 300)
     warmup_endpoint = False
     decays_all = True
 
     def __init__(self, config: MoCoV3Config, make_backbone: MakeBackbone, num_classes: int):
         super().__init__(config, make_backbone, num_classes)
         self.backbone = make_backbone(zero_init_residual=True)
-        if config.freeze_patch_embedding and self.backbone.has_tokens:
-            for name, parameter in self.backbone.named_parameters():
-                if "patch_embed." in name:
-                    parameter.requires_grad_(False)
-        # Outputs are normalised over the batch (reference: ``_build_mlp``).
-        make_mlp = partial(MLP, bias=False, last_norm=partial(nn.BatchNorm1d, affine=False))
-        self.projector = make_mlp(self.backbone.width, parse_widths(config.projector))
+        start_as_mocov3(self.backbone)
+        if config.freeze_patch_embedding and (projection := patch_projection(self.backbone)) is not None:
+            projection.requires_grad_(False)
+        # Outputs are normalised over the batch, but a ResNet's predictions (reference: ``_build_mlp``).
+        last_norm = partial(nn.BatchNorm1d, affine=False)
+        self.projector = MLP(self.backbone.width, parse_widths(config.projector), bias=False, last_norm=last_norm)
         width = self.projector.out_dim
-        self.predictor = make_mlp(width, [config.predictor_dim, width])
+        last_norm = last_norm if self.backbone.has_tokens else None
+        self.predictor = MLP(width, [config.predictor_dim, width], bias=False, last_norm=last_norm)
         self.key_encoder = SlowCopy(self.backbone, self.projector)
 
     def forward(self, batch: ViewBatch) -> StepOutput:
@@ -96,6 +111,7 @@ class MoCoV3(Method):
         own_B = torch.arange(len(queries_BD), device=queries_BD.device) + rank() * len(queries_BD)
         return 2 * self.config.temperature * F.cross_entropy(logits_BN, own_B)
 
-    def after_step(self, progress: Progress) -> None:
+    def before_step(self, progress: Progress) -> None:
+        # Before the keys are made, as in the reference, with the weights after the last step and this one's momentum.
         momentum = rising_momentum(self.config.momentum_key, progress)
         self.key_encoder.follow(self.backbone, self.projector, momentum)

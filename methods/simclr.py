@@ -14,10 +14,11 @@ from pytorch_metric_learning.losses import SupConLoss
 from pytorch_metric_learning.reducers import MeanReducer
 from torch import Tensor
 
+from backbones.base import Backbone
 from common.distributed import all_gather_rows, rank, world_size
 from common.errors import UserError
 from common.options import option
-from heads.mlp import MLP, parse_widths
+from heads.mlp import MLP, parse_widths, scaling_batchnorm
 from methods.core.augmentation import AugmentationConfig
 from methods.core.base import METHODS, MakeBackbone, Method, StepOutput, ViewBatch
 
@@ -48,6 +49,12 @@ class SimCLR(Method):
 
     title = "SimCLR"
     citation = "Chen et al. 2020, arXiv 2002.05709"
+    differs = (
+        "weight decay 1e-6 is the paper's (1e-4 in the README of its code)",
+        "the loss is the paper's mean over views, half the code's sum, which LARS does not notice",
+        "LARS multiplies by the learning rate after its momentum, not before",
+        "the head's linear layers start as torch's do, not from N(0, 0.01²)",
+    )
     batch_statistics = {"the negatives": {}, "BatchNorm in the projector": {}}
     smallest_batch = 2
     Config = SimCLRConfig
@@ -58,10 +65,15 @@ class SimCLR(Method):
 
     def __init__(self, config: SimCLRConfig, make_backbone: MakeBackbone, num_classes: int):
         super().__init__(config, make_backbone, num_classes)
-        self.backbone = make_backbone()
-        self.projector = MLP(self.backbone.width, parse_widths(config.projector), bias=False)
+        self.backbone, self.projector = self.make_networks(make_backbone, parse_widths(config.projector))
         # The library's own default leaves losses of 0 out of the mean.
         self.loss = SupConLoss(config.temperature, reducer=MeanReducer())
+
+    def make_networks(self, make_backbone: MakeBackbone, widths: list[int]) -> tuple[Backbone, MLP]:
+        """The backbone, with residual branches that start at zero, and the projector: BatchNorm after every layer, without a shift
+        after the last (reference: resnet.py, ``init_zero``, and model_util.py, ``projection_head``)."""
+        backbone = make_backbone(zero_init_residual=True)
+        return backbone, MLP(backbone.width, widths, bias=False, last_norm=scaling_batchnorm)
 
     def forward(self, batch: ViewBatch) -> StepOutput:
         # As in the reference, both views are one batch, so they share BatchNorm's statistics.

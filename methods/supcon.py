@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from backbones.base import Backbone
 from common.distributed import all_gather_rows
-from methods.core.base import METHODS
+from heads.mlp import MLP
+from methods.core.base import METHODS, MakeBackbone
 from methods.core.labels import alike
 from methods.simclr import SimCLR, SimCLRConfig
 
@@ -27,13 +29,22 @@ class SupCon(SimCLR):
 
     title = "SupCon"
     citation = "Khosla et al. 2020, arXiv 2004.11362"
-    differs = ("the paper names no learning rate; SimCLR's is used",)
+    differs = (
+        "learning rate, weight decay and augmentation are SimCLR's (the paper names no rates, and has AutoAugment for ImageNet)",
+        "LARS and a batch of 6144, as the paper for ImageNet (the reference's code is for CIFAR, by SGD)",
+        "the loss is the paper's, without the code's factor temperature / 0.07, which LARS does not notice",
+    )
     uses_labels = True
-    batch_statistics = {"the positives and the negatives": {}, "BatchNorm in the projector": {}}
+    batch_statistics = {"the positives and the negatives": {}}
     Config = SupConConfig
     #: The paper's section 4: LARS for ImageNet, batch 6144, 700 epochs.
     recipe = {**SimCLR.recipe, "batch_size": 6144, "epochs": 700}
     small = {"projector": "256-128"}
+
+    def make_networks(self, make_backbone: MakeBackbone, widths: list[int]) -> tuple[Backbone, MLP]:
+        """A backbone, and a projector without norms (reference: networks/resnet_big.py, ``SupConResNet``)."""
+        backbone = make_backbone()
+        return backbone, MLP(backbone.width, widths, norm=None)
 
     def positives(self, image_M: Tensor, labels: Tensor) -> Tensor:
         labels_M = all_gather_rows(labels)[image_M]

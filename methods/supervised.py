@@ -40,7 +40,11 @@ class Supervised(Method):
     """
 
     title = "Supervised"
-    differs = ("DeiT's learning rates and weight decay without its stronger augmentations",)
+    differs = (
+        "DeiT's learning rates and weight decay without its stronger augmentations and label smoothing",
+        "10 epochs of warm-up, as the other methods (DeiT: 5)",
+        "the class token and the positions have weight decay, as in DINO",
+    )
     uses_labels = True
     reference = "supervised training"
     Config = SupervisedConfig

@@ -44,14 +44,14 @@ class SwAVConfig(MultiCropConfig):
     """of the assignments: how soft they are"""
     sinkhorn_iterations: int = option(3, at_least=1)
     """alternating normalisations that share the batch out"""
-    freeze_prototypes: int = option(313, at_least=0)
-    """optimiser steps during which the prototypes stay as they are; a shorter run never trains them"""
+    freeze_prototypes: int | None = option(None, at_least=0)
+    """optimiser steps during which the prototypes stay as they are; a shorter run never trains them; default: the first epoch's"""
 
-    def smaller_for(self, images: int, steps: int) -> dict[str, float]:
+    def smaller_for(self, images: int, steps: int, epochs: float) -> dict[str, float]:
         smaller: dict[str, float] = {}
         if self.prototypes > images:
             smaller["prototypes"] = power_of_two(images / 8, at_least=16)
-        if self.freeze_prototypes >= steps:
+        if (epochs <= 1) if self.freeze_prototypes is None else (self.freeze_prototypes >= steps):
             smaller["freeze_prototypes"] = steps // 10
         return smaller
 
@@ -63,16 +63,30 @@ class SwAV(Method):
 
     title = "SwAV"
     citation = "Caron et al. 2020, arXiv 2006.09882"
-    differs = ("no queue of earlier batches", "the learning rate warms up from 0 instead of 0.3")
+    differs = (
+        "no queue of earlier batches (the authors' runs of batch 256 have one from epoch 15)",
+        "the learning rate warms up from 0 (the authors' from 1/16 of its peak)",
+        "at batch 256 half the authors' learning rate, and a warm-up, which theirs has not",
+        "crops are resized bicubically, not bilinearly",
+    )
     batch_statistics = {"the shares of the assignments": {}, "BatchNorm in the projector": {}}
     Config = SwAVConfig
-    #: scripts/swav_800ep_pretrain.sh: LARS, 4.8 for 4096 images, 10 epochs of warm-up (from 0.3 there, from 0 here).
-    recipe = {"optimizer": "lars", "lr": 0.3, "min_lr": 0.0048, "weight_decay": 1e-6, "batch_size": 4096, "epochs": 800}
-    small = {"projector": "256-64", "prototypes": 100, "freeze_prototypes": 30}
+    #: scripts/swav_800ep_pretrain.sh: LARC, from 4.8 to 0.0048 for 4096 images, 10 epochs of warm-up.
+    recipe = {
+        "optimizer": "larc",
+        "lr": 0.3,
+        "min_lr": 0.0,
+        "min_lr_scale": 0.001,
+        "weight_decay": 1e-6,
+        "batch_size": 4096,
+        "epochs": 800,
+    }
+    small = {"projector": "256-64", "prototypes": 100}
+    decays_all = True
 
     def __init__(self, config: SwAVConfig, make_backbone: MakeBackbone, num_classes: int):
         super().__init__(config, make_backbone, num_classes)
-        self.backbone = make_backbone(zero_init_residual=True)
+        self.backbone = make_backbone()
         # Unlike Barlow Twins' projector, it has biases.
         self.projector = MLP(self.backbone.width, parse_widths(config.projector))
         self.prototypes = nn.Linear(self.projector.out_dim, config.prototypes, bias=False)
@@ -109,5 +123,6 @@ class SwAV(Method):
         return -agreement(targets_TBK, (scores_VBK / config.temperature).log_softmax(-1))
 
     def after_backward(self, progress: Progress) -> None:
-        if progress.step < self.config.freeze_prototypes:
+        frozen = self.config.freeze_prototypes
+        if progress.step < (progress.steps_per_epoch if frozen is None else frozen):
             self.prototypes.weight.grad = None

@@ -44,6 +44,7 @@ class VICReg(Method):
 
     title = "VICReg"
     citation = "Bardes et al. 2022, arXiv 2105.04906"
+    differs = ()
     batch_statistics = {"variances and covariances": {}, "BatchNorm in the projector": {}}
     smallest_batch = 2
     Config = VICRegConfig

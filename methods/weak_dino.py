@@ -15,4 +15,5 @@ from methods.dino import DINO
 class WeakDINO(DINO):
     title = "Weak DINO"
     citation = "jneyzaguirre1/dino_evaluation"
+    differs = ("of a label with fewer images than crops, images come again (the reference gives fewer crops)",)
     recipe = {**DINO.recipe, "pairing": "same_label"}

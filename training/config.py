@@ -47,8 +47,8 @@ class TrainConfig:
     """split each batch into this many forward passes, for less memory. The step is that of the whole batch, unless something is
     computed from all images of a forward pass, such as BatchNorm or negatives, which then see a part (docs/methods.md)"""
 
-    optimizer: Literal["adamw", "sgd", "lars"] = option("adamw", only_training=True)
-    """AdamW, SGD or LARS"""
+    optimizer: Literal["adamw", "sgd", "lars", "larc"] = option("adamw", only_training=True)
+    """AdamW, SGD, LARS, or LARC: LARS that adapts and decays every tensor, biases and norms, too (SwAV)"""
     lr: float = option(5e-4, at_least=0, only_training=True)
     """learning rate for 256 images: it is multiplied by batch_size / 256"""
     schedule: Literal["cosine", "poly"] = option("cosine", only_training=True)
@@ -58,9 +58,9 @@ class TrainConfig:
     min_lr_scale: float = option(0.0, at_least=0, only_training=True)
     """added to min_lr: a part of the learning rate after the warm-up"""
     warmup_epochs: float | None = option(None, at_least=0, only_training=True)
-    """linear warm-up of the learning rate; default: 10, or a tenth of the epochs if that is less"""
+    """linear warm-up of the learning rate; default: 10, or a tenth of the epochs if that is less (mocov3: 40, or 40 of 300)"""
     weight_decay: float = option(0.04, at_least=0, only_training=True)
-    """at the start of training; biases and 1-d tensors have none"""
+    """at the start of training; biases and 1-d tensors have none (but with mocov2, mocov3 and swav)"""
     weight_decay_end: float | None = option(None, at_least=0, only_training=True)
     """weight decay at the end of its cosine; default: as at the start"""
     momentum: float = option(0.9, at_least=0, below=1, only_training=True)

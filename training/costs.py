@@ -21,7 +21,7 @@ from training.config import TrainConfig
 from training.machine.devices import autocast, pick_device
 
 #: Copies of each trained parameter that an optimiser keeps.
-OPTIMIZER_STATE = {"adamw": 2, "sgd": 1, "lars": 1}
+OPTIMIZER_STATE = {"adamw": 2, "sgd": 1, "lars": 1, "larc": 1}
 
 
 def cost_of(

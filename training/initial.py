@@ -23,8 +23,8 @@ from training.config import TrainConfig
 #: A learning rate above this part of the recipe's, or a teacher with less momentum than ``GENTLE_MOMENTUM``, has undone trained
 #: weights (facebookresearch/dino issues 116, 207 and 284).
 GENTLE_LR = 0.2
-#: The authors' learning rates (DINO's ViTs and ResNet-50, Barlow Twins) for a method whose recipe has another optimiser.
-USUAL_LR = {"adamw": TrainConfig.lr, "sgd": 0.03, "lars": 0.2}
+#: The authors' learning rates (DINO's ViTs and ResNet-50, Barlow Twins, SwAV) for a method whose recipe has another optimiser.
+USUAL_LR = {"adamw": TrainConfig.lr, "sgd": 0.03, "lars": 0.2, "larc": 0.3}
 GENTLE_MOMENTUM = 0.999
 
 
@@ -79,15 +79,15 @@ def start_from(method: Method, source: Source, backbone_name: str) -> str:
     optimiser, starts anew. Raises UserError if the weights cannot be read, or are of another backbone.
     """
     state = method_state(source.content)
-    misfit = _misfit(state, method, source.content.get("backbone_name", backbone_name) == backbone_name)
-    if misfit is None:
+    reason = misfit(state, method, source.content.get("backbone_name", backbone_name) == backbone_name)
+    if reason is None:
         method.load_state_dict(state)
         if not is_finite(method):
             raise UserError(f"{source.path}: holds values that are not finite; the training it comes from had diverged")
         parts = ", ".join(dict.fromkeys(name.partition(".")[0] for name in state))
         return f"the whole state ({parts}) of {source.spec}"
     reports = [source.load_into(part, backbone_name) for part in method.modules() if isinstance(part, Backbone)]
-    return f"the backbone of {source.spec} ({reports[0]}); all else starts anew, since {misfit}"
+    return f"the backbone of {source.spec} ({reports[0]}); all else starts anew, since {reason}"
 
 
 def advice(config: TrainConfig, method_config: MethodConfig) -> str | None:
@@ -111,7 +111,7 @@ def advice(config: TrainConfig, method_config: MethodConfig) -> str | None:
     )
 
 
-def _misfit(state: Mapping[str, torch.Tensor] | None, method: Method, same_backbone: bool) -> str | None:
+def misfit(state: Mapping[str, torch.Tensor] | None, method: Method, same_backbone: bool = True) -> str | None:
     """Say why a state does not fit a method; None if it does."""
     if state is None:
         return "the file holds no whole training"

@@ -29,6 +29,7 @@ from training.batches import STEP, BatchSource, seed_of, split
 from training.checkpoint import free_space, is_finite, load_checkpoint, load_newest, save_checkpoint
 from training.config import TrainConfig
 from training.diagnostics import ROWS, CollapseWatch, effective_rank
+from training.initial import misfit
 from training.logging import RunLog
 from training.machine.devices import energy_joules, peak_memory_gib, synchronize
 from training.machine.environment import describe_environment, now
@@ -203,7 +204,10 @@ class Session:
             if not 0 <= step <= self.total:
                 raise ValueError(f"it is from after step {step} of {self.total}")
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{self.checkpoint}: not of this run ({first_line(error)}); give another --out") from error
+            reason = misfit(state["method"], self.stepper.method) or first_line(error)
+            raise UserError(
+                f"{self.checkpoint}: not of this run, or of a former version of its method ({reason}); give another --out"
+            ) from error
         records = self.log.rewind(step)
         self.watch.replay(records)
         first_step_of = {record["top1"]: record["step"] for record in reversed(records) if record.get("kind") == "knn"}

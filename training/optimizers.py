@@ -11,7 +11,7 @@ from torch import Tensor
 from common.distributed import norms, own_parts
 from common.errors import unknown_name
 
-OPTIMIZERS = ("adamw", "sgd", "lars")
+OPTIMIZERS = ("adamw", "sgd", "lars", "larc")
 #: Elements of a tensor that a CPU core updates at a time.
 BLOCK = 2**17
 
@@ -23,6 +23,11 @@ class LARS(torch.optim.Optimizer):
     ``mu = momentum · mu + q · (grad + weight_decay · w)``, ``w -= lr · mu`` with ``q = eta · |w| / |grad + weight_decay · w|``
     (1 if either norm is zero). 1-d tensors (biases, norms) have neither decay nor adaptation. A tensor without a gradient and
     its ``mu`` stay as they are. A step overwrites the gradients.
+
+    Args:
+        larc: for tensors of any dimension ``q = eta · |w| / (|grad| + weight_decay · |w| + 1e-8)``, and neither decay nor
+            adaptation if the norm of the weight or of the gradient is zero (NVIDIA/apex's ``LARC`` with ``clip=False``, as in
+            SwAV's main_swav.py).
     """
 
     def __init__(
@@ -32,8 +37,10 @@ class LARS(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         momentum: float = 0.9,
         eta: float = 0.001,
+        larc: bool = False,
     ):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "eta": eta})
+        self.larc = larc
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
@@ -42,21 +49,30 @@ class LARS(torch.optim.Optimizer):
             if not parameters:
                 continue
             # Gradients change in place: on a CPU, fresh memory costs more than the arithmetic.
-            matrices = [p for p in parameters if p.ndim != 1]
-            parameters = matrices + [p for p in parameters if p.ndim == 1]
+            adapted = [p for p in parameters if self.larc or p.ndim != 1]
+            parameters = adapted + [p for p in parameters if not (self.larc or p.ndim != 1)]
             ratios = torch.ones(len(parameters), device=parameters[0].device)
-            if matrices:
-                decayed = [p.grad for p in matrices]
-                torch._foreach_add_(own_parts(decayed), own_parts(matrices), alpha=group["weight_decay"])
-                weight_norms, update_norms = norms(matrices), norms(decayed)
-                adapted = group["eta"] * weight_norms / update_norms
-                ratios[: len(matrices)] = torch.where((weight_norms > 0) & (update_norms > 0), adapted, 1.0)
+            if adapted:
+                ratios[: len(adapted)] = self._decay(adapted, group["weight_decay"], group["eta"])
             for p in parameters:
                 if "mu" not in self.state[p]:
                     self.state[p]["mu"] = torch.zeros_like(p)
             mus = [self.state[p]["mu"] for p in parameters]
             parts = map(own_parts, (parameters, [p.grad for p in parameters], mus))
             _update(*parts, ratios, group["momentum"], group["lr"])
+
+    def _decay(self, parameters: list[Tensor], decay: float, eta: float) -> Tensor:
+        """Add the decay to the gradients, and return the factor of each."""
+        gradients = [p.grad for p in parameters]
+        weight_norms = norms(parameters)
+        gradient_norms = norms(gradients) if self.larc else None
+        torch._foreach_add_(own_parts(gradients), own_parts(parameters), alpha=decay)
+        if not self.larc:
+            update_norms = norms(gradients)
+            return torch.where((weight_norms > 0) & (update_norms > 0), eta * weight_norms / update_norms, 1.0)
+        adapted = eta * weight_norms / (gradient_norms + decay * weight_norms + 1e-8)
+        # A weight of zeros has no decay, and is not adapted; a gradient of zeros stays one, without the decay.
+        return torch.where(weight_norms > 0, adapted, 1.0) * (gradient_norms > 0)
 
 
 def _update(
@@ -79,7 +95,7 @@ def _update(
 
 def build_optimizer(name: str, groups: list[dict[str, Any]], momentum: float) -> torch.optim.Optimizer:
     """Build an optimiser for groups with ``params`` and perhaps ``lr_scale`` and a fixed ``weight_decay``; ``set_rates`` sets their
-    rates before each step. AdamW has torch's betas, 0.9 and 0.999, as the references do; SGD and LARS take ``momentum``."""
+    rates before each step. AdamW has torch's betas, 0.9 and 0.999, as the references do; SGD, LARS and LARC take ``momentum``."""
     # A fixed decay needs a name of its own: torch fills in ``weight_decay`` where a group has none.
     groups = [{"lr_scale": 1.0, "fixed_weight_decay": group.get("weight_decay"), **group} for group in groups]
     if name == "adamw":
@@ -87,8 +103,8 @@ def build_optimizer(name: str, groups: list[dict[str, Any]], momentum: float) ->
         return torch.optim.AdamW(groups, lr=0.0, weight_decay=0.0, fused=True)
     if name == "sgd":
         return torch.optim.SGD(groups, lr=0.0, weight_decay=0.0, momentum=momentum)
-    if name == "lars":
-        return LARS(groups, momentum=momentum)
+    if name in ("lars", "larc"):
+        return LARS(groups, momentum=momentum, larc=name == "larc")
     raise unknown_name("optimizer", name, OPTIMIZERS)
 
 

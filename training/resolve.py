@@ -13,7 +13,7 @@ from common.errors import UsageError, UserError
 from common.files import as_file_name
 from common.options import check, options_without_effect
 from data.datasets import default_image_size
-from methods.core.base import METHODS, MethodConfig
+from methods.core.base import METHODS, Method, MethodConfig
 from methods.core.recipes import defaults_of
 from rundir.log import holds_work
 from rundir.options import require_options, written_options
@@ -45,9 +45,15 @@ def _on_any_machine(config: TrainConfig) -> TrainConfig:
         config,
         out=config.out or f"runs/{name}",
         image_size=config.image_size or default_image_size(config.data),
-        warmup_epochs=min(10.0, config.epochs / 10) if config.warmup_epochs is None else config.warmup_epochs,
+        warmup_epochs=_warmup(config) if config.warmup_epochs is None else config.warmup_epochs,
         weight_decay_end=config.weight_decay if config.weight_decay_end is None else config.weight_decay_end,
     )
+
+
+def _warmup(config: TrainConfig) -> float:
+    """The default warm-up in epochs. Small data sets have one for all methods, so that only the methods differ."""
+    epochs, part = (METHODS.get(config.method) if config.recipe == "published" else Method).warmup
+    return min(epochs, config.epochs * part)
 
 
 def _check(config: TrainConfig) -> None:

@@ -93,6 +93,10 @@ def _optimizer(state: Mapping[str, Any], filters: bool | None) -> dict[str, Any]
     optimizer = state["optimizer"]
     if optimizer is None:
         raise UsageError("the run has not trained anything, so it has no optimiser")
+    if state["config"]["optimizer"] == "larc":
+        raise UsageError(
+            "the authors' code has no LARC, so it cannot go on from this optimiser; export the backbone alone"
+        )
     is_lars = state["config"]["optimizer"] == "lars"
     added = {"weight_decay_filter": filters, "lars_adaptation_filter": filters} if is_lars else {}
     groups = [

@@ -106,8 +106,9 @@ class MethodConfig:
         """The views of a training sample, in order; ``image_size``: side of the full-size crops in pixels."""
         return []
 
-    def smaller_for(self, images: int, steps: int) -> dict[str, float]:
-        """Options too large for so many training images, or for a training of so many steps, each with a value that fits."""
+    def smaller_for(self, images: int, steps: int, epochs: float) -> dict[str, float]:
+        """Options too large for so many training images, or for a training of so many steps and epochs, each with a value that
+        fits."""
         return {}
 
 
@@ -122,7 +123,8 @@ class Method(nn.Module):
     title: ClassVar[str] = ""
     #: Authors, year and arXiv number.
     citation: ClassVar[str] = ""
-    #: Where its defaults differ from the paper or the authors' code.
+    #: Where it differs from the authors' code, or without one from the paper; () where it does not. Each method that trains has
+    #: its own, which is added to its docstring.
     differs: ClassVar[tuple[str, ...]] = ()
     #: What sentences call its rows, if other rows are measured against them ("raw pixels").
     reference: ClassVar[str] = ""
@@ -147,13 +149,21 @@ class Method(nn.Module):
     recipe: ClassVar[dict[str, Any]] = {}
     #: Values of its own and the trainer's options for ``--recipe small``, over those of all methods (methods/core/recipes.py).
     small: ClassVar[dict[str, Any]] = {}
+    #: Default warm-up of the learning rate: epochs, or this part of the run if that is less.
+    warmup: ClassVar[tuple[float, float]] = (10.0, 0.1)
     #: Which step of the warm-up reaches the learning rate: the last (DINO's reference), or the first after it (Barlow Twins').
     warmup_endpoint: ClassVar[bool] = True
-    #: True: biases and 1-d tensors have weight decay, too.
+    #: True: biases and 1-d tensors have weight decay, too (with LARS they have none in any case).
     decays_all: ClassVar[bool] = False
 
     #: What gets evaluated after training (DINO's teacher, Barlow Twins' only network).
     backbone: Backbone
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "differs" in vars(cls):
+            what = "; ".join(cls.differs) or "nothing that is known"
+            cls.__doc__ = f"{cls.__doc__ or cls.title}\n\n    Differs from the reference in: {what}."
 
     def __init__(self, config: MethodConfig, make_backbone: MakeBackbone, num_classes: int):
         """``num_classes`` is that of the data set. Raises UsageError if the method uses labels and the data set has none (0)."""

@@ -151,6 +151,7 @@ def projections_of(run: Path, count: int, device: torch.device) -> tuple[torch.T
     from reports.visual.core.network import plan_of, run_title
     from rundir.paths import require_checkpoint
     from training.checkpoint import load_checkpoint
+    from training.initial import misfit
     from training.machine.devices import autocast
 
     state = load_checkpoint(require_checkpoint(run, "give a run directory"))
@@ -161,6 +162,10 @@ def projections_of(run: Path, count: int, device: torch.device) -> tuple[torch.T
             f"{run}: {config.method} sees one view of an image, so nothing can be correlated; give another run"
         )
     method = plan.build_method()
+    if reason := misfit(state["method"], method):
+        raise UserError(
+            f"{run}: of a former version of {config.method} ({reason}), so its projections cannot be made; train it anew"
+        )
     method.load_state_dict(state["method"])
     method.to(device).train()
     rows = min(config.batch_size // config.accumulate, count, len(store))

@@ -13,7 +13,7 @@ from backbones.vit import Attention, VisionTransformer
 from common.errors import UsageError, UserError
 from training.costs import count
 
-VITS = ["vit_pico", "vit_nano", "vit_t16", "vit_s16", "vit_s8", "vit_b16", "vit_b8"]
+VITS = ["vit_pico", "vit_nano", "vit_t16", "vit_s16", "vit_s16_12heads", "vit_s8", "vit_b16", "vit_b8"]
 RESNETS = ["resnet18", "resnet18_cifar", "resnet50"]
 #: Sides in pixels (height, width): the smallest that shows something.
 SIZES = {"vit_pico": (32, 24), "vit_nano": (32, 24), "vit_s8": (32, 24), "vit_b8": (16, 24)}

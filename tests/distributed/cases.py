@@ -19,7 +19,7 @@ from methods.core.base import METHODS
 HERE = Path(__file__).resolve().parent
 CPU = torch.device("cpu")
 IMAGES = 8
-OPTIMIZERS = ("adamw", "sgd", "lars")
+OPTIMIZERS = ("adamw", "sgd", "lars", "larc")
 STEPS = 3
 
 
@@ -64,7 +64,7 @@ FURTHER = [
     Case("dino", {}, "timm:resnet10t"),
     Case("barlow_twins", {"projector": "16-32"}),
     Case("barlow_twins", {}, "resnet18_cifar"),
-    Case("mocov2", {"queue": 12}, "small_cnn"),
+    Case("mocov2", {"queue": 12, "bn_splits": 2}, "small_cnn"),
     Case("supervised", {}, "resnet18_cifar"),
 ]
 EVERY = [case for name in TRAINED for case in cases_of(name, together=2)] + FURTHER

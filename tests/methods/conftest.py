@@ -61,13 +61,15 @@ OWN = {"tiny": TinyBackbone, "linear": LinearBackbone}
 
 @pytest.fixture
 def make_method() -> Callable[..., Method]:
-    """``make_method("dino", backbone="tiny", num_classes=3, seed=0, **options)``: a small one."""
+    """``make_method("dino", backbone="tiny", num_classes=3, seed=0, image_size=32, **options)``: a small one."""
 
-    def make(name: str, backbone: str = "tiny", num_classes: int = 3, seed: int = 0, **options: Any) -> Method:
+    def make(
+        name: str, backbone: str = "tiny", num_classes: int = 3, seed: int = 0, image_size: int = 32, **options: Any
+    ) -> Method:
         torch.manual_seed(seed)
         cls = METHODS.get(name)
         config = cls.Config(**{**SMALL.get(name, {}), **options})
-        build = (lambda **_: OWN[backbone]()) if backbone in OWN else partial(build_backbone, backbone, 32)
+        build = (lambda **_: OWN[backbone]()) if backbone in OWN else partial(build_backbone, backbone, image_size)
         return cls(config, build, num_classes)
 
     return make

@@ -23,6 +23,7 @@ def test_every_method_that_trains_cites_its_paper():
         method = METHODS.get(name)
         assert method.title, name
         assert method.citation or not method.trains or name == "supervised", name
+        assert not method.trains or methods.differences(method) != "–", name
 
 
 def test_help_lists_every_method():

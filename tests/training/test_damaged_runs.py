@@ -16,6 +16,7 @@ from backbones import build_backbone
 from backbones.formats.source import Source
 from commands.train import train
 from common.errors import UserError
+from reports.visual.cross_correlation import projections_of
 from rundir.paths import last_checkpoint
 from training.checkpoint import load_checkpoint
 
@@ -98,8 +99,27 @@ def test_a_checkpoint_of_another_run_is_refused(trained, small, tmp_path):
     log = run / "log.jsonl"
     log.write_text("".join(line for line in log.open() if '"end"' not in line))
     shutil.copy(last_checkpoint(trained), last_checkpoint(run))
-    with pytest.raises(UserError, match=r"last\.pt: not of this run .*give another --out"):
+    with pytest.raises(UserError, match=r"last\.pt: not of this run, .*give another --out"):
         train(*small(run, epochs=2, knn_every=0, out_dim=32))
+
+
+def test_a_run_of_a_former_version_of_its_method_is_refused(small, tmp_path):
+    """SimCLR's head had no BatchNorm after its last layer, for one. (Its backbone can be evaluated as before.)"""
+    asked = small(tmp_path / "run", "simclr", epochs=2, knn_every=0)
+    run = train(*asked)
+    log = run / "log.jsonl"
+    log.write_text("".join(line for line in log.open() if '"end"' not in line))
+    state = torch.load(last_checkpoint(run), weights_only=True)
+    state["method"] = {name: value for name, value in state["method"].items() if not name.startswith("projector.4.")}
+    torch.save(state, last_checkpoint(run))
+    with pytest.raises(
+        UserError, match=r"last\.pt: .*former version of its method \(projector\.4\.weight is not in the file\)"
+    ):
+        train(*asked)
+    with pytest.raises(
+        UserError, match=r"former version of simclr \(projector\.4\.weight is not in the file\).*train it anew"
+    ):
+        projections_of(run, 8, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

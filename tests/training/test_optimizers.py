@@ -52,6 +52,36 @@ def test_lars_equals_the_loop():
     assert ours[4] not in optimizer.state
 
 
+def reference_larc(weights, gradients, mus, lr, weight_decay, momentum, eta):
+    """apex's LARC without clipping around torch's SGD, in the words of its formula: it adapts and decays biases and norms, too."""
+    for i, (w, g) in enumerate(zip(weights, gradients, strict=True)):
+        if g is None:
+            continue
+        if w.norm() != 0 and g.norm() != 0:
+            rate = eta * w.norm() / (g.norm() + w.norm() * weight_decay + 1e-8)
+            g = (g + weight_decay * w) * rate
+        mus[i] = momentum * mus[i] + g
+        weights[i] = w - lr * mus[i]
+
+
+@pytest.mark.parametrize(("name", "loop"), [("lars", reference_lars), ("larc", reference_larc)])
+def test_lars_and_larc_differ_in_1d_tensors_and_in_gradients_of_zero(name, loop):
+    ours = parameters()
+    optimizer = build_optimizer(name, [{"params": ours}], 0.9)
+    weights = [p.detach().clone() for p in ours]
+    mus = [torch.zeros_like(w) for w in weights]
+    for step in range(3):
+        for p, fresh in zip(ours, parameters(step + 1), strict=True):
+            p.grad = fresh.grad
+        ours[0].grad.zero_()
+        loop(weights, [p.grad for p in ours], mus, 0.3, 0.2, 0.9, 0.001)
+        set_rates(optimizer, 0.3, 0.2)
+        optimizer.step()
+    for p, w in zip(ours, weights, strict=True):
+        torch.testing.assert_close(p.detach(), w)
+    assert torch.equal(ours[0], parameters()[0]) == (name == "larc")
+
+
 def test_adamw_equals_torchs_loop_and_continues():
     """In one pass over weights and moments; from its state dict it goes on to the same bits."""
     whole, parts, loop = parameters(), parameters(), parameters()
@@ -102,7 +132,7 @@ def test_no_clipping_without_a_norm():
     assert all(torch.equal(p.grad, g) for p, g in zip(ours[:4], before, strict=True))
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd", "lars"])
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lars", "larc"])
 def test_groups_get_their_own_rates(name):
     a, b, c = parameters()[:3]
     groups = [

@@ -14,7 +14,7 @@ from methods.core.base import METHODS
 from rundir.paths import last_checkpoint
 from training.checkpoint import load_checkpoint
 
-KINDS = list(itertools.product(("adamw", "sgd", "lars"), ("fp32", "bf16")))  # fp16 needs a CUDA device
+KINDS = list(itertools.product(("adamw", "sgd", "lars", "larc"), ("fp32", "bf16")))  # fp16 needs a CUDA device
 TRAINED = [name for name in METHODS.names() if METHODS.get(name).trains]
 #: Options of a method that have a state of their own.
 OWN = {"weak_dino": {"targets": "label", "label_momentum": 0.9}}

@@ -101,9 +101,10 @@ def _alternative(plan: Plan, estimate: TimeEstimate, minutes: float, most: float
 
 
 def _smaller(backbone: str, image_size: int) -> list[str]:
-    """Other backbones of the same kind that have enough patches; not all are smaller."""
+    """Other backbones of the same kind that have enough patches; not all are smaller. More heads make none smaller."""
     if backbone in PATCH_SIZES:
-        return [n for n, patch in PATCH_SIZES.items() if n != backbone and image_size // patch >= FEWEST]
+        sizes = {name: patch for name, patch in PATCH_SIZES.items() if not name.endswith("heads")}
+        return [n for n, patch in sizes.items() if n != backbone and image_size // patch >= FEWEST]
     return ["resnet18"] if backbone == "resnet50" else []
 
 

@@ -55,17 +55,34 @@ def cautions(plan: Plan, here: bool = True) -> list[str]:
     if plan.method.trains:
         images = len(plan.shares[0])
         if too_large := settings_too_large(plan, images):
-            given = ", ".join(f"--{name} {value:g} ({fits:g} fits)" for name, (value, fits) in too_large.items())
+            given = ", ".join(
+                f"--{name} {value if isinstance(value, str) else f'{value:g}'} ({fits:g} fits)"
+                for name, (value, fits) in too_large.items()
+            )
             hint = "" if plan.config.recipe == "small" else "; --recipe small gives settings for a few thousand images"
             warnings.append(f"settings of large data sets on {images:,} images: {given}{hint}")
-        warnings += filter(None, (different_in_parts(plan),))
+        warnings += filter(None, (different_in_parts(plan), rising_rate(plan)))
     if here and (tight := _memory(plan, USABLE)):
         warnings.append(tight)
     return warnings
 
 
-def settings_too_large(plan: Plan, images: int) -> dict[str, tuple[float, float]]:
-    """Options whose value exceeds what so many training images can bear: the value, and one that fits, by name."""
+def rising_rate(plan: Plan) -> str | None:
+    """Say that the learning rate ends above its peak, which a small batch makes small while ``min_lr`` stays; None if it falls."""
+    config = plan.config
+    peak = config.lr * config.batch_size / 256
+    end = config.min_lr + config.min_lr_scale * peak
+    if end <= peak:
+        return None
+    return (
+        f"the learning rate rises from {peak:.3g} (--lr {config.lr:g} × --batch_size {config.batch_size} / 256) to {end:.3g} at "
+        f"the end; give a larger --lr, or --min_lr {peak / 100:.1g}"
+    )
+
+
+def settings_too_large(plan: Plan, images: int) -> dict[str, tuple[float | str, float]]:
+    """Options whose value exceeds what so many training images can bear: the value ("by default", if none is given), and one that
+    fits, by name."""
     config = plan.config
     steps = images // config.batch_size
     fits: dict[str, float] = {}
@@ -74,9 +91,9 @@ def settings_too_large(plan: Plan, images: int) -> dict[str, tuple[float, float]
         steps = int(images // fits["batch_size"])
     if config.warmup_epochs > config.epochs / 2:
         fits["warmup_epochs"] = config.epochs / 10
-    fits |= plan.method_config.smaller_for(images, max(1, round(steps * config.epochs)))
+    fits |= plan.method_config.smaller_for(images, max(1, round(steps * config.epochs)), config.epochs)
     values = {name: getattr(plan.method_config, name, None) or getattr(config, name, None) for name in fits}
-    return {name: (values[name], fits[name]) for name in fits}
+    return {name: (values[name] or "by default", fits[name]) for name in fits}
 
 
 def different_in_parts(plan: Plan) -> str | None:

@@ -105,7 +105,18 @@ def test_settings_of_large_data_sets_are_named(folder, tmp_path):
     for options, names in (
         ({"method": "dino", "batch_size": 32}, ["--batch_size 32 (2 fits)", "--out_dim 65536 (32 fits)"]),
         ({"method": "mocov2", "batch_size": 8}, ["--queue 65536 (16 fits)"]),
-        ({"method": "swav", "batch_size": 8, "epochs": 2}, ["--prototypes 3000", "--freeze_prototypes 313 (1 fits)"]),
+        (
+            {"method": "swav", "batch_size": 8, "epochs": 1},
+            ["--prototypes 3000", "--freeze_prototypes by default (0 fits)"],
+        ),
+        (
+            {"method": "swav", "batch_size": 8, "epochs": 2, "freeze_prototypes": 313},
+            ["--prototypes 3000", "--freeze_prototypes 313 (1 fits)"],
+        ),
+        (
+            {"method": "supervised", "batch_size": 8, "lr": 1e-5},
+            ["the learning rate rises from 3.13e-07 (--lr 1e-05 × --batch_size 8 / 256) to 1e-05 at the end"],
+        ),
         ({"method": "simclr", "batch_size": 8, "epochs": 10, "warmup_epochs": 8}, ["--warmup_epochs 8 (1 fits)"]),
     ):
         (caution,) = checks.cautions(plan_of(folder, tmp_path, **options))
