@@ -246,7 +246,7 @@ def _batch_of(image: Photo, short_side: int) -> Any:
 
     if isinstance(image, (str, Path)):
         try:
-            decoded = decode_image(Path(image), short_side)
+            decoded = decode_image(Path(image), short_side, upright=True)
         except DamagedImage as error:
             raise UserError(f"{image}: no usable image: {error}") from error
     else:

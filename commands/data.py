@@ -110,6 +110,10 @@ def _size(size: int) -> str:
     return f"{size / 2**10:.3g} KiB"
 
 
+#: Below the first table.
+OVERVIEW = "sides: smallest / median / largest; the fingerprint is of pixels, the source of names and files"
+
+
 def describe(
     name: str,
     root: Path | None,
@@ -187,14 +191,21 @@ def _overview(stores: list[ImageStore]) -> Table:
             "short side, pixels": spread(store.original_sizes.min(axis=1)),
             "long side, pixels": spread(store.original_sizes.max(axis=1)),
             "stored short side": "as it is" if store.short_side is None else f"at most {store.short_side}",
+            "with an EXIF turn": _turns(store),
             "masks": "yes" if store.has_masks else "no",
             "fingerprint": store.fingerprint,
+            "source": store.source,
         }
         for store in stores
     ]
     rows = [(title, *(column[title] for column in columns)) for title in columns[0]]
     headings = {"": "left", **{store.split: "right" for store in stores}}
-    return _table(stores[0].name, headings, rows, caption="sides: smallest / median / largest", caption_justify="left")
+    return _table(stores[0].name, headings, rows, caption=OVERVIEW, caption_justify="left")
+
+
+def _turns(store: ImageStore) -> str:
+    turned = int((store.turns > 1).sum())
+    return f"{turned:,}, {'turned upright' if store.upright else 'read as stored'}" if turned else "0"
 
 
 def _labels(store: ImageStore) -> str:

@@ -16,7 +16,7 @@ from eval.core.context import EvalContext, make_context
 from eval.core.options import WeightsOptions
 from eval.core.run import run_evaluations
 from rundir.lock import run_lock
-from rundir.log import end_of, fingerprint_of, holds_work
+from rundir.log import end_of, holds_work, start_of
 from rundir.options import require_options, write_options
 from rundir.paths import CHECKPOINTS, CONFIG, ENVIRONMENT
 from rundir.provenance import read_environment, write_environment
@@ -111,7 +111,8 @@ def _training_of(weights: str | None) -> dict[str, Any]:
         method = read_environment(run).get("method")
     except (OSError, ValueError):  # a report names the damage
         method = None
-    trained = {**(end_of(run) or {}), "fingerprint": fingerprint_of(run)}
+    begun = start_of(run)
+    trained = {**(end_of(run) or {}), "fingerprint": begun.get("fingerprint"), "source": begun.get("source")}
     return {"trained": trained} | ({} if method is None else {"method": method})
 
 

@@ -98,7 +98,10 @@ class AttentionJaccard(Evaluation):
         )
         for image, attention_Hhw in enumerate(attentions):
             mask = store.mask(image)
-            objects = mask if instances is None else read_ids(instances[image], mask.shape)
+            objects = mask
+            if instances is not None:
+                turn = int(store.turns[image])
+                objects = read_ids(instances[image], mask.shape, image_turn=turn, upright=store.upright)
             kept = keep_mass(attention_Hhw, self.config.mass)
             masks = F.interpolate(kept[None].float(), mask.shape, mode="nearest-exact")[0] > 0
             scores[image] = best_jaccard(masks.cpu(), torch.from_numpy(objects))

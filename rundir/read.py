@@ -43,7 +43,8 @@ class Run:
         end: the last record of a finished training, else None.
         has_log: False for an evaluation of given weights, which trains nothing.
         failure: why the run last failed; "" if it has not.
-        fingerprint: of the training images, also where this is an evaluation of a run's weights; "" if unknown.
+        fingerprint, source: of the training images (of their pixels, and of names, files and labels), also where this is an
+            evaluation of a run's weights; "" if unknown.
         unlabelled: no training image has a label.
         images, held_out: numbers of images that a training trains on, and keeps for the online k-NN.
     """
@@ -58,6 +59,7 @@ class Run:
     end: dict[str, Any] | None = None
     has_log: bool = False
     fingerprint: str = ""
+    source: str = ""
     unlabelled: bool = False
     results: list[Measurement] = field(default_factory=list)
     logged: int = 0
@@ -150,7 +152,7 @@ def _read_run(directory: Path, problems: list[Problem]) -> Run:
         problem(f"{_reason(error)}; left out of the tables of published numbers", REPRODUCES)
     _read_log(run, problem)
     if not run.has_log and isinstance(trained := run.environment.get("trained"), dict):
-        run.fingerprint = str(trained.get("fingerprint") or "")
+        run.fingerprint, run.source = (str(trained.get(name) or "") for name in ("fingerprint", "source"))
     for file in sorted((directory / RESULTS).glob("*.json")):
         _read_results(run, file, problem)
     run.failure = failure_of(directory)
@@ -199,7 +201,7 @@ def _read_log(run: Run, problem: Callable[[str, str], None]) -> None:
         elif kind == "end":
             run.end = record
         elif kind == "start":
-            run.fingerprint = str(record.get("fingerprint") or "")
+            run.fingerprint, run.source = (str(record.get(name) or "") for name in ("fingerprint", "source"))
             run.unlabelled = record.get("labelled") == 0
             run.images, run.held_out = (_count(record.get(name)) for name in ("images", "held_out"))
         if "effective_rank" in record or "feature_std" in record:

@@ -36,7 +36,8 @@ class Measurement:
         low, high: 95% bootstrap interval over test samples; None if it cannot be computed, and ``interval`` gives the reason.
         n: number of test samples.
         protocol: everything that fixes the number (k, temperature, input size, …), JSON-able.
-        data: name, train and test split, fingerprints, counts.
+        data: name, and for the train and test split counts, the ``fingerprint`` of the pixels, and the ``source`` (of names, files
+            and labels; older files have none), which is equal for every input size.
         predictions: file under the run's ``predictions/`` with the per-sample outcomes, or None.
         interval: how the interval was made.
         weights, request: digests of the weights, and of weights, data and options together. ``run_evaluations`` fills them in
@@ -134,11 +135,17 @@ def is_outcome(key: str) -> bool:
 
 
 def test_data_of(measurement: Measurement) -> tuple[str, str]:
-    """Name and fingerprint of the test data."""
+    """Name and fingerprint of the test data, as they were measured."""
     data = measurement.data
     test = data["test"] if isinstance(data.get("test"), dict) else {}
     fingerprint = data.get("test_fingerprint") or test.get("fingerprint") or data.get("fingerprint") or ""
     return str(data.get("name") or test.get("name") or "unnamed data"), str(fingerprint)
+
+
+def test_source_of(measurement: Measurement) -> str:
+    """What the test data come from (``ImageStore.source``); "" for older measurements, and for files that are their own source."""
+    test = measurement.data.get("test")
+    return str(test.get("source") or "") if isinstance(test, dict) else ""
 
 
 def measured_key(measurement: Measurement) -> str:

@@ -98,6 +98,7 @@ def _train(
     with working(f"making {config.backbone} and what {config.method} adds", show=is_main()):
         method = plan.build_method()
     about = {"images": len(images), "held_out": len(held_out), "fingerprint": images.fingerprint}
+    about["source"] = images.source
     about["names"] = names_hash(sorted([*images.names, *held_out.names]))
     about["labelled"] = int(images.labelled.sum())
     if plan.initial is not None and begins:

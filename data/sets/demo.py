@@ -48,7 +48,7 @@ class Demo(DataSet):
         labels = _read_labels(_side_file(self.root, folder, "labels.csv"))
         by_number = dict(zip(map(str, range(len(classes))), classes, strict=True))
         labels = {name: by_number.get(label, label) for name, label in labels.items()}
-        return list_segmentation(self.name, split, folder, classes, labels)
+        return list_segmentation(self.name, split, folder, classes, labels, upright=True)
 
 
 def _read_labels(path: Path) -> dict[str, str]:

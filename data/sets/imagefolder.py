@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from data.sets.core.base import DATASETS, DataSet
 from data.sets.core.folders import list_folder
+from data.sets.imagenet import is_synset
 from data.store.listing import Listing
 
 
@@ -14,4 +17,6 @@ class ImageFolder(DataSet):
     title = "image folder"
 
     def listing(self, split: str) -> Listing:
-        return list_folder(self.name, split, self.root)
+        listing = list_folder(self.name, split, self.root)
+        # Published numbers on parts of ImageNet (Imagenette, ImageNet-100) come from the pixels as stored, as on all of it.
+        return replace(listing, upright=not all(map(is_synset, listing.classes)))

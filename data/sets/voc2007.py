@@ -45,6 +45,7 @@ class VOC2007(DataSet):
             names=names,
             labels=None,
             annotations=annotations,
+            upright=False,
             stamp=stamp_of_listed(folder, names + annotations, path),
         )
 

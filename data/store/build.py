@@ -108,6 +108,8 @@ class Builder:
         record["size"] = planes[0].shape
         record["original_size"] = sample.image.original_size
         record["digest"] = _digest(*planes)
+        record["source"] = np.frombuffer(sample.image.source, np.uint8)
+        record["turn"] = sample.image.turn
         if sample.mask is not None:
             record["mask_digest"] = _digest(sample.mask)
         return record, planes, sample

@@ -4,18 +4,19 @@ exact conversions are noted."""
 import io
 import re
 import stat
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from xml.etree import ElementTree
 
 import numpy as np
 from PIL import Image, ImageFile
 
 from common.errors import UserError
+from data.store.jpeg import is_whole
+from data.store.turns import PILLOW_TURNS, turn_of, turned
 
 #: Most pixels of an image; a file that claims more is taken for a decompression bomb. Pillow's own default.
 MAX_PIXELS = 89_478_485
@@ -33,17 +34,6 @@ _EXACT = {
     "RGBA": "opaque alpha channel dropped",
     "LA": "greyscale, repeated over three channels; opaque alpha channel dropped",
     "PA": "palette, looked up; opaque alpha channel dropped",
-}
-#: EXIF's tag, and how its values are turned upright (EXIF 2.32, 4.6.4; Pillow's names).
-_ORIENTATION = 0x0112
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
 }
 #: TIFF's tag NewSubfileType: bit 0 marks a reduced version of another image in the file.
 _SUBFILE = 0x00FE
@@ -64,11 +54,20 @@ class WrongData(UserError):
 
 @dataclass(frozen=True)
 class Decoded:
-    """An RGB image, its (height, width) before any resizing, and how it was converted to RGB ("" if it was RGB)."""
+    """An RGB image.
+
+    Attributes:
+        original_size: (height, width) before any resizing.
+        note: how it was converted to RGB; "" if it was RGB.
+        turn: the EXIF orientation that its file carries, 1 to 8 (``data.store.turns``), whether applied or not.
+        source: 16 bytes, a hash of the file's content and of how it was turned.
+    """
 
     image: Image.Image
     original_size: tuple[int, int]
     note: str
+    turn: int
+    source: bytes
 
     @property
     def pixels(self) -> np.ndarray:
@@ -82,13 +81,16 @@ class Decoded:
         return [np.frombuffer(self.image.tobytes("raw", band), np.uint8).reshape(shape) for band in "RGB"]
 
 
-def decode_image(path: Path | bytes, short_side: int | None = None, as_seen: bool = False) -> Decoded:
-    """Read an image file, or its content, as RGB, whatever its suffix. EXIF orientation is ignored, as torchvision's data sets do.
+def decode_image(
+    path: Path | bytes, short_side: int | None = None, upright: bool = False, as_seen: bool = False
+) -> Decoded:
+    """Read an image file, or its content, as RGB, whatever its suffix.
 
     Args:
         short_side: an image with a longer shorter side (pixels) is resized to it, as torchvision's
             ``Resize(short_side, BICUBIC, antialias=True)`` does with PIL images.
-        as_seen: as image viewers show it: upright by its EXIF orientation, and on white where it is transparent.
+        upright: turned by its EXIF orientation, as every viewer shows it; else that is ignored, as torchvision's data sets do.
+        as_seen: upright, and on white where it is transparent.
 
     Raises:
         DamagedImage: missing, undecodable or too large; a side of one pixel, or more than ``MAX_ASPECT`` times the other;
@@ -98,11 +100,50 @@ def decode_image(path: Path | bytes, short_side: int | None = None, as_seen: boo
     with opened(path) as (file, image):
         _check(image)
         note = _EXACT[image.mode]
-        jpeg = image.format in ("JPEG", "MPO")
+        is_jpeg = image.format in ("JPEG", "MPO")
+        upright = upright or as_seen
+        image, turn = loaded(image, upright)
         image = _to_rgb(image, as_seen)
-        if jpeg:
-            _check_end(file)
-    return _decoded(image, short_side, note)
+        source = _source(file, turn if upright else 1, is_jpeg)
+    return _decoded(image, short_side, note, turn, source)
+
+
+def look_at(path: Path | bytes, upright: bool) -> tuple[bytes, int]:
+    """``Decoded.source`` and ``turn`` of an image that was decoded before. Errors are those of ``decode_image``."""
+    with opened(path) as (file, image):
+        turn = turn_of(image) if upright or image.format != PILLOW_TURNS else 1
+        return _source(file, turn if upright else 1), turn
+
+
+def loaded(image: Image.Image, upright: bool) -> tuple[Image.Image, int]:
+    """Decode the pixels, turn them if they are to be ``upright``, and return the EXIF orientation that the file carries."""
+    if image.format == PILLOW_TURNS:  # and forgets the orientation
+        turn = turn_of(image) if upright else 1
+        image.load()
+        return image, turn
+    image.load()
+    turn = turn_of(image)  # now, since a PNG file may carry it behind its pixels
+    return turned(image, turn) if upright else image, turn
+
+
+def _hasher() -> Any:
+    """A hash of 16 bytes, fast enough to take no time beside decoding."""
+    import xxhash  # reports do without it
+
+    return xxhash.xxh3_128()
+
+
+def _source(file: BinaryIO, applied: int, is_jpeg: bool = False) -> bytes:
+    """Hash a file, and the turn that is applied to its pixels. Raises DamagedImage for a JPEG file that stops inside the image."""
+    file.seek(0)
+    digest = _hasher()
+    while part := file.read(-1 if is_jpeg else 2**20):
+        if is_jpeg and not is_whole(part):
+            raise DamagedImage("the file stops inside the image")
+        digest.update(part)
+    if applied != 1:
+        digest.update(f"turned {applied}".encode())
+    return digest.digest()
 
 
 @contextmanager
@@ -156,7 +197,9 @@ def kept_size(width: int, height: int, short_side: int | None) -> tuple[int, int
 
 def from_array(pixels: np.ndarray, short_side: int | None = None) -> Decoded:
     """``decode_image`` for an image in memory: uint8 ``[H, W, 3]``."""
-    return _decoded(Image.fromarray(pixels), short_side, "")
+    digest = _hasher()
+    digest.update(repr(pixels.shape).encode() + pixels.tobytes())
+    return _decoded(Image.fromarray(pixels), short_side, "", 1, digest.digest())
 
 
 def read_annotation(path: Path, classes: tuple[str, ...]) -> np.ndarray:
@@ -213,27 +256,14 @@ def _check(image: Image.Image) -> None:
         raise DamagedImage(_REFUSED.get(image.mode, f"pixels of Pillow's mode {image.mode}; convert it to RGB"))
 
 
-def _to_rgb(image: Image.Image, as_seen: bool) -> Image.Image:
-    image.load()
-    turn = _TURNS.get(_orientation(image)) if as_seen else None  # after loading, which turns some formats already
+def _to_rgb(image: Image.Image, on_white: bool) -> Image.Image:
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         layered = image.convert("RGBA")
         if layered.getchannel("A").getextrema()[0] < 255:
-            if not as_seen:
+            if not on_white:
                 raise DamagedImage("transparent pixels; flatten it onto a background")
             image = Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered)
-    image = image if image.mode == "RGB" else image.convert("RGB")  # which would copy one that is RGB already
-    return image if turn is None else image.transpose(turn)
-
-
-def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation; 1, upright, where it is missing or damaged, as viewers have it."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # damaged bytes can raise anything
-        return 1
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy one that is RGB already
 
 
 def is_heic(head: bytes) -> bool:
@@ -250,18 +280,9 @@ def is_heic(head: bytes) -> bool:
     )
 
 
-def _check_end(file: BinaryIO) -> None:
-    """Refuse a JPEG file whose last scan does not end: zeros in place of the rest would decode as grey without an error."""
-    file.seek(0)
-    content = file.read()
-    end = content.rfind(b"\xff\xd9")
-    if end < 0 or content.find(b"\xff\xda", end) >= 0:
-        raise DamagedImage("the file stops inside the image")
-
-
-def _decoded(image: Image.Image, short_side: int | None, note: str) -> Decoded:
+def _decoded(image: Image.Image, short_side: int | None, note: str, turn: int, source: bytes) -> Decoded:
     width, height = image.size
     size = kept_size(width, height, short_side)
     if size != image.size:
         image = image.resize(size, Image.Resampling.BICUBIC)
-    return Decoded(image, (height, width), note)
+    return Decoded(image, (height, width), note, turn, source)

@@ -6,8 +6,11 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,21 +20,43 @@ from data.store.store import RECORD, ImageStore
 from data.store.stream import StreamedStore
 
 #: Part of every store's key: raise it when stores hold something else for the same source.
-FORMAT = 2
+FORMAT = 3
 INDEX = "index.npz"
 #: No image has a longer side in pixels, so that the sums below cannot overflow.
 MOST_SIDE = 2**24
 
 
-def key_of(listing: Listing, short_side: int | None) -> str:
+def key_of(listing: Listing, short_side: int | None, format: int = FORMAT) -> str:
     """Hash everything that decides a store's content."""
     labels = "several" if listing.labels is None else hashlib.sha256(listing.labels.tobytes()).hexdigest()
-    parts = [FORMAT, listing.stamp, short_side, listing.classes, labels]
+    parts = [format, listing.stamp, short_side, listing.classes, labels, *([listing.upright] if format > 2 else [])]
     return hashlib.sha256(repr(parts).encode(errors="surrogateescape")).hexdigest()
 
 
 def pixel_file(folder: Path, key: str) -> Path:
     return folder / f"pixels-{key[:16]}.bin"
+
+
+@dataclass(frozen=True)
+class Index:
+    """What an index file holds.
+
+    Attributes:
+        about: the key, the pixel file's name and bytes, and rows of the listing that were skipped or converted, with why or how.
+        records: ``data.store.store.RECORD``, one an image.
+        label_sets: bool ``[n, classes]`` if an image may have several labels.
+    """
+
+    about: dict[str, Any]
+    records: np.ndarray
+    label_sets: np.ndarray | None
+
+    def write(self, folder: Path) -> None:
+        arrays = {"records": self.records}
+        if self.label_sets is not None:
+            arrays["label_sets"] = self.label_sets
+        with atomic_file(folder / INDEX) as file:
+            np.savez(file, about=np.frombuffer(json.dumps(self.about).encode(), np.uint8), **arrays)
 
 
 def write_index(
@@ -48,37 +73,62 @@ def write_index(
     """Finish a store. ``size``: bytes of its pixel file; ``skipped``, ``converted``: row of the listing, and why or how."""
     about = {
         "key": key,
+        "pixels": pixel_file(folder, key).name,
         "root": os.fsencode(listing.root).decode(errors="replace"),
         "bytes": size,
         "skipped": skipped,
         "converted": converted,
         "streamed": streamed,
     }
-    arrays = {"records": records} if label_sets is None else {"records": records, "label_sets": label_sets}
-    with atomic_file(folder / INDEX) as file:
-        np.savez(file, about=np.frombuffer(json.dumps(about).encode(), np.uint8), **arrays)
+    Index(about, records, label_sets).write(folder)
+
+
+def read_index(
+    folder: Path, key: str, listing: Listing, short_side: int | None, record: np.dtype = RECORD
+) -> Index | None:
+    """Read a finished store's index; None if it is missing, damaged or of another key. ``record``: what the key's format has of an
+    image."""
+    try:
+        arrays = read_arrays(folder / INDEX)
+        about = json.loads(arrays["about"].tobytes())
+        about.setdefault("pixels", pixel_file(folder, key).name)
+        if not re.fullmatch(r"pixels-[0-9a-f]{16}\.bin", about["pixels"]):
+            raise ValueError("no pixel file")
+        if about["key"] != key or _pixels_of(folder, about).stat().st_size != about["bytes"]:
+            return None
+        index = Index(about, arrays["records"], arrays.get("label_sets"))
+        if index.records.dtype != record:
+            raise ValueError("records of another form")
+        _check(about, index.records, index.label_sets, listing, short_side)
+    except (FileNotFoundError, ValueError, KeyError, TypeError, OverflowError, RecursionError, AttributeError):
+        return None
+    return index
+
+
+def _pixels_of(folder: Path, about: dict[str, Any]) -> Path:
+    return folder / about["pixels"]
+
+
+def store_of(index: Index, folder: Path, listing: Listing, short_side: int | None) -> ImageStore | None:
+    """Map a store's pixels; None if another process removed them meanwhile."""
+    streamed, pixels = index.about.get("streamed", False), None
+    if not streamed:
+        try:
+            pixels = _mapped(_pixels_of(folder, index.about))
+        except (FileNotFoundError, ValueError):
+            return None
+        if pixels is None:
+            return None
+    damaged = [(listing.names[row], reason) for row, reason in index.about["skipped"]]
+    converted = [(listing.names[row], note) for row, note in index.about["converted"]]
+    kind = StreamedStore if streamed else ImageStore
+    return kind(listing, short_side, pixels, index.records, index.label_sets, damaged, converted)
 
 
 def read_store(folder: Path, key: str, listing: Listing, short_side: int | None) -> ImageStore | None:
     """Open the finished store in a folder; None if it is missing, damaged or of another key."""
-    try:
-        index = read_arrays(folder / INDEX)
-        about = json.loads(index["about"].tobytes())
-        path = pixel_file(folder, key)
-        if about["key"] != key or path.stat().st_size != about["bytes"]:
-            return None
-        streamed = about.get("streamed", False)
-        records, label_sets = index["records"], index.get("label_sets")
-        _check(about, records, label_sets, listing, short_side)
-        pixels = None if streamed else _mapped(path)
-    except (FileNotFoundError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        return None
-    if pixels is None and not streamed:
-        return None
-    damaged = [(listing.names[row], reason) for row, reason in about["skipped"]]
-    converted = [(listing.names[row], note) for row, note in about["converted"]]
-    kind = StreamedStore if streamed else ImageStore
-    return kind(listing, short_side, pixels, records, label_sets, damaged, converted)
+    index = read_index(folder, key, listing, short_side)
+    return None if index is None else store_of(index, folder, listing, short_side)
 
 
 def _check(
@@ -86,8 +136,10 @@ def _check(
 ) -> None:
     """Raise ValueError unless an index is as ``Builder`` writes it: each of the listing's images once, kept or skipped, in order,
     without a gap in the pixel file. What lies outside the file would be read from whatever memory is there."""
-    if records.dtype != RECORD or records.ndim != 1 or not len(records):
+    if records.ndim != 1 or not len(records):
         raise ValueError("records of another form")
+    if "turn" in records.dtype.names and not ((records["turn"] >= 1) & (records["turn"] <= 8)).all():
+        raise ValueError("orientations that EXIF has not")
     if type(about.get("streamed", False)) is not bool:
         raise ValueError("streamed is no truth value")
     notes = [*about["skipped"], *about["converted"]]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import UserError
-from data.store.decode import Decoded, decode_image, from_array, read_annotation
+from data.store.decode import Decoded, decode_image, from_array, look_at, read_annotation
 from data.store.masks import decode_mask
 
 
@@ -38,6 +38,8 @@ class Listing:
         labels: int64 ``[n]``; None if an image may have several, from its annotation or else its mask.
         arrays: uint8 ``[n, H, W, 3]``: the images, if they are not files of their own.
         encoded: returns the content of an image's file, by its index, if the images are in files that hold several.
+        upright: photos are turned by their EXIF orientation, as every viewer shows them. False where published numbers come from
+            the pixels as stored (torchvision's data sets do not turn), or boxes and masks belong to those.
         stamp: hash over names, sizes and modification times of the files; the store is built anew when it changes.
     """
 
@@ -51,6 +53,7 @@ class Listing:
     annotations: list[str] | None = None
     arrays: np.ndarray | None = None
     encoded: Callable[[int], bytes] | None = None
+    upright: bool = True
     stamp: str
 
     def __post_init__(self):
@@ -69,7 +72,7 @@ class Listing:
         image = self.image(index, short_side)
         mask = label_set = None
         if self.masks is not None:
-            mask = self.mask(index, image.original_size)
+            mask = self.mask(index, image.original_size, image.turn)
         if self.annotations is not None:
             label_set = read_annotation(self.root / self.annotations[index], self.classes)
         elif self.labels is None:
@@ -80,13 +83,22 @@ class Listing:
         """``decode_image`` alone."""
         if self.arrays is not None:
             return from_array(self.arrays[index], short_side)
-        if self.encoded is not None:
-            return decode_image(self.encoded(index), short_side)
-        return decode_image(self.root / self.names[index], short_side)
+        return decode_image(self._file(index), short_side, self.upright)
 
-    def mask(self, index: int, image_size: tuple[int, int]) -> np.ndarray:
+    def look_at(self, index: int) -> tuple[bytes, int]:
+        """``Decoded.source`` and ``turn`` of an image that was decoded before. Errors are those of ``decode_image``."""
+        if self.arrays is not None:
+            decoded = from_array(self.arrays[index])
+            return decoded.source, decoded.turn
+        return look_at(self._file(index), self.upright)
+
+    def _file(self, index: int) -> Path | bytes:
+        return self.root / self.names[index] if self.encoded is None else self.encoded(index)
+
+    def mask(self, index: int, image_size: tuple[int, int], image_turn: int) -> np.ndarray:
         """``decode_mask`` alone; ``image_size`` is the original (height, width)."""
-        return decode_mask(self.root / self.masks[index], len(self.classes) + 1, image_size)
+        classes = len(self.classes) + 1
+        return decode_mask(self.root / self.masks[index], classes, image_size, image_turn, self.upright)
 
 
 def stamp_of(entries: Iterable[tuple[str, os.stat_result]]) -> str:

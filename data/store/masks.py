@@ -6,7 +6,8 @@ import numpy as np
 from PIL import Image
 
 from common.images import VOID, voc_palette
-from data.store.decode import MAX_PIXELS, DamagedImage, WrongData, opened
+from data.store.decode import MAX_PIXELS, DamagedImage, WrongData, loaded, opened
+from data.store.turns import misfit
 
 #: What Pillow multiplies grey values of 2 and 4 bits by, so that they fill 8 bits.
 _SCALED = {"L": 1, "L;2": 85, "L;4": 17}
@@ -15,9 +16,11 @@ _IDS = ("P", "L", "1", "LA", "PA", "I", "I;16", "I;16B", "I;16L")
 _ADVICE = "give palette or grey PNG files whose values are the ids"
 
 
-def decode_mask(path: Path, classes: int, image_size: tuple[int, int]) -> np.ndarray:
+def decode_mask(
+    path: Path, classes: int, image_size: tuple[int, int], image_turn: int = 1, upright: bool = False
+) -> np.ndarray:
     """``read_ids`` of a class mask. Raises WrongData also for ids other than 0 to ``classes - 1`` and 255 (void)."""
-    mask = read_ids(path, image_size, classes)
+    mask = read_ids(path, image_size, classes, image_turn, upright)
     present = np.bincount(mask.ravel(), minlength=256)
     present[:classes] = 0
     present[VOID] = 0
@@ -27,32 +30,40 @@ def decode_mask(path: Path, classes: int, image_size: tuple[int, int]) -> np.nda
     return mask
 
 
-def read_ids(path: Path, image_size: tuple[int, int] | None = None, classes: int = 21) -> np.ndarray:
+def read_ids(
+    path: Path,
+    image_size: tuple[int, int] | None = None,
+    classes: int = 21,
+    image_turn: int = 1,
+    upright: bool = False,
+) -> np.ndarray:
     """Read a mask of classes or objects, uint8 ``[H, W]``. Ids are palette indices, or grey values of 1 to 16 bits as they stand in
     the file, whatever viewers show.
 
     Args:
-        image_size: (height, width) of its image; None: any.
+        image_size: (height, width) of its image, as it is read; None: any.
         classes: how many ids the colours of a palette are compared with; default: those of VOC.
+        image_turn: the EXIF orientation that its image carries.
+        upright: whether the image is turned by that; the mask then is by its own, which few have.
 
     Raises:
         WrongData: missing, undecodable or too large; colours or fractions in place of ids, or ids above 255; transparent pixels,
-            several frames, lossy compression; another size than its image's; a palette that gives an id VOC's colour of another.
+            several frames, lossy compression; another size than its image's; other pixels of a photo
+            with a turn than those read, perhaps; a palette that gives an id VOC's colour of another.
         UserError: the system does not let the file be read.
     """
     try:
         with opened(path) as (_, image):
-            size = f"{image.height}×{image.width}"
             if reason := _no_ids(image):
                 raise WrongData(f"{path}: the mask is {reason}, not one of ids; {_ADVICE}")
-            if image_size is not None and (image.height, image.width) != tuple(image_size):
-                raise WrongData(
-                    f"{path}: the mask is {size} pixels and its image {image_size[0]}×{image_size[1]} (height×width); "
-                    "masks have the size of their images"
-                )
             if image.height * image.width > MAX_PIXELS:
-                raise WrongData(f"{path}: the mask claims {size} pixels, more than {MAX_PIXELS:,}")
+                raise WrongData(
+                    f"{path}: the mask claims {image.height}×{image.width} pixels, more than {MAX_PIXELS:,}"
+                )
             scale = _SCALED.get(_raw_mode(image), 1)
+            image, turn = loaded(image, upright)
+            if image_size is not None:
+                _check_size(path, (image.height, image.width), turn, tuple(image_size), image_turn, upright)
             ids = np.array(image)
             if image.mode in ("LA", "PA"):
                 if ids[..., 1].min() < 255:
@@ -69,6 +80,19 @@ def read_ids(path: Path, image_size: tuple[int, int] | None = None, classes: int
     except DamagedImage as error:
         problem = f"cannot be read: {error}" if path.exists() else "is missing"
         raise WrongData(f"{path}: the mask {problem}") from error
+
+
+def _check_size(
+    path: Path, size: tuple[int, int], turn: int, image_size: tuple[int, int], image_turn: int, upright: bool
+) -> None:
+    """Raise WrongData unless the mask belongs to the pixels of its image."""
+    if reason := misfit(size, turn, image_size, image_turn, upright):
+        raise WrongData(f"{path}: {reason}")
+    if size != image_size:
+        raise WrongData(
+            f"{path}: the mask is {size[0]}×{size[1]} pixels and its image {image_size[0]}×{image_size[1]} (height×width); "
+            "masks have the size of their images"
+        )
 
 
 def _no_ids(image: Image.Image) -> str | None:

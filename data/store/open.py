@@ -23,6 +23,7 @@ from data.store.build import DATA, Builder, remove_begun, remove_unused
 from data.store.decode import check_file, kept_size
 from data.store.index import key_of, read_store
 from data.store.listing import Listing
+from data.store.older import take_over
 from data.store.store import ImageStore
 
 #: Headers read to estimate a store's size, and the part of the free space that it may take.
@@ -59,7 +60,7 @@ def open_store(
             return store or read_store(folder / "streamed", key, listing, short_side)
         if store is None:
             with owned_lock(folder / "lock", lambda owner: console.print(f"waiting for {owner}, which builds {name}")):
-                store = read_store(folder, key, listing, short_side)
+                store = _finished(folder, key, listing, short_side, progress)
                 needed = _bytes_needed(listing, short_side) if store is None and not stream else None
                 if reason := _too_large(folder, needed):
                     console.print(f"{listing.data} {listing.split}: {reason}", markup=False)
@@ -67,7 +68,7 @@ def open_store(
                 if store is None and stream:
                     remove_begun(folder)  # it may be what fills the disk
                     folder = folder / "streamed"
-                    store = read_store(folder, key, listing, short_side)
+                    store = _finished(folder, key, listing, short_side, progress)
                 if store is None:
                     what = f"{len(listing.names):,} images of {listing.data} {listing.split}"
                     building = f"checking {what}, which are not kept; notes go" if stream else f"decoding {what}"
@@ -89,7 +90,19 @@ def open_store(
             f"{listing.data} {listing.split}: {len(store):,} images, {len(store.damaged):,} more skipped: {shown}{rest}",
             markup=False,
         )
+    if not store.upright and (turned := int((store.turns > 1).sum())):
+        console.print(
+            f"{listing.data} {listing.split}: {turned:,} photos carry an EXIF orientation; their pixels are taken as stored, "
+            "as published numbers are made",
+            markup=False,
+        )
     return store
+
+
+def _finished(folder: Path, key: str, listing: Listing, short_side: int | None, progress: bool) -> ImageStore | None:
+    """The store in a folder, or the one that an older version made of the same pixels."""
+    store = read_store(folder, key, listing, short_side)
+    return store or take_over(folder, key, listing, short_side, progress and is_main())
 
 
 def _bytes_needed(listing: Listing, short_side: int | None) -> int | None:

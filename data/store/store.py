@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +28,8 @@ RECORD = np.dtype(
         ("mask_offset", "<i8"),
         ("digest", "u1", 16),
         ("mask_digest", "u1", 16),
+        ("source", "u1", 16),  # hash of the image's file
+        ("turn", "u1"),  # the EXIF orientation that it carries, whether applied or not
     ]
 )
 
@@ -59,6 +62,8 @@ class ImageStore:
         label_sets: bool ``[n, classes]`` if an image may have several labels, else None.
         original_sizes: int ``[n, 2]``: heights and widths of the source images in pixels.
         digests: uint8 ``[n, 16]``: equal for equal pixels.
+        turns: uint8 ``[n]``: EXIF orientations of the photos, 1 to 8; applied if ``upright``.
+        upright: photos are turned by those.
         damaged: (name, reason) of the split's skipped images.
         converted: (name, how) of the split's images that were not RGB.
     """
@@ -88,6 +93,8 @@ class ImageStore:
             self.labels = np.where(label_sets.sum(axis=1) == 1, label_sets.argmax(axis=1), -1).astype(np.int64)
         self.original_sizes = records["original_size"]
         self.digests = records["digest"]
+        self.turns = records["turn"]
+        self.upright = listing.upright
         self.damaged = damaged
         self.converted = converted
         self._sizes = records["size"].astype(np.int64)
@@ -115,8 +122,16 @@ class ImageStore:
     @cached_property
     def fingerprint(self) -> str:
         """Hash over the decoded pixels, masks and labels, in order."""
-        digest = hashlib.sha256("\0".join(self.classes).encode(errors="surrogateescape"))
-        for array in (self.digests, self._records["mask_digest"], self.labels, self.label_sets):
+        return self._hash(self.classes, self.digests)
+
+    @cached_property
+    def source(self) -> str:
+        """Hash over what the pixels come from, in order: names, files, masks and labels. Equal at every ``short_side``."""
+        return self._hash([*self.classes, *self.names], self._records["source"])
+
+    def _hash(self, names: Sequence[str], of_images: np.ndarray) -> str:
+        digest = hashlib.sha256("\0".join(names).encode(errors="surrogateescape"))
+        for array in (of_images, self._records["mask_digest"], self.labels, self.label_sets):
             digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:16]
 
@@ -189,8 +204,18 @@ class ImageStore:
         """A store of the images at ``indices [m]``, in this order, on the same file."""
         rows = np.asarray(indices, np.int64).reshape(-1)
         part = object.__new__(type(self))
-        part.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("names", "fingerprint")})
-        of_images = ("_records", "_sizes", "_offsets", "_slots", "labels", "label_sets", "original_sizes", "digests")
+        part.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("names", "fingerprint", "source")})
+        of_images = (
+            "_records",
+            "_sizes",
+            "_offsets",
+            "_slots",
+            "labels",
+            "label_sets",
+            "original_sizes",
+            "digests",
+            "turns",
+        )
         for attribute in of_images:
             value = getattr(self, attribute)
             setattr(part, attribute, None if value is None else value[rows])

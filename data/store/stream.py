@@ -22,7 +22,7 @@ class StreamedStore(ImageStore):
         if self._listing.masks is None:
             return None
         record = self._records[index]
-        return self._listing.mask(record["row"], tuple(record["original_size"].tolist()))
+        return self._listing.mask(record["row"], tuple(record["original_size"].tolist()), int(record["turn"]))
 
     def _fill(self, targets: list[np.ndarray], rows: list[int]) -> None:
         # Pillow and numpy release the GIL.
@@ -41,6 +41,8 @@ class StreamedStore(ImageStore):
             raise self._changed(index, str(reason)) from None
         if (decoded.image.height, decoded.image.width) != target.shape[1:]:
             raise self._changed(index, "another size")
+        if decoded.source != self._records[index]["source"].tobytes():
+            raise self._changed(index, "other bytes")
         for plane, levels in zip(target, decoded.planes, strict=True):
             plane[:] = levels
 

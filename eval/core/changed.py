@@ -34,18 +34,23 @@ def _since_training(context: EvalContext, run: Path) -> str:
     if start.get("names") not in (None, names_hash(sorted(store.names))):
         return f"{where}: of {now:,} images some have other names"
     size, knn_every = options.get("image_size"), options.get("knn_every")
-    if not isinstance(size, int) or not isinstance(knn_every, int):
+    if not isinstance(knn_every, int):
         return ""
-    # Fingerprints are of pixels at the training's size. A store of them is there unless a file has been written to since.
+    if start.get("source"):
+        same = start["source"] in {part.source for part in _parts(store, knn_every)}
+        return "" if same else f"{where}: other names, files or labels"
+    if not isinstance(size, int):
+        return ""
+    # Older logs have a fingerprint of pixels at the training's size. A store of them is there unless a file has been written to.
     trained = open_dataset(store.name, "train", context.data_root, short_side_for(size), progress=False, build=False)
-    if trained is None or start["fingerprint"] in _fingerprints(trained, knn_every):
+    if trained is None or start["fingerprint"] in {part.fingerprint for part in _parts(trained, knn_every)}:
         return ""
     return f"{where}: other pixels or labels"
 
 
-def _fingerprints(store: ImageStore, knn_every: int) -> set[str]:
-    """Fingerprints of what a run may have trained on: all images, or all but those held out."""
-    return {store.fingerprint, store.subset(hold_out(len(store), knn_every)[0]).fingerprint}
+def _parts(store: ImageStore, knn_every: int) -> tuple[ImageStore, ImageStore]:
+    """What a run may have trained on: all images, or all but those held out."""
+    return store, store.subset(hold_out(len(store), knn_every)[0])
 
 
 def _since_measured(context: EvalContext) -> str:
@@ -80,4 +85,6 @@ def _difference(m: Measurement, context: EvalContext) -> str:
                 return f"{then[what]:,} {split} {what} then, {here.get(what):,} now"
         if same_size and then.get("fingerprint") not in (None, here["fingerprint"]):
             return f"other pixels or labels of {split} images"
+        if then.get("source") not in (None, here.get("source")):
+            return f"other names, files or labels of {split} images"
     return ""

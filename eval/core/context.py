@@ -132,14 +132,14 @@ class EvalContext(FrozenBackbone):
         }
 
     def data(self) -> dict[str, Any]:
-        """``Measurement.data``: the name, sizes and fingerprints of the test data."""
+        """``Measurement.data``: the name, sizes and fingerprints (of pixels, and of their sources) of the test data."""
         if isinstance(self.test, Benchmark):
             about_files = {"files": len(self.test.files), "fingerprint": self.test.fingerprint}
             return {"name": self.test.name, "test": about_files}
 
         def about(store: ImageStore) -> dict[str, Any]:
             counts = {"images": len(store), "labelled": int(store.labelled.sum()), "skipped": len(store.damaged)}
-            return {**counts, "fingerprint": store.fingerprint}
+            return {**counts, "fingerprint": store.fingerprint, "source": store.source}
 
         return {
             "name": self.test.name,

@@ -124,7 +124,7 @@ def features_of_folder(
 
 def _decoded(file: Path, short_side: int) -> Decoded | DamagedImage:
     try:
-        return decode_image(file, short_side)
+        return decode_image(file, short_side, upright=True)
     except DamagedImage as error:
         return error
 

@@ -14,6 +14,11 @@ from reports.analysis.rows import plain
 from reports.analysis.statistics import Summary
 from rundir.results import Measurement, is_outcome
 
+#: The entry of a protocol with the input's size. Where a run was measured at several, the first table shows each.
+SIZE = "image_size"
+#: What images are known by in a measurement's data.
+HASHES = ("fingerprint", "source")
+
 
 @dataclass(frozen=True)
 class Column:
@@ -95,7 +100,7 @@ def headline_of(columns: Sequence[Column]) -> list[int]:
         for position in headlines or [p for p in positions if columns[p].metric == first]:
             column = columns[position]
             variants = column.facts["variants"]
-            each = tuple(entry for entry in column.variant if entry[0] in variants and variants[entry[0]] is None)
+            each = tuple((name, value) for name, value in column.variant if variants.get(name, name) in (None, SIZE))
             key = column.quantity, column.metric, each
             if key not in chosen or _in_headline_variant(column):
                 chosen[key] = position
@@ -119,7 +124,7 @@ def conditions_of(result: Measurement) -> dict[str, str]:
             elif not is_outcome(key):
                 # Which seed drew the labelled images is the run's seed, no condition of its own.
                 words = re.sub(r"drawn by seed \d+", "drawn by seed", plain(value))
-                flat[f"{prefix}{key}"] = words[:12] if key == "fingerprint" else words
+                flat[f"{prefix}{key}"] = words[:12] if key in HASHES else words
 
     add("", result.protocol)
     add("data ", {key: value for key, value in result.data.items() if not key.startswith("test") and key != "name"})
@@ -130,6 +135,9 @@ def differing_conditions(results: Iterable[Measurement]) -> list[str]:
     """Name the conditions in which measurements differ."""
     conditions = [conditions_of(result) for result in results]
     names = dict.fromkeys(itertools.chain.from_iterable(conditions))
+    # Images are known by their files; fingerprints are of their pixels, which differ where only the input's size does.
+    fingerprint, source = (f"data train {name}" for name in HASHES)
+    names.pop(fingerprint if all(source in one for one in conditions) else source, None)
     return [name for name in names if len({one.get(name) for one in conditions}) > 1]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from reports.analysis.power import Needed, needed
 from reports.analysis.rows import SETTINGS, Row, unequal_settings
 from reports.analysis.statistics import over_seeds
 from reports.analysis.tests import comparable, tests_of_column
-from rundir.results import test_data_of
+from rundir.results import Measurement, test_data_of, test_source_of
 
 #: A difference holds where its Holm-adjusted p-value is smaller.
 ALPHA = 0.05
@@ -33,10 +33,10 @@ class Comparison:
     """All rows that were evaluated on one test set.
 
     Attributes:
-        data, fingerprint: of the test set.
+        data, fingerprint: name of the test set, and the hash that it is known by.
         headline: positions of the tested columns, which the first table shows.
         cells: by (row, column) position; absent where not measured.
-        unequal_settings: keys of ``SETTINGS`` in which trained rows differ.
+        unequal_settings: keys of ``SETTINGS`` in which trained rows differ, or any in their input.
         unequal_protocols: by column, the conditions in which rows that are compared differ.
         tests: a line per pair and column (see ``tests.ColumnTests.pairs``), with ``p_holm`` and ``holds``.
         untested: number of untested pairs by reason.
@@ -103,22 +103,36 @@ class Comparison:
 
 def compare(rows: Sequence[Row]) -> list[Comparison]:
     """Compare rows on each test set, the one with most rows first."""
+    sources = _sources(rows)
     sets: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        for test_set in {test_data_of(result): None for run in row.runs for result in run.results}:
+        for test_set in {_test_set(result, sources): None for run in row.runs for result in run.results}:
             sets.setdefault(test_set, []).append(row)
     return [
-        _compare_on(test_set, measured)
+        _compare_on(
+            test_set,
+            measured,
+            [[[m for m in run.results if _test_set(m, sources) == test_set] for run in row.runs] for row in measured],
+        )
         for test_set, measured in sorted(sets.items(), key=lambda item: (-len(item[1]), item[0]))
     ]
 
 
-def _compare_on(test_set: tuple[str, str], rows: list[Row]) -> Comparison:
-    measured = [
-        [[result for result in run.results if test_data_of(result) == test_set] for run in row.runs] for row in rows
-    ]
+def _sources(rows: Sequence[Row]) -> dict[tuple[str, str], str]:
+    """The source of the test data by their name and fingerprint, as far as measurements tell."""
+    results = (result for row in rows for run in row.runs for result in run.results)
+    return {test_data_of(result): source for result in results if (source := test_source_of(result))}
+
+
+def _test_set(result: Measurement, sources: Mapping[tuple[str, str], str]) -> tuple[str, str]:
+    """The name of a measurement's test data, and what they are known by: their source, at whatever size they were read. Where older
+    measurements have none, the source of others with the same pixels, else the fingerprint of those."""
+    name, fingerprint = test_data_of(result)
+    return name, test_source_of(result) or sources.get((name, fingerprint), fingerprint)
+
+
+def _compare_on(test_set: tuple[str, str], rows: list[Row], measured: list[list[list[Measurement]]]) -> Comparison:
     columns = columns_of(measured)
-    trained = [row for row in rows if row.trained]
     comparison = Comparison(
         data=test_set[0],
         fingerprint=test_set[1],
@@ -130,7 +144,7 @@ def _compare_on(test_set: tuple[str, str], rows: list[Row]) -> Comparison:
             for column, (kind, by_row) in enumerate(columns.items())
             for row, results in by_row.items()
         },
-        unequal_settings=[name for name in SETTINGS if len({row.settings[name] for row in trained}) > 1],
+        unequal_settings=[name for name in SETTINGS if _differs(name, rows)],
     )
     for column in range(len(comparison.columns)):
         rows_measured = list(comparison.column(column))
@@ -143,6 +157,12 @@ def _compare_on(test_set: tuple[str, str], rows: list[Row]) -> Comparison:
             comparison.unequal_protocols[column] = list(names)
     _test(comparison)
     return comparison
+
+
+def _differs(setting: str, rows: Sequence[Row]) -> bool:
+    """Whether rows differ in a setting: trained ones, and in the input also untrained backbones."""
+    rows = [row for row in rows if row.trained or (setting == "input" and row.facts["needs_backbone"])]
+    return len({row.settings[setting] for row in rows}) > 1
 
 
 def _spanning(pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -211,18 +211,22 @@ def _start(run: Run) -> str:
 
 
 def _tell_images_apart(rows: Sequence[Row]) -> None:
-    """Add fingerprints to a data name (``imagefolder``) that means different images in rows of equal image size and ``knn_every``,
-    on which the stored images depend."""
-    alike: dict[tuple, list[Row]] = {}
-    for row in rows:
-        config = row.runs[0].config
-        if row.runs[0].fingerprint:
-            key = (row.data, _recorded(row.runs[0], "image_size"), bool(config.get("knn_every")))
-            alike.setdefault(key, []).append(row)
-    for group in alike.values():
-        if len({row.runs[0].fingerprint for row in group}) > 1:
-            for row in group:
-                row.data = row.settings["data"] = f"{row.data} ({row.runs[0].fingerprint[:6]})"
+    """Add a hash to a data name (``imagefolder``) that means different images in rows of equal ``knn_every``, on which it depends
+    which are held out. Images are known by their source; those of older runs, which have none, by their pixels, at equal sizes."""
+    runs = [(row, row.runs[0]) for row in rows if row.runs[0].fingerprint]
+    sources = {(row.data, run.fingerprint): run.source for row, run in runs if run.source}
+    alike: dict[tuple, list[tuple[Row, str]]] = {}
+    known_by: dict[int, str] = {}
+    for row, run in runs:
+        source = run.source or sources.get((row.data, run.fingerprint), "")
+        key = row.data, bool(run.config.get("knn_every"))
+        alike.setdefault((*key, _recorded(run, "image_size")), []).append((row, run.fingerprint))
+        if source:
+            alike.setdefault(key, []).append((row, source))
+        known_by[id(row)] = source or run.fingerprint
+    differing = [group for group in alike.values() if len({images for _, images in group}) > 1]
+    for row in {id(row): row for group in differing for row, _ in group}.values():
+        row.data = row.settings["data"] = f"{row.data} ({known_by[id(row)][:6]})"
 
 
 def _name_variants(rows: list[Row]) -> None:

@@ -156,7 +156,7 @@ def results_caption(comparison: Comparison) -> str:
     if comparison.unequal_settings:
         names = ", ".join(SETTINGS[key].lower() for key in comparison.unequal_settings)
         parts.append(
-            f"{UNEQUAL} at a heading: the trained rows differ in it ({names}). {UNEQUAL} at a bold number: some row it is "
+            f"{UNEQUAL} at a heading: rows differ in it ({names}). {UNEQUAL} at a bold number: some row it is "
             "compared with differs in a setting, so the difference is not the method’s alone."
         )
     unequal = [

@@ -36,7 +36,7 @@ LEFT_BY_SYSTEMS = (
 LAYOUT = "images belong in train/CLASS/ and val/CLASS/ (or test/CLASS/), or are read without labels by --data images"
 
 
-def list_folder(data: str, split: str, root: Path) -> Listing:
+def list_folder(data: str, split: str, root: Path, upright: bool = True) -> Listing:
     """List the images of ``root/train`` or ``root/val`` (``root/test``): every file, except ``is_stray`` ones, below the class
     folders, which are those of ``train``, sorted.
 
@@ -66,6 +66,7 @@ def list_folder(data: str, split: str, root: Path) -> Listing:
         classes=tuple(classes),
         names=names,
         labels=np.array(labels, np.int64),
+        upright=upright,
         stamp=stamp_of(zip(names, stats, strict=True)),
     )
 

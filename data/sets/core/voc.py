@@ -30,12 +30,18 @@ def find_devkit(data: str, root: Path, year: str, lists: str) -> Path:
 
 
 def list_segmentation(
-    data: str, split: str, folder: Path, classes: tuple[str, ...], labels: dict[str, str] | None = None
+    data: str,
+    split: str,
+    folder: Path,
+    classes: tuple[str, ...],
+    labels: dict[str, str] | None = None,
+    upright: bool = False,
 ) -> Listing:
     """List the images and masks of a split (a key of ``LISTS``).
 
     Args:
         labels: the class of each image; None: an image has several labels, from its XML file, or else from its mask.
+        upright: as in ``Listing``; VOC's masks and boxes belong to the pixels as stored.
 
     Raises UserError for missing lists, images, masks or annotations, and for a missing or unknown label.
     """
@@ -63,6 +69,7 @@ def list_segmentation(
         labels=None if labels is None else _label_numbers(ids, labels, classes, folder),
         masks=masks,
         annotations=annotations,
+        upright=upright,
         stamp=stamp,
     )
 
