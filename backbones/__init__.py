@@ -83,8 +83,9 @@ def build_backbone(name: str, image_size: int = 224, **hints: Any) -> Backbone:
     Args:
         name: one of ``names()``, or ``timm:NAME``.
         image_size: side of square images in pixels. Only timm models and pixels depend on it.
-        hints: ``drop_path_rate`` (ViTs, timm) and ``zero_init_residual`` (ResNets), which other families ignore;
-            ``output_stride`` (ResNets, timm): 8, 16 or 32 input pixels per cell of the last map.
+        hints: ``drop_path_rate`` (stochastic depth: ViTs, and timm's networks but ResNets) and ``zero_init_residual`` (residual
+            branches start at zero: ResNets, timm's too), which other families ignore; ``output_stride`` (ResNets, timm): 8, 16
+            or 32 input pixels per cell of the last map.
 
     Raises UsageError for an unknown name or an impossible output stride, UserError for an impossible image size.
     """

@@ -123,34 +123,51 @@ class TimmBackbone(Backbone):
 
 
 def build(
-    name: str, image_size: int, drop_path_rate: float | None = None, output_stride: int | None = None
+    name: str,
+    image_size: int,
+    drop_path_rate: float | None = None,
+    zero_init_residual: bool = False,
+    output_stride: int | None = None,
 ) -> TimmBackbone:
     """Build ``timm:NAME`` with random weights, for timm's own image size, so that timm's files fit; for ``image_size`` only if the
     model else refuses it."""
     check_timm_name(name.removeprefix("timm:"))
     required = {} if output_stride is None else {"output_stride": output_stride}
-    optional = {"dynamic_img_size": True} | ({} if drop_path_rate is None else {"drop_path_rate": drop_path_rate})
+    # As of the built-in ones, residual branches of ResNets start at zero only if asked to, and have no stochastic depth.
+    of_resnets = {"zero_init_last": zero_init_residual}
+    of_others: dict[str, Any] = {"dynamic_img_size": True}
+    if drop_path_rate is not None and "resnet" not in name:
+        of_others["drop_path_rate"] = drop_path_rate
     try:
-        return TimmBackbone(_create(name, required, optional), name, image_size)
+        return TimmBackbone(_create(name, required, of_resnets, of_others), name, image_size)
     except UserError as error:
         try:
-            return TimmBackbone(_create(name, {**required, "img_size": image_size}, optional), name, image_size)
+            sized = {**required, "img_size": image_size}
+            return TimmBackbone(_create(name, sized, of_resnets, of_others), name, image_size)
         except UsageError:
             raise error from None  # the model has no size to choose: the first failure is the reason
 
 
-def _create(name: str, required: dict[str, Any], optional: dict[str, Any]) -> nn.Module:
-    """Create the model with the ``required`` arguments and as many ``optional`` ones as its family takes."""
-    model_name = name.removeprefix("timm:")
-    for count in range(len(optional), -1, -1):
-        for chosen in itertools.combinations(optional, count):
-            arguments = required | {key: optional[key] for key in chosen}
-            try:
-                return timm.create_model(model_name, pretrained=False, num_classes=0, **arguments)
-            except TypeError as error:  # the family does not take an argument
-                reason = error
-            except (AssertionError, NotImplementedError, ValueError) as error:
-                raise UsageError(f"{name} cannot be built with {arguments}: {error}") from error
+def _create(name: str, required: dict[str, Any], of_resnets: dict[str, Any], of_others: dict[str, Any]) -> nn.Module:
+    """Create the model with the ``required`` arguments and those ``of_resnets``, or, if its family does not take them (ViTs,
+    EfficientNets), with as many ``of_others`` as it takes."""
+    others = [
+        {key: of_others[key] for key in chosen}
+        for count in range(len(of_others), -1, -1)
+        for chosen in itertools.combinations(of_others, count)
+    ]
+    for optional in (of_resnets, *others):
+        arguments = required | optional
+        try:
+            model = timm.create_model(name.removeprefix("timm:"), pretrained=False, num_classes=0, **arguments)
+        except TypeError as error:  # the family does not take an argument
+            reason = error
+            continue
+        except (AssertionError, NotImplementedError, ValueError) as error:
+            raise UsageError(f"{name} cannot be built with {arguments}: {error}") from error
+        if optional is not of_resnets or of_resnets.keys() <= inspect.signature(type(model)).parameters.keys():
+            return model
+        # else its family takes any argument and ignores it
     raise UsageError(f"{name} cannot be built with {required}: {reason}")
 
 

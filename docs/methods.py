@@ -7,6 +7,10 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
+import torch  # noqa: E402
+
+from backbones import build_backbone  # noqa: E402
+from backbones.base import Backbone  # noqa: E402
 from data.views.spec import View  # noqa: E402
 from methods.core.base import METHODS, Method  # noqa: E402
 from methods.core.recipes import OF_METHODS, TRAINING  # noqa: E402
@@ -39,6 +43,17 @@ the backbone, as in ResNets, is one such thing; the methods' own are:
 
 | `--method` | computed from a part |
 | --- | --- |
+"""
+
+BACKBONES = """
+## How backbones start and are trained
+
+With fresh weights, the residual branches of ResNets, built-in or timm's, end in a norm whose weights are zero for:
+{zero}. An untrained network of these is the chain of its shortcuts; a training tells how many branches start so.
+For the other methods they start at one, as torchvision's. (timm's own default is zero; its TResNets have no choice.)
+
+Stochastic depth (`--drop_path`) is asked for by: {depth}. ViTs and timm's networks have it, but no
+ResNet, as in DINO's reference.
 """
 
 SMALL = """
@@ -114,6 +129,26 @@ def _word(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def backbones() -> str:
+    """What each method asks of the backbones that it makes."""
+    asked: dict[str, list[str]] = {"zero_init_residual": [], "drop_path_rate": []}
+    for name in METHODS.names():
+        hints: set[str] = set()
+
+        def make_backbone(hints: set[str] = hints, **given: object) -> Backbone:
+            hints |= {hint for hint, value in given.items() if value}
+            return build_backbone("vit_pico")
+
+        method = METHODS.get(name)
+        if method.trains:
+            with torch.device("meta"):
+                method(method.Config(), make_backbone, 1000)
+        for hint, names in asked.items():
+            names += [f"`{name}`"] if hint in hints else []
+    zero, depth = (", ".join(names) for names in asked.values())
+    return BACKBONES.format(zero=zero, depth=depth)
+
+
 def small() -> str:
     """What ``--recipe small`` sets: for all methods, and for each."""
     lines = ["| `--method` | beside the values of all methods |\n| --- | --- |\n"]
@@ -146,7 +181,7 @@ def page() -> str:
             batch = str(method.recipe.get("batch_size", TrainConfig.batch_size))
         cells = (f"`{name}`", method.title, method.citation or "–", labels(method), crops(method), batch)
         lines.append(f"| {' | '.join(cells)} | {differences(method)} |\n")
-    return HEAD + "".join(lines) + parts() + small()
+    return HEAD + "".join(lines) + parts() + backbones() + small()
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ class DINOConfig(MultiCropConfig):
     use_bn_in_head: bool = False
     """BatchNorm in the head"""
     drop_path: float = option(0.1, at_least=0, below=1)
-    """stochastic depth of the student's backbone (ViTs)"""
+    """stochastic depth of the student's backbone; a ResNet has none"""
     predictor: bool = False
     """a further hidden layer in the student's head only"""
 

@@ -23,7 +23,7 @@ class SupervisedConfig(MethodConfig):
     flip: float = option(0.5, **PROBABILITY)
     """probability of a horizontal flip"""
     drop_path: float = option(0.1, at_least=0, below=1)
-    """stochastic depth of the backbone (ViTs)"""
+    """stochastic depth of the backbone; a ResNet has none"""
 
     def views(self, image_size: int) -> list[View]:
         return [View(name="crop", size=image_size, scale=self.scale, augmentation=crop_and_flip(self.flip))]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from backbones.base import Backbone
 from backbones.formats.authors import method_state
@@ -88,6 +89,22 @@ def start_from(method: Method, source: Source, backbone_name: str) -> str:
         return f"the whole state ({parts}) of {source.spec}"
     reports = [source.load_into(part, backbone_name) for part in method.modules() if isinstance(part, Backbone)]
     return f"the backbone of {source.spec} ({reports[0]}); all else starts anew, since {reason}"
+
+
+def starts_at_zero(backbone: Backbone) -> str | None:
+    """Name the layers of a fresh backbone whose weights are all zero: a residual branch that ends in one adds nothing at first.
+    None if there are none."""
+    layers = [
+        name
+        for name, module in backbone.named_modules()
+        if isinstance(weight := getattr(module, "weight", None), nn.Parameter) and not weight.any()
+    ]
+    if not layers:
+        return None
+    return (
+        f"{len(layers)} residual branches of {backbone.label} start at zero (the weights of {layers[0]} to {layers[-1]}), so that "
+        "untrained, each adds nothing"
+    )
 
 
 def advice(config: TrainConfig, method_config: MethodConfig) -> str | None:

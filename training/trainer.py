@@ -24,7 +24,7 @@ from training.config import TrainConfig
 from training.diagnostics import CollapseWatch
 from training.extension import is_extension
 from training.failures import explained
-from training.initial import advice, start_from
+from training.initial import advice, start_from, starts_at_zero
 from training.loop import Monitor, Pictures, Session
 from training.machine.devices import pick_device
 from training.plan import Plan
@@ -101,6 +101,10 @@ def _train(
     about["source"] = images.source
     about["names"] = names_hash(sorted([*images.names, *held_out.names]))
     about["labelled"] = int(images.labelled.sum())
+    if plan.initial is None and begins and (zero := starts_at_zero(method.backbone)):
+        about["starts_at_zero"] = zero
+        if is_main():
+            print(f"{plan.directory}: {zero}")
     if plan.initial is not None and begins:
         about["initial"] = start_from(method, plan.initial, config.backbone)
         if is_main():

@@ -17,7 +17,8 @@ from data.views.spec import View
 
 METHODS: Registry[type[Method]] = Registry("method", "methods")
 
-#: Builds a fresh backbone with every call. Families without a ``drop_path_rate`` or ``zero_init_residual`` ignore that keyword.
+#: Builds a fresh backbone with every call. ``drop_path_rate`` is for all but ResNets, ``zero_init_residual`` for ResNets, built-in
+#: or timm's; other families ignore the keyword.
 MakeBackbone = Callable[..., Backbone]
 
 

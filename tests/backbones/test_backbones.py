@@ -12,6 +12,7 @@ from backbones.base import Backbone
 from backbones.vit import Attention, VisionTransformer
 from common.errors import UsageError, UserError
 from training.costs import count
+from training.initial import starts_at_zero
 
 VITS = ["vit_pico", "vit_nano", "vit_t16", "vit_s16", "vit_s16_12heads", "vit_s8", "vit_b16", "vit_b8"]
 RESNETS = ["resnet18", "resnet18_cifar", "resnet50"]
@@ -126,14 +127,34 @@ def test_drop_path_rises_linearly_and_only_in_training():
     assert all(block.drop_path == 0 for block in build_backbone("vit_t16").blocks)
 
 
-def test_zero_init_residual():
-    branches = [
-        module for module in build_backbone("resnet50", zero_init_residual=True).modules() if hasattr(module, "bn3")
-    ]
-    assert len(branches) == 16
-    assert all((branch.bn3.weight == 0).all() for branch in branches)
-    assert (build_backbone("resnet50").layer1[0].bn3.weight == 1).all()
-    build_backbone("vit_nano", 32, zero_init_residual=True)  # ignored
+@pytest.mark.parametrize(
+    "name, branches",
+    [
+        *(("resnet18", 8), ("resnet18_cifar", 8), ("resnet50", 16)),
+        *(
+            ("timm:resnet18", 8),
+            ("timm:resnet50", 16),
+            ("timm:resnet10t", 4),
+            ("timm:resnetv2_18", 8),
+            ("timm:regnetx_002", 13),
+        ),
+        *(("vit_nano", 0), ("timm:test_vit", 0), ("timm:convnext_atto", 0)),
+    ],
+)
+def test_residual_branches_start_at_zero_only_if_asked_to(name, branches):
+    """One meaning for built-in ResNets and timm's, whose own default is zero."""
+    assert starts_at_zero(build_backbone(name, 32)) is None
+    zero = starts_at_zero(build_backbone(name, 32, zero_init_residual=True))
+    assert zero.startswith(f"{branches} residual branches of {name} start at zero") if branches else zero is None
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "timm:resnet10t", "timm:nf_resnet26", "timm:test_vit", "timm:convnext_atto"]
+)
+def test_no_resnet_has_stochastic_depth(name):
+    torch.manual_seed(0)
+    backbone, images = build_backbone(name, 64, drop_path_rate=0.9).train(), torch.randn(2, 3, 64, 64)
+    assert torch.equal(backbone(images), backbone(images)) == ("resnet" in name)
 
 
 @pytest.mark.parametrize("output_stride", [8, 16, 32])

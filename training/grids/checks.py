@@ -107,8 +107,9 @@ def different_in_parts(plan: Plan) -> str | None:
     if not statistics:
         return None
     part = config.batch_size // config.accumulate
+    named = " and ".join([", ".join(statistics[:-1]), statistics[-1]]) if len(statistics) > 1 else statistics[0]
     return (
-        f"--accumulate {config.accumulate}: {' and '.join(statistics)} see {part} images at a time, so numbers differ from those "
+        f"--accumulate {config.accumulate}: {named} see {part} images at a time, so numbers differ from those "
         f"of whole batches of {config.batch_size}"
     )
 

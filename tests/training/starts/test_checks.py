@@ -71,6 +71,8 @@ def test_what_parts_change_is_named(folder, tmp_path):
     assert not about_parts(method="byol")
     (caution,) = about_parts(method="byol", accumulate=4, backbone="vit_s16")
     assert caution.startswith("--accumulate 4: BatchNorm in the projector and the predictor see 2 images at a time")
+    (caution,) = about_parts(method="simclr", accumulate=4)
+    assert "the negatives, BatchNorm in the projector and BatchNorm in the backbone see 2 images" in caution
     (caution,) = about_parts(method="supervised", backbone="resnet18_cifar", accumulate=2)
     assert caution.startswith("--accumulate 2: BatchNorm in the backbone see 4 images")
     with pytest.raises(UserError, match="--queue 4 is less than a batch of 8 images"):
