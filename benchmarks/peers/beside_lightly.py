@@ -1,0 +1,155 @@
+"""The same recipe, photos, crops, steps and batch in lightly and here: accuracy over seeds, and images per second.
+
+    python -m benchmarks.peers.beside_lightly --data_root IMAGENETTE --out DIR
+
+runs ``experiments/beside_lightly.yaml``, then lightly with the options of each of its runs (``lightly_training.py``, in
+``DIR/environment``, made by uv), and measures both backbones by ``run.py evaluate`` with one k-NN. What is done is not done again.
+Ends with a table, also in ``DIR/beside_lightly.csv``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from common.statistics.intervals import t_interval
+from methods.core.base import METHODS
+from rundir.log import read_log
+from rundir.options import require_options
+from rundir.paths import RESULTS
+from rundir.results import read_results
+
+ROOT = Path(__file__).resolve().parents[2]
+GRID = ROOT / "experiments" / "beside_lightly.yaml"
+#: The k of the k-NN that is compared; lightly's tables of Imagenette have it.
+K = 20
+#: What lightly trains a method with, beside the recipe: where its residual branches begin (``methods/`` here).
+ZERO_INIT = {"barlow_twins": True, "dino": False}
+
+
+def recipe_of(run: Path, train: Path) -> dict[str, Any]:
+    """The options of one of our runs as ``lightly_training.py`` takes them, views, steps and the rate for a batch with them."""
+    options = require_options(run)
+    method = METHODS.get(options["method"])
+    fields = [field.name for field in dataclasses.fields(method.Config)]
+    config = method.Config(**{name: _tuples(options[name]) for name in fields if name in options})
+    views = []
+    for view in method.views(config, options["image_size"]):
+        views.append({**dataclasses.asdict(view.augmentation), **dataclasses.asdict(view)})
+    return {
+        **{name: value for name, value in options.items() if isinstance(value, (int, float, str))},
+        "views": views,
+        "projector": int(str(options.get("projector", "0")).split("-")[0]),
+        "lr": options["lr"] * options["batch_size"] / 256,
+        "steps": next(record["step"] for record in read_log(run) if record.get("kind") == "end"),
+        "train": str(train.resolve()),
+        "zero_init_residual": ZERO_INIT[options["method"]],
+    }
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def environment(folder: Path) -> str:
+    """Make the environment that has lightly, unless it is there. Returns its Python."""
+    python = folder / "bin" / "python"
+    if not (folder / "complete").exists():
+        subprocess.run(["uv", "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)], check=True)
+        subprocess.run(["uv", "pip", "install", "--python", str(python), "lightly", "torch", "torchvision"], check=True)
+        (folder / "complete").touch()
+    return str(python)
+
+
+def run(*arguments: str | Path) -> None:
+    """Run a command of this project; it shows its own progress. Raises CalledProcessError where it fails."""
+    subprocess.run([sys.executable, str(ROOT / "run.py"), *map(str, arguments)], check=True)
+
+
+def top1_of(folder: Path) -> float:
+    """The k-NN's top-1 in percent."""
+    results = read_results(folder / RESULTS / "knn.json")
+    return next(m.value for m in results if m.metric == "top1" and m.protocol["k"] == K)
+
+
+def speed_of(folder: Path) -> float:
+    """Images per second of one of our runs, without its first tenth, as lightly's are counted."""
+    steps = [r for r in read_log(folder) if r.get("kind") == "step"]
+    counted = [r["images_per_second"] for r in steps if r["step"] > steps[-1]["step"] / 10]
+    return statistics.harmonic_mean(counted)
+
+
+def row(name: str, accuracies: Sequence[float], speeds: Sequence[float]) -> dict[str, str]:
+    """A row of the table: mean over seeds with its 95% t interval."""
+    mean = statistics.mean(accuracies)
+    interval = ""
+    if len(accuracies) > 1:
+        low, high = t_interval(mean, statistics.stdev(accuracies), len(accuracies), (0, 100))
+        interval = f"{low:.1f} to {high:.1f}"
+    seeds = " ".join(f"{accuracy:.1f}" for accuracy in accuracies)
+    speed = f"{statistics.median(speeds):.1f}"
+    return {"": name, f"k-NN (k = {K})": f"{mean:.1f}", "95% interval": interval, "seeds": seeds, "images/s": speed}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_root", type=Path, required=True, help="Imagenette, with train and val")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--methods", nargs="+", default=["barlow_twins", "dino"], choices=list(ZERO_INIT))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    arguments = parser.parse_args()
+    out, data = arguments.out, ("--data_root", arguments.data_root)
+    ours, theirs = out / "ours", out / "lightly"
+    python = environment(out / "environment")
+    rows = []
+    for method in arguments.methods:
+        found: dict[str, tuple[list[float], list[float]]] = {"here": ([], []), "lightly": ([], [])}
+        for seed in arguments.seeds:
+            # One at a time on either side, so that both have the whole machine.
+            run("compare", "--grid", GRID, "--methods", method, "--seeds", str(seed), *data, "--out", ours)
+            here = ours / "runs" / f"{method}-resnet18-seed{seed}"
+            there = theirs / here.name
+            there.mkdir(parents=True, exist_ok=True)
+            if not (there / "training.json").exists():
+                recipe = recipe_of(here, arguments.data_root / "train")
+                (there / "recipe.json").write_text(json.dumps(recipe, indent=1))
+                script = Path(__file__).with_name("lightly_training.py")
+                subprocess.run([python, str(script), str(there / "recipe.json")], check=True)
+            run(
+                *("evaluate", "--weights", there / "backbone.pth", "--backbone", "resnet18", "--evals", "knn"),
+                *(
+                    "--data",
+                    "imagefolder",
+                    *data,
+                    "--image_size",
+                    "64",
+                    "--knn_ks",
+                    str(K),
+                    "200",
+                    "--out",
+                    there / "run",
+                ),
+            )
+            found["here"][0].append(top1_of(here))
+            found["here"][1].append(speed_of(here))
+            found["lightly"][0].append(top1_of(there / "run"))
+            found["lightly"][1].append(json.loads((there / "training.json").read_text())["images_per_second"])
+        rows += [row(f"{METHODS.get(method).title}, {side}", *numbers) for side, numbers in found.items()]
+        with open(out / "beside_lightly.csv", "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+        for line in rows:
+            print("  ".join(f"{name} {value}" if name else value for name, value in line.items()), flush=True)
+
+
+if __name__ == "__main__":
+    main()
