@@ -259,7 +259,7 @@ def _batch_of(image: Photo, short_side: int) -> Any:
             )
         decoded = from_array(levels, short_side)
     pixels = torch.from_numpy(decoded.pixels.copy()).permute(2, 0, 1)[None]
-    return ImageBatch(pixels.contiguous(), torch.tensor([pixels.shape[2:]]))
+    return ImageBatch.padded(pixels.contiguous(), torch.tensor([pixels.shape[2:]]))
 
 
 @_uses_toolkit

@@ -50,7 +50,7 @@ def views(bench: Bench) -> list[Measurement]:
 def _compare(bench: Bench, case: str, wanted: list[View], image_size: int, batch: int) -> list[Measurement]:
     images = photos(batch, image_size)
     pixels = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images]).contiguous()
-    stored = ImageBatch(pixels, torch.full((batch, 2), image_size))
+    stored = ImageBatch.padded(pixels, torch.full((batch, 2), image_size))
     sources = torch.arange(batch).expand(len(wanted), batch)
     maker, generator = ViewMaker(wanted), torch.Generator().manual_seed(0)
     transforms = [augmentation(view) for view in wanted]

@@ -106,7 +106,7 @@ def test_whole_crop_equals_torchvisions():
     )
     expected = augmentation(view)(Image.fromarray(pixels))
     maker = ViewMaker([view])
-    batch = ImageBatch(torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous(), torch.tensor([[64, 64]]))
+    batch = ImageBatch.padded(torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous(), torch.tensor([[64, 64]]))
     (made,) = maker.make(batch, torch.zeros(1, 1, dtype=torch.int64), maker.sample(1, torch.Generator().manual_seed(0)))
     assert (made[0] - expected).abs().max() <= 1.01 / 255 / 0.224  # a grey level
 

@@ -151,7 +151,7 @@ class Batches(WholeBatches):
         images, rows = np.unique(sources[:, mine], return_inverse=True)
         batch = self.store.batch(images)
         if self.device.type == "cuda":
-            batch = ImageBatch(batch.pixels.pin_memory(), batch.sizes)
+            batch = batch.pin_memory()
         rows = torch.from_numpy(rows.reshape(len(sources), -1))
         return HostBatch(batch, rows, params[:, mine], self._labels[anchors[mine]])
 

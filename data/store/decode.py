@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from common.errors import UserError
+from data.store.depth import has_more_than_8_bits
 from data.store.jpeg import is_whole
 from data.store.turns import PILLOW_TURNS, turn_of, turned
 
@@ -39,7 +40,6 @@ _EXACT = {
 _SUBFILE = 0x00FE
 _REFUSED = {
     "CMYK": "CMYK colours, which are no definite RGB without their profile; convert it to RGB",
-    "I": "more than 8 bits a channel; convert it to 8 bits",
     "F": "floating-point pixels; convert it to 8 bits",
 }
 
@@ -98,7 +98,7 @@ def decode_image(
         UserError: the system does not let the file be read.
     """
     with opened(path) as (file, image):
-        _check(image)
+        _check(image, file)
         note = _EXACT[image.mode]
         is_jpeg = image.format in ("JPEG", "MPO")
         upright = upright or as_seen
@@ -235,7 +235,7 @@ def check_file(path: Path) -> None:
         raise DamagedImage(f"{status.st_size:,} bytes, more than {MAX_BYTES:,}: taken for no image")
 
 
-def _check(image: Image.Image) -> None:
+def _check(image: Image.Image, file: BinaryIO) -> None:
     """Check the header before any pixel is decoded. Raises DamagedImage."""
     if image.width * image.height > MAX_PIXELS:
         raise DamagedImage(
@@ -250,8 +250,8 @@ def _check(image: Image.Image) -> None:
     # A multi-picture JPEG (MPO) is a photo with a preview or a second eye; its first frame is the photo.
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
         raise DamagedImage(f"{image.n_frames} frames; give one image a file")
-    if image.mode.startswith("I;16") or any(";16" in str(tile.args) for tile in image.tile):
-        raise DamagedImage("16 bits a channel; convert it to 8 bits")
+    if image.mode != "F" and has_more_than_8_bits(image, file):
+        raise DamagedImage("more than 8 bits a channel; convert it to 8 bits")
     if image.mode not in _EXACT:
         raise DamagedImage(_REFUSED.get(image.mode, f"pixels of Pillow's mode {image.mode}; convert it to RGB"))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,22 +33,49 @@ RECORD = np.dtype(
     ]
 )
 
+#: A batch takes at most so many times the memory of its images' own pixels.
+MOST_PADDING = 4
+
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """Images of different sizes in one tensor.
+    """Images of different sizes, in one tensor, or in several where padding would multiply their memory.
 
     Attributes:
-        pixels: uint8 ``[B, 3, Hmax, Wmax]``, zero below and to the right of each image.
+        blocks: rows of the batch, int64 ``[n]``, on the CPU, and their pixels, uint8 ``[n, 3, Hmax, Wmax]``, zero below and to the
+            right of each image. Each row is in one block.
         sizes: int64 ``[B, 2]``: heights and widths in pixels, always on the CPU, which plans crops.
     """
 
-    pixels: Tensor
+    blocks: tuple[tuple[Tensor, Tensor], ...]
     sizes: Tensor
+
+    @classmethod
+    def padded(cls, pixels: Tensor, sizes: Tensor) -> ImageBatch:
+        """A batch in one tensor, uint8 ``[B, 3, Hmax, Wmax]``."""
+        return cls(((torch.arange(len(pixels)), pixels),), sizes)
+
+    @property
+    def pixels(self) -> Tensor:
+        """uint8 ``[B, 3, Hmax, Wmax]`` of a batch in one tensor; raises ValueError for another."""
+        ((_, pixels),) = self.blocks
+        return pixels
+
+    @property
+    def device(self) -> torch.device:
+        """Where the pixels are."""
+        return self.blocks[0][1].device
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> ImageBatch:
         """Move the pixels to another device."""
-        return ImageBatch(self.pixels.to(device, non_blocking=non_blocking), self.sizes)
+        return self._map(lambda pixels: pixels.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> ImageBatch:
+        """Copy the pixels to memory that a GPU reads by itself."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> ImageBatch:
+        return ImageBatch(tuple((rows, change(pixels)) for rows, pixels in self.blocks), self.sizes)
 
 
 class ImageStore:
@@ -162,13 +189,19 @@ class ImageStore:
         if self._grid is not None:
             pixels = np.empty((len(rows), *self._grid.shape[1:]), np.uint8)
             np.take(self._grid, self._slots[rows], axis=0, out=pixels, mode="clip")
-            return ImageBatch(torch.from_numpy(pixels), torch.from_numpy(sizes))
-        height, width = sizes.max(axis=0) if len(rows) else (0, 0)
-        # numpy asks the system for huge pages, unlike torch, so the first write is several times as fast.
-        pixels = (np.empty if (sizes == (height, width)).all() else np.zeros)((len(rows), 3, height, width), np.uint8)
-        corners = [image[:, :h, :w] for image, (h, w) in zip(pixels, sizes.tolist(), strict=True)]
-        self._fill(corners, rows.tolist())
-        return ImageBatch(torch.from_numpy(pixels), torch.from_numpy(sizes))
+            return ImageBatch.padded(torch.from_numpy(pixels), torch.from_numpy(sizes))
+        blocks, corners = [], {}
+        for members in _blocks(sizes):
+            own = sizes[members]
+            height, width = own.max(axis=0) if len(members) else (0, 0)
+            # numpy asks the system for huge pages, unlike torch, so the first write is several times as fast.
+            new = np.empty if (own == (height, width)).all() else np.zeros
+            pixels = new((len(members), 3, height, width), np.uint8)
+            for place, image, (h, w) in zip(members.tolist(), pixels, own.tolist(), strict=True):
+                corners[place] = image[:, :h, :w]
+            blocks.append((torch.from_numpy(members), torch.from_numpy(pixels)))
+        self._fill([corners[place] for place in range(len(rows))], rows.tolist())
+        return ImageBatch(tuple(blocks), torch.from_numpy(sizes))
 
     def _fill(self, targets: list[np.ndarray], rows: list[int]) -> None:
         """Write images into arrays of their sizes, uint8 ``[3, h, w]``."""
@@ -228,6 +261,16 @@ def shared_content(a: ImageStore, b: ImageStore) -> list[tuple[str, str]]:
     _, in_a, in_b = np.intersect1d(keys_a, keys_b, return_indices=True)
     order = np.argsort(in_a)
     return [(a.names[i], b.names[j]) for i, j in zip(in_a[order], in_b[order], strict=True)]
+
+
+def _blocks(sizes: np.ndarray) -> list[np.ndarray]:
+    """Rows of ``sizes [B, 2]`` to pad to one size each: all together, unless a few long images would make the rest large."""
+    area = sizes.prod(axis=1).sum()
+    if len(sizes) * sizes.max(axis=0, initial=0).prod() <= MOST_PADDING * area:
+        return [np.arange(len(sizes))]
+    # Images whose heights, and whose widths, lie between the same powers of two: padded to less than four times their own pixels.
+    kinds = np.frexp(sizes)[1]
+    return [np.flatnonzero((kinds == kind).all(axis=1)) for kind in np.unique(kinds, axis=0)]
 
 
 def _equal_images(pixels: np.ndarray, offsets: np.ndarray, sizes: np.ndarray) -> np.ndarray | None:

@@ -31,17 +31,22 @@ def eval_images(
     resize = round(size * 256 / 224) if resize is None else resize
     if resize < size:
         raise ValueError(f"the short side is resized to {resize} pixels, too few to cut out {size}")
-    out = torch.empty(len(images.sizes), 3, size, size, device=images.pixels.device)
-    for height, width in images.sizes.unique(dim=0).tolist():
-        at = to_device((images.sizes == torch.tensor([height, width])).all(dim=1).nonzero()[:, 0], out.device)
-        pixels = images.pixels[:, :, :height, :width][at].float()
-        # torchvision truncates the long side and rounds the corner half to even.
-        new = [int(resize * side / min(height, width)) for side in (height, width)]
-        y, x = (_centre_weights(old, side, size, out.device) for old, side in zip((height, width), new, strict=True))
-        if down_first(height, width, *new):
-            out[at] = (y @ pixels).clamp_(0, 255) @ x.mT
-        else:
-            out[at] = y @ (pixels @ x.mT).clamp_(0, 255)
+    out = torch.empty(len(images.sizes), 3, size, size, device=images.device)
+    for rows, block in images.blocks:
+        sizes = images.sizes[rows]
+        for height, width in sizes.unique(dim=0).tolist():
+            same = (sizes == torch.tensor([height, width])).all(dim=1).nonzero()[:, 0]
+            at, pixels = to_device(rows[same], out.device), block[:, :, :height, :width]
+            pixels = pixels[to_device(same, out.device)].float()
+            # torchvision truncates the long side and rounds the corner half to even.
+            new = [int(resize * side / min(height, width)) for side in (height, width)]
+            y, x = (
+                _centre_weights(old, side, size, out.device) for old, side in zip((height, width), new, strict=True)
+            )
+            if down_first(height, width, *new):
+                out[at] = (y @ pixels).clamp_(0, 255) @ x.mT
+            else:
+                out[at] = y @ (pixels @ x.mT).clamp_(0, 255)
     return normalise_levels(out.round_().clamp_(0, 255), mean, std)
 
 

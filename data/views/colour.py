@@ -1,7 +1,7 @@
 """PIL's colour operations (which torchvision calls) on many images at once, each with its own parameters.
 
 Images are float32 RGB ``[n, 3, H, W]`` of levels 0 to 255. PIL cuts levels to whole ones after each operation, these
-do not, so one operation on whole levels is within 1 level of PIL's.
+do not, so one operation on whole levels is within 1 level of PIL's, and a jitter of four 1.4 levels above it on average.
 """
 
 from __future__ import annotations

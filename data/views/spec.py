@@ -22,7 +22,7 @@ class Augmentation:
 
     The defaults are DINO's and Barlow Twins' (dino/main_dino.py, ``DataAugmentationDINO``; barlowtwins/main.py, ``Transform``),
     which differ only in scale and number of their crops. The jitter is torchvision's ``ColorJitter``: its operations come in a
-    random order for each crop.
+    random order for each crop. How near whole views are to PIL's: docs/performance.md, "Augmentation".
     """
 
     ratio: tuple[float, float] = option((3 / 4, 4 / 3), above=0, form=rising)

@@ -131,7 +131,7 @@ def _decoded(file: Path, short_side: int) -> Decoded | DamagedImage:
 
 def _batch_of(image: Decoded) -> ImageBatch:
     pixels = torch.from_numpy(np.stack(image.planes))[None]
-    return ImageBatch(pixels, torch.tensor([pixels.shape[2:]]))
+    return ImageBatch.padded(pixels, torch.tensor([pixels.shape[2:]]))
 
 
 class ParquetWriter:

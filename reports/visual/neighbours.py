@@ -91,7 +91,7 @@ def _feature(context: EvalContext, pixels: np.ndarray) -> Tensor:
     from data.views.central import eval_images
 
     planes = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]
-    batch = ImageBatch(planes, torch.tensor([pixels.shape[:2]])).to(context.device)
+    batch = ImageBatch.padded(planes, torch.tensor([pixels.shape[:2]])).to(context.device)
     with torch.inference_mode():
         return context.backbone(eval_images(batch, context.image_size)).float().cpu()
 

@@ -102,7 +102,7 @@ def test_views_are_the_cpus_and_wait_for_nothing(accelerator):
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (4, 3, 6, 6), generator=generator).float()
     pixels = torch.nn.functional.interpolate(pixels, (90, 120), mode="bicubic").clamp(0, 255).round().byte()
-    images = ImageBatch(pixels, torch.tensor([[90, 120]] * 4))
+    images = ImageBatch.padded(pixels, torch.tensor([[90, 120]] * 4))
     maker = ViewMaker(DINOConfig(local_size=32).views(64), mean=(0.0, 0.0, 0.0), std=(1 / 255,) * 3)
     params = maker.sample(8, generator)
     sources = torch.arange(8).remainder(4).expand(len(maker.views), 8)

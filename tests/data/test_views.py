@@ -42,7 +42,7 @@ def batch(images: list[np.ndarray], fill: int = 0) -> ImageBatch:
     pixels = torch.full((len(images), 3, height + 3, width + 2), fill, dtype=torch.uint8)
     for target, image in zip(pixels, images, strict=True):
         target[:, : image.shape[0], : image.shape[1]] = torch.from_numpy(image.copy()).permute(2, 0, 1)
-    return ImageBatch(pixels, sizes)
+    return ImageBatch.padded(pixels, sizes)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -194,7 +194,7 @@ def test_views_come_from_their_sources_and_are_a_function_of_their_arguments(ima
     again = maker.make(images, sources, params)
     assert all(torch.equal(a, b) for a, b in zip(views, again, strict=True))
     order = torch.tensor([5, 4, 3, 2, 1, 0])
-    turned = maker.make(ImageBatch(images.pixels[order], images.sizes[order]), 5 - sources, params)
+    turned = maker.make(ImageBatch.padded(images.pixels[order], images.sizes[order]), 5 - sources, params)
     assert all(torch.equal(a, b) for a, b in zip(views, turned, strict=True))
     assert not torch.equal(views[0], maker.make(images, sources, maker.sample(3, generator(6)))[0])
 

@@ -9,8 +9,10 @@ import torchvision.transforms.functional as TF
 from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor
 
+from benchmarks.fidelity import difference as fidelity
 from data.views.maker import ViewMaker
 from data.views.plan import BRIGHTNESS, CONTRAST, HUE, SATURATION, Crops
+from data.views.spec import Augmentation, View
 from data.views.tensors import bicubic_weights, blur_weights, box_radius, down_first, small_blur_weights, spread
 
 WAYS = ("_one_by_one", "_together")
@@ -211,3 +213,12 @@ def test_spread_blur_matrices_are_those_of_the_size(size):
         torch.testing.assert_close(
             spread(small_blur_weights(radii, size), size), blur_weights(radii, size), rtol=0, atol=2e-7
         )
+
+
+def test_whole_jitters_differ_from_pil_by_what_the_docs_say(photo, monkeypatch):
+    """Each operation is within a level, but PIL cuts to whole levels after each, so chains add up."""
+    view = View(name="jitter", size=64, scale=(0.25, 1.0), augmentation=Augmentation(jitter_p=1.0, grayscale_p=0.0))
+    for way in WAYS:
+        monkeypatch.setattr(ViewMaker, "_one_by_one", getattr(ViewMaker, way))
+        each = [fidelity(np.asarray(photo(90, 120, seed)), view, seed) for seed in range(60)]
+        assert 0.5 < np.mean(each) < 1.6 and max(part.mean() for part in each) < 2.6 and np.max(each) < 16

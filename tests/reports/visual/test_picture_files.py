@@ -129,9 +129,9 @@ def raw_preview(path):
 REFUSED = {
     "grey16.png": (
         lambda p: Image.fromarray(PHOTO[..., 0].astype(np.uint16) * 257).save(p),
-        "16 bits|more than 8 bits",
+        "more than 8 bits",
     ),
-    "rgb16.png": (sixteen_bits, "16 bits a channel"),
+    "rgb16.png": (sixteen_bits, "more than 8 bits a channel"),
     "float.tiff": (lambda p: Image.fromarray(PHOTO[..., 0].astype(np.float32)).save(p), "floating-point"),
     "integers.tiff": (lambda p: Image.fromarray(PHOTO[..., 0].astype(np.int32)).save(p), "more than 8 bits"),
     "cmyk.jpg": (lambda p: photo().convert("CMYK").save(p), "CMYK"),
