@@ -11,17 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rundir.collapse import PATIENCE, signs_in
+
 #: Rows that per-step diagnostics look at, at most.
 ROWS = 256
-#: Step records in a row that must show a sign before the warning.
-PATIENCE = 5
-#: A loss within this part of ln(out_dim) means equal outputs for every image.
-FLAT = 0.005
-#: Projections collapse where their effective rank is below this part of its maximum.
-COLLAPSED_RANK = 0.05
-#: Nats about the image in a teacher's outputs, below which they collapse. (Tiny runs have 0.2 to 1 with centring, and below 0.001
-#: within tens of steps without it.)
-COLLAPSED_INFORMATION = 0.01
 
 
 @torch.no_grad()
@@ -93,7 +86,7 @@ class CollapseWatch:
     }
 
     def __init__(self, out_dim: int | None, warmup_steps: int):
-        self._flat = None if out_dim is None else math.log(out_dim)
+        self._out_dim = out_dim
         self._warmup_steps = warmup_steps
         self._in_a_row: dict[str, int] = {}  # step records with each sign, up to the newest
         self._warned: set[str] = set()
@@ -108,17 +101,7 @@ class CollapseWatch:
 
     def look(self, record: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Take in a step record. Returns new warnings: (``flat_loss`` or ``collapse``, message)."""
-        loss, rank, limit = record["loss"], record.get("effective_rank"), record.get("rank_limit")
-        information = record.get("teacher_information")
-        warm = record["step"] > self._warmup_steps
-        signs = {}
-        if warm and self._flat is not None and abs(loss - self._flat) < FLAT * self._flat:
-            signs["flat_loss"] = f"the loss stays at ln(out_dim) = {self._flat:.2f}: every image gets the same outputs"
-        if rank is not None and rank < max(COLLAPSED_RANK * limit, 1.5):
-            signs["rank"] = f"features collapse: their effective rank is {rank:.1f} of at most {limit}"
-        if information is not None and information < COLLAPSED_INFORMATION:
-            nats = f"{max(information, 0):.3f} nats"
-            signs["information"] = f"the outputs collapse: they tell {nats} of which image they are of"
+        signs = signs_in(record, self._out_dim if record["step"] > self._warmup_steps else None)
         self._in_a_row = {sign: self._in_a_row.get(sign, 0) + 1 for sign in signs}
         warnings = []
         for sign, message in signs.items():

@@ -18,13 +18,15 @@ from reports.analysis.identity import fill_in_defaults, without_duplicates
 from reports.analysis.latex import to_latex
 from reports.analysis.published import PublishedTable
 from reports.analysis.reproduction import reproduced, side_by_side
+from reports.analysis.robustness import differences, distributions
 from reports.analysis.rows import Row, rows_of
 from reports.analysis.tables import Table, headings_of, text, to_csv, to_markdown
 from reports.figures import segmentation, training
 from reports.figures.ablation import ablations
 from reports.figures.comparison import cost_and_accuracy, intervals
 from reports.figures.look import Look
-from reports.page import comparison_tables, paper, row_tables, summary
+from reports.figures.robustness import over_settings
+from reports.page import comparison_tables, paper, robustness, row_tables, summary
 from reports.page.classes import of_classes
 from reports.page.inside import pictures as pictures_of_runs
 from reports.page.protocol import protocol
@@ -56,6 +58,7 @@ OUR_NAMES = (
         "segmentation",
         "class-iou",
         "confusion",
+        "robustness",
     ),
     *("training-loss", "knn-over-epochs", "cross-correlation", "collapse"),
 )
@@ -72,6 +75,7 @@ class Part:
     measurements: Table
     pictures: list[Picture]
     for_papers: list[Table]
+    robustness: list[Table]
 
 
 def write_report(
@@ -113,7 +117,7 @@ def write_report(
 
     look = Look(rows)
     parts = [
-        _part(part, suffix, look, problems, choice, reproduces, failed, failures, class_names)
+        _part(part, suffix, look, problems, choice, reproduces, failed, failures, class_names, rows)
         for number, part in enumerate(comparisons, 1)
         for suffix in [f"-{_slug(part.data)}-{number}" if len(comparisons) > 1 else ""]
     ]
@@ -143,7 +147,11 @@ def write_report(
         commands=[(row, [(str(run.path), command(run)) for run in row.runs]) for row in rows],
         problems=problems,
     )
-    every_table = [table for part in parts for table in (part.results, part.tests, part.measurements, *part.for_papers)]
+    every_table = [
+        table
+        for part in parts
+        for table in (part.results, *part.robustness, part.tests, part.measurements, *part.for_papers)
+    ]
     every_table += [paper.seeds(comparisons)] if comparisons else []
     every_table += published + speed + [table for table in tables.values() if table]
     texts: dict[str, str] = {}
@@ -169,11 +177,18 @@ def _part(
     failed: Sequence[Row],
     failures: Sequence[str],
     class_names: Path | str | None,
+    rows: Sequence[Row],
 ) -> Part:
     results = comparison_tables.results(comparison, f"results{suffix}", failed, failures)
+    spreads = distributions(comparison, rows)
+    of_spreads = (
+        robustness.over_settings(comparison, spreads, f"robustness{suffix}"),
+        robustness.differences(comparison, differences(spreads), f"robustness-differences{suffix}"),
+    )
     made = (
         intervals(comparison, look, f"intervals{suffix}"),
         *ablations(comparison, look, suffix),
+        over_settings(comparison, spreads, look, f"robustness{suffix}"),
         cost_and_accuracy(comparison, look, f"cost-and-accuracy{suffix}"),
         *segmentation.pictures(comparison, suffix, problems),
     )
@@ -190,6 +205,7 @@ def _part(
         comparison_tables.measurements(comparison, f"measurements{suffix}"),
         [picture for picture in made if picture],
         [table for table in for_papers if table],
+        [table for table in of_spreads if table],
     )
 
 
