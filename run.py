@@ -50,6 +50,7 @@ def main(words: Sequence[str]) -> int:
     """Run the command that ``words`` name; returns the exit status. Errors become one sentence on standard error."""
     from common.environment import continue_in_venv
     from common.errors import UserError, explain, unknown_name
+    from common.names import printable
     from common.registry import plugins_of
 
     if not words or words[0] in ("-h", "--help"):
@@ -67,7 +68,7 @@ def main(words: Sequence[str]) -> int:
             module = importlib.import_module(f"commands.{command}")
         return module.main(rest)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         return stopped()
@@ -80,9 +81,9 @@ def main(words: Sequence[str]) -> int:
             return stopped()
         sentence = explain(error)
         if sentence is None:
-            traceback.print_exc()
+            print(printable(traceback.format_exc()), end="", file=sys.stderr)
             sentence = f"{type(error).__name__}: {error}; this is a bug, and the lines above say where it happened"
-        print(f"error: {sentence}", file=sys.stderr)
+        print(f"error: {printable(str(sentence))}", file=sys.stderr)
         return 1
 
 

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -17,7 +16,7 @@ from commands.visualize import draw_for_run
 from common.cli import load_plugins, read_open_command, require_one_process, with_options, words_of
 from common.errors import UsageError, UserError
 from common.names import short_names
-from common.progress import track
+from common.progress import Console, track
 from reports import build_report
 from rundir.log import end_of
 from rundir.paths import CONFIG, REPORT, run_of
@@ -50,7 +49,7 @@ def main(words: Sequence[str]) -> int:
     out = Path(command.out)
     again = to_evaluate_again({cell.name: asked[cell.name] for cell in cells}, out)
     console = Console()
-    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    say = partial(console.print, highlight=False, soft_wrap=True)
     if left_out:
         say(left_out)
     if command.dry_run:
@@ -229,4 +228,4 @@ def print_plan(
         f"training that is left: {in_words(left)} one after another{more}{here}. Evaluations come on top. "
         f"Estimated {estimate.source}.",
     ):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(line, highlight=False, soft_wrap=True)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -18,6 +17,7 @@ from common.cli import PluginOption, read_command
 from common.download import cache_root
 from common.errors import UsageError, UserError, unknown_name
 from common.images import VOID
+from common.progress import Console
 from data.datasets import fetch, open_dataset, splits_of
 from data.sets.core.base import DATASETS
 from data.store.cache import entries, hub_cache, remove
@@ -75,7 +75,7 @@ def clean(names: Sequence[str], yes: bool, console: Console | None = None) -> No
         if name not in listed:
             raise unknown_name("entry of the cache", name, listed)
     if not names:
-        console.print(f"cache: {cache_root()} (SSL_COMPARE_CACHE chooses another)", markup=False, highlight=False)
+        console.print(f"cache: {cache_root()} (SSL_COMPARE_CACHE chooses another)", highlight=False)
         rows = [(e.name, e.kind, _size(e.size), f"{e.since:%Y-%m-%d}", e.source) for e in listed.values()]
         rows.append(("all", "", _size(sum(entry.size for entry in listed.values())), "", ""))
         columns = {"name": "left", "what": "left", "size": "right", "since": "left", "images in": "left"}
@@ -88,7 +88,6 @@ def clean(names: Sequence[str], yes: bool, console: Console | None = None) -> No
         if size:
             console.print(
                 f"timm's weights and data sets of the Hugging Face hub: {_size(size)} in {hub}, with other programs'",
-                markup=False,
             )
         return
     chosen = [listed[name] for name in dict.fromkeys(names)]
@@ -100,7 +99,7 @@ def clean(names: Sequence[str], yes: bool, console: Console | None = None) -> No
         return
     for entry in chosen:
         remove(entry)
-        console.print(f"removed {entry.path}", markup=False, highlight=False)
+        console.print(f"removed {entry.path}", highlight=False)
 
 
 def _size(size: int) -> str:

@@ -15,7 +15,7 @@ from backbones.formats.export import TIMM_NAMES, Written, difference_of, export_
 from backbones.formats.source import Source
 from common.cli import PluginOption, read_command
 from common.errors import UsageError, UserError
-from common.progress import working
+from common.progress import say, working
 
 #: Layouts of a whole training: the function that converts a run's checkpoint, and the authors' backbones.
 FULL_FORMATS: dict[str, tuple[Callable[[Mapping[str, Any]], dict[str, Any]], tuple[str, ...]]] = {
@@ -47,7 +47,7 @@ def main(words: Sequence[str]) -> int:
     command = read_command("export", __doc__, ExportCommand, words)
     with working(f"writing {command.out}"):
         written = export(command)
-    print(written)
+    say(written)
     return 0
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 from simple_parsing import field
 
 from common.cli import read_command
+from common.progress import say
 from reports import build_report
 
 
@@ -43,5 +44,5 @@ def main(words: Sequence[str]) -> int:
         rows=command.rows,
         class_names=command.class_names,
     )
-    print(out)
+    say(out)
     return 0

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -26,7 +25,7 @@ from common.errors import UsageError, UserError, unknown_name
 from common.files import read_yaml, write_text
 from common.interrupt import answering
 from common.options import options_without_effect
-from common.progress import working
+from common.progress import Console, working
 from data.sets.core.base import DATASETS, require_folder
 from reports import build_report
 from reports.analysis.published import PublishedTable, read_published
@@ -84,7 +83,7 @@ def main(words: Sequence[str]) -> int:
     epilog = "Any option of training, or of evaluate and its evaluations, may follow."
     command, further = read_open_command("reproduce", __doc__, ReproduceCommand, words, epilog)
     published = read_published()
-    console = Console(markup=False, highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True)
     if command.list:
         print_list(published, Path(command.out), console)
         return 0

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from simple_parsing import field
 
 from common.cli import read_command
+from common.progress import Console
 from rundir.failure import failure_of
 from rundir.lock import is_running
 from training.grids.launchers.cells import CellState, read_states, table_of

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
-from rich.console import Console
 
 from commands.visualize import draw_for_run
 from common.cli import PluginOption, load_plugins, make_parser, parse, read_config, value_of, with_options, words_of
 from common.distributed import is_main
 from common.errors import UsageError
-from common.progress import note, warn, working
+from common.progress import Console, note, warn, working
 from eval.core.base import EVALUATIONS, EvaluationConfig, check_data
 from methods.core.base import METHODS, MethodConfig
 from methods.core.recipes import defaults_of
@@ -208,7 +207,7 @@ def print_plan(plan: Plan, words: Sequence[str] = ()) -> None:
     require_possible(plan)
     _warn(plan)
     console = Console(highlight=False, soft_wrap=True)
-    console.print(yaml.safe_dump({"options": plan.options}, sort_keys=False, allow_unicode=True), markup=False)
+    console.print(yaml.safe_dump({"options": plan.options}, sort_keys=False, allow_unicode=True))
     (images, held_out), costs, config = plan.images, plan.costs, plan.config
     memory = [f"{k.replace('_', ' ')} {gib:.2f} GiB" for k, gib in costs["memory_gib"].items() if gib is not None]
     estimate = TimeEstimate([])
@@ -228,9 +227,9 @@ def print_plan(plan: Plan, words: Sequence[str] = ()) -> None:
     }
     for name, line in lines.items():
         if name != "FLOPs an image, training" or costs["training_flops"] is not None:
-            console.print(f"{name}: {line}", markup=False)
+            console.print(f"{name}: {line}")
     if warning:
-        console.print(warning, markup=False)
+        console.print(warning)
 
 
 def _held_out(images: ImageStore, held_out: ImageStore) -> str:

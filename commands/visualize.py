@@ -7,7 +7,7 @@ from pathlib import Path
 
 from common.cli import load_plugins, read_command
 from common.errors import UsageError, UserError
-from common.progress import working
+from common.progress import say, working
 from reports.visual.core.base import VISUALIZATIONS, Visualization
 from rundir.paths import pictures_of
 
@@ -20,11 +20,11 @@ def main(words: Sequence[str]) -> int:
     what, *words = words
     if what in ("-h", "--help"):
         pictures = "\n".join(f"  {name:<18} {VISUALIZATIONS.get(name).help()}" for name in names)
-        print(f"usage: run.py visualize WHAT --option value …\n\n{pictures}\n\n  python run.py visualize WHAT --help")
+        say(f"usage: run.py visualize WHAT --option value …\n\n{pictures}\n\n  python run.py visualize WHAT --help")
         return 0
     kind = VISUALIZATIONS.get(what)
     for path in visualize(read_command(f"visualize {what}", kind.help(), kind, words)):
-        print(path)
+        say(path)
     return 0
 
 
@@ -46,6 +46,6 @@ def draw_for_run(run: Path, kinds: Sequence[str]) -> None:
             continue
         try:
             visualize(VISUALIZATIONS.get(what).of_run(str(run)))
-            print(f"{run.name}: {what} drawn")
+            say(f"{run.name}: {what} drawn")
         except UserError as error:
-            print(f"{run.name}: no {what}: {error}")
+            say(f"{run.name}: no {what}: {error}")

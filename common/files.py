@@ -93,11 +93,12 @@ def opened(path: Path) -> BinaryIO:
     """Open a regular file to read its bytes. Raises OSError for any other: a pipe or a device may keep the reader waiting, or
     never end. Below ``/dev`` anything may be read: a shell names so what it hands over as a file, such as ``<(…)``."""
     from_shell = os.fspath(path).startswith("/dev/")
-    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | (0 if from_shell else os.O_NONBLOCK)), "rb")
-    if not from_shell and not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise OSError(errno.EINVAL, "no regular file", str(path))
-    return file
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | (0 if from_shell else os.O_NONBLOCK))
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISDIR(mode) or not (from_shell or stat.S_ISREG(mode)):
+        os.close(handle)
+        raise OSError(errno.EINVAL, f"a {'folder' if stat.S_ISDIR(mode) else 'pipe or device'}, no file", str(path))
+    return os.fdopen(handle, "rb")
 
 
 def archive_damage(path: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""Names of runs and rows where there is little room: tables of a terminal, and figures."""
+"""Names where there is little room (tables of a terminal, figures), and on a terminal, which obeys some characters."""
 
 from __future__ import annotations
 
@@ -7,6 +7,19 @@ from collections.abc import Iterable, Sequence
 
 #: Letters of a part, where the whole name is too long: as many as there is room for.
 PART_ROOM = (14, 12, 10, 8, 6, 4)
+
+#: What a terminal obeys, or shows in another place than where it stands: control characters but tab and newline, and marks of the
+#: direction of writing.
+_OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    r"""Write out the characters that a terminal obeys: a file's name may hold any.
+
+    >>> print(printable("a\x1b[2Jb"))
+    a\x1b[2Jb
+    """
+    return _OBEYED.sub(lambda obeyed: obeyed[0].encode("unicode_escape").decode(), text)
 
 
 def short(name: str, most: int = 24) -> str:

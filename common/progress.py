@@ -11,10 +11,16 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
-from rich.console import Console
+import rich.console
+from rich.console import ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.segment import Segment
+from rich.text import Text
+
+from common.names import printable
 
 T = TypeVar("T")
 
@@ -23,16 +29,35 @@ GRACE, LINE_SECONDS = 1.0, 15.0
 TOO_EARLY = "too early to tell the time left"
 
 
-class _Console(Console):
+class Console(rich.console.Console):
+    """Where lines, tables and progress are printed: text is no markup, and nothing in it is obeyed by the terminal."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**{"markup": False, "emoji": False, **options})
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=printable(segment.text))
+
+
+class _StandardError(Console):
     """Standard error, which may be closed, or a terminal that is gone: nothing is said then, and the work goes on."""
 
     def on_broken_pipe(self) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
+def say(line: object) -> None:
+    """Print a line on standard output, for people and programs alike."""
+    print(printable(str(line)))
+
+
 def note(message: str, style: str = "dim") -> None:
     with suppress(OSError):
-        _Console(stderr=True).print(message, style=style, markup=False, highlight=False, soft_wrap=True)
+        _StandardError(stderr=True).print(message, style=style, highlight=False, soft_wrap=True)
 
 
 def warn(message: str) -> None:
@@ -76,7 +101,7 @@ class Work:
     """A piece of work, to report progress to. ``total``: its items; None: unknown."""
 
     def __init__(self, title: str, total: int | None = None, done: int = 0):
-        self.title, self.total, self.done, self.state = title, total, done, ""
+        self.title, self.total, self.done, self.state = printable(title), total, done, ""
         self.pace = Pace()
         self._began = time.monotonic()
 
@@ -123,7 +148,7 @@ class _Bar(Work):
 
     def _show(self) -> None:
         count = "" if self.total is None else f"{self.done:,}/{self.total:,}"
-        state = ", ".join(filter(None, (self.state, self.left if self.done else "")))
+        state = printable(", ".join(filter(None, (self.state, self.left if self.done else ""))))
         self._bars.update(self._task, completed=self.done, total=self.total, count=count, state=state)
 
     def end(self) -> None:
@@ -175,9 +200,10 @@ def _shown_bars(console: Console) -> Iterator[Progress]:
     if _bars is not None:
         yield _bars
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}"))
+    plain = partial(TextColumn, markup=False)
+    columns = (plain("{task.description}"), BarColumn(), plain("{task.fields[count]}"))
     with Progress(
-        *columns, TextColumn("{task.fields[state]}"), TimeElapsedColumn(), console=console, transient=True
+        *columns, plain("{task.fields[state]}"), TimeElapsedColumn(), console=console, transient=True
     ) as bars:
         _bars = bars
         try:
@@ -190,7 +216,7 @@ def _shown_bars(console: Console) -> Iterator[Progress]:
 def working(title: str, total: int | None = None, done: int = 0, show: bool = True) -> Iterator[Work]:
     """Show ``title``, and the progress that is reported to the yielded ``Work``, while the block lasts. Of several processes the
     first one shows it."""
-    console = _Console(stderr=True)
+    console = _StandardError(stderr=True)
     if not show or int(os.environ.get("RANK") or 0) != 0:
         yield Work(title, total, done)
     elif console.is_terminal:

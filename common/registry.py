@@ -5,19 +5,26 @@ from __future__ import annotations
 
 import ast
 import functools
+import hashlib
 import importlib
 import importlib.util
+import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from common.errors import UsageError, unknown_name
+from common.errors import UsageError, UserError, first_line, unknown_name
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
 #: Types of facts, which JSON can hold, too.
 _FACTS = (str, bool, int, float, tuple, list, dict)
+
+
+#: Every registry, so that a plug-in that fails leaves none of its names.
+_ALL: list[Registry] = []
 
 
 class Registry(Generic[T]):
@@ -33,6 +40,7 @@ class Registry(Generic[T]):
         self._package = package
         self._items: dict[str, T] = {}
         self._modules: set[str] = set()
+        _ALL.append(self)
         if package:
             self._modules = {path.stem for path in (ROOT / package.replace(".", "/")).glob("*.py")} - {"__init__"}
             _BY_PACKAGE[package] = self
@@ -115,20 +123,45 @@ def _is_registered(node: ast.ClassDef, name: str) -> bool:
 
 
 def load_plugin(spec: str) -> None:
-    """Import a plug-in (a ``.py`` file or a dotted module name), which registers itself. Raises UsageError if missing."""
-    path = Path(spec)
-    if path.suffix == ".py":
-        if not path.is_file():
-            raise UsageError(f"--plugin {spec}: no such file")
-        name = f"plugin_{path.stem}"
-        if name in sys.modules:
-            return
-        module_spec = importlib.util.spec_from_file_location(name, path)
-        module = importlib.util.module_from_spec(module_spec)
-        sys.modules[name] = module
-        module_spec.loader.exec_module(module)
-        return
+    """Import a plug-in (a ``.py`` file or a dotted module name), which registers itself; once, however often it is named. Raises
+    UsageError if it is missing, or raises an error: nothing of it is registered then, and it can be loaded again."""
+    before = [(registry, dict(registry._items)) for registry in _ALL]
     try:
-        importlib.import_module(spec)
-    except ModuleNotFoundError as error:
-        raise UsageError(f"--plugin {spec}: {error}; give a .py file or an importable module") from error
+        if Path(spec).suffix == ".py":
+            _load_file(Path(spec))
+        else:
+            importlib.import_module(spec)
+    except BaseException as error:
+        for registry, items in before:
+            registry._items = items
+        if isinstance(error, UserError) or not isinstance(error, Exception):
+            raise
+        if isinstance(error, FileNotFoundError) and not Path(spec).exists():
+            raise UsageError(f"--plugin {spec}: no such file") from error
+        if isinstance(error, ModuleNotFoundError) and Path(spec).suffix != ".py":
+            raise UsageError(f"--plugin {spec}: {error}; give a .py file or an importable module") from error
+        lines = [
+            frame.lineno
+            for frame in traceback.extract_tb(error.__traceback__)
+            if Path(frame.filename).name == Path(spec).name
+        ]
+        where = f", line {lines[-1]}" if lines else ""
+        raise UsageError(f"--plugin {spec}{where}: {type(error).__name__}: {first_line(error)}") from error
+
+
+def _load_file(path: Path) -> None:
+    path = path.resolve(strict=True)
+    name = f"plugin_{path.stem}"
+    loaded = getattr(sys.modules.get(name), "__file__", None)
+    if loaded is not None and Path(loaded) != path:  # another folder's file of this stem
+        name = f"{name}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
+    if name in sys.modules:
+        return
+    module_spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[name] = module
+    try:
+        module_spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Column, Table
 
 from backbones.base import Backbone
@@ -18,7 +17,7 @@ from common.distributed import is_main, main_first
 from common.errors import UserError
 from common.files import as_file_name
 from common.options import IMAGE_SIZE, one_of, option
-from common.progress import note, track
+from common.progress import Console, note, track
 from common.statistics.confusion import bootstrap_scores, class_scores, confusion_matrix, scores
 from data.datasets import open_dataset
 from data.store.store import ImageStore

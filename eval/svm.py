@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch.nn.functional as F
-from rich.console import Console
 from rich.table import Column, Table
 
 from common.errors import UserError
 from common.options import option
-from common.progress import track, warn
+from common.progress import Console, track, warn
 from common.statistics.average_precision import interpolated_precision, mean_interpolated_precision
 from data.sets.voc2007 import difficult_only
 from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig, Outlook

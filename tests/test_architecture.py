@@ -131,3 +131,16 @@ def test_files_that_the_pages_name_exist(page):
     rooms = ("", *(f"{room}/" for room in ("data", "eval", "backbones", "reports", "training", "common")))
     missing = [name for name in named if not any((ROOT / room / name).exists() for room in rooms)]
     assert named and not [name for name in missing if name not in in_runs and "NAME" not in name]
+
+
+def test_every_line_is_printed_where_names_are_made_harmless():
+    """``common.progress`` prints, with ``say``, ``note`` and ``Console``; run.py prints its errors through ``printable``."""
+    for module, file in FILES.items():
+        if module in ("common.progress", "run"):
+            continue
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            called = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+            assert not called, f"{file}, line {node.lineno}: print; call common.progress.say"
+            assert not (isinstance(node, ast.ImportFrom) and node.module == "rich.console"), (
+                f"{file}: import common.progress.Console"
+            )

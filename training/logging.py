@@ -15,13 +15,12 @@ from urllib.parse import urlsplit
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
 
 from common.distributed import is_main
 from common.environment import missing_package
 from common.errors import UserError, first_line
 from common.files import write_text
-from common.progress import Work, note, working
+from common.progress import Console, Work, note, working
 from rundir.log import append_record, has_log, read_log, replace_log
 from rundir.paths import TENSORBOARD, WANDB_ID
 from training.config import TrainConfig

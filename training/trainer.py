@@ -11,7 +11,7 @@ import torch.distributed as dist
 from common.distributed import is_distributed, is_main
 from common.errors import UserError
 from common.files import remove_unfinished
-from common.progress import working
+from common.progress import say, working
 from methods.core.base import Method
 from rundir.extension import set_aside
 from rundir.log import fingerprint_of, holds_work, whole_end_of
@@ -64,13 +64,13 @@ def train(
         if begins:  # anew, in place of a start that took no step
             remove_start(run)
         if extends and (folder := set_aside(run, written["epochs"])):
-            print(f"{run}: results and pictures of the weights after {written['epochs']:g} epochs are now in {folder}")
+            say(f"{run}: results and pictures of the weights after {written['epochs']:g} epochs are now in {folder}")
     if end is None:
         _train(plan, make_monitor, make_pictures, begins)
     elif is_main():
         write_options(run, plan.options)
         free_space(run, plan.config.keep_checkpoints)  # the process may have been killed before
-        print(f"{run}: training ended already, after {end['minutes']:.1f} minutes; nothing to train")
+        say(f"{run}: training ended already, after {end['minutes']:.1f} minutes; nothing to train")
 
 
 def _has_same_images(plan: Plan) -> bool:
@@ -108,9 +108,9 @@ def _train(
     if plan.initial is not None and begins:
         about["initial"] = start_from(method, plan.initial, config.backbone)
         if is_main():
-            print(f"{plan.directory}: starts from {about['initial']}")
+            say(f"{plan.directory}: starts from {about['initial']}")
             if warning := advice(config, plan.method_config):
-                print(warning)
+                say(warning)
 
     def logged() -> dict[str, Any]:
         return {name: value for name, value in plan.costs.items() if name != "memory_gib"}

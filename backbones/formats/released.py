@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from backbones import names
 from backbones.formats import huggingface
 from common.download import WEIGHTS, cache_root, digest, download
@@ -21,6 +19,7 @@ from common.errors import UsageError, UserError, unknown_name
 from common.files import archive_damage, write_text
 from common.images import IMAGENET_MEAN, IMAGENET_STD
 from common.lock import owned_lock
+from common.progress import Console
 
 FAMILIES = ("dino", "barlow_twins", "timm", "torchvision", "hf")
 DINO_URL = "https://dl.fbaipublicfiles.com/dino"

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
 
 from common.distributed import is_main
 from common.download import cache_root
 from common.errors import UserError
 from common.files import as_file_name
 from common.lock import owned_lock
+from common.progress import Console
 from data.store.build import DATA, Builder, remove_begun, remove_unused
 from data.store.decode import check_file, kept_size
 from data.store.index import key_of, read_store
@@ -63,7 +63,7 @@ def open_store(
                 store = _finished(folder, key, listing, short_side, progress)
                 needed = _bytes_needed(listing, short_side) if store is None and not stream else None
                 if reason := _too_large(folder, needed):
-                    console.print(f"{listing.data} {listing.split}: {reason}", markup=False)
+                    console.print(f"{listing.data} {listing.split}: {reason}")
                     stream = True
                 if store is None and stream:
                     remove_begun(folder)  # it may be what fills the disk
@@ -73,7 +73,7 @@ def open_store(
                     what = f"{len(listing.names):,} images of {listing.data} {listing.split}"
                     building = f"checking {what}, which are not kept; notes go" if stream else f"decoding {what}"
                     size = "" if stream or needed is None else f", about {_gib(needed)}"
-                    console.print(f"{building} to {folder}{size}", markup=False)
+                    console.print(f"{building} to {folder}{size}")
                     Builder(folder, key, listing, short_side, keep=not stream).run(progress and is_main())
                     store = read_store(folder, key, listing, short_side)
     except OSError as error:
@@ -88,7 +88,6 @@ def open_store(
         rest = f"; … (python run.py data {listing.data} lists all)" if len(store.damaged) > 3 else ""
         console.print(
             f"{listing.data} {listing.split}: {len(store):,} images, {len(store.damaged):,} more skipped: {shown}{rest}",
-            markup=False,
         )
     if not store.upright and (turned := int((store.turns > 1).sum())):
         console.print(

@@ -8,13 +8,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Column, Table
 
 from common.errors import UserError, explain
 from common.files import digest_of
 from common.options import check, options_without_effect
-from common.progress import note, warn, working
+from common.progress import Console, note, warn, working
 from data.sets.core.benchmark import fingerprint_of
 from eval.core.base import EVALUATIONS, EvaluationConfig, check_data, facts_of
 from eval.core.changed import warnings_of_images
@@ -140,4 +139,4 @@ def print_measurements(measurements: Sequence[Measurement], run: Path) -> None:
         table.add_row(m.evaluation + setting, m.metric, f"{m.value:.2f}", interval, str(m.n))
     console = Console()
     console.print(table)
-    console.print(f"results: {run / RESULTS}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"results: {run / RESULTS}", highlight=False, soft_wrap=True)

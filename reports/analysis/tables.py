@@ -90,11 +90,12 @@ def headings_of(names: Iterable[str], numeric: Collection[str] = ()) -> list[Hea
 
 
 def to_csv(table: Table) -> str:
-    """Write comma-separated values, numbers to 7 digits; a cell with an interval takes several columns."""
+    """Write comma-separated values, numbers to 7 digits; a cell with an interval takes several columns. No text is a formula to
+    spreadsheets."""
     names = [list(dict.fromkeys(name for row in table.rows for name in row[i].numbers)) or [""] for i in table.places]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(f"{table.headings[i].full} {name}".strip() for i in table.places for name in names[i])
+    writer.writerow(_csv_text(f"{table.headings[i].full} {name}".strip()) for i in table.places for name in names[i])
     for row in table.rows:
         values = [(row[i].numbers or {"": row[i].value}).get(name) for i in table.places for name in names[i]]
         writer.writerow(map(_csv_value, values))
@@ -104,8 +105,13 @@ def to_csv(table: Table) -> str:
 def _csv_value(value: Any) -> Any:
     """Write 7 digits, as many as float32 holds, in which most values were computed, and whole numbers in full."""
     if not isinstance(value, float):
-        return "" if value is None else value
+        return "" if value is None else _csv_text(value) if isinstance(value, str) else value
     return f"{value:.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:.7g}"
+
+
+def _csv_text(words: str) -> str:
+    """Put an apostrophe before what a spreadsheet would compute, also behind spaces, and after a mark where others split cells."""
+    return re.sub(r"(^|[;\t\r\n])(?=\s*[=+\-@\uff1d\uff0b\uff0d\uff20])", r"\1'", words)
 
 
 def to_markdown(table: Table) -> str:

@@ -210,7 +210,7 @@ def _draw(
             shown: Collection[Cell] = [cells[column][i] for line in lines for i in line.values if i in cells[column]]
             axis.set_ylim(*limits_of(shown))
         figure.legend(loc="outside lower center", ncols=2 if max(map(len, names)) > 24 else 3, handlelength=3)
-        slug = re.sub(r"[^a-z0-9]+", "-", option.lower()).strip("-")
+        slug = re.sub(r"[^a-z0-9]+", "-", option.lower())[:60].strip("-")
         what = "the variants" if option == VARIANTS else option
         measured = ", ".join(comparison.columns[column].name for column in columns)
         return picture(

@@ -133,10 +133,12 @@ def _examples(file: Path, problems: list[Problem]) -> Arrays | None:
 
 
 def _arrays(file: Path | None, problems: list[Problem]) -> Arrays | None:
-    if file is None or not file.is_file():
+    if file is None:
         return None
     try:
         return read_arrays(file)
+    except FileNotFoundError:
+        return None
     except (OSError, ValueError) as error:
         problem = Problem(str(file), f"cannot be read ({first_line(error)[:100]}); its pictures are missing")
         if problem not in problems:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from common.class_names import readable
 from common.errors import UserError, first_line
-from common.files import read_arrays
+from common.files import as_file_name, read_arrays
 from common.statistics.average_precision import average_precision
 from common.statistics.confusion import class_scores
 from reports.analysis.comparison import Comparison
@@ -43,7 +44,7 @@ def of_classes(
         scores = {row: several for row, several in scores.items() if all(len(s) == len(names) for s in several)}
         if names and scores:
             names = _readable(names, class_names, comparison.data, problems)
-            stem = kind.evaluation.replace("_", "-")
+            stem = as_file_name(kind.evaluation.replace("_", "-"))[:60]
             place = sum(table.name.startswith(f"classes-{stem}") for table in tables)
             tables.append(
                 _table(comparison, column, names, scores, f"classes-{stem}{f'-{place + 1}' if place else ''}{suffix}")
@@ -67,7 +68,7 @@ def _readable(names: Sequence[str], file: Path | str | None, data: str, problems
 def _scores(result: Measurement, data: str, problems: list[Problem]) -> tuple[Sequence[str], np.ndarray] | None:
     """Names of the classes, and their scores in percent (NaN: absent); None without outcomes of classes."""
     file = result.predictions_file
-    if file is None or not file.is_file():
+    if file is None:
         return None
     try:
         arrays = read_arrays(file)
@@ -82,8 +83,11 @@ def _scores(result: Measurement, data: str, problems: list[Problem]) -> tuple[Se
         else:
             return None
         names = arrays.get("classes")
-        if names is None and result.metric == "miou" and examples_file(result.run, data).is_file():  # of an older run
-            names = read_arrays(examples_file(result.run, data)).get("classes")
+        if names is None and result.metric == "miou":  # of an older run
+            with suppress(FileNotFoundError):
+                names = read_arrays(examples_file(result.run, data)).get("classes")
+    except FileNotFoundError:
+        return None
     except (OSError, ValueError) as error:
         problem = Problem(str(file), f"cannot be read ({first_line(error)[:100]}); it is not in the tables of classes")
         if problem not in problems:

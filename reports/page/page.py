@@ -210,7 +210,7 @@ def _part(
 
 
 def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "data"
+    return re.sub(r"[^a-z0-9]+", "-", name.lower())[:60].strip("-") or "data"
 
 
 def _problems(problems: Sequence[Problem]) -> Table:

@@ -1,10 +1,33 @@
 """Files that are damaged, or that somebody else has made."""
 
+import math
+import os
+import re
+import shlex
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from common.files import read_arrays, read_json_lines, remove_unfinished
+from common.files import (
+    archive_damage,
+    name_also,
+    read_arrays,
+    read_json,
+    read_json_lines,
+    read_text,
+    read_yaml,
+    remove_unfinished,
+    require_plain,
+    write_text,
+)
+
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 quick = settings(
     max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -64,3 +87,67 @@ def test_half_written_files_of_other_runs_stay(tmp_path):
     remove_unfinished(tmp_path)
     assert not any(file.exists() for file in own) and all(file.exists() for file in others)
     assert (tmp_path / "checkpoints" / "last.pt").exists()
+
+
+@pytest.mark.parametrize(("mask", "rights"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_new_files_have_the_rights_that_the_umask_leaves(tmp_path, mask, rights):
+    before = os.umask(mask)
+    try:
+        write_text(tmp_path / "new" / "a", "x")
+        write_text(tmp_path / "new" / "a", "y")
+        name_also(tmp_path / "new" / "a", tmp_path / "new" / "b")
+    finally:
+        os.umask(before)
+    assert {file.stat().st_mode & 0o777 for file in (tmp_path / "new").iterdir()} == {rights}
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".npz"])
+def test_archives_that_inflate_are_refused_unread(tmp_path, suffix, monkeypatch):
+    path = tmp_path / f"bomb{suffix}"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(3):
+            archive.writestr(f"{number}.npy", bytes(2**26))
+    assert path.stat().st_size < 2**18
+    monkeypatch.setattr(zipfile.ZipFile, "testzip", lambda self: pytest.fail("it was inflated"))
+    assert re.search("would become 201,326,592|0.npy is no array", archive_damage(path))
+
+
+def test_arrays_of_another_size_than_they_say_are_refused(tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez(path, a=np.zeros(4), b=np.array(["x"], object))
+    with pytest.raises(ValueError, match=r"b.npy is no array of numbers or text"):
+        read_arrays(path)
+
+
+def special(folder: Path, kind: str) -> Path:
+    path = folder / "x"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to({"loop": path, "device": "/dev/zero", "nowhere": folder / "y"}[kind])
+    return path
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "loop", "device", "nowhere"])
+@pytest.mark.parametrize("read", [read_text, read_json, read_yaml, read_json_lines, read_arrays, archive_damage])
+def test_what_is_no_regular_file_keeps_nobody_waiting(tmp_path, kind, read):
+    with pytest.raises(OSError, match="x"):
+        read(special(tmp_path, kind))
+
+
+def test_what_a_shell_hands_over_is_read(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from common.files import read_yaml; print(read_yaml(Path(sys.argv[1])))"
+    )
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} <(sleep 0.2; echo 'a: 1')"
+    said = subprocess.run(["bash", "-c", command], check=True, capture_output=True, text=True, cwd=ROOT)
+    assert said.stdout == "{'a': 1}\n"
+
+
+@pytest.mark.parametrize("value", [{5: 1}, {"a": {None: 1}}, [10**400], [1e31], [{1, 2}], [b"x"], (1,)])
+def test_values_that_are_not_plain_are_refused(value):
+    with pytest.raises(ValueError, match=r"no name|of more than|no number and no text"):
+        require_plain(value)
+    require_plain({"a": [None, True, 1, -1e30, math.nan, math.inf, "x", {"b": []}]})

@@ -1,11 +1,14 @@
 """What a log file is told of work, and when the time left is told."""
 
+import io
 import time
 
 import pytest
+from rich.table import Table
+from rich.text import Text
 
 from common import progress
-from common.progress import TOO_EARLY, Pace, Work, duration, track, working
+from common.progress import TOO_EARLY, Console, Pace, Work, duration, note, say, track, working
 
 
 def test_the_first_items_do_not_count():
@@ -87,3 +90,34 @@ def test_what_work_says_itself_is_not_said_again_at_once(monkeypatch, capsys):
         work.speak()
         time.sleep(0.3)
     assert capsys.readouterr().err.splitlines() == [f"step 1/3, loss 5, {TOO_EARLY}"]
+
+
+OBEYED = "a\x1b[2J\x1b]0;title\x07b\rc\x08\x9bd\u202ee"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_nothing_in_a_name_is_obeyed_by_the_terminal(terminal, capsys):
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=terminal, width=200, color_system=None)
+    table = Table(OBEYED, title=OBEYED)
+    table.add_row(OBEYED)
+    for shown in (OBEYED, Text(OBEYED), table):
+        console.print(shown)
+    say(OBEYED)
+    note(OBEYED)
+    printed = capsys.readouterr()
+    for text in (file.getvalue(), printed.out, printed.err):
+        assert r"a\x1b[2J\x1b]0;title" in text and not {"\x1b", "\x07", "\r", "\x08", "\x9b", "\u202e"} & set(text)
+
+
+def test_markup_in_names_is_text():
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=200, color_system=None)
+    console.print("[bold]x[/y] :smile:")
+    with progress._shown_bars(console) as bars:
+        bar = progress._Bar(bars, "[/x] \x1b[2J", 3)
+        bar.advance(1, "[/y]")
+        bars.refresh()
+        bar.end()
+    text = file.getvalue()
+    assert "[bold]x[/y] :smile:" in text and r"[/x] \x1b[2J" in text and "[/y]" in text and "\x1b[2J" not in text

@@ -83,3 +83,16 @@ def test_latex_compiles(table, tmp_path):
 def test_a_wide_table_stays_within_the_text(table, tmp_path):
     wide = dataclasses.replace(table, headings=8 * table.headings, rows=[8 * row for row in table.rows])
     compile_latex(tmp_path, to_latex(wide))
+
+
+def test_spreadsheets_compute_nothing():
+    names = ["=1+1", "+1", "-2+3", "@SUM(A1)", "\t=1", "  =1", "a;=1", "a\n=1", "＝1", "harmless - text", "1-2"]
+    table = Table(
+        "x", "x", "x", [Heading("=1"), Heading("number", numeric=True)], [[text(n), Entry("−1", -1.5)] for n in names]
+    )
+    rows = list(csv.reader(io.StringIO(to_csv(table))))
+    assert rows[0] == ["'=1", "number"]
+    assert [cell for cell, _ in rows[1:]] == [
+        *("'=1+1", "'+1", "'-2+3", "'@SUM(A1)", "'\t'=1", "'  =1", "a;'=1", "a\n'=1", "'＝1", "harmless - text", "1-2"),
+    ]
+    assert {number for _, number in rows[1:]} == {"-1.5"}

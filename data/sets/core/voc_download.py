@@ -11,14 +11,13 @@ from pathlib import Path
 import numpy as np
 import scipy.io
 from PIL import Image
-from rich.console import Console
 
 from common.download import download, unpack
 from common.errors import UserError
 from common.files import atomic_file, write_text
 from common.images import voc_palette
 from common.lock import owned_lock
-from common.progress import track
+from common.progress import Console, track
 from data.sets.core.lists import read_names
 from data.sets.core.voc import AUG_MASKS, CLASSES
 

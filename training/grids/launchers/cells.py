@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -19,6 +18,7 @@ from common.cli import words_of
 from common.errors import UsageError, UserError
 from common.files import read_json, write_json
 from common.names import short_names
+from common.progress import Console
 from rundir.failure import failure_of, write_failure
 from rundir.lock import run_lock
 from rundir.log import end_of
@@ -176,13 +176,13 @@ def shown(states: Sequence[CellState], console: Console) -> Iterator[Show]:
             spoken = time.monotonic()
             for other in states:
                 if other.status == "running" and (progress := progress_of(other)):
-                    console.print(f"{other.cell.name}: {progress}", markup=False, highlight=False, soft_wrap=True)
+                    console.print(f"{other.cell.name}: {progress}", highlight=False, soft_wrap=True)
         if state is not None:
             done = sum(other.status == "done" for other in states)
             minutes = f" after {state.seconds / 60:.1f} min" if state.seconds and state.status in ENDED else ""
             reason = f": {reason_of(state)}" if state.status == "failed" else ""
             text = f"[{done}/{len(states)}] {state.cell.name}: {state.status}{minutes}{reason}"
-            console.print(text, markup=False, highlight=False, soft_wrap=True)
+            console.print(text, highlight=False, soft_wrap=True)
 
     if console.is_terminal:
         with Live(table_of(states, console.width), console=console, refresh_per_second=2) as live:
