@@ -4,6 +4,7 @@ Imports the standard library only."""
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import shlex
 import subprocess
@@ -15,6 +16,7 @@ from common.errors import UserError, first_line
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
+CONTROL_GROUPS = Path("/sys/fs/cgroup")
 #: Modules that reports are made with.
 OF_REPORTS = ("simple_parsing", "yaml", "numpy", "scipy", "pandas", "matplotlib", "seaborn", "jinja2", "PIL", "rich")
 #: Modules of all packages that pyproject.toml requires.
@@ -58,6 +60,38 @@ def missing_package(what: str, error: ImportError, extra: str) -> UserError:
     return UserError(
         f"{what} needs the package {name}, which is not installed; in {shlex.quote(str(ROOT))}, run: {command}"
     )
+
+
+def processors() -> int:
+    """Number of processors that this process may use: of its affinity (SLURM, taskset), within the share of its control group (a
+    container)."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    shares = []
+    for file in control_group_files("cpu.max"):
+        quota, _, period = _first_line_of(file).partition(" ")
+        shares += [int(quota) / int(period)] if quota.isdecimal() and period.isdecimal() else []
+    for folder in ("cpu", "cpu,cpuacct"):  # version 1
+        quota, period = (_first_line_of(CONTROL_GROUPS / folder / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
+        shares += [int(quota) / int(period)] if quota.isdecimal() and period.isdecimal() else []
+    return max(1, min(allowed, *(math.ceil(share) for share in shares if share > 0), allowed))
+
+
+def control_group_files(name: str) -> list[Path]:
+    """Files of this name of the process's control group (a SLURM job, a container) and of the groups around it."""
+    lines = [line for line in _lines_of(Path("/proc/self/cgroup")) if line.startswith("0:")]
+    groups = [CONTROL_GROUPS / line.split(":", 2)[2].lstrip("/") for line in lines]
+    return [file for group in groups for place in (group, *group.parents) if (file := place / name).is_file()]
+
+
+def _lines_of(file: Path) -> list[str]:
+    try:
+        return file.read_text().splitlines()
+    except OSError:
+        return []
+
+
+def _first_line_of(file: Path) -> str:
+    return next(iter(_lines_of(file)), "")
 
 
 def _is_installed(name: str) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from common.files import read_json
 
 
 @contextmanager
@@ -26,17 +27,18 @@ def owned_lock(path: Path, waiting: Callable[[str], None], poll: float = 0.2) ->
         poll: seconds between attempts.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    is_waiting = False
+    attempts = 0
     with open(path, "a+", encoding="utf-8") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if not is_waiting:
+                # ``is_held`` may have looked in this moment, so a first failure means nothing.
+                if attempts == 1:
                     waiting(_owner(path))
-                    is_waiting = True
-                time.sleep(poll)
+                attempts += 1
+                time.sleep(poll if attempts > 1 else 0.05)
             except OSError as error:
                 raise UserError(
                     f"{path}: cannot be locked ({error.strerror}); choose a folder on a disk with locks (--out, SSL_COMPARE_CACHE)"
@@ -57,9 +59,23 @@ def owned_lock(path: Path, waiting: Callable[[str], None], poll: float = 0.2) ->
             file.truncate(0)
 
 
+def is_held(path: Path) -> bool | None:
+    """Whether a process, on any machine that shares the file, holds a lock now; None if the file system does not tell."""
+    try:
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    return False
+
+
 def owner_lives(owner: Mapping[str, Any]) -> bool:
     """Whether the process of this machine that a lock file names still runs. Does not lock, which could turn others away.
     Any process with its number counts where the system does not tell when processes began."""
+    if type(owner["pid"]) is not int or not 0 < owner["pid"] < 2**31:  # no process has such a number
+        return False
     try:
         os.kill(owner["pid"], 0)
     except ProcessLookupError:
@@ -84,7 +100,7 @@ def process_began(process: int) -> str | None:
 
 def _owner(path: Path) -> str:
     try:
-        owner = json.loads(path.read_text(encoding="utf-8"))
+        owner = read_json(path)
         return f"process {owner['pid']} on {owner['host']}, since {owner['since']}"
     except (OSError, ValueError, KeyError, TypeError):  # it is about to write its name
         return "another process"

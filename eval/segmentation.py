@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from rich.table import Column, Table
 
 from backbones.base import Backbone
 from common.distributed import is_main, main_first
+from common.environment import processors
 from common.errors import UserError
 from common.files import as_file_name
 from common.options import IMAGE_SIZE, one_of, option
@@ -199,7 +199,7 @@ class Segmentation(Evaluation):
             torch.manual_seed(context.seed)
             task = self._task(context, training.task, bool(maps))
             sample = map_samples(store, maps, task.blocks, augmentation) if maps else image_samples(store, augmentation)
-            workers = 1 if maps else min(8, os.cpu_count() or 1)
+            workers = 1 if maps else min(8, processors())
             batches = SegmentationBatches(store, sample, training.config, context.device, workers)
             if is_main():
                 note(f"segmentation: training {head} on {len(store)} images of {store.name}")

@@ -24,8 +24,8 @@ WANDB_ID = "wandb-id.txt"
 # In a folder of runs, as compare and reproduce make it.
 CELLS = "cells.json"
 REPORT = "report"
-#: SLURM's files, and the numbers of its jobs.
-JOBS, JOB_NUMBERS = "jobs", "jobs.json"
+#: SLURM's files, the numbers of its jobs, and what is being submitted.
+JOBS, JOB_NUMBERS, SUBMITTING = "jobs", "jobs.json", "submitting.json"
 
 
 def last_checkpoint(run: Path) -> Path:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from common.distributed import world_size
+from common.environment import CONTROL_GROUPS, control_group_files
 from common.errors import UserError, is_out_of_memory
 from training.config import TrainConfig
 
@@ -65,18 +66,10 @@ def memory_of(device: torch.device) -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     if soft != resource.RLIM_INFINITY:
         limits.append(soft)
-    for file in (*_cgroups(), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
+    for file in (*control_group_files("memory.max"), CONTROL_GROUPS / "memory" / "memory.limit_in_bytes"):
         if file.is_file() and (text := file.read_text().strip()).isdecimal():
             limits.append(int(text))
     return min(limits)
-
-
-def _cgroups() -> list[Path]:
-    """Files with the memory limits of this process's control group (a SLURM job, a container) and of the groups around it."""
-    own = Path("/proc/self/cgroup")
-    lines = own.read_text().splitlines() if own.is_file() else []
-    groups = [Path("/sys/fs/cgroup") / line.split(":", 2)[2].lstrip("/") for line in lines if line.startswith("0:")]
-    return [place / "memory.max" for group in groups for place in (group, *group.parents)]
 
 
 def _out_of_memory(

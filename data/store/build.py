@@ -16,6 +16,7 @@ import xxhash
 from PIL import Image
 
 from common.ahead import ahead
+from common.environment import processors
 from common.errors import UserError
 from common.files import append_json_line, read_json_lines, remove_unfinished, write_text
 from common.progress import working
@@ -23,7 +24,6 @@ from data.store.decode import DamagedImage, WrongData
 from data.store.index import is_in_use, pixel_file, write_index
 from data.store.listing import Listing, Sample
 from data.store.store import RECORD
-from data.store.stream import processors
 
 #: The pixel file of an unfinished store.
 DATA = "building.bin"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from common.environment import processors
 from common.errors import UserError
 from data.store.decode import DamagedImage
 from data.store.store import ImageStore
@@ -50,8 +50,3 @@ class StreamedStore(ImageStore):
         return UserError(
             f"{self.root / self.names[index]}: has changed since the data were checked ({how}); the same command checks them anew"
         )
-
-
-def processors() -> int:
-    """Number of processors that this process may use; as many threads decode."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

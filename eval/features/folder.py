@@ -19,13 +19,12 @@ import numpy as np
 import torch
 
 from backbones.base import Backbone
-from common.environment import missing_package
+from common.environment import missing_package, processors
 from common.errors import UsageError, UserError
 from common.files import atomic_file
 from data.sets.core.folders import files_below
 from data.store.decode import DamagedImage, Decoded, decode_image
 from data.store.store import ImageBatch
-from data.store.stream import processors
 from data.views.central import eval_images
 from eval.features.extract import FrozenBackbone
 from training.machine.devices import Precision

@@ -115,6 +115,7 @@ def test_what_is_wrong_is_named(changes, message):
         ("- a", "no mapping"),
         ("methds: [dino]", "did you mean methods"),
         ("seeds: 3", "must be a list"),
+        ("seeds: []", "'seeds' is empty"),
         ("vary: {lr: 3}", "list its values"),
         ("a: [", "not YAML"),
         ("methods: [dino]", "no backbones"),
@@ -136,6 +137,13 @@ def test_variants_are_rows_of_several_options():
     assert (cells[0].options["lr"], cells[0].options["out_dim"], cells[1].options["lr"]) == (1, 2, 3)
     with pytest.raises(UsageError, match="in the variant 'a'"):
         cells_of(grid(variants={"a": {"out_dim": 2}}), KNOWN)
+
+
+def test_no_variants_are_a_plain_cell(tmp_path):
+    file = tmp_path / "grid.yaml"
+    file.write_text("methods: [dino]\nbackbones: [vit_nano]\nvariants: {}\n")
+    cells = cells_of(grid_of(CompareCommand(grid=str(file)), {}), KNOWN)
+    assert [cell.name for cell in cells] == ["dino-vit_nano-seed0"]
 
 
 def test_variants_of_one_method_are_rows_of_that_method_alone():

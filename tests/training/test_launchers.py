@@ -82,7 +82,7 @@ def test_status_from_the_folder_alone(tmp_path, ended, capsys, monkeypatch):
     (lock("running", pid=os.getpid(), host=here) / "log.jsonl").write_text(
         '{"kind": "step", "step": 9, "epoch": 2, "loss": 0.5}\n'
     )
-    lock("elsewhere", pid=ended, host=here + "-other")
+    lock("elsewhere", pid=ended, host=here + "-other")  # a moment ago
     lock("killed", pid=ended, host=here)
     expected = {
         "done": "done",

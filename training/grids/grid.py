@@ -86,6 +86,10 @@ def read_grid(path: str | Path) -> Grid:
         if not isinstance(value, KEYS[key]):
             kind = {list: "list", dict: "mapping", str: "text"}[KEYS[key]]
             raise UsageError(f"{path}: {key!r} must be a {kind}")
+        if key == "seeds" and not value:
+            raise UsageError(
+                f"{path}: 'seeds' is empty, so there would be no cell; name a seed, or leave the key out for seed 0"
+            )
         if isinstance(value, list):
             item_kind, items = (int, "whole numbers") if key == "seeds" else (str, "names")
             for item in value:

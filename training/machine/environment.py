@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import os
 import platform
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 
 from common.distributed import world_size
-from common.environment import ROOT
+from common.environment import ROOT, processors
 
 PACKAGES = [
     "torch",
@@ -42,7 +41,7 @@ def describe_environment(device: torch.device, precision: str) -> dict[str, Any]
         "packages": {name: _version(name) for name in PACKAGES},
         "platform": platform.platform(),
         "cpu": _cpu_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": processors(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device)
         if device.type == "cuda"

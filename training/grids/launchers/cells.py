@@ -98,6 +98,9 @@ def read_states(out: Path) -> list[CellState]:
     """Read the cells of the last grid in a folder, all as ``waiting``. Raises UserError if the folder holds no grid."""
     try:
         cells = read_json(out / CELLS)
+        for cell in cells:
+            if not all(isinstance(name, str) for name in [cell["name"], *cell["evals"]]):
+                raise ValueError("no names of cells and evaluations")
         return [CellState(Cell(cell["name"], {"evals": cell["evals"]}), run_of(out, cell["name"])) for cell in cells]
     except FileNotFoundError as error:
         raise UsageError(f"{out}: holds no grid; give the folder that compare was given as --out") from error

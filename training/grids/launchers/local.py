@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 
+from common.environment import processors
 from common.interrupt import answering
 from common.progress import note
 from training.grids.launchers.cells import ENDED, CellState, Show, words_of_cell
@@ -42,7 +43,7 @@ def _run(
     states: Sequence[CellState], jobs: int, command: CompareCommand, show: Show, processes: dict[str, subprocess.Popen]
 ) -> None:
     """Start cells, and keep their ``processes`` by name, until all have ended."""
-    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, processors() // jobs))
     devices = visible_devices() if jobs > 1 else []
     taken: dict[str, str] = {}  # device of each running cell, by the cell's name
     while any(state.status not in ENDED for state in states):

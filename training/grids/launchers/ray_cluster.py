@@ -46,7 +46,7 @@ def launch(states: Sequence[CellState], command: CompareCommand, show: Show) -> 
         num_cpus=cpus * max(gpus, 1), num_gpus=gpus, max_retries=RETRIES, retry_exceptions=[ChildProcessError]
     )(run_cell)
     environment = {name: value for name, value in os.environ.items() if name.startswith("SSL_COMPARE_")}
-    environment["OMP_NUM_THREADS"] = str(cpus)
+    environment["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS") or str(cpus)
     waiting = deque(state for state in states if state.status == "waiting")
     stop = stop_file(states[0].log)
     stop.unlink(missing_ok=True)

@@ -7,8 +7,9 @@ number of each cell's job; ``squeue`` gives the state of every job that has not 
 
 from __future__ import annotations
 
-import json
 import os
+import secrets
+import shlex
 import shutil
 import signal
 import subprocess
@@ -19,14 +20,16 @@ from pathlib import Path
 
 from common.environment import ROOT, missing_package
 from common.errors import UserError
-from common.files import write_json
-from rundir.paths import JOB_NUMBERS, JOBS
+from common.files import read_json, write_json
+from rundir.paths import JOB_NUMBERS, JOBS, SUBMITTING
 from training.grids.launchers.cells import ENDED, CellState, Show, words_of_cell
 from training.grids.launchers.process import start
 from training.grids.options import CompareCommand
 
 #: The jobs' name in SLURM's queue.
 NAME = "ssl-compare"
+#: Advice where it is not known which cells have jobs.
+BY_HAND = f"cancel the jobs named {NAME}, delete it, and compare again"
 #: Seconds between the signal to stop and the end of a job's time.
 AHEAD = 120
 #: Seconds between looks at the queue.
@@ -41,6 +44,8 @@ def launch(states: Sequence[CellState], command: CompareCommand, show: Show) -> 
     UserError if SLURM or submitit is missing, or SLURM refuses the jobs."""
     out = Path(command.out).absolute()
     jobs, queue = read_jobs(out), queued()
+    if queue is not None:
+        jobs = adopt(out, jobs)
     if queue is None:
         raise UserError("--launcher slurm: squeue does not answer here; run this on a login node of a SLURM cluster")
     for state in states:
@@ -48,9 +53,12 @@ def launch(states: Sequence[CellState], command: CompareCommand, show: Show) -> 
             state.status = queue[jobs[state.cell.name]]
     waiting = [state for state in states if state.status == "waiting"]
     if waiting:
-        ids = submit(waiting, command, out / JOBS)
+        mark = secrets.token_hex(8)
+        write_json(out / JOBS / SUBMITTING, {"mark": mark, "cells": [state.cell.name for state in waiting]})
+        ids = submit(waiting, command, out / JOBS, mark)
         jobs |= {state.cell.name: number for state, number in zip(waiting, ids, strict=True)}
         write_json(out / JOBS / JOB_NUMBERS, jobs)
+        (out / JOBS / SUBMITTING).unlink()
         for state in waiting:
             state.becomes("queued")
             show(state)
@@ -70,8 +78,29 @@ def status_of(state: CellState, jobs: dict[str, str], queue: dict[str, str]) -> 
     return queue.get(jobs[state.cell.name]) or ("done" if state.is_done else "failed")
 
 
-def submit(states: Sequence[CellState], command: CompareCommand, folder: Path) -> list[str]:
-    """Submit an array of jobs, one for each cell. Returns their numbers, such as ``12_0``."""
+def adopt(out: Path, jobs: dict[str, str]) -> dict[str, str]:
+    """Add the jobs that an earlier process has submitted and died before it noted their numbers. Their comment is its mark."""
+    note = out / JOBS / SUBMITTING
+    try:
+        begun = read_json(note)
+        mark, cells = begun["mark"], begun["cells"]
+        if not isinstance(mark, str) or not isinstance(cells, list):
+            raise ValueError("no mark and cells")
+        lines = [line.split() for line in squeue("--array", f"--name={NAME}", "--format=%i %k").splitlines()]
+        numbers = [line[0] for line in lines if line[1:] == [mark]]
+        adopted = {cells[int(number.partition("_")[2])]: number for number in numbers}
+    except FileNotFoundError:
+        return jobs
+    except (OSError, ValueError, KeyError, TypeError, IndexError, subprocess.CalledProcessError) as error:
+        raise UserError(f"{note}: cannot be matched with the queue ({error}); {BY_HAND}") from error
+    jobs = {**jobs, **adopted}
+    write_json(out / JOBS / JOB_NUMBERS, jobs)
+    note.unlink()
+    return jobs
+
+
+def submit(states: Sequence[CellState], command: CompareCommand, folder: Path, mark: str) -> list[str]:
+    """Submit an array of jobs, one for each cell, with ``mark`` as their comment. Returns their numbers, such as ``12_0``."""
     os.environ["SUBMITIT_PREEMPT_SIGNAL"] = "USR1"  # trainings handle it; submitit reads the variable when imported
     try:
         import submitit
@@ -84,6 +113,7 @@ def submit(states: Sequence[CellState], command: CompareCommand, folder: Path) -
     executor = submitit.SlurmExecutor(folder=folder)
     parameters = {
         "job_name": NAME,
+        "comment": mark,
         "partition": options.partition,
         "nodes": options.nodes or 1,
         "ntasks_per_node": options.gpus or 1,
@@ -94,10 +124,7 @@ def submit(states: Sequence[CellState], command: CompareCommand, folder: Path) -
         "array_parallelism": command.jobs or len(states),
         "additional_parameters": {"requeue": True},
         "srun_args": [f"--cpus-per-task={cpus}"],  # since SLURM 22.05 srun does not inherit it from sbatch
-        "setup": [
-            f"export PYTHONPATH={ROOT}:$PYTHONPATH PYTHONUNBUFFERED=1 OMP_NUM_THREADS={cpus}",
-            "export SUBMITIT_PREEMPT_SIGNAL=USR1",
-        ],
+        "setup": setup_of(cpus),
     }
     executor.update_parameters(**{name: value for name, value in parameters.items() if value is not None})
     try:
@@ -105,6 +132,15 @@ def submit(states: Sequence[CellState], command: CompareCommand, folder: Path) -
     except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
         raise UserError(f"SLURM refuses the jobs: {' '.join(str(error).split())}") from error
     return [job.job_id for job in submitted]
+
+
+def setup_of(cpus: int) -> list[str]:
+    """The lines that a job's script begins with; the user's own number of threads stays."""
+    return [
+        f"export PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONUNBUFFERED=1",
+        f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{cpus}}}",
+        "export SUBMITIT_PREEMPT_SIGNAL=USR1",
+    ]
 
 
 class CellJob:
@@ -147,13 +183,14 @@ def read_jobs(out: Path) -> dict[str, str]:
     """Read the number of each submitted cell's last job."""
     path = out / JOBS / JOB_NUMBERS
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        jobs = read_json(path)
+        if not isinstance(jobs, dict) or not all(isinstance(number, str) for number in jobs.values()):
+            raise ValueError("no numbers of jobs by the names of cells")
     except FileNotFoundError:
         return {}
-    except ValueError as error:
-        raise UserError(
-            f"{path}: damaged ({error}); cancel the jobs named {NAME}, delete it, and compare again"
-        ) from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: damaged ({error}); {BY_HAND}") from error
+    return jobs
 
 
 def queued() -> dict[str, str] | None:
