@@ -17,6 +17,7 @@ from common.cli import load_plugins, read_open_command, require_one_process, wit
 from common.errors import UsageError, UserError
 from common.names import short_names
 from common.progress import Console, track
+from data.datasets import listing_once
 from reports import build_report
 from rundir.log import end_of
 from rundir.paths import CONFIG, REPORT, run_of
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from training.plan import Plan
 
 
+@listing_once()
 def main(words: Sequence[str]) -> int:
     """Run a grid and write its report. Returns 1 if a cell failed, which stops no other; 0 also if cells go on without this
     process."""

@@ -11,6 +11,7 @@ from common.cli import PluginOption, load_plugins, make_parser, parse, require_o
 from common.errors import UserError
 from common.files import remove_unfinished
 from common.options import option
+from data.datasets import listing_once
 from eval.core.base import EVALUATIONS, EvaluationConfig, check_data
 from eval.core.context import EvalContext, make_context
 from eval.core.options import WeightsOptions
@@ -59,6 +60,7 @@ def read_options(words: Sequence[str]) -> tuple[EvaluateCommand, dict[str, Evalu
     return options.command, {name: getattr(options, f"eval_{name}") for name in names}
 
 
+@listing_once()
 def evaluate_weights(command: EvaluateCommand, configs: Mapping[str, EvaluationConfig]) -> list[Measurement]:
     """Run the evaluations in ``configs`` (options by name), print the measurements and write them into the run directory. Raises
     UserError if options, weights or data are wrong, or another process writes into the run directory."""

@@ -10,6 +10,7 @@ from commands.evaluate import EvaluateCommand, WeightsCommand, evaluate_weights
 from common.cli import load_plugins, make_parser, parse
 from common.distributed import is_main
 from common.errors import UsageError
+from data.datasets import listing_once
 from eval.core.context import make_context
 from eval.segmentation import Segmentation, SegmentationConfig
 from rundir.results import Measurement
@@ -34,6 +35,7 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
+@listing_once()
 def segment_weights(command: SegmentCommand, config: SegmentationConfig) -> list[Measurement]:
     """Train segmentation heads on each of the command's weights, and measure them. Several processes train together, and the first
     one measures."""

@@ -16,6 +16,7 @@ from common.cli import PluginOption, load_plugins, make_parser, parse, read_conf
 from common.distributed import is_main
 from common.errors import UsageError
 from common.progress import Console, note, warn, working
+from data.datasets import listing_once
 from eval.core.base import EVALUATIONS, EvaluationConfig, check_data
 from methods.core.base import METHODS, MethodConfig
 from methods.core.recipes import defaults_of
@@ -63,6 +64,7 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
+@listing_once()
 def train_from_words(words: Sequence[str]) -> Path:
     """Train, or with ``--dry_run`` print the plan, as the words of ``run.py train`` say; returns the run directory. Errors are
     those of ``read_options`` and ``train``."""
@@ -77,6 +79,7 @@ def train_from_words(words: Sequence[str]) -> Path:
     return train(options.train, options.method, options.evaluations, command.resume == "auto", command.extend, words)
 
 
+@listing_once()
 def train(
     config: TrainConfig,
     method_config: MethodConfig,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,8 @@ from data.store.listing import Listing
 
 if TYPE_CHECKING:
     from data.store.store import ImageStore
+
+_listings: ContextVar[dict[tuple, Listing] | None] = ContextVar("listings", default=None)
 
 
 def default_image_size(name: str) -> int:
@@ -28,8 +32,27 @@ def open_benchmark(name: str, root: Path | None) -> Benchmark:
 
 def list_images(name: str, split: str, root: Path | None, cache: Path | None = None, progress: bool = True) -> Listing:
     """List the images of a split without decoding any; arguments and errors are those of ``open_dataset``."""
+    kept = _listings.get()
+    key = (name, split, None if root is None else Path(root).expanduser().absolute(), cache)
+    if kept is not None and key in kept:
+        return kept[key]
     with working(f"listing the images of {name} {split}", show=progress):
-        return _data_set(name, root, cache).listing(split)
+        listing = _data_set(name, root, cache).listing(split)
+    if kept is not None:
+        kept[key] = listing
+    return listing
+
+
+@contextmanager
+def listing_once() -> Iterator[None]:
+    """Inside, each split is listed once, since looking at 1,000,000 files takes seconds; decorates a command. What has changed when
+    the next command begins is seen."""
+    kept = _listings.get()
+    token = _listings.set({} if kept is None else kept)
+    try:
+        yield
+    finally:
+        _listings.reset(token)
 
 
 def open_dataset(

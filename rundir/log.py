@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Any
 
 from common.files import append_json_line, archive_damage, opened, parse_json_lines, read_json_lines, write_text
 from rundir.paths import LOG, RESULTS, has_checkpoint, last_checkpoint
+
+#: Of the last record, as ``append_record`` writes it; logs may have a million records before it.
+_END = b'"kind": "end"'
 
 
 def has_log(run: Path) -> bool:
@@ -32,9 +36,16 @@ def replace_log(run: Path, records: Sequence[dict[str, Any]]) -> None:
 def end_of(run: Path) -> dict[str, Any] | None:
     """The last record of a run; None until the run has finished."""
     try:
-        return next((record for record in read_log(run) if record.get("kind") == "end"), None)
-    except (OSError, ValueError):
+        with opened(run / LOG) as log, mmap.mmap(log.fileno(), 0, access=mmap.ACCESS_READ) as text:
+            place = text.rfind(_END)  # in text within a record its quotes would have backslashes
+            if place < 0:
+                return None
+            begin, end = text.rfind(b"\n", 0, place) + 1, text.find(b"\n", place)
+            line = text[begin : end + 1 if end >= 0 else len(text)].decode()
+    except (OSError, ValueError):  # no log, or an empty one
         return None
+    records = [record for _, record in parse_json_lines(line) if isinstance(record, dict)]
+    return next((record for record in records if record.get("kind") == "end"), None)
 
 
 def whole_end_of(run: Path) -> dict[str, Any] | None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 
 from common.errors import UserError
 from data.sets.core.base import DATASETS, DataSet
 from data.sets.core.folders import files_below
 from data.sets.core.lists import of_split
-from data.store.listing import Listing, stamp_of
+from data.store.listing import Listing, names_below, stamp_of
 
 
 @DATASETS.register("images")
@@ -27,7 +25,7 @@ class Images(DataSet):
                 "--data_root of a data set with labels"
             )
         files = files_below(self.root)
-        names = [os.path.relpath(path, self.root) for path, _ in files]
+        names = names_below(self.root, (path for path, _ in files))
         return Listing(
             data=self.name,
             split=split,

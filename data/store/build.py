@@ -15,7 +15,7 @@ import numpy as np
 import xxhash
 from PIL import Image
 
-from common.ahead import ahead
+from common.ahead import Room, ahead
 from common.environment import processors
 from common.errors import UserError
 from common.files import append_json_line, read_json_lines, remove_unfinished, write_text
@@ -31,6 +31,9 @@ DATA = "building.bin"
 JOURNAL = "building.jsonl"
 #: Seconds between commits to the journal: the most work that an interruption costs.
 COMMIT_SECONDS = 2.0
+#: What images that are decoded ahead, as many as four a processor, take together: 64 processors would take 18 GB of photos of 24
+#: megapixels.
+MOST_BYTES = 2**32
 
 
 class Builder:
@@ -83,8 +86,8 @@ class Builder:
         skipped = sum(len(commit["skipped"]) for commit in self.commits)
         title = f"{'decoding' if self.keep else 'checking'} {self.listing.data} {self.listing.split}"
         began = committed = time.monotonic()
-        # Few images are decoded ahead, since they are large.
-        outcomes = ahead(self._read, range(start, total), processors(), 4 * processors())
+        room = Room(MOST_BYTES, self._need, _held)
+        outcomes = ahead(self._read, range(start, total), processors(), 4 * processors(), room)
         with working(title, total, start, show) as work:
             for row, outcome in enumerate(outcomes, start):
                 self._add(file, row, outcome)
@@ -95,6 +98,11 @@ class Builder:
                     committed = now
                 rate = (row + 1 - start) / max(now - began, 1e-9)
                 work.advance(row + 1, f"{rate:.0f} images/s" + (f", {skipped} skipped" if skipped else ""))
+
+    def _need(self, row: int) -> int:
+        """Bytes that decoding an image takes: its pixels, as they come out of the file and once more, and its mask's."""
+        height, width = self.listing.size(row) or (0, 0)
+        return height * width * (6 if self.listing.masks is None else 7)
 
     def _read(self, row: int) -> tuple[np.ndarray, list[np.ndarray], Sample] | Exception:
         """Decode an image, in a thread, into record, planes and sample, or the reason to skip it or refuse the data set."""
@@ -210,6 +218,14 @@ def remove_begun(folder: Path) -> None:
     """Remove what an interrupted build has left."""
     for name in (DATA, JOURNAL):
         (folder / name).unlink(missing_ok=True)
+
+
+def _held(outcome: tuple[np.ndarray, list[np.ndarray], Sample] | Exception) -> int:
+    """Bytes of a decoded image and its mask."""
+    if isinstance(outcome, Exception):
+        return 0
+    _, planes, sample = outcome
+    return sum(plane.nbytes for plane in planes) + (0 if sample.mask is None else sample.mask.nbytes)
 
 
 def _nothing() -> dict[str, list]:

@@ -1,15 +1,17 @@
 """The images, masks and labels of a data set's split, before any is decoded."""
 
 import hashlib
+import io
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from common.errors import UserError
-from data.store.decode import Decoded, decode_image, from_array, look_at, read_annotation
+from data.store.decode import Decoded, check_file, decode_image, from_array, look_at, read_annotation
 from data.store.masks import decode_mask
 
 
@@ -79,6 +81,20 @@ class Listing:
             label_set = np.bincount(mask.ravel(), minlength=256)[1 : len(self.classes) + 1] > 0
         return Sample(image, mask, label_set)
 
+    def size(self, index: int) -> tuple[int, int] | None:
+        """Height and width in pixels as an image's header tells them; None if it cannot be read, which decoding explains."""
+        if self.arrays is not None:
+            return self.arrays[index].shape[:2]
+        try:
+            if self.encoded is None:
+                check_file(file := self.root / self.names[index])
+            else:
+                file = io.BytesIO(self.encoded(index))
+            with Image.open(file) as image:
+                return image.height, image.width
+        except Exception:  # Pillow raises many kinds
+            return None
+
     def image(self, index: int, short_side: int | None) -> Decoded:
         """``decode_image`` alone."""
         if self.arrays is not None:
@@ -99,6 +115,12 @@ class Listing:
         """``decode_mask`` alone; ``image_size`` is the original (height, width)."""
         classes = len(self.classes) + 1
         return decode_mask(self.root / self.masks[index], classes, image_size, image_turn, self.upright)
+
+
+def names_below(root: Path, paths: Iterable[str]) -> list[str]:
+    """The paths of files below a folder, as they were made from it, relative to it. ``os.path.relpath`` is slow."""
+    prefix = len(os.path.join(root, ""))  # noqa: PTH118 (pathlib drops the slash)
+    return [path[prefix:] for path in paths]
 
 
 def stamp_of(entries: Iterable[tuple[str, os.stat_result]]) -> str:

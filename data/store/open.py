@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import io
 import os
 import shutil
 import warnings
@@ -20,7 +19,7 @@ from common.files import as_file_name
 from common.lock import owned_lock
 from common.progress import Console
 from data.store.build import DATA, Builder, remove_begun, remove_unused
-from data.store.decode import check_file, kept_size
+from data.store.decode import kept_size
 from data.store.index import key_of, read_store
 from data.store.listing import Listing
 from data.store.older import take_over
@@ -145,17 +144,9 @@ def _gib(size: float) -> str:
 
 def _bytes_of(listing: Listing, row: int, short_side: int | None) -> int | None:
     """Bytes of an image and its mask in a store, by the image's header; None if that cannot be read."""
-    if listing.arrays is not None:
-        height, width = listing.arrays[row].shape[:2]
-    else:
-        try:
-            if listing.encoded is None:
-                check_file(file := listing.root / listing.names[row])
-            else:
-                file = io.BytesIO(listing.encoded(row))
-            with Image.open(file) as image:
-                width, height = image.size
-        except Exception:  # Pillow raises many kinds; the build reports them
-            return None
+    size = listing.size(row)
+    if size is None:
+        return None
+    height, width = size
     kept_width, kept_height = kept_size(width, height, short_side)
     return 3 * kept_width * kept_height + (0 if listing.masks is None else width * height)

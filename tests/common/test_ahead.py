@@ -1,8 +1,9 @@
 import threading
+import time
 
 import pytest
 
-from common.ahead import ahead
+from common.ahead import Room, ahead
 
 
 def test_results_come_in_order_whichever_thread_is_first():
@@ -64,3 +65,56 @@ def test_a_consumer_that_stops_cancels_what_has_not_begun():
     threading.Timer(0.2, may_end.set).start()  # closing cancels first, and waits then
     results.close()
     assert made == [0, 1]
+
+
+class Memory:
+    """What items of given sizes hold at most together, while they are made and until the next one is asked for."""
+
+    def __init__(self, sizes):
+        self.sizes, self.held, self.most, self.lock = sizes, 0, 0, threading.Lock()
+
+    def need(self, item):
+        return 2 * self.sizes[item]
+
+    def make(self, item):
+        with self.lock:
+            self.held += self.sizes[item]
+            self.most = max(self.most, self.held)
+        time.sleep(0.001 * (item % 3))
+        return item
+
+    def used(self, item):
+        with self.lock:
+            self.held -= self.sizes[item]
+
+
+@pytest.mark.parametrize("sizes", [[10] * 40, [1] * 10 + [100] * 10 + [1] * 10, [300, 1, 1, 300, 1, 300], [0] * 9])
+@pytest.mark.parametrize("threads", [1, 8])
+def test_results_together_stay_within_their_room(sizes, threads):
+    memory = Memory(sizes)
+    room = Room(100, memory.need, lambda item: sizes[item])
+    made = []
+    for item in ahead(memory.make, range(len(sizes)), threads, 4 * threads, room):
+        made.append(item)
+        memory.used(item)
+    assert made == list(range(len(sizes))) and room.held == 0
+    assert memory.most <= max(100, *sizes)
+
+
+def test_a_consumer_that_stops_leaves_nobody_waiting_for_room():
+    room = Room(10, lambda item: 10, lambda item: 10)
+    results = ahead(lambda item: item, range(50), 4, 16, room)
+    assert next(results) == 0
+    results.close()  # returns
+
+
+def test_errors_give_their_room_back():
+    def make(item):
+        raise ValueError(item)
+
+    for failing in (make, lambda item: item):
+        need = (lambda item: 10) if failing is make else make
+        results = ahead(failing, range(8), 4, 8, Room(10, need, lambda item: 10))
+        with pytest.raises(ValueError, match="0"):
+            next(results)
+        results.close()

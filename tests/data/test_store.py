@@ -237,11 +237,11 @@ def test_a_second_process_waits_and_takes_over_from_a_killed_one(image_folder, m
     first = subprocess.Popen(command, cwd=checkout, stdout=subprocess.PIPE, text=True)
     try:
         assert first.stdout.readline() == "half\n"
-        killed = []
+        said = []
 
-        def kill(seconds):  # the waiting process sleeps between attempts
-            if not killed:
-                killed.append(capsys.readouterr().err)
+        def kill(seconds):  # the waiting process sleeps between attempts, and says why after the second
+            said.append(capsys.readouterr().err)
+            if said[-1]:
                 first.send_signal(signal.SIGKILL)
                 first.wait()
 
@@ -250,7 +250,7 @@ def test_a_second_process_waits_and_takes_over_from_a_killed_one(image_folder, m
     finally:
         first.kill()
         first.wait()
-    assert f"waiting for process {first.pid} on " in killed[0]
+    assert f"waiting for process {first.pid} on " in "".join(said)
     assert len(store) == 12
     assert store.fingerprint == open_train(image_folder, cache=image_folder / "alone").fingerprint
 

@@ -52,7 +52,7 @@ def _words_of_step(
     record: Mapping[str, Any], total: int | None, seconds: float | None, since: float, goes_on: bool
 ) -> str:
     """``step 20/400 (5%), epoch 1, loss 5.100, 0:12:30 left``; without what the record or the run does not tell."""
-    step = record.get("step") or 0
+    step, epoch = (int(as_number(record.get(name)) or 0) for name in ("step", "epoch"))
     loss = as_number(record.get("loss"))
     of_all = f"/{total:,} ({step / total:.0%})" if total else ""
     left = ""
@@ -61,7 +61,7 @@ def _words_of_step(
         left = f"{duration(rest)} left" if step >= STEPS else TOO_EARLY
     parts = (
         f"step {step:,}{of_all}",
-        f"epoch {record.get('epoch', 0) + 1}",
+        f"epoch {epoch + 1}",
         f"loss {float('nan') if loss is None else loss:.3f}",
     )
     return ", ".join(filter(None, (*parts, left)))

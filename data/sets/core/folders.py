@@ -13,7 +13,7 @@ from common.errors import UserError
 from common.progress import warn
 from data.sets.core.lists import of_split
 from data.store.decode import check_file, is_heic
-from data.store.listing import Listing, stamp_of
+from data.store.listing import Listing, names_below, stamp_of
 
 #: The first folder of a split that exists is read. Every comparison here tests on the validation images.
 SPLIT_FOLDERS = {"train": ("train",), "test": ("val", "test")}
@@ -52,13 +52,14 @@ def list_folder(data: str, split: str, root: Path, upright: bool = True) -> List
             f"{folder / foreign[0]}: a class that {train} lacks{more}, with {images:,} images; both splits need the same "
             "class folders"
         )
-    names, labels, stats = [], [], []
+    paths, labels, stats = [], [], []
     for label, name in enumerate(classes):
         if (folder / name).is_dir():
             for path, stat in files_below(folder / name):
-                names.append(os.path.relpath(path, root))
+                paths.append(path)
                 labels.append(label)
                 stats.append(stat)
+    names = names_below(root, paths)
     return Listing(
         data=data,
         split=split,

@@ -30,6 +30,8 @@ from training.grids.progress import RunProgress, progress_in
 
 #: Seconds between lines on running cells, where no table shows them.
 LINE_SECONDS = 60.0
+#: Seconds between updates of the table while no cell changes.
+TABLE_SECONDS = 2.0
 #: Statuses of cells that have ended.
 ENDED = ("done", "failed")
 
@@ -43,6 +45,8 @@ class CellState:
     status: str = "waiting"  # waiting, queued, running, done or failed; run.py status also says stopped
     started: float = 0.0
     seconds: float = 0.0
+    progress: RunProgress | None = None
+    read_as: str = ""  # the status with which ``progress`` was read
 
     @property
     def log(self) -> Path:
@@ -122,7 +126,11 @@ def progress_of(state: CellState) -> str:
 
 
 def _progress_of(state: CellState) -> RunProgress:
-    return progress_in(state.directory, state.cell.options.get("evals") or [], state.status == "running")
+    """Of cells that do not run it is read once a status: a grid may have a thousand."""
+    if state.status == "running" or state.read_as != state.status:
+        state.progress = progress_in(state.directory, state.cell.options.get("evals") or [], state.status == "running")
+        state.read_as = state.status
+    return state.progress
 
 
 def reason_of(state: CellState) -> str:
@@ -189,6 +197,15 @@ def shown(states: Sequence[CellState], console: Console) -> Iterator[Show]:
 
     if console.is_terminal:
         with Live(table_of(states, console.width), console=console, refresh_per_second=2) as live:
-            yield lambda state: live.update(table_of(states, console.width))
+            drawn = time.monotonic()
+
+            def draw(state: CellState | None) -> None:
+                nonlocal drawn
+                if state is not None or time.monotonic() - drawn >= TABLE_SECONDS:
+                    live.update(table_of(states, console.width))
+                    drawn = time.monotonic()
+
+            yield draw
+            live.update(table_of(states, console.width))
     else:
         yield print_change

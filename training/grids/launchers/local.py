@@ -6,12 +6,13 @@ import os
 import signal
 import subprocess
 import time
+from collections import deque
 from collections.abc import Sequence
 
 from common.environment import processors
 from common.interrupt import answering
 from common.progress import note
-from training.grids.launchers.cells import ENDED, CellState, Show, words_of_cell
+from training.grids.launchers.cells import CellState, Show, words_of_cell
 from training.grids.launchers.process import start
 from training.grids.options import CompareCommand
 
@@ -46,25 +47,30 @@ def _run(
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, processors() // jobs))
     devices = visible_devices() if jobs > 1 else []
     taken: dict[str, str] = {}  # device of each running cell, by the cell's name
-    while any(state.status not in ENDED for state in states):
-        for state in states:
-            running = sum(other.status == "running" for other in states)
-            if state.status == "waiting" and running < jobs:
-                environment = {"OMP_NUM_THREADS": threads}
-                # A cell that names cuda:1 needs to see all devices.
-                if len(devices) > 1 and state.cell.options.get("device", "auto") in ("auto", "cuda"):
-                    device = taken[state.cell.name] = min(devices, key=list(taken.values()).count)
-                    environment["CUDA_VISIBLE_DEVICES"] = device
-                with open(state.log, "w") as log:
-                    processes[state.cell.name] = start(words_of_cell(state, command), log, environment)
-                state.becomes("running")
-                show(state)
-            elif state.status == "running" and (code := processes[state.cell.name].poll()) is not None:
+    waiting = deque(state for state in states if state.status == "waiting")
+    running: list[CellState] = []
+    while waiting or running:
+        for state in list(running):
+            if (code := processes[state.cell.name].poll()) is not None:
+                running.remove(state)
                 taken.pop(state.cell.name, None)
                 state.becomes("failed" if code else "done")
                 show(state)
-        time.sleep(0.2)
-        show(None)
+        while waiting and len(running) < jobs:
+            state = waiting.popleft()
+            environment = {"OMP_NUM_THREADS": threads}
+            # A cell that names cuda:1 needs to see all devices.
+            if len(devices) > 1 and state.cell.options.get("device", "auto") in ("auto", "cuda"):
+                device = taken[state.cell.name] = min(devices, key=list(taken.values()).count)
+                environment["CUDA_VISIBLE_DEVICES"] = device
+            with open(state.log, "w") as log:
+                processes[state.cell.name] = start(words_of_cell(state, command), log, environment)
+            running.append(state)
+            state.becomes("running")
+            show(state)
+        if running:
+            time.sleep(0.2)
+            show(None)
 
 
 def visible_devices() -> list[str]:
