@@ -104,7 +104,7 @@ def _train(
     if plan.initial is None and begins and (zero := starts_at_zero(method.backbone)):
         about["starts_at_zero"] = zero
         if is_main():
-            print(f"{plan.directory}: {zero}")
+            say(f"{plan.directory}: {zero}")
     if plan.initial is not None and begins:
         about["initial"] = start_from(method, plan.initial, config.backbone)
         if is_main():
