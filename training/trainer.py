@@ -14,7 +14,7 @@ from common.files import remove_unfinished
 from common.progress import say, working
 from methods.core.base import Method
 from rundir.extension import set_aside
-from rundir.log import fingerprint_of, holds_work, whole_end_of
+from rundir.log import fingerprint_of, holds_work, start_of, whole_end_of
 from rundir.options import write_options, written_options
 from rundir.paths import has_checkpoint, remove_start
 from rundir.results import names_hash
@@ -80,6 +80,9 @@ def _has_same_images(plan: Plan) -> bool:
     same = begun is None or begun == (now := plan.images[0].fingerprint)
     if not same and holds_work(plan.directory):
         where = f" in {config.data_root}" if config.data_root else ""
+        images = plan.images[0]
+        if images.upright and not start_of(plan.directory).get("source") and (turns := int((images.turns > 1).sum())):
+            where += f", of which {turns:,} are turned upright by their EXIF orientation, which older versions did not"
         raise UserError(
             f"{plan.directory} was begun on other images than those of {config.data}{where} (fingerprint {begun}, now {now}); "
             "give the folder of those, or another --out"

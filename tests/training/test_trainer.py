@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from commands.train import train
 from common.errors import UsageError, UserError
@@ -321,6 +322,20 @@ def test_a_run_goes_on_with_the_images_that_it_began_with(folder, small, tmp_pat
     assert yaml.safe_load((run / "config.yaml").read_text())["data_root"] == str(folder)
     train(*small(run, "random", data_root=str(moved)), evaluations)
     assert (run / "results" / "knn.json").is_file()
+
+
+def test_a_run_that_began_before_photos_were_turned_says_how_they_differ(folder, small, tmp_path):
+    run = train(*small(tmp_path / "run", "random"))
+    record, *rest = (run / "log.jsonl").read_text().splitlines(keepends=True)
+    record = {name: value for name, value in json.loads(record).items() if name != "source"}
+    (run / "log.jsonl").write_text(json.dumps(record) + "\n" + "".join(rest))
+    others = shutil.copytree(folder, tmp_path / "others")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    first = sorted((others / "train" / "red").iterdir())[0]
+    Image.open(first).save(first, exif=exif)
+    with pytest.raises(UserError, match="of which 1 are turned upright by their EXIF orientation"):
+        train(*small(run, "random", data_root=str(others)), {"knn": KNNConfig(ks=[1])})
 
 
 def test_a_stopped_run_does_not_continue_on_other_images(folder, small, tmp_path, monkeypatch):

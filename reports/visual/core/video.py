@@ -16,6 +16,7 @@ from PIL import Image, ImageSequence
 from common.environment import missing_package
 from common.errors import UserError
 from common.files import atomic_file
+from data.store.turns import PILLOW_TURNS, turn_of, turned
 from reports.visual.core.files import files_of, picture_pixels
 from reports.visual.core.style import save_gif
 
@@ -78,9 +79,10 @@ def open_frames(path: Path) -> Frames:
 
 
 def _animation_frames(path: Path) -> Iterator[tuple[np.ndarray, float]]:
-    """Yield an animation's frames, on white where they are transparent, and their milliseconds."""
+    """Yield an animation's frames as viewers show them, upright and on white where they are transparent, and their milliseconds."""
     try:
         with Image.open(path) as image:
+            turn = 1 if image.format == PILLOW_TURNS else turn_of(image)
             for number, frame in enumerate(ImageSequence.Iterator(image)):
                 if number == 0 and "default_image" in image.info:
                     continue
@@ -90,7 +92,7 @@ def _animation_frames(path: Path) -> Iterator[tuple[np.ndarray, float]]:
                     )
                 layered = frame.convert("RGBA")
                 page = Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered)
-                yield np.asarray(page.convert("RGB")), float(frame.info.get("duration") or 100)
+                yield np.asarray(turned(page.convert("RGB"), turn)), float(frame.info.get("duration") or 100)
     except (OSError, EOFError, SyntaxError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as an animation ({error}); copy it again") from error
 

@@ -64,6 +64,12 @@ def change(path: Path, name: str) -> None:
         about["streamed"] = "yes"
     elif name == "streamed now":
         about["streamed"] = True
+    elif name == "pixels":
+        about["pixels"] = "../../secret"
+    elif name == "no pixels":
+        about["pixels"] = None
+    elif name == "turn":
+        records["turn"][3] = 9
     elif name == "a list":
         about = [1, 2]
     arrays["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
@@ -73,7 +79,7 @@ def change(path: Path, name: str) -> None:
 NAMES = (
     *("offset", "row", "negative offset", "overlap", "order", "twice", "size", "original_size", "no size"),
     *("size and original", "mask", "fewer", "none", "two axes", "plain numbers", "fewer fields", "label sets", "bytes"),
-    *("skipped", "skipped words", "converted", "streamed", "streamed now", "a list"),
+    *("skipped", "skipped words", "converted", "streamed", "streamed now", "a list", "pixels", "no pixels", "turn"),
 )
 
 

@@ -229,6 +229,16 @@ def test_animations_are_on_white_and_keep_their_pace(tmp_path):
     assert (list(video.open_frames(tmp_path / "a.webp").read())[1] == WHITE).all()
 
 
+@pytest.mark.parametrize("kind", ["png", "webp", "tiff"])
+def test_animations_are_upright(kind, tmp_path):
+    stored = photo().transpose(Image.Transpose.ROTATE_90)  # which the orientation 6 undoes
+    more = {"lossless": True} if kind == "webp" else {}
+    other = Image.new("RGB", stored.size)
+    stored.save(tmp_path / f"a.{kind}", save_all=True, append_images=[other], exif=exif(6), **more)
+    first, second = video.open_frames(tmp_path / f"a.{kind}").read()
+    assert (first == PHOTO).all() and second.shape == PHOTO.shape
+
+
 def test_the_still_of_an_animated_png_is_no_frame(tmp_path):
     still, frames = Image.new("RGB", (8, 8), "black"), [Image.new("RGB", (8, 8), c) for c in ("red", "lime")]
     still.save(tmp_path / "a.png", save_all=True, append_images=frames, default_image=True, duration=100)
