@@ -43,7 +43,7 @@ def cost_of(
     with _empty(method):
         if accelerator:
             as_on_accelerator(method)
-        trained = [p for p in method.parameters() if p.requires_grad]
+        trained = [p for p in method.parameters() if p.requires_grad and method.trains]
         weights = sum(t.nbytes for t in (*method.parameters(), *method.buffers()))
         state = (1 + OPTIMIZER_STATE[config.optimizer]) * sum(p.nbytes for p in trained)
         training_flops = activations = None

@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from pytorch_metric_learning.losses import NTXentLoss
+from pytorch_metric_learning.losses import NTXentLoss, SupConLoss
+from pytorch_metric_learning.reducers import MeanReducer
 
 from common.errors import UsageError, UserError
 from methods.core.base import METHODS, ViewBatch
@@ -42,6 +43,23 @@ def test_simclr_loss(make_method, temperature):
     # The library's own NT-Xent, which has the same value, with more memory.
     theirs = NTXentLoss(temperature)(z, torch.arange(7).repeat(2))
     assert loss.item() == pytest.approx(theirs.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 0, 3, 2, 1, 0], [0, 1, 2, 3, 4, 5, 6], [4] * 7])
+@pytest.mark.parametrize("temperature", [0.01, 0.1, 1.0])
+def test_loss_and_gradient_equal_the_librarys(make_method, labels, temperature):
+    """pytorch-metric-learning's, with every loss in its mean; without any negative it is 0."""
+    labels, results = torch.tensor(labels), []
+    ours = make_method("supcon", temperature=temperature)
+    theirs = SupConLoss(temperature, reducer=MeanReducer())
+    for loss_of in (lambda z: ours.contrast(z, labels), lambda z: theirs(z, labels.repeat(2))):
+        z = (3 * views(7)).requires_grad_()
+        loss = loss_of(z)
+        results.append((loss.detach(), torch.autograd.grad(loss, z, allow_unused=True)[0]))
+    (loss, gradient), (their_loss, their_gradient) = results
+    torch.testing.assert_close(loss, their_loss, rtol=1e-6, atol=0.0)
+    torch.testing.assert_close(gradient, their_gradient, rtol=1e-5, atol=1e-8)
+    assert (loss == 0) == (len(set(labels.tolist())) == 1)
 
 
 def test_supcon_loss_of_single_labels(make_method):

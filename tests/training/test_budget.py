@@ -7,7 +7,9 @@ import yaml
 
 from commands.train import train
 from common.errors import UsageError, UserError
+from methods.core.base import METHODS
 from training import budget, plan
+from training.costs import cost_of
 from training.plan import make_plan
 
 
@@ -30,6 +32,23 @@ def test_operations_are_those_of_all_views(small, tmp_path):
     one = make_plan(*small(tmp_path / "a", "barlow_twins"))
     given = make_plan(*small(tmp_path / "a", "barlow_twins", budget=f"flops={one.costs['training_flops'] * 8 * 7}"))
     assert given.total_steps == 7
+
+
+@pytest.mark.parametrize("labels", [None, 2])
+@pytest.mark.parametrize("name", [name for name in METHODS.names() if METHODS.get(name).trains])
+def test_every_method_can_be_counted(small, tmp_path, name, labels):
+    """Whether images have one label, or several in as many columns."""
+    counted = make_plan(*small(tmp_path / "run", name))
+    costs = cost_of(counted.build_method, counted.views, counted.config, labels)
+    assert costs["training_flops"] > 2 * costs["flops"] and costs["memory_gib"]["activations"] > 0
+
+
+@pytest.mark.parametrize("name", ["random", "pixels"])
+def test_what_trains_nothing_has_neither_gradients_nor_moments(small, tmp_path, name):
+    backbone = {"backbone": "pixels"} if name == "pixels" else {}
+    costs = make_plan(*small(tmp_path / "run", name, **backbone)).costs
+    assert costs["trained_parameters"] == 0 and costs["memory_gib"]["gradients_and_optimizer"] == 0
+    assert costs["training_flops"] is None
 
 
 def test_equal_operations_are_more_steps_for_the_cheaper_method(small, tmp_path):
