@@ -1,9 +1,12 @@
 import os
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
+from common.environment import ROOT
 from common.errors import UserError
 from data.sets.core.pickles import read_plain_pickle
 
@@ -87,3 +90,41 @@ def test_damaged_and_missing_files(tmp_path):
             read_plain_pickle(tmp_path / "x.pkl")
     with pytest.raises(UserError, match=r"y\.pkl: missing"):
         read_plain_pickle(tmp_path / "y.pkl")
+
+
+MULTIARRAY = b"cnumpy.core.multiarray\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        # An object's number, and sizes, that ask for the memory of the machine.
+        b"\x80\x02]r\xff\xff\xff\x7f.",
+        b"\x80\x05\x96" + (2**40).to_bytes(8, "little") + b"abc.",
+        b"\x80\x04\x8e" + (2**40).to_bytes(8, "little") + b"abc.",
+        # An array of bytes(10**12), and a type that points somewhere.
+        MULTIARRAY + b"scalar\n(cnumpy\ndtype\n(S'u1'\ntRL1000000000000L\ntR.",
+        MULTIARRAY + b"_reconstruct\n(tR(I1\n(I4\ntcnumpy\ndtype\n(S'u1'\ntRI00\nL1000000000000L\ntb.",
+        b"cnumpy\ndtype\n(S'O'\ntR.",
+        b"cnumpy\ndtype\n(S'u1'\ntR(I3\nS'<'\nNNNL4702111234474983745L\nI-1\nI0\ntb.",
+        # Changes of what stands in for numpy.
+        b"c_codecs\nencode\n(N(dS'__defaults__'\n(S'x'\ntstb.",
+        b"cnumpy\ndtype\n(dS'value'\nI1\nsb.",
+        b"cnumpy\nndarray\n(N(dS'__array__'\nI1\nstb.",
+    ],
+)
+def test_pickles_that_harm_are_read_as_plain_data_or_refused(tmp_path, content):
+    """In a process of their own with little memory: some ended it by a segmentation fault, or took all of it."""
+    path = tmp_path / "x.pkl"
+    path.write_bytes(content)
+    code = (
+        "import resource, sys; from pathlib import Path; from data.sets.core.pickles import read_plain_pickle, _encode\n"
+        "from common.errors import UserError\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33))\n"
+        "try: print(type(read_plain_pickle(Path(sys.argv[1]))).__name__)\n"
+        "except UserError as error: print(error)\n"
+        "assert _encode.__defaults__ is None\n"
+    )
+    said = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, cwd=ROOT)
+    assert said.returncode == 0, said.stderr
+    assert "no pickle of plain data" in said.stdout or said.stdout in ("list\n", "_Dtype\n")

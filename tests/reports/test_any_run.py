@@ -169,8 +169,26 @@ def report_of(whole: Path, tmp_path: Path, act) -> str:
 
 
 @pytest.mark.slow
-@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_damage_of_a_run_leaves_the_report_of_the_others(no_pdfs, whole, tmp_path, data):
     names = data.draw(st.lists(st.sampled_from(FILES), min_size=1, max_size=2, unique=True))
     report_of(whole, tmp_path, lambda run: [damage(data, run / name) for name in names])
+
+
+def test_names_that_no_file_can_have(no_pdfs, whole, tmp_path):
+    """Halves of characters, 10,000 letters, and ways out of the report's folder."""
+
+    def act(run: Path) -> None:
+        for file, name in (("knn", "\udcff\ud800"), ("segmentation", "x" * 10_000)):
+            path = run / "results" / f"{file}.json"
+            measurements = [m | {"data": {**m["data"], "name": name}} for m in json.loads(path.read_text())]
+            measurements[0] |= {"metric": name, "evaluation": "../../../x"} if file == "knn" else {"metric": "miou"}
+            path.write_text(json.dumps(measurements))
+        options = yaml.safe_load((run / "config.yaml").read_text())
+        (run / "config.yaml").write_text(yaml.safe_dump(options | {"../../y": "../../y", "note": "=1\x1b[2J"}))
+
+    page = report_of(whole, tmp_path, act)
+    assert "\\udcff\\ud800" in page
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", "out"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"index.html", "tables", "figures"}

@@ -1,9 +1,14 @@
 """Whole, damaged, half-written and foreign run directories."""
 
+import datetime
+import errno
 import json
+import os
 
 import pytest
+import yaml
 
+from rundir.log import end_of
 from rundir.read import STEP_RECORDS, read_runs
 from tests.reports.factory import write_run
 
@@ -120,3 +125,99 @@ def test_long_logs_are_read_at_even_distances(tmp_path):
     assert read.logged == 10_000
     assert STEP_RECORDS <= len(read.steps) <= STEP_RECORDS + 1
     assert (read.steps[0]["step"], read.steps[1]["step"], read.steps[-1]["step"]) == (1, 26, 10_000)
+
+
+def write_option(run, name, value):
+    options = yaml.safe_load((run / "config.yaml").read_text()) | {name: value}
+    (run / "config.yaml").write_text(yaml.safe_dump(options))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("evals", 5, "evals is 5"),
+        ("evals", [["a"]], "evals holds"),
+        ("evals", [5], "evals holds"),
+        ("method", ["dino"], "method is"),
+        ("epochs", "many", "epochs is"),
+        ("lr", 10**400, "lr: a number of more than"),
+        ("lr", datetime.date(2026, 1, 1), "lr: datetime.date"),
+        ("lr", {1: 2, "a": 3}, "lr: 1 is no name"),
+        ("lr", json.loads("[" * 60 + "]" * 60), "lr: nested too deeply"),
+        (5, 1, "holds no mapping"),
+    ],
+)
+def test_options_of_other_types_leave_one_run_out(tmp_path, name, value, says):
+    write_run(tmp_path / "whole", images=20)
+    write_option(write_run(tmp_path / "other", seed=1, images=20), name, value)
+    runs, problems = read_runs([tmp_path])
+    assert [run.name for run in runs] == ["whole"]
+    assert len(problems) == 1 and says in problems[0].what and "left out" in problems[0].what
+
+
+@pytest.mark.parametrize(
+    "name", ["config.yaml", "log.jsonl", "environment.json", "results/knn.json", "reproduces.json"]
+)
+@pytest.mark.parametrize("kind", ["pipe", "folder", "loop", "device"])
+def test_what_is_no_file_is_listed(tmp_path, name, kind):
+    write_run(tmp_path / "whole", images=20)
+    path = write_run(tmp_path / "other", seed=1, images=20) / name
+    path.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(path if kind == "loop" else "/dev/zero")
+    runs, problems = read_runs([tmp_path])
+    assert [run.name for run in runs] == ["whole"] if name == "config.yaml" else ["other", "whole"]
+    assert any(name in problem.where or name in problem.what for problem in problems)
+
+
+@pytest.fixture
+def unreadable(tmp_path, monkeypatch):
+    """``unreadable(folder)``: nobody may look into it, not even root, who may everywhere."""
+
+    def forbid(folder):
+        def of(call):
+            def forbidden(path, *more, **options):
+                if not isinstance(path, int) and f"{os.fspath(path)}/".startswith(f"{folder}/"):
+                    raise PermissionError(errno.EACCES, "Permission denied", str(path))
+                return call(path, *more, **options)
+
+            return forbidden
+
+        for name in ("scandir", "listdir", "open"):
+            monkeypatch.setattr(os, name, of(getattr(os, name)))
+
+    return forbid
+
+
+def test_unreadable_folders_and_loops_are_listed(tmp_path, unreadable):
+    write_run(tmp_path / "whole", images=20)
+    write_run(tmp_path / "forbidden", seed=1, images=20)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    unreadable(tmp_path / "forbidden")
+    runs, problems = read_runs([tmp_path, tmp_path / "loop", tmp_path / "forbidden"])
+    assert [run.name for run in runs] == ["whole"]
+    listed = {problem.where.rpartition("/")[2]: problem.what for problem in problems}
+    assert "Permission denied" in listed["forbidden"]
+    assert {"loop", "gone", "forbidden"} == listed.keys()
+
+
+def test_the_end_is_read_without_the_log_before_it(tmp_path, monkeypatch):
+    run = write_run(tmp_path / "a", images=20)
+    log = run / "log.jsonl"
+    *steps, end = log.read_text().splitlines(keepends=True)
+    quoted = json.dumps({"kind": "warning", "message": '{"kind": "end"}'}) + "\n"
+    log.write_text("".join([*steps * 100, quoted, end]))
+    parsed = []
+    monkeypatch.setattr("json.loads", lambda text, loads=json.loads: parsed.append(text) or loads(text))
+    assert end_of(run)["minutes"] == json.JSONDecoder().decode(end)["minutes"]
+    assert len(parsed) == 1
+    for content in ("", "".join([*steps, quoted]), "".join(steps) + end[:-10]):
+        log.write_text(content)
+        assert end_of(run) is None
+    log.unlink()
+    assert end_of(run) is None

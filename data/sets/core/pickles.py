@@ -5,11 +5,12 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from common.errors import UserError
+from common.files import opened
 
 
 class _Dtype:
@@ -31,7 +32,9 @@ class _Array:
 
     def __setstate__(self, state: tuple) -> None:
         _, shape, dtype, fortran, content = state
-        raw = content.encode("latin1") if isinstance(content, str) else bytes(content)
+        if not isinstance(content, (bytes, str)):  # bytes(10**12) would fill the memory
+            raise pickle.UnpicklingError("holds an array without bytes")
+        raw = content.encode("latin1") if isinstance(content, str) else content
         self.value = np.frombuffer(raw, dtype.value).reshape(shape, order="F" if fortran else "C")
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -63,19 +66,44 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-_ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
-    ("numpy", "dtype"): _Dtype,
-    ("numpy", "ndarray"): _Array,
-    ("_codecs", "encode"): _encode,
-    ("__builtin__", "bytes"): lambda: b"",  # empty bytes of protocol 2
+class _StandIn:
+    """A function that a pickle may call, and not change, as it may the attributes of functions and classes."""
+
+    def __init__(self, function: Callable[..., Any]):
+        self._function = function
+
+    def __call__(self, *values: Any) -> Any:
+        return self._function(*values)
+
+    def __setstate__(self, state: Any) -> None:
+        raise pickle.UnpicklingError("changes what it names")
+
+
+_ALLOWED = {
+    ("numpy", "dtype"): _StandIn(_Dtype),
+    ("numpy", "ndarray"): _StandIn(_Array),
+    ("_codecs", "encode"): _StandIn(_encode),
+    ("__builtin__", "bytes"): _StandIn(lambda: b""),  # empty bytes of protocol 2
 }
 for _core in ("numpy.core", "numpy._core"):
-    _ALLOWED[f"{_core}.multiarray", "_reconstruct"] = lambda *_: _Array()
-    _ALLOWED[f"{_core}.multiarray", "scalar"] = _scalar
-    _ALLOWED[f"{_core}.numeric", "_frombuffer"] = _from_buffer
+    _ALLOWED[f"{_core}.multiarray", "_reconstruct"] = _StandIn(lambda *_: _Array())
+    _ALLOWED[f"{_core}.multiarray", "scalar"] = _StandIn(_scalar)
+    _ALLOWED[f"{_core}.numeric", "_frombuffer"] = _StandIn(_from_buffer)
 
 
-class _PlainUnpickler(pickle.Unpickler):
+class _PlainUnpickler(pickle._Unpickler):
+    """Python's own, since the faster one in C reserves memory for whatever numbers a pickle gives its objects."""
+
+    def load_bytearray8(self) -> None:
+        """Bytes of which the file holds as many as it says; a bytearray would be filled with zeros first."""
+        size = int.from_bytes(self.read(8), "little")
+        content = self.read(size)
+        if len(content) < size:
+            raise pickle.UnpicklingError("cut short")
+        self.append(content)
+
+    dispatch: ClassVar = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: load_bytearray8}
+
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"names {module}.{name}, which plain data does not need")
@@ -92,7 +120,7 @@ def read_plain_pickle(path: Path) -> Any:
     for a missing or damaged file, and for a pickle that names anything else.
     """
     try:
-        with open(path, "rb") as file:
+        with opened(path) as file:
             return _PlainUnpickler(file, encoding="latin1").load()
     except FileNotFoundError:
         raise UserError(f"{path}: missing; the data set comes with it") from None
