@@ -84,7 +84,10 @@ def measure_means(
         saved[GROUPS] = codes
     file = save_outcomes(context, evaluation, names, suffix, **saved, **outcomes)
     estimates = {
-        metric: (100 * float(values.mean()), *(100 * bound for bound in mean_interval(values, groups=codes)))
+        metric: (
+            100 * float(np.mean(values, dtype=np.float64)),
+            *(100 * bound for bound in mean_interval(values, groups=codes)),
+        )
         for metric, values in outcomes.items()
     }
     return measure(context, evaluation, estimates, len(names), protocol, file, samples)

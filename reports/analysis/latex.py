@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import unicodedata
+from collections.abc import Iterable
 
 from reports.analysis.tables import Entry, Table
 
@@ -15,7 +16,7 @@ def to_latex(table: Table) -> str:
         r"% needs \usepackage{booktabs,graphicx}",
         r"\begin{table}",
         r"\centering\small\setlength{\tabcolsep}{4pt}",
-        rf"\caption{{{latex(table.title)}}}\label{{tab:{table.name}}}",
+        rf"\caption{{{latex(table.title)}}}\label{{tab:{_label(table.name)}}}",
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{''.join('r' if heading.numeric else 'l' for heading in table.headings)}}}",
         r"\toprule",
@@ -25,18 +26,27 @@ def to_latex(table: Table) -> str:
         ends = itertools.accumulate(n for _, n in spans)
         rules = [rf"\cmidrule(lr){{{end - n + 1}-{end}}}" for (group, n), end in zip(spans, ends, strict=True) if group]
         lines += [" & ".join(groups) + r" \\", "".join(rules)]
-    lines.append(" & ".join(latex(f"{h.text} {h.mark}".strip()) for h in table.headings) + r" \\")
+    lines.append(_row(latex(f"{h.text} {h.mark}".strip()) for h in table.headings))
     lines.append(r"\midrule")
     for position, row in enumerate(table.rows):
         if position in table.breaks:
             lines.append(r"\midrule")
-        # Without {}, a [ would begin an argument of the \\ before it.
-        lines.append("{} " + " & ".join(map(_cell, row)) + r" \\")
+        lines.append(_row(map(_cell, row)))
     lines += [r"\bottomrule", r"\end{tabular}}"]
     if table.caption:
         lines += [r"\par\smallskip", r"\begin{minipage}{\linewidth}\footnotesize\raggedright"]
         lines += [latex(table.caption), r"\end{minipage}"]
     return "\n".join([*lines, r"\end{table}", ""])
+
+
+def _row(cells: Iterable[str]) -> str:
+    """A row; without {}, a [ would begin an argument of the rule or the \\\\ before it."""
+    return "{} " + " & ".join(cells) + r" \\"
+
+
+def _label(name: str) -> str:
+    """Keep what a label may hold; an evaluation of one's own may be called anything."""
+    return re.sub(r"[^A-Za-z0-9:._-]+", "-", name)
 
 
 def _cell(entry: Entry) -> str:
@@ -60,6 +70,7 @@ _LATEX = {
     "”": "''",
     "—": "---",
     "…": r"\dots{}",
+    "\u00ad": r"\-",
     "\u00a0": "~",
     "\u202f": r"\,",
     "\u2009": r"\,",
@@ -96,18 +107,49 @@ _ACCENTS = {
 }
 _LETTERS = {"ł": r"\l{}", "Ł": r"\L{}", "ı": r"\i{}", "⁄": "/", "œ": r"\oe{}", "Œ": r"\OE{}", "ſ": "s"}
 _GREEK = re.compile(r"GREEK (SMALL|CAPITAL) LETTER (\w+)$")
+#: Greek letters with a command by both names, and by that of the small one alone.
+_GREEK_BOTH = {"gamma", "delta", "theta", "lambda", "xi", "pi", "sigma", "upsilon", "phi", "psi", "omega"}
+_GREEK_SMALL = {"alpha", "beta", "epsilon", "zeta", "eta", "iota", "kappa", "mu", "nu", "rho", "tau", "chi"}
 #: Greek capitals that look like Latin ones and so have no command.
 _LATIN_CAPITALS = dict(zip("ΑΒΕΖΗΙΚΜΝΟΡΤΥΧ", "ABEZHIKMNOPTYX", strict=True)) | {"ο": "o"}
 
 
 def latex(words: str) -> str:
     """Escape for LaTeX text. Signs, Greek and accented letters become commands, what pdfLaTeX cannot show becomes its code point,
-    and two hyphens stay two hyphens.
+    and two hyphens stay two hyphens. Letters and their combining accents may be one character or several, as in names of files
+    on macOS; invisible marks of layout are left out.
 
     >>> latex("1/√2 of ViT-S/16 ± 3°, Erdős, α²")
     '1/$\\\\surd$2 of ViT-S/16 $\\\\pm$ 3$^\\\\circ$, Erd\\\\H{o}s, $\\\\alpha$$^{2}$'
     """
-    return "--".join(re.sub("-(?=-)", "-{}", "".join(map(_letter, part))) for part in words.split("–"))
+    parts = ("".join(_accented(*each) for each in _LETTER.findall(part)) for part in _composed(words).split("–"))
+    return "--".join(re.sub("-(?=-)", "-{}", part) for part in parts)
+
+
+#: A character and the accents that combine with it.
+_LETTER = re.compile(r"(.)([\u0300-\u036f]*)", re.DOTALL)
+
+
+def _composed(words: str) -> str:
+    """Compose letters and accents, and leave out characters without width (joiners, directions, variants of a sign)."""
+    kept = (letter for letter in words if letter == "\u00ad" or not _is_invisible(letter))
+    return unicodedata.normalize("NFC", "".join(kept))
+
+
+def _is_invisible(letter: str) -> bool:
+    return unicodedata.category(letter) == "Cf" or "\ufe00" <= letter <= "\ufe0f"
+
+
+def _accented(letter: str, accents: str) -> str:
+    """A letter below its further accents, the first one nearest."""
+    shown = _letter(letter)
+    for accent in accents:
+        shown = rf"\{_ACCENTS[accent]}{{{shown}}}" if accent in _ACCENTS else shown + _code_point(accent)
+    return shown
+
+
+def _code_point(letter: str) -> str:
+    return f"[U+{ord(letter):04X}]"
 
 
 def _letter(letter: str) -> str:
@@ -125,8 +167,11 @@ def _letter(letter: str) -> str:
         return _LETTERS.get(letter) or _LATIN_CAPITALS[letter]
     if greek := _GREEK.match(unicodedata.name(letter, "")):
         name = "lambda" if greek[2] == "LAMDA" else greek[2].lower()
-        return rf"$\{name.capitalize() if greek[1] == 'CAPITAL' else name}$"
-    return _decomposed(letter) or f"[U+{ord(letter):04X}]"
+        if greek[1] == "CAPITAL" and name in _GREEK_BOTH:
+            return rf"$\{name.capitalize()}$"
+        if greek[1] == "SMALL" and name in _GREEK_BOTH | _GREEK_SMALL:
+            return rf"$\{name}$"
+    return _decomposed(letter) or _code_point(letter)
 
 
 def _decomposed(letter: str) -> str:

@@ -8,6 +8,7 @@ import itertools
 import re
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any
 
 
@@ -104,8 +105,9 @@ def to_csv(table: Table) -> str:
 
 def _csv_value(value: Any) -> Any:
     """Write 7 digits, as many as float32 holds, in which most values were computed, and whole numbers in full."""
-    if not isinstance(value, float):
+    if isinstance(value, Integral) or not isinstance(value, Real):
         return "" if value is None else _csv_text(value) if isinstance(value, str) else value
+    value = float(value) + 0.0  # no -0
     return f"{value:.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:.7g}"
 
 

@@ -7,10 +7,22 @@ import re
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 
 from reports.analysis.latex import latex, to_latex
-from reports.analysis.tables import Entry, Heading, Table, markdown, number, text, to_csv, to_markdown
+from reports.analysis.tables import (
+    Entry,
+    Heading,
+    Table,
+    _csv_value,
+    headings_of,
+    markdown,
+    number,
+    text,
+    to_csv,
+    to_markdown,
+)
 
 NASTY = (
     r"""a_b & 50% #1 $x^2$ ~{y} \end{tabular} | "q" <script>alert('x')</script> `c` -- [z] – ± ≠ é 中 """ + "\x07\n!`?`"
@@ -38,6 +50,24 @@ def test_csv_holds_full_numbers(table):
     assert rows[2] == [NASTY, "", "", ""]
 
 
+def test_csv_numbers_have_the_digits_that_are_known():
+    """Seven, as float32 has, for every type of number, and none that comes from its conversion."""
+
+    def written(value) -> str:
+        return to_csv(Table("t", "", "", [Heading("n")], [[Entry("", value)]])).split("\n")[1]
+
+    rng = np.random.default_rng(0)
+    short = [80.4, 0.1, 99.97, 1e-9, 1234567.0, 3e8, 2.0**40]
+    for value in [*short, *(10.0 ** rng.uniform(-8, 8, 200) * rng.normal(size=200))]:
+        texts = [written(kind(value)) for kind in (float, np.float32, np.float64)]
+        assert len(set(texts)) == 1 or value not in short, texts
+        for text_ in texts:
+            assert float(text_) == pytest.approx(value, rel=6e-7)
+            assert float(text_).is_integer() or len(re.sub(r"e.*|[-.]", "", text_).strip("0")) <= 7, text_
+    assert [_csv_value(value) for value in (-0.0, True, 7, np.int64(7), None, "a")] == ["0", True, 7, 7, "", "a"]
+    assert written(float(np.float32(80.4))) == "80.4"
+
+
 def test_markdown_keeps_its_columns(table):
     lines = [line for line in to_markdown(table).splitlines() if line.startswith("|")]
     assert len(lines) == 4
@@ -56,6 +86,37 @@ def test_latex_escapes(table):
     assert r"\textbf{71.3 $\pm$ 0.4}$\neq$" in written
     assert r"\cmidrule(lr){2-2}" in written
     assert written.count(r"\midrule") == 2
+
+
+def escaped(stop: int) -> dict[str, str]:
+    """What the characters before ``stop`` become, with one that does; lone surrogates stand for bytes in names."""
+    return {latex(letter): letter for letter in map(chr, range(stop))}
+
+
+@pytest.mark.parametrize("stop", [0x3000, pytest.param(0x110000, marks=pytest.mark.slow)])
+def test_every_character_becomes_text_that_tex_takes(stop):
+    for shown, letter in escaped(stop).items():
+        assert re.fullmatch(r"[\x20-\x7eÀ-ÖØ-öø-ÿ]*", shown) and not re.search("[ÐÞðþ]", shown), hex(ord(letter))
+        bare = re.sub(r"\\[&%$#_{}]", "", shown)
+        assert bare.count("{") == bare.count("}") and bare.count("$") % 2 == 0, hex(ord(letter))
+        outside = re.sub(r"\\[~^]", "", re.sub(r"\$[^$]*\$", "", bare))  # of formulas and accents
+        assert shown == "~" or not re.search(r"[&%#~^_]", outside), hex(ord(letter))
+
+
+def test_every_character_compiles_wherever_a_table_may_have_it(tmp_path):
+    letters = [letter for shown, letter in escaped(0x3000).items() if "[U+" not in shown] + ["中", "\udcff", "\u0301"]
+    parts = [" ".join(letters[start : start + 40]) for start in range(0, len(letters), 40)]
+    cells = [[text(f"{letter}x"), text("y")] for letter in ("[", "中", "*", "\\", "~", "-", "é", "α")]
+    headings = headings_of(["[中]", "# & % $ _ ^ ~ \\ { }"])
+    hostile = Table("a b#%$&_{}~^\\é中", "–[中] 1/√2 % # é", "[中] % {", headings, cells)
+    compile_latex(tmp_path, "\\raggedright\n" + "\n\n".join(map(latex, parts)), to_latex(hostile))
+
+
+def test_letters_may_be_composed_or_not():
+    assert latex("e\u0301") == latex("é") == "é" and latex("Erdo\u030bs") == r"Erd\H{o}s"
+    assert latex("x\u0304") == r"\={x}" and latex("=\u0338") == r"$\neq$"
+    assert latex("a\u200b\u2060\ufeffb✔\ufe0f") == "ab[U+2714]"
+    assert latex("Ϝϟ") == "[U+03DC][U+03DF]"  # letters of old numerals, without a command
 
 
 def compile_latex(folder, *tables: str) -> None:
