@@ -11,6 +11,9 @@ from scipy import special  # scipy.stats takes over a second to import
 from common.statistics.bootstrap import LEVEL, RESAMPLES, resample_counts
 from common.statistics.intervals import Scale, t_interval
 
+#: Confidence level of the variance over seeds in degrees of freedom, by which intervals cover 95% best: docs/statistics.md.
+CAUTION = 0.75
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -65,6 +68,11 @@ def mcnemar(only_a: np.ndarray | int, only_b: np.ndarray | int) -> np.ndarray:
     return np.minimum(1.0, 2 * special.bdtr(fewer, total, 0.5))
 
 
+def upper_limit(degrees: np.ndarray | int) -> np.ndarray:
+    """Upper confidence limit (``CAUTION``) of a normal sample's variance whose estimate, of these ``degrees`` of freedom, is 1."""
+    return degrees / (2 * special.gammaincinv(np.asarray(degrees) / 2, 1 - CAUTION))
+
+
 def difference_test(
     difference: np.ndarray | float,
     image_variance: np.ndarray | float,
@@ -75,8 +83,11 @@ def difference_test(
     """Paired t test of one difference of two means over seeds and test images.
 
     Seeds and images are both samples, whose variances add: ``V = V_images + s_A²/n_A + s_B²/n_B - interaction``, and at least
-    ``V_images``. ``difference / √V`` follows Student's t with the Welch-Satterthwaite degrees of freedom. With two seeds these are
-    too many now and then, which 5% bears and the far tail of a corrected test does not: see ``paired.corrected``.
+    ``V_images``. ``difference / √V`` follows Student's t with Satterthwaite's degrees of freedom.
+
+    These weigh the parts by their variances, and an estimate from two seeds may by chance be next to nothing, which would give the
+    many degrees of the images. So the variance over seeds enters the degrees, not V, by an upper confidence limit
+    (``CAUTION``). For the far tail of a corrected test this is not enough: see ``paired.corrected``.
 
     Args:
         difference: mean of A minus mean of B.
@@ -90,14 +101,15 @@ def difference_test(
         two-sided p-values, and half the width of the 95% interval of the difference.
     """
     over_images = np.asarray(image_variance, dtype=np.float64)
-    parts = [(np.asarray(s2, dtype=np.float64) / n, np.asarray(n) - 1) for s2, n in seed_variances]
-    variance = over_images + sum(part for part, _ in parts) - interaction
-    squares = over_images**2 / max(images - 1, 1) + sum(part**2 / np.maximum(degrees, 1) for part, degrees in parts)
-    images_only = variance <= over_images
-    variance = np.maximum(variance, over_images)
+    parts = [(np.asarray(s2, dtype=np.float64) / n, np.maximum(np.asarray(n) - 1, 1)) for s2, n in seed_variances]
+    seeds = sum((part for part, _ in parts), np.zeros_like(over_images))
+    beyond = np.maximum(seeds - interaction, 0.0)  # what seeds add to the images' part
+    variance = over_images + beyond
     with np.errstate(divide="ignore", invalid="ignore"):
-        freedom = np.where(squares > 0, variance**2 / squares, 1.0)
-        freedom = np.where(images_only, max(images - 1, 1), freedom)
+        limit = beyond * sum((upper_limit(degrees) * part for part, degrees in parts), 0.0) / seeds
+        share = np.where(beyond > 0, limit / (over_images + limit), 0.0)
+        of_seeds = np.where(beyond > 0, sum((part**2 / degrees for part, degrees in parts), 0.0) / seeds**2, 0.0)
+        freedom = 1 / (share**2 * of_seeds + (1 - share) ** 2 / max(images - 1, 1))
         t = np.where(variance > 0, np.abs(difference) / np.sqrt(variance), np.where(difference != 0, np.inf, 0.0))
     return 2 * special.stdtr(freedom, -t), special.stdtrit(freedom, (1 + LEVEL) / 2) * np.sqrt(variance)
 

@@ -29,9 +29,10 @@ TEST_WORDS = {
     ),
     OVER_SEEDS: (
         "Rows with several seeds: a paired t test of the difference of the means over seeds, with the variance over test images "
-        "(of each image’s outcome averaged over seeds, paired) and the variances over seeds added (Welch-Satterthwaite degrees "
-        "of freedom; interval and p of a pair alone). The corrected p knows that two or three seeds may agree by chance: it takes "
-        "the variance over seeds of all rows of the column, and has to hold with the two rows’ own, too."
+        "(of each image’s outcome averaged over seeds, paired) and the variances over seeds added (Satterthwaite’s degrees of "
+        "freedom, from an upper confidence limit of the latter; interval and p of a pair alone). The corrected p knows that two "
+        "or three seeds may agree by chance: it takes the variance over seeds of all rows of the column, and has to hold with the "
+        "two rows’ own, too."
     ),
 }
 

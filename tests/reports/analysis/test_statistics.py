@@ -112,6 +112,22 @@ def test_difference_test_finds_a_real_difference():
     assert difference_test(1.0, 0.0, 10)[0] == 0
 
 
+def test_degrees_of_freedom_take_the_variance_over_seeds_by_its_upper_limit():
+    """Against the formula with scipy's quantiles: two and three seeds, of which the images explain a part."""
+    images, (a, b), shared = 0.4, (0.02 / 2, 0.9 / 3), 0.05
+    variance = images + a + b - shared
+    limit = (a + b - shared) * (a / stats.chi2.ppf(0.25, 1) + b * 2 / stats.chi2.ppf(0.25, 2)) / (a + b)
+    share = limit / (images + limit)
+    of_seeds = (a + b) ** 2 / (a**2 / 1 + b**2 / 2)
+    freedom = 1 / (share**2 / of_seeds + (1 - share) ** 2 / 99)
+    p, half = difference_test(1.1, images, 100, [(0.02, 2), (0.9, 3)], shared)
+    assert p == pytest.approx(2 * stats.t.sf(1.1 / np.sqrt(variance), freedom))
+    assert half == pytest.approx(stats.t.ppf(0.975, freedom) * np.sqrt(variance))
+    # Only images, where seeds add nothing to them; only seeds, where there is no variance over images: Satterthwaite's degrees.
+    assert difference_test(1.0, 0.5, 100, [(0.1, 2), (0.1, 2)], 0.2)[0] == difference_test(1.0, 0.5, 100)[0]
+    assert difference_test(1.0, 0.0, 100, [(0.5, 2), (0.5, 2)])[0] == pytest.approx(2 * stats.t.sf(1 / np.sqrt(0.5), 2))
+
+
 def test_holm_against_the_definition():
     p = np.array([0.01, 0.04, np.nan, 0.03, 0.005])
     assert holm(p) == pytest.approx([0.03, 0.06, np.nan, 0.06, 0.02], nan_ok=True)
