@@ -197,7 +197,9 @@ def read_list(path: Path) -> str:
 def read_lines(path: Path) -> list[str]:
     """Read the lines of a list, which may hold any characters but their ends, ``\\n`` or ``\\r\\n``. Errors are ``read_list``'s."""
     lines = read_list(path).split("\n")
-    if all(line.endswith("\r") for line in lines[:-1]):  # else it belongs to the names
+    if not lines[-1]:
+        lines.pop()
+    if all(line.endswith("\r") for line in lines[: max(1, len(lines) - 1)]):  # else it belongs to the names
         lines = [line.removesuffix("\r") for line in lines]
     return lines
 

@@ -90,3 +90,12 @@ def _where_they_differ(names: Sequence[str]) -> list[str]:
     end = next((i for i in range(least - begin) if len({name[-1 - i] for name in names}) > 1), least - begin)
     head, tail = "…" if begin else "", "…" if end else ""
     return [f"{head}{name[begin : len(name) - end]}{tail}" for name in names]
+
+
+def first_names(names: Sequence[str], most: int = 10) -> str:
+    """The first of many names, in a sentence.
+
+    >>> first_names("abcd", 3)
+    'a, b, c, …'
+    """
+    return ", ".join(map(str, names[:most])) + (", …" if len(names) > most else "")

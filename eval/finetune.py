@@ -134,7 +134,7 @@ class Finetune(Evaluation):
             "chosen_quality": held,
         }
         logits = predict(context, task, context.test, context.labelled("test"))
-        return measure_logits(context, "finetune", logits, protocol, name)
+        return measure_logits(context, "finetune", logits, protocol, name, context.data(rows))
 
     def _choose(self, context: EvalContext, rows: np.ndarray, rates: list[float]) -> tuple[float, float]:
         """Choose the learning rate by training without the held-out images; returns it and its quality on them."""

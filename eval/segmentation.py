@@ -152,7 +152,7 @@ class Segmentation(Evaluation):
                 lambda: ViewBatch([torch.empty(1, 3, size, size)], torch.zeros(1, size, size, dtype=torch.uint8)),
                 config.epochs,
             ):
-                raise too_small_batch("--segmentation_batch_size", head)
+                raise too_small_batch("--segmentation_batch_size", head, " (of segment: --batch_size)")
 
     def run(self, context: EvalContext) -> list[Measurement]:
         tasks: dict[str, SegmentationTask] = {}
@@ -172,7 +172,7 @@ class Segmentation(Evaluation):
         Console(stderr=True).print(summary(matrices, classes))
         trained, tested = values_in(self._training_store(context)), next(iter(matrices.values())).any(axis=2)
         missing = missing_classes(trained, tested, classes)
-        warn_of_missing("segmentation", missing, trained, len(context.test))
+        warn_of_missing("segmentation", missing, trained)
         protocol = self._protocol(context, view, backbone)
         data = context.data()
         data |= {split: data[split] | missing[split] for split in missing}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import numpy as np
 
 from common.errors import UserError
 from common.files import read_json, require_plain, write_arrays, write_text
+from common.names import first_names
 from rundir.options import as_number
 from rundir.paths import PREDICTIONS, predictions_file
 
@@ -146,6 +147,17 @@ def test_source_of(measurement: Measurement) -> str:
     """What the test data come from (``ImageStore.source``); "" for older measurements, and for files that are their own source."""
     test = measurement.data.get("test")
     return str(test.get("source") or "") if isinstance(test, dict) else ""
+
+
+def untrained_words(data: Mapping[str, Any]) -> str:
+    """Say which test images are of classes without training images, as a measurement's ``data`` has it; "" for none."""
+    test = data.get("test")
+    without = test.get("without_training") if isinstance(test, Mapping) else None
+    if not isinstance(without, Mapping) or not isinstance(names := without.get("classes"), list):
+        return ""
+    count = "a class" if len(names) == 1 else f"{len(names)} classes"
+    images, of = without.get("images"), test.get("images")
+    return f"{images} of {of} test images are of {count} without training images: {first_names(names)}"
 
 
 def measured_key(measurement: Measurement) -> str:

@@ -104,8 +104,8 @@ def in_gib(gib: float) -> str:
     return f"{gib:.1f} GiB" if gib >= 1 else f"{gib * 1024:.1f} MiB"
 
 
-def too_small_batch(option: str, network: str = "the network") -> UserError:
-    """The error for batches of one image where a BatchNorm of ``network`` has a single value a channel then."""
+def too_small_batch(option: str, network: str = "the network", hint: str = "") -> UserError:
+    """The error for batches of one image where a BatchNorm of ``network`` has a single value a channel then; ``hint`` ends it."""
     return UserError(
-        f"{option} 1: a BatchNorm of {network} would have a single value to normalise; give {option} 2 or more"
+        f"{option} 1: a BatchNorm of {network} would have a single value to normalise; give {option} 2 or more{hint}"
     )

@@ -82,6 +82,7 @@ class ImageStore:
     """The images of a split, or some of them; ``data.datasets.open_dataset`` opens it.
 
     Attributes:
+        listing: the split's images before any was decoded.
         classes: class names; a label is an index into them.
         titles: names of the classes for readers, such as the words of ImageNet's synsets.
         short_side: images with a longer shorter side were resized to it (pixels); None: all have their original size.
@@ -105,7 +106,7 @@ class ImageStore:
         damaged: list[tuple[str, str]],
         converted: list[tuple[str, str]],
     ):
-        self._listing = listing
+        self.listing = listing
         self._pixels = pixels
         self._records = records
         self.name = listing.data
@@ -144,7 +145,7 @@ class ImageStore:
     @cached_property
     def names(self) -> list[str]:
         """Paths relative to ``root``: stable ids of the images."""
-        return [self._listing.names[row] for row in self._records["row"]]
+        return [self.listing.names[row] for row in self._records["row"]]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -165,11 +166,11 @@ class ImageStore:
     @property
     def root(self) -> Path:
         """The data set's folder."""
-        return self._listing.root
+        return self.listing.root
 
     @property
     def has_masks(self) -> bool:
-        return self._listing.masks is not None
+        return self.listing.masks is not None
 
     def name_classes(self, file: str | Path | None) -> None:
         """Give the classes the names of a file. Raises UserError if it does not name all (``common.class_names``)."""
@@ -221,7 +222,7 @@ class ImageStore:
     def original_image(self, index: int) -> np.ndarray:
         """uint8 ``[H, W, 3]`` at full resolution, read from the source. Raises UserError if that cannot be read any more."""
         try:
-            return self._listing.image(self._records[index]["row"], None).pixels
+            return self.listing.image(self._records[index]["row"], None).pixels
         except DamagedImage as error:
             raise UserError(f"{self.names[index]} of {self.name} cannot be read any more: {error}") from error
 

@@ -19,10 +19,10 @@ class StreamedStore(ImageStore):
     """
 
     def mask(self, index: int) -> np.ndarray | None:
-        if self._listing.masks is None:
+        if self.listing.masks is None:
             return None
         record = self._records[index]
-        return self._listing.mask(record["row"], tuple(record["original_size"].tolist()), int(record["turn"]))
+        return self.listing.mask(record["row"], tuple(record["original_size"].tolist()), int(record["turn"]))
 
     def _fill(self, targets: list[np.ndarray], rows: list[int]) -> None:
         # Pillow and numpy release the GIL.
@@ -36,7 +36,7 @@ class StreamedStore(ImageStore):
 
     def _decode(self, target: np.ndarray, index: int) -> None:
         try:
-            decoded = self._listing.image(self._records[index]["row"], self.short_side)
+            decoded = self.listing.image(self._records[index]["row"], self.short_side)
         except DamagedImage as reason:
             raise self._changed(index, str(reason)) from None
         if (decoded.image.height, decoded.image.width) != target.shape[1:]:

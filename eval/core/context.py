@@ -26,6 +26,7 @@ from data.sets.core.base import DATASETS
 from data.sets.core.benchmark import Benchmark
 from data.store.store import ImageStore
 from eval.core.options import WeightsOptions
+from eval.core.untrained import without_training
 from eval.features.cache import ArrayCache
 from eval.features.extract import FrozenBackbone, Kind, store_features
 from rundir.paths import FEATURES
@@ -131,8 +132,9 @@ class EvalContext(FrozenBackbone):
             "precision": self.precision,
         }
 
-    def data(self) -> dict[str, Any]:
-        """``Measurement.data``: the name, sizes and fingerprints (of pixels, and of their sources) of the test data."""
+    def data(self, rows: np.ndarray | None = None) -> dict[str, Any]:
+        """``Measurement.data``: the name, sizes and fingerprints (of pixels, and of their sources) of the data, and test images whose
+        classes no training image has. ``rows``: the training images whose labels are used; default: all."""
         if isinstance(self.test, Benchmark):
             about_files = {"files": len(self.test.files), "fingerprint": self.test.fingerprint}
             return {"name": self.test.name, "test": about_files}
@@ -141,12 +143,13 @@ class EvalContext(FrozenBackbone):
             counts = {"images": len(store), "labelled": int(store.labelled.sum()), "skipped": len(store.damaged)}
             return {**counts, "fingerprint": store.fingerprint, "source": store.source}
 
+        untrained = without_training(self.train, self.test, rows)
         return {
             "name": self.test.name,
             "classes": self.test.num_classes,
             "several_labels": self.test.label_sets is not None,
             "train": about(self.train),
-            "test": about(self.test),
+            "test": about(self.test) | ({"without_training": untrained} if untrained else {}),
         }
 
 

@@ -54,11 +54,12 @@ def measure_knn(
     else:
         results = knn_classify(bank, labels, queries, ks, temperature, context.train.num_classes, progress=True)
     measurements: list[Measurement] = []
+    data = context.data(bank_rows)
     for k in ks:
         result = results[k].cpu().numpy()
         protocol = {"k": k, **(about or {}), "temperature": temperature, "features": "pooled, L2-normalised"}
         if several:
-            measurements += measure_label_scores(context, evaluation, result, protocol, f"{suffix}k{k}")
+            measurements += measure_label_scores(context, evaluation, result, protocol, f"{suffix}k{k}", data)
         else:
-            measurements += measure_classes(context, evaluation, result, protocol, f"{suffix}k{k}", top5=k >= 5)
+            measurements += measure_classes(context, evaluation, result, protocol, f"{suffix}k{k}", k >= 5, data)
     return measurements

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from common.distributed import all_gather_rows, is_main, rank, world_size
-from common.progress import track, working
+from common.progress import track, warn, working
 from data.store.store import ImageStore
 from data.views.central import eval_images
 from data.views.maker import ViewMaker
@@ -50,6 +50,12 @@ class Monitor:
         self._queries = np.flatnonzero(held_out.labels >= 0)
         labelled = np.flatnonzero(train.labels >= 0)
         self._bank = np.sort(np.random.default_rng(0).permutation(labelled)[:BANK])
+        known = np.isin(held_out.labels[self._queries], train.labels[self._bank])
+        if len(self._bank) and not known.all() and is_main():
+            warn(
+                f"warning: online k-NN: {(~known).sum()} of {len(known)} held-out images are of classes "
+                "without other training images"
+            )
         self._probe_store = held_out if len(held_out) else train
         self._probe = np.sort(np.random.default_rng(0).permutation(len(self._probe_store))[:PROBE])
 

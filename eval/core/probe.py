@@ -6,6 +6,7 @@ import math
 import pickle
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -293,11 +294,17 @@ def best_rate(evaluation: str, qualities: Sequence[float], rates: Sequence[float
 
 
 def measure_logits(
-    context: EvalContext, evaluation: str, logits: Tensor, protocol: dict, suffix: str = ""
+    context: EvalContext,
+    evaluation: str,
+    logits: Tensor,
+    protocol: dict,
+    suffix: str = "",
+    data: dict[str, Any] | None = None,
 ) -> list[Measurement]:
-    """Measure logits ``[n, C]`` of the labelled test images; ``suffix`` goes into the predictions file's name."""
+    """Measure logits ``[n, C]`` of the labelled test images; ``suffix`` goes into the predictions file's name, ``data`` as for
+    ``eval.core.scoring.measure``."""
     if not logits.isfinite().all():
         raise UserError(f"{evaluation}: training diverged; give smaller --{evaluation}_lrs")
     if context.train.label_sets is not None:
-        return measure_label_scores(context, evaluation, logits.numpy(), protocol, suffix)
-    return measure_classes(context, evaluation, best_classes(logits).numpy(), protocol, suffix)
+        return measure_label_scores(context, evaluation, logits.numpy(), protocol, suffix, data)
+    return measure_classes(context, evaluation, best_classes(logits).numpy(), protocol, suffix, data=data)

@@ -8,19 +8,21 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import torch
 from rich.table import Column, Table
 
+from backbones import build_backbone
 from common.errors import UserError, explain
 from common.files import digest_of
 from common.options import check, options_without_effect
 from common.progress import Console, note, warn, working
-from data.sets.core.benchmark import fingerprint_of
-from eval.core.base import EVALUATIONS, EvaluationConfig, check_data, facts_of
+from data.sets.core.benchmark import Benchmark, fingerprint_of
+from eval.core.base import EVALUATIONS, EvaluationConfig, Outlook, check_data, facts_of
 from eval.core.changed import warnings_of_images
 from eval.core.context import EvalContext
 from eval.features.extract import Kind
 from rundir.paths import RESULTS, results_file
-from rundir.results import Measurement, read_results, write_results
+from rundir.results import Measurement, read_results, untrained_words, write_results
 
 
 def run_evaluations(
@@ -77,6 +79,8 @@ def run_evaluations(
             if same and whole and evaluation.has_written(context) and not again:
                 measured[name] = same
             else:
+                if not isinstance(context.test, Benchmark):
+                    evaluation.check(_outlook(context))
                 kinds += evaluation.feature_kinds(context)
     # One pass over the images serves all evaluations. Where it fails, each of them extracts for itself, and maybe refuses.
     began = time.perf_counter()
@@ -106,6 +110,14 @@ def run_evaluations(
     if refusals:
         raise _as_one(refusals, len(evaluations))
     return measurements
+
+
+def _outlook(context: EvalContext) -> Outlook:
+    """What is known of the input before anything is measured."""
+    with torch.device("meta"):
+        backbone = build_backbone(context.backbone_name, context.image_size)
+    splits = context.train.listing, context.test.listing
+    return Outlook(*splits, backbone, context.backbone_name, context.image_size, context.seed)
 
 
 @contextmanager
@@ -140,3 +152,9 @@ def print_measurements(measurements: Sequence[Measurement], run: Path) -> None:
     console = Console()
     console.print(table)
     console.print(f"results: {run / RESULTS}", highlight=False, soft_wrap=True)
+    untrained: dict[str, dict[str, None]] = {}
+    for m in measurements:
+        untrained.setdefault(untrained_words(m.data), {})[m.evaluation] = None
+    for words, names in untrained.items():
+        if words:
+            warn(f"warning: {', '.join(names)}: {words}")

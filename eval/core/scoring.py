@@ -67,6 +67,7 @@ def measure_means(
     suffix: str = "",
     samples: str = "test images",
     groups: Sequence[Any] | np.ndarray | None = None,
+    data: dict[str, Any] | None = None,
     **saved: np.ndarray,
 ) -> list[Measurement]:
     """Measure metrics that are means over samples, in percent, and save the outcomes as predictions.
@@ -76,6 +77,7 @@ def measure_means(
         outcomes: by metric, each sample's outcome in [0, 1], ``[n]``.
         groups: what each sample is drawn with (the video of an object), ``[n]``, where an evaluation declares ``grouped_by``: the
             intervals and the tests of reports draw whole groups.
+        data: as for ``measure``.
         saved: further arrays ``[n, …]`` for the predictions file.
     """
     codes = None
@@ -90,7 +92,7 @@ def measure_means(
         )
         for metric, values in outcomes.items()
     }
-    return measure(context, evaluation, estimates, len(names), protocol, file, samples)
+    return measure(context, evaluation, estimates, len(names), protocol, file, samples, data)
 
 
 def measure_classes(
@@ -100,9 +102,10 @@ def measure_classes(
     protocol: dict[str, Any],
     suffix: str = "",
     top5: bool = True,
+    data: dict[str, Any] | None = None,
 ) -> list[Measurement]:
     """Measure top-1 and, with ``top5`` and more than 5 classes, top-5 accuracy in percent on the labelled test images. ``guesses``:
-    classes, best first, int ``[n, min(5, classes)]``."""
+    classes, best first, int ``[n, min(5, classes)]``; ``data`` as for ``measure``."""
     rows = context.labelled("test")
     hits = guesses == context.test.labels[rows][:, None]
     outcomes = {"top1": hits[:, 0]}
@@ -110,14 +113,19 @@ def measure_classes(
         outcomes["top5"] = hits.any(axis=1)
     names = [context.test.names[row] for row in rows]
     protocol = {**protocol, **context.protocol()}
-    return measure_means(context, evaluation, names, outcomes, protocol, suffix, predicted=guesses[:, 0])
+    return measure_means(context, evaluation, names, outcomes, protocol, suffix, data=data, predicted=guesses[:, 0])
 
 
 def measure_label_scores(
-    context: EvalContext, evaluation: str, scores: np.ndarray, protocol: dict[str, Any], suffix: str = ""
+    context: EvalContext,
+    evaluation: str,
+    scores: np.ndarray,
+    protocol: dict[str, Any],
+    suffix: str = "",
+    data: dict[str, Any] | None = None,
 ) -> list[Measurement]:
     """Measure mean average precision in percent over classes, where images have several labels. ``scores`` ``[n, classes]`` of the
-    labelled test images must be comparable between images."""
+    labelled test images must be comparable between images; ``data`` as for ``measure``."""
     rows = context.labelled("test")
     truth = context.test.label_sets[rows]
     scores = scores.astype(np.float32)
@@ -128,7 +136,7 @@ def measure_label_scores(
     file = save_outcomes(
         context, evaluation, names, suffix, scores=scores, label_sets=truth, classes=context.test.titles
     )
-    return measure(context, evaluation, estimates, len(rows), {**protocol, **context.protocol()}, file)
+    return measure(context, evaluation, estimates, len(rows), {**protocol, **context.protocol()}, file, data=data)
 
 
 def resampled(statistic: Callable[[np.ndarray], np.ndarray], n: int) -> Estimate:

@@ -9,13 +9,11 @@ import numpy as np
 
 from common.errors import UserError
 from common.images import VOID
+from common.names import first_names
 from common.progress import track, warn
 from data.store.listing import Listing
 from data.store.masks import read_ids
 from data.store.store import ImageStore
-
-#: Names in a sentence.
-MOST_NAMES = 10
 
 
 def require_classes(images: Listing | ImageStore, background: bool) -> None:
@@ -77,28 +75,17 @@ def missing_classes(train: np.ndarray, test: np.ndarray, classes: Sequence[str])
     return absent
 
 
-def warn_of_missing(evaluation: str, missing: dict[str, dict[str, Any]], train: np.ndarray, test: int) -> None:
-    """Say which classes are missing (``missing_classes``), and how many training masks (``values_in``) hold void alone. ``test`` is
-    the number of test images."""
+def warn_of_missing(evaluation: str, missing: dict[str, dict[str, Any]], train: np.ndarray) -> None:
+    """Say which classes are in no mask (``missing_classes``), and how many training masks (``values_in``) hold void alone."""
     for split in ("train", "test"):
         if names := missing[split]["absent_from_masks"]:
             place = "training" if split == "train" else "test"
-            warn(f"{evaluation}: {len(names)} classes are in no {place} mask: {shown(names)}")
-    if without := missing["test"].get("without_training"):
-        warn(
-            f"{evaluation}: {without['images']:,} of {test:,} test images hold classes that no training mask has "
-            f"({shown(without['classes'])}), so nothing could learn them"
-        )
+            warn(f"{evaluation}: {len(names)} classes are in no {place} mask: {first_names(names)}")
     if void := int((train[:, VOID] & ~train[:, 1:VOID].any(axis=1)).sum()):
         warn(
             f"{evaluation}: {void:,} of {len(train):,} training masks hold no class, but {VOID}, which is void; where it stands "
             "for an object, write the object's number in place"
         )
-
-
-def shown(names: Sequence[str]) -> str:
-    """The first names, in a sentence."""
-    return ", ".join(names[:MOST_NAMES]) + (", …" if len(names) > MOST_NAMES else "")
 
 
 def _present(mask: np.ndarray) -> np.ndarray:

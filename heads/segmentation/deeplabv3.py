@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from torch import Tensor
 from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 
-from common.errors import UserError
 from heads.segmentation.core.base import SEGMENTATION_HEADS, SegmentationHead, resize
 
 
@@ -31,8 +30,4 @@ class DeepLabV3(SegmentationHead):
         self.head = DeepLabHead(channels[-1], num_classes, rates)
 
     def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-        if self.training and maps[-1].shape[0] < 2:
-            raise UserError(
-                "the deeplabv3 head cannot train on a batch of one image (BatchNorm); give --batch_size 2 or more"
-            )
         return resize(self.head(maps[-1]), size)

@@ -12,7 +12,7 @@ from reports.analysis.rows import RANDOM, SETTINGS, Row, unequal_settings
 from reports.analysis.statistics import RESAMPLES, Summary
 from reports.analysis.tables import Entry, Heading, Table, headings_of, number, text
 from reports.analysis.tests import MCNEMAR, OVER_IMAGES, OVER_SEEDS
-from rundir.results import Measurement
+from rundir.results import Measurement, untrained_words
 
 UNEQUAL = "≠"
 RANKED_APART = "Rows that used labels are ranked among themselves."
@@ -197,16 +197,21 @@ def _of_all(result: Measurement) -> str:
 
 
 def left_out_words(comparison: Comparison, columns: Sequence[int]) -> str:
-    """Say on how many test images the columns were measured, where these are not all, and why; else ""."""
+    """Say on how many test images the columns were measured, where these are not all, and why, and which classes
+    had no training images; else ""."""
     words: dict[str, list[str]] = {}
+    untrained: dict[str, list[str]] = {}
     for column in columns:
         for cell in comparison.column(column).values():
             for result in cell.results:
+                if which := untrained_words(result.data):
+                    untrained.setdefault(which, []).append(comparison.columns[column].name)
                 total, reasons = _left_out(result)
                 if reasons:
                     names = words.setdefault(f"{result.n:,} of {total:,} test images ({reasons})", [])
                     names.append(comparison.columns[column].name)
-    return " ".join(f"{', '.join(dict.fromkeys(names))}: measured on {which}." for which, names in words.items())
+    parts = [f"{', '.join(dict.fromkeys(names))}: measured on {which}." for which, names in words.items()]
+    return " ".join([*parts, *(f"{', '.join(dict.fromkeys(names))}: {which}." for which, names in untrained.items())])
 
 
 def differences(comparison: Comparison, name: str) -> Table:
