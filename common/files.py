@@ -180,7 +180,7 @@ def read_text(path: Path, most: int = MOST_CHARACTERS, errors: str = "strict") -
 
 def read_list(path: Path) -> str:
     """Read a text file that holds names of files. Bytes that are no UTF-8 stand as in the names that ``os.listdir`` gives, and line
-    ends as in the file. Raises UserError for a file that cannot be read, is no text, or has more than ``MAX_LIST_BYTES``."""
+    ends as in the file. Raises UserError for a file that cannot be read, is UTF-16, or has more than ``MAX_LIST_BYTES``."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_LIST_BYTES:
@@ -189,8 +189,8 @@ def read_list(path: Path) -> str:
             text = file.read()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    if "\0" in text:
-        raise UserError(f"{path}: no UTF-8 text, since it holds zero bytes; save a list in UTF-16 as UTF-8")
+    if "\0" in text and text.startswith(("\udcff\udcfe", "\udcfe\udcff")):
+        raise UserError(f"{path}: no UTF-8 text, but UTF-16; save it as UTF-8")
     return text
 
 

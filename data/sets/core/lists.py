@@ -38,7 +38,7 @@ def read_names(path: Path, file_of: Callable[[str], Path] | None = None) -> list
             name = line
         if not name:
             continue
-        if "/" in name or name in (".", "..") or len(os.fsencode(name)) > LONGEST_NAME:
+        if "/" in name or "\0" in name or name in (".", "..") or len(os.fsencode(name)) > LONGEST_NAME:
             raise UserError(f"{path}, line {number}: {name[:80]!r} is no name of an image (without folder and suffix)")
         names.append(name)
     return _once(path, names)
@@ -46,7 +46,10 @@ def read_names(path: Path, file_of: Callable[[str], Path] | None = None) -> list
 
 def read_classes(path: Path) -> list[str]:
     """Read names of classes, one a line. Raises UserError for repeated names."""
-    return _once(path, [line.strip() for line in read_lines(path) if line.strip()])
+    names = [line.strip() for line in read_lines(path) if line.strip()]
+    if any("\0" in name for name in names):
+        raise UserError(f"{path}: no UTF-8 text, since it holds zero bytes")
+    return _once(path, names)
 
 
 def _once(path: Path, names: list[str]) -> list[str]:
