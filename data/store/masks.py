@@ -123,17 +123,27 @@ def _raw_mode(image: Image.Image) -> str:
 
 
 def _check_palette(path: Path, image: Image.Image, ids: np.ndarray, classes: int) -> None:
-    """Refuse a palette whose indices were renumbered, as programs do that keep only the colours of an image: it shows VOC's colours
-    at other indices. A black entry beside a black background counts as none: palettes are padded with it."""
-    colours = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3).tolist()
+    """Refuse a palette whose indices were renumbered, as programs do that keep only the colours of an image: it has VOC's colours,
+    or grey values that are ids, at other indices."""
+    colours = [tuple(colour) for colour in np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3).tolist()]
+    used = [value for value in np.flatnonzero(np.bincount(ids.ravel())).tolist() if value < len(colours)]
     voc = voc_palette().tolist()
     own = {tuple(voc[value]): value for value in (*range(max(classes, 21)), VOID)}
-    for value in np.flatnonzero(np.bincount(ids.ravel())).tolist():
-        if value >= len(colours) or (value and colours[value] == colours[0] == [0, 0, 0]):
-            continue
-        of = own.get(tuple(colours[value]), value)
+    levels = {value: colours[value][0] for value in used if len(set(colours[value])) == 1}
+    are_ids = len(levels) == len(used)  # a grey palette, and
+    keeps = any(value == level for value, level in levels.items() if value)  # one that shows ids as they are
+    for value in used:
+        if value and colours[value] == colours[0] == (0, 0, 0):
+            continue  # palettes are padded with black
+        of = own.get(colours[value], value)
+        level = levels.get(value, value) if are_ids else value
         if of != value:
-            raise WrongData(
-                f"{path}: the mask's palette gives {value} the colour of {of} in VOC's palette, so its indices were renumbered and "
-                f"are no ids; write {of} there, or, if {value} is right, save the mask as a grey PNG"
-            )
+            what = f"the colour of {of} in VOC's palette"
+        elif level != value and (0 < level < classes or (level == VOID and keeps)):
+            of, what = level, f"the grey value {level}"
+        else:
+            continue
+        raise WrongData(
+            f"{path}: the mask's palette gives {value} {what}, so its indices were renumbered and are no ids; write {of} there, or, "
+            f"if {value} is right, save the mask as a grey PNG"
+        )
