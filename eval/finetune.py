@@ -97,7 +97,8 @@ class Finetune(Evaluation):
         outlook.labelled("test")
         config, data = self.config, outlook.train.data
         images = most_labelled(outlook.train, outlook.labelled("train"), self.files(), config.fractions)
-        _require_batch(config.batch_size, images, data)
+        chooses = config.lrs is None or len(set(config.lrs)) > 1
+        _require_batch(config.batch_size, images - round(HELD_OUT * images) * chooses, data)
         views = FinetuneTask.views(FinetuneTaskConfig(), outlook.image_size)
         if config.batch_size == 1 and norm_of_one_value(
             lambda: FinetuneTask(FinetuneTaskConfig(), lambda **hints: outlook.backbone, len(outlook.train.classes)),

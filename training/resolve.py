@@ -51,8 +51,10 @@ def _on_any_machine(config: TrainConfig) -> TrainConfig:
 
 
 def _warmup(config: TrainConfig) -> float:
-    """The default warm-up in epochs. Small data sets have one for all methods, so that only the methods differ."""
-    epochs, part = (METHODS.get(config.method) if config.recipe == "published" else Method).warmup
+    """The default warm-up in epochs. Small data sets have one for all methods, so that only the methods differ; trainings inside
+    evaluations (``finetune``) are no methods by name."""
+    own = config.recipe == "published" and config.method in METHODS.names()
+    epochs, part = (METHODS.get(config.method) if own else Method).warmup
     return min(epochs, config.epochs * part)
 
 

@@ -144,6 +144,6 @@ def _check_palette(path: Path, image: Image.Image, ids: np.ndarray, classes: int
         else:
             continue
         raise WrongData(
-            f"{path}: the mask's palette gives {value} {what}, so its indices were renumbered and are no ids; write {of} there, or, "
-            f"if {value} is right, save the mask as a grey PNG"
+            f"{path}: the mask's palette gives {value} {what}, so its indices were renumbered and are no ids; write {of} there, "
+            f"or, if {value} is right, save the mask as a grey PNG"
         )

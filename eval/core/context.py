@@ -133,8 +133,8 @@ class EvalContext(FrozenBackbone):
         }
 
     def data(self, rows: np.ndarray | None = None) -> dict[str, Any]:
-        """``Measurement.data``: the name, sizes and fingerprints (of pixels, and of their sources) of the data, and test images whose
-        classes no training image has. ``rows``: the training images whose labels are used; default: all."""
+        """``Measurement.data``: the name, sizes and fingerprints (of pixels and of their sources) of the data, and test images of
+        classes without training images. ``rows``: the training images whose labels are used; default: all."""
         if isinstance(self.test, Benchmark):
             about_files = {"files": len(self.test.files), "fingerprint": self.test.fingerprint}
             return {"name": self.test.name, "test": about_files}

@@ -33,7 +33,7 @@ def plan_of(folder, tmp_path, **options):
         ({"batch_size": 8, "evals": ["knn"], "knn_ks": [45, 50]}, "k = 45, 50, .* numbers from 1 to 44"),
         ({"batch_size": 8, "evals": ["knn_low_shot"], "knn_low_shot_fractions": [0.1]}, "only 4 labelled images"),
         ({"batch_size": 8, "evals": ["segmentation"]}, "has no masks"),
-        ({"batch_size": 8, "evals": ["finetune"]}, "--finetune_batch_size 256: imagefolder has 44 labelled"),
+        ({"batch_size": 8, "evals": ["finetune"]}, "--finetune_batch_size 256: imagefolder has 40 labelled"),
         ({"batch_size": 8, "init": "nowhere.pth"}, "no such weights file"),
         ({"data_root": "/nowhere", "batch_size": 8}, "no such folder"),
     ],
