@@ -19,7 +19,7 @@ GREY = (8, 16, 45, 45)
 
 
 def look(path):
-    image = decode_image(path)
+    image = decode_image(path, upright=True)
     red, _, blue = image.pixels.reshape(-1, 3).mean(0).round().astype(int).tolist()
     return (*image.original_size, red, blue, image.note.partition(",")[0])
 
@@ -79,7 +79,30 @@ def zeros(length):
     return lambda jpeg: jpeg[:-length] + bytes(length)
 
 
+def turned(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return lambda: content("PNG", exif=exif)
+
+
 ENTRIES = {
+    "on its side by EXIF": (written(turned(6)), (16, 8, 105, 120, "")),
+    "upside down by EXIF": (written(turned(3)), (*PLAIN, "")),
+    "an orientation that is none": (written(turned(9)), (*PLAIN, "")),
+    "motion photo: an MP4 behind the JPEG": (
+        written(
+            lambda: (
+                content("JPEG", image=Image.new("RGB", (16, 8), (45, 45, 45)))
+                + b"\0\0\0\x18ftypmp42\xff\xda\xff\xd9" * 9
+            )
+        ),
+        (*GREY, ""),
+    ),
+    "text behind the JPEG": (
+        written(lambda: content("JPEG", image=Image.new("RGB", (16, 8), (45, 45, 45))) + b"\r\n<!-- sent by mail -->"),
+        (*GREY, ""),
+    ),
+    "PPM of 16 bits": (written(b"P6 16 8 65535\n" + bytes(16 * 8 * 6)), re.compile("more than 8 bits a channel")),
     "PNG": (written(lambda: content("PNG")), (*PLAIN, "")),
     "BMP": (written(lambda: content("BMP")), (*PLAIN, "")),
     "PPM": (written(lambda: content("PPM")), (*PLAIN, "")),
@@ -102,8 +125,8 @@ ENTRIES = {
         written(png(8, 2, [bytes(48)] * 8, 16, (b"tRNS", bytes(6)))),
         re.compile("transparent pixels; flatten it"),
     ),
-    "16 bits": (written(png(16, 0, [bytes(32)] * 8, 16)), re.compile("16 bits a channel; convert it to 8 bits")),
-    "16 bits, RGB": (written(png(16, 2, [bytes(96)] * 8, 16)), re.compile("16 bits a channel")),
+    "16 bits": (written(png(16, 0, [bytes(32)] * 8, 16)), re.compile("more than 8 bits a channel; convert it")),
+    "16 bits, RGB": (written(png(16, 2, [bytes(96)] * 8, 16)), re.compile("more than 8 bits a channel")),
     "float": (written(lambda: content("TIFF", "F", Image.new("F", (16, 8)))), re.compile("floating-point pixels")),
     "CMYK": (written(lambda: content("JPEG", "CMYK")), re.compile("CMYK colours")),
     "animation": (written(frames("GIF")), re.compile("2 frames; give one image a file")),

@@ -1,5 +1,5 @@
-"""Other people's files, folders, lists, masks, weights and archives, each made here, with what is expected of it: what is seen, or
-the sentence that says why it cannot be used. ``docs/reliability.md`` names the promises."""
+"""Other people's files, folders, lists, masks, weights, runs and archives, each made here, with what is expected of it: what is
+seen, or the sentence that says why it cannot be used. ``docs/reliability.md`` names the promises."""
 
 import re
 import warnings
@@ -12,7 +12,7 @@ from data.store.decode import DamagedImage
 
 KINDS = {
     kind: import_module(f"tests.corpus.{kind}")
-    for kind in ("archives", "folders", "lists", "masks", "photos", "weights")
+    for kind in ("archives", "folders", "lists", "masks", "photos", "runs", "weights")
 }
 ALL = [(kind, name) for kind, module in KINDS.items() for name in module.ENTRIES]
 
