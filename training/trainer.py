@@ -61,7 +61,7 @@ def train(
         dist.barrier()  # all have looked before the first writes
     if is_main():
         remove_unfinished(run)
-        if begins:  # anew, in place of a start that took no step
+        if begins and end is None:  # anew, in place of a start that took no step
             remove_start(run)
         if extends and (folder := set_aside(run, written["epochs"])):
             say(f"{run}: results and pictures of the weights after {written['epochs']:g} epochs are now in {folder}")

@@ -10,6 +10,7 @@ from data.datasets import list_images, open_benchmark, require_same_classes
 from data.sets.core.base import DATASETS
 from eval.core.base import EVALUATIONS, Outlook, check_data
 from rundir.log import end_of
+from rundir.paths import CHECKPOINTS, last_checkpoint
 from training.costs import on_meta
 from training.grids import checks
 from training.plan import Plan
@@ -18,8 +19,21 @@ from training.plan import Plan
 def refusals(plan: Plan, here: bool = True) -> list[str]:
     """Reasons why a run's training or one of its evaluations would fail; see ``training.grids.checks``. An ended training is not
     checked. Raises UserError if this machine lacks the images; other files it must have only if the run is ``here``."""
-    reasons = checks.refusals(plan, here) if end_of(plan.directory) is None else []
+    if end_of(plan.directory) is None:
+        reasons = checks.refusals(plan, here)
+    else:
+        reasons = _without_weights(plan)
     return reasons or _of_evaluations(plan, here)
+
+
+def _without_weights(plan: Plan) -> list[str]:
+    """Why an ended training has nothing left to do: somebody has deleted its weights, or copied its results alone."""
+    if last_checkpoint(plan.directory).is_file() or not (plan.evaluations or plan.config.visualize):
+        return []
+    return [
+        f"{plan.directory}: its training has ended and its weights are gone ({CHECKPOINTS}/), so nothing more can be measured; its "
+        "results stay for reports; give another --out to train anew"
+    ]
 
 
 def require_possible(plan: Plan) -> None:

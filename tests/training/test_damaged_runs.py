@@ -183,3 +183,17 @@ def test_what_is_left_of_a_run_of_unknown_options_is_not_continued(kind, trained
         shutil.copy(trained / kind, tmp_path / "run")
     with pytest.raises(UserError, match=f"holds {kind} but no config.yaml"):
         train(config, own, {})
+
+
+def test_a_run_whose_weights_are_gone_keeps_its_results(small, tmp_path, capsys):
+    asked = small(tmp_path / "run", epochs=1, knn_every=0)
+    run = train(*asked)
+    shutil.rmtree(run / "checkpoints")
+    kept = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "lock"}
+    assert any(path.name == "cross_correlation.npz" for path in kept)
+    train(*asked)
+    assert "training ended already" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in kept} == kept and not (run / "checkpoints").exists()
+    words = ["train", "--config", str(run / "config.yaml"), "--out", str(run), "--evals", "knn"]
+    assert command_line.main(words) == 1
+    assert "its training has ended and its weights are gone" in capsys.readouterr().err
