@@ -243,7 +243,7 @@ def test_wrong_options_are_one_sentence(make_context, options, words):
 
 
 def test_deeplab_refuses_batches_of_one(make_context):
-    with pytest.raises(UserError, match="batch of one image"):
+    with pytest.raises(UserError, match="a BatchNorm of deeplabv3 would have a single value"):
         measure(make_context(), heads=["deeplabv3"], batch_size=1)
 
 
