@@ -91,8 +91,8 @@ the default's 100 epochs, were not measured.
 The table is from before SimCLR's, SupCon's and MoCo v3's heads, SwAV's frozen epoch and decay, MoCo v3's initial weights and MoCo
 v2's parts of a batch became those of the references. Anew, with other photos (the first 500 of each class): SimCLR 32.8, SupCon
 32.6 (lr 0.0005: 34.4), MoCo v3 35.6, SwAV 25.6 (`python run.py --method NAME --recipe small --backbone vit_nano --data imagefolder
---data_root DIR --image_size 32 --epochs 10 --warmup_epochs 2`, the machine and day above). SupCon is less without the BatchNorm in its head,
-which its reference has not. MoCo v2 was not measured anew.
+--data_root DIR --image_size 32 --epochs 10 --warmup_epochs 2`, the machine and day above). SupCon is less without the
+BatchNorm in its head, which its reference has not. MoCo v2 was not measured anew.
 
 BYOL and weak DINO by pairs alone are not beyond chance above the untrained backbone after so few epochs, and SwAV has learned
 nothing: look at their online k-NN before trusting a comparison with them. Weak DINO learns with `--targets label`.
