@@ -19,14 +19,19 @@ COLLAPSED_RANK, FEWEST = 0.05, 1.5
 COLLAPSED_INFORMATION = 0.01
 
 
-def signs_in(record: Mapping[str, Any], out_dim: int | None = None) -> dict[str, str]:
+def signs_in(record: Mapping[str, Any], out_dim: float | None = None) -> dict[str, str]:
     """The signs of collapse in a step record: ``flat_loss``, ``rank``, ``information``, with words on each. ``out_dim``: number of
     the method's output classes, at whose logarithm the loss says nothing; None without any, and during the warm-up."""
     loss, rank, limit, information = (
         as_number(record.get(name)) for name in ("loss", "effective_rank", "rank_limit", "teacher_information")
     )
     signs = {}
-    if out_dim and loss is not None and abs(loss - math.log(out_dim)) < FLAT * math.log(out_dim):
+    if (
+        out_dim is not None
+        and out_dim > 1
+        and loss is not None
+        and abs(loss - math.log(out_dim)) < FLAT * math.log(out_dim)
+    ):
         signs["flat_loss"] = (
             f"the loss stays at ln(out_dim) = {math.log(out_dim):.2f}: every image gets the same outputs"
         )
@@ -41,7 +46,7 @@ def signs_in(record: Mapping[str, Any], out_dim: int | None = None) -> dict[str,
 
 
 def collapse_at_end(
-    steps: Sequence[Mapping[str, Any]], features: Sequence[Mapping[str, Any]], out_dim: int | None = None
+    steps: Sequence[Mapping[str, Any]], features: Sequence[Mapping[str, Any]], out_dim: float | None = None
 ) -> str:
     """Words on the collapse in which a training has ended; "" for none: the last ``PATIENCE`` of its ``steps`` have a sign in
     common, or the last diagnostics of the backbone's ``features`` an effective rank below ``FEWEST``. A collapse that the training

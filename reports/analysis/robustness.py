@@ -19,6 +19,7 @@ from reports.analysis.identity import IMAGES, as_text, trained_options
 from reports.analysis.rows import Row, differing_options, variant_in_grid
 from reports.analysis.statistics import percentile_interval
 from rundir.collapse import collapse_at_end
+from rundir.options import as_number
 from rundir.read import Run
 
 #: Fewer settings have no distribution.
@@ -112,7 +113,7 @@ def families_of(rows: Sequence[Row]) -> list[Family]:
             config = row.runs[0].config
             key = (*_method_of(row), variant, as_text([config.get("pairing"), config.get("label_fraction")]))
             groups.setdefault(key, {}).setdefault(_labels_of(row), []).append(row)
-    several = len({key[1] for key in groups}) > 1
+    several = [len({key[place] for key in groups}) > 1 for place in (0, 1)]
     families = []
     for key, by_labels in groups.items():
         # What a loss reads of labels is recorded at the end: a failed run has only its options.
@@ -136,15 +137,17 @@ def _labels_of(row: Row) -> str:
     return row.settings["labels"] if any(run.end for run in row.runs) else ""
 
 
-def _family(rows: list[Row], variant: str, several: bool) -> Family:
+def _family(rows: list[Row], variant: str, several: Sequence[bool]) -> Family:
     runs = [run for row in rows for run in row.runs if run.failure or (run.finished and run.results)]
     failed = [run for run in runs if not (run.finished and run.results)]
     collapsed = {
         id(run): words
         for run in runs
-        if run not in failed and (words := collapse_at_end(run.steps, _of_features(run), run.config.get("out_dim")))
+        if run not in failed
+        and (words := collapse_at_end(run.steps, _of_features(run), as_number(run.config.get("out_dim"))))
     }
-    name = ", ".join(filter(None, (rows[0].method_name, rows[0].backbone if several else "", variant)))
+    parts = [rows[0].method_name, rows[0].backbone if several[1] else "", variant, rows[0].data if several[0] else ""]
+    name = ", ".join(filter(None, parts))
     return Family(name, rows, runs, len(failed), collapsed)
 
 

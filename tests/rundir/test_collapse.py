@@ -33,6 +33,7 @@ def test_the_loss_of_a_method_without_classes_says_nothing():
 def test_changing_signs_and_damaged_records_are_no_collapse():
     signs = [{"effective_rank": 1.0}, {"teacher_information": 0.0}]
     assert not collapse_at_end([{**FINE, **signs[i % 2]} for i in range(2 * PATIENCE)], [])
+    assert not collapse_at_end([FINE] * 9, [], -1.0)
     assert not collapse_at_end([{"loss": "nan", "effective_rank": None}, {}] * PATIENCE, [{}], 4096)
 
 

@@ -186,6 +186,15 @@ def values_of_lr(folder: Path, method: str) -> dict[float, float]:
     return {float(key[0].removeprefix("lr=")): value for key, (value,) in values_of(folder, method).items()}
 
 
+def test_data_and_backbones_are_named_where_there_are_several(tmp_path):
+    for lr, (backbone, data) in itertools.product((0.1, 0.2), (("vit_nano", "demo"), ("vit_s8", "voc"))):
+        write_run(
+            tmp_path / f"{backbone}{lr}", "dino", backbone, data=data, options={"lr": lr}, images=20, matrices=False
+        )
+    families = families_of(rows_of(read_runs([tmp_path])[0]))
+    assert [family.name for family in families] == ["DINO, vit_nano, demo", "DINO, vit_s8, voc"]
+
+
 @pytest.mark.usefixtures("no_pdfs")
 def test_fewer_settings_have_no_table(tmp_path):
     for lr in (0.1, 0.2, 0.3):
