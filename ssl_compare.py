@@ -137,16 +137,20 @@ def load(
             (``dino:vit_s8``); None: untrained.
         backbone: its name; may be left out for runs and for released weights.
         key: which network of a checkpoint ("student", "teacher"); default: what the run evaluates.
-        image_size: side in pixels at which images are looked at; default: the run's, else 224.
+        image_size: side in pixels of the squares at which images are looked at; default: the run's, else 224.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto (bf16 where the device is fast at it, as in evaluations), fp32, bf16 or fp16.
         seed: of untrained weights.
 
     Raises ``common.errors.UserError``, with one sentence, where the weights cannot be used.
     """
+    from common.errors import UsageError
+    from common.options import several_values
     from reports.visual.core.network import DEFAULT_SIZE, load_network
     from training.machine.devices import pick_precision
 
+    if isinstance(image_size, (list, tuple)):
+        raise UsageError(several_values("image_size", image_size))
     network = load_network(None if weights is None else str(weights), backbone, key, image_size, device, seed)
     return Network(
         network.backbone,

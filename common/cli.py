@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from simple_parsing import ArgumentParser, field
 
 from common.errors import UsageError, unknown_name
 from common.files import parse_yaml, read_yaml
-from common.options import check, facts_of
+from common.options import check, facts_of, is_side, several_values
 from common.registry import load_plugin
 
 Options = TypeVar("Options")
@@ -58,6 +59,9 @@ def make_parser(command: str, description: str, epilog: str = "") -> argparse.Ar
 
         def error(self, message: str) -> NoReturn:
             message = message.replace("command.", "")  # positional options carry their dataclass's name
+            pair = re.search(r"argument --(\w+): invalid int value: '\D?(\d+)\D+(\d+)\D?'", message)
+            if pair and is_side(pair[1]):  # 64x48, 64,48, [64, 48]
+                message = several_values(pair[1], pair.groups()[1:])
             raise UsageError(f"{command}: {message}; see: python run.py {command} --help")
 
     return Parser(prog=f"run.py {command}", description=description, epilog=epilog, allow_abbrev=False)
@@ -79,8 +83,24 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Nam
             nearest = unknown_name("option", option, names)
             raise UnknownOption(option.removeprefix("--"), f"{nearest}; see: python {parser.prog} --help")
     if unknown:
+        if taken := _with_too_many(words, unknown[0], parser):
+            raise UsageError(f"{parser.prog}: {taken}; see: python {parser.prog} --help")
         raise UsageError(f"{parser.prog}: {' '.join(unknown)!r} belongs to no option; see: python {parser.prog} --help")
     return namespace
+
+
+def _with_too_many(words: Sequence[str], stray: str, parser: argparse.ArgumentParser) -> str | None:
+    """What to say where ``stray`` follows the value of an option that takes one; None where it does not."""
+    option, values = "", []
+    for word in words:
+        if word.startswith("--"):
+            option, equals, value = word.partition("=")
+            values = [value] if equals else []
+        else:
+            values.append(word)
+        if word == stray and len(values) > 1 and option in parser._option_string_actions:
+            return several_values(option.removeprefix("--"), values)
+    return None
 
 
 def read_command(command: str, description: str, kind: type[Options], words: Sequence[str]) -> Options:

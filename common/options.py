@@ -105,6 +105,8 @@ def check(config: Any, prefix: str = "") -> None:
         value = getattr(config, declared.name)
         if value is None:
             continue
+        if isinstance(value, (list, tuple)) and declared.type in _ONE_NUMBER:
+            raise UsageError(several_values(prefix + declared.name, value))
         if dataclasses.is_dataclass(value):
             check(value)  # simple-parsing gives nested options no prefix
         facts = facts_of(type(config), declared.name)
@@ -114,6 +116,30 @@ def check(config: Any, prefix: str = "") -> None:
                 form(value)
             except ValueError as error:
                 raise UsageError(f"--{prefix}{declared.name} {value}: {error}") from error
+
+
+#: Types of fields that hold one number, as ``dataclasses.fields`` gives them.
+_ONE_NUMBER = (int, float, int | None, float | None, "int", "float", "int | None", "float | None")
+
+
+def is_side(option_name: str) -> bool:
+    """Whether an option (without dashes) is the side of a square in pixels, such as ``image_size`` or ``copydays_size``."""
+    return option_name.endswith("size") and not option_name.endswith("batch_size")
+
+
+def several_values(option_name: str, values: Iterable[Any]) -> str:
+    """What to say of several values for an option (without dashes) that takes one.
+
+    >>> several_values("lr", [1, 2])
+    '--lr 1 2: give one value'
+    """
+    advice = "give one value"
+    if is_side(option_name):
+        advice = (
+            "give one side in pixels; crops and evaluation images are squares, cut from photos of any shape "
+            "(in pictures of whole photos it is their short side)"
+        )
+    return f"--{option_name} {' '.join(map(str, values))}: {advice}"
 
 
 def check_value(option_name: str, value: Any, allowed: Range) -> None:

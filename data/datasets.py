@@ -21,8 +21,14 @@ _listings: ContextVar[dict[tuple, Listing] | None] = ContextVar("listings", defa
 
 
 def default_image_size(name: str) -> int:
-    """Side in pixels of crops and evaluation images where the user gives none. Raises UsageError for an unknown name."""
-    return DATASETS.get(name).image_size
+    """Side in pixels of crops and evaluation images where the user gives none. Raises UsageError for an unknown name, and
+    for a data set whose side is no whole number."""
+    side = DATASETS.get(name).image_size
+    if not isinstance(side, int):
+        raise UsageError(
+            f"the data set {name}: image_size {side} is not the side of a square in pixels; give one whole number"
+        )
+    return side
 
 
 def open_benchmark(name: str, root: Path | None) -> Benchmark:

@@ -5,6 +5,9 @@ from pathlib import Path
 import pytest
 
 import run as command_line
+import ssl_compare
+from common.errors import UsageError
+from data.views.spec import View
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -72,6 +75,47 @@ def test_what_is_wrong_is_named_in_one_line_with_status_2(words, message, tmp_pa
     assert said.startswith("error: ")
     assert said.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "train --method dino --data demo --image_size 64 48",
+        "train --method dino --data demo --image_size=64 48 --epochs 48",
+        "--method dino --data demo --image_size 64x48",
+        "--method dino --data demo --local_size 64,48",
+        "--config oblong.yaml",
+        "compare --methods dino --backbones vit_nano --data demo --image_size 64 48 --out grid",
+        "evaluate --weights x --data demo --image_size 64 48",
+        "evaluate --weights x --data copydays --evals copydays --copydays_size 64 48",
+        "evaluate --weights x --data demo --evals segmentation --segmentation_crop_size 64 48",
+        "segment --weights x --data demo --crop_size 64 48",
+        "features --weights x --images y --out z.npz --image_size 64 48",
+        "export --weights x --image_size 64 48",
+        "visualize attention --image_size 64 48",
+        "visualize receptive_field --image_size 64 48",
+    ],
+)
+def test_two_sides_are_told_that_images_are_squares(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "oblong.yaml").write_text("method: dino\ndata: demo\nimage_size: [64, 48]\n")
+    assert command_line.main(words.split()) == 2
+    said = without_loading(capsys.readouterr().err)
+    assert "size 64 48: give one side in pixels; crops and evaluation images are squares" in said
+    assert said.count("\n") == 1
+
+
+def test_more_values_than_an_option_takes_are_said_of_it(capsys):
+    assert command_line.main(["--method", "dino", "--data", "demo", "--lr", "1", "2"]) == 2
+    assert "--lr 1 2: give one value" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: View(name="v", size=(64, 48)), lambda: ssl_compare.load(backbone="vit_nano", image_size=(64, 48))]
+)
+def test_two_sides_are_refused_from_python_too(make):
+    with pytest.raises(UsageError, match="size 64 48: give one side in pixels"):
+        make()
 
 
 def without_loading(said: str) -> str:

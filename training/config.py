@@ -34,7 +34,7 @@ class TrainConfig:
     """run directory; default runs/METHOD-BACKBONE-DATA-SEED"""
 
     image_size: int | None = option(None, names=image_sizes, **IMAGE_SIZE)
-    """side of full-size crops and of evaluation images, in pixels; default: the data set's own"""
+    """side of full-size crops and of evaluation images, which are squares, in pixels; default: the data set's own"""
     epochs: float = option(100, above=0, only_training=True)
     """passes over the training images; may be a fraction"""
     extended_from: list[float] | None = option(None, above=0, only_training=True)

@@ -29,7 +29,7 @@ class WeightsOptions:
     """file of names for the classes, for readers: one a line in their order, or CLASS NAME; default: for ImageNet's synsets the
     words, else the classes' own"""
     image_size: int | None = option(None, names=image_sizes, **IMAGE_SIZE)
-    """side of evaluation images, in pixels; default: the run's, else the data set's own"""
+    """side of evaluation images, which are squares, in pixels; default: the run's, else the data set's own"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps"""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
