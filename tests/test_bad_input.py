@@ -218,9 +218,17 @@ def test_any_words_end_with_a_status(tmp_path_factory, words):
 
 def test_an_unexpected_error_ends_with_a_sentence(tmp_path):
     plugin = tmp_path / "broken.py"
-    plugin.write_text("raise RuntimeError('this plug-in is broken')\n")
+    plugin.write_text(
+        "from methods.barlow_twins import BarlowTwins\n"
+        "from methods.core.base import METHODS\n"
+        "@METHODS.register('broken')\n"
+        "class Broken(BarlowTwins):\n"
+        "    @classmethod\n"
+        "    def views(cls, config, image_size):\n"
+        "        raise RuntimeError('this plug-in is broken')\n"
+    )
     done = subprocess.run(
-        [sys.executable, str(Path(command_line.__file__)), "--plugin", str(plugin), "--dry_run"],
+        [sys.executable, str(Path(command_line.__file__)), "--plugin", str(plugin), "--method", "broken", "--dry_run"],
         capture_output=True, text=True, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 1
