@@ -3,7 +3,7 @@
 Operations follow dino/main_dino.py, ``DataAugmentationDINO``, and barlowtwins/main.py, ``Transform``: crop and resize, flip,
 colour jitter, greyscale, blur, solarise, normalise. By itself each operation on whole levels is within 1 grey level of PIL's, the
 blur within 2. PIL cuts to whole levels after each, so differences of a chain add up: by a whole jitter 1.4 levels on average and
-11 at most, over photos (``benchmarks/fidelity.py``). A CPU makes one crop after the other (``data.views.cpu``), an accelerator
+11 at most, over 150 photos (``benchmarks/fidelity.py``). A CPU makes one crop after the other (``data.views.cpu``), an accelerator
 many at once (``data.views.tensors``).
 """
 
