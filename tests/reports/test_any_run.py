@@ -169,7 +169,7 @@ def report_of(whole: Path, tmp_path: Path, act) -> str:
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_damage_of_a_run_leaves_the_report_of_the_others(no_pdfs, whole, tmp_path, data):
     names = data.draw(st.lists(st.sampled_from(FILES), min_size=1, max_size=2, unique=True))

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 import run as command_line
@@ -11,6 +12,7 @@ from common.errors import UsageError
 from common.files import write_json
 from common.options import options_of_training
 from rundir.options import write_options
+from rundir.paths import last_checkpoint
 from training.config import TrainConfig
 from training.grids.grid import (
     Cell,
@@ -297,6 +299,8 @@ def finished(tmp_path):
     write_options(run, options_of(resolve(asked.train), asked.method, asked.evaluations))
     (run / "log.jsonl").write_text('{"kind": "end", "step": 0}\n')
     write_json(run / "results" / "knn.json", [])
+    last_checkpoint(run).parent.mkdir()
+    torch.save({}, last_checkpoint(run))
     return cell, run
 
 
