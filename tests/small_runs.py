@@ -1,7 +1,6 @@
 """Runs small enough to test with: noise images of two colours, a backbone of two thin blocks or layers."""
 
 import dataclasses
-import itertools
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -49,26 +48,23 @@ def shrunk(config_class: type) -> dict[str, Any]:
     return options
 
 
-def switches(config_class: type, together: int = 1) -> list[dict[str, Any]]:
-    """The defaults (no option), and whatever differs from them in up to so many switches: each bool the other way, each of a
-    field's choices. Combinations that the configuration refuses are left out."""
+def switches(config_class: type) -> list[dict[str, Any]]:
+    """The defaults (no option), and whatever differs from them in one switch: each bool the other way, each of a field's choices.
+    What the configuration refuses is left out."""
     from common.errors import UsageError
 
     kinds = get_type_hints(config_class)
-    others: dict[str, list[Any]] = {}
+    changed: list[dict[str, Any]] = [{}]
     for field in dataclasses.fields(config_class):
         choices = (False, True) if kinds[field.name] is bool else get_args(kinds[field.name])
         if kinds[field.name] is bool or get_origin(kinds[field.name]) is Literal:
-            others[field.name] = [choice for choice in choices if choice != field.default]
-    combined = []
-    for count in range(together + 1):
-        for names in itertools.combinations(others, count):
-            for values in itertools.product(*(others[name] for name in names)):
-                options = dict(zip(names, values, strict=True))
-                with suppress(UsageError):
-                    config_class(**options)
-                    combined.append(options)
-    return combined
+            changed += [{field.name: choice} for choice in choices if choice != field.default]
+    accepted = []
+    for options in changed:
+        with suppress(UsageError):
+            config_class(**options)
+            accepted.append(options)
+    return accepted
 
 
 def register_small_backbones() -> None:

@@ -46,11 +46,10 @@ class Case:
         return ", ".join([self.method, *words])
 
 
-def cases_of(method, together=1):
-    """A method with each of its switches (and pairs of them, if two ``together``) the other way, by images of one label or, if its
-    loss reads labels, several."""
+def cases_of(method):
+    """A method with each of its switches the other way, by images of one label or, if its loss reads labels, several."""
     kind = METHODS.get(method)
-    for options in small().switches(kind.Config, together):
+    for options in small().switches(kind.Config):
         labels = (False, True) if kind.label_use(vars(kind.Config(**options))) else (False,)
         yield from (Case(method, options, several_labels=several) for several in labels)
 
@@ -67,7 +66,7 @@ FURTHER = [
     Case("mocov2", {"queue": 12, "bn_splits": 2}, "small_cnn"),
     Case("supervised", {}, "resnet18_cifar"),
 ]
-EVERY = [case for name in TRAINED for case in cases_of(name, together=2)] + FURTHER
+EVERY = [case for name in TRAINED for case in cases_of(name)] + FURTHER
 #: Cases by number of processes and strategy.
 CASES_OF = {
     (2, "ddp"): EVERY,

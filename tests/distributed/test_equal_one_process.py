@@ -5,6 +5,7 @@ import functools
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from common.lock import owned_lock
 from rundir.paths import last_checkpoint
 from training.checkpoint import load_checkpoint
 from training.machine.batchnorm import GlobalBatchNorm, use_global_batchnorm
@@ -51,29 +53,39 @@ def launch(processes, out, *words):
     assert status == 0, (out / "said.txt").read_text()[:5000]
 
 
+def once(tmp_path_factory, name, make):
+    """A folder that ``make(folder)`` has filled, once for all of pytest's workers that these tests are dealt out to."""
+    base = tmp_path_factory.getbasetemp()
+    out = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"distributed-{name}"
+    done = out.with_suffix(".done")
+    with owned_lock(out.with_suffix(".lock"), lambda owner: None):
+        if not done.exists():
+            shutil.rmtree(out, ignore_errors=True)
+            out.mkdir()
+            make(out)
+            done.touch()
+    return out
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """45 images to train on and five held out, which neither two nor four divide."""
-    out = tmp_path_factory.mktemp("images")
+    out = once(tmp_path_factory, "images", lambda out: cases.small().make_folder(out / "images", 50))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SSL_COMPARE_CACHE", str(out / "cache"))
-        yield cases.small().make_folder(out / "images", 50)
+        yield out / "images"
 
 
 @pytest.fixture(scope="module")
 def two_processes(folder, tmp_path_factory):
     """Everything that needs two processes, done once: the folder with what they wrote."""
-    out = tmp_path_factory.mktemp("two")
-    launch(2, out, folder, out)
-    return out
+    return once(tmp_path_factory, "two", lambda out: launch(2, out, folder, out))
 
 
 @pytest.fixture(scope="module")
 def four_processes(folder, two_processes, tmp_path_factory):
     """The same of four, which continue a run of the two."""
-    out = tmp_path_factory.mktemp("four")
-    launch(4, out, folder, out, two_processes)
-    return out
+    return once(tmp_path_factory, "four", lambda out: launch(4, out, folder, out, two_processes))
 
 
 @pytest.fixture
