@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from common.ahead import ahead
+from common.environment import processors
 from common.errors import UserError
 from common.progress import working
 from data.store.decode import DamagedImage
 from data.store.index import Index, key_of, read_index, store_of
 from data.store.listing import Listing
 from data.store.store import RECORD, ImageStore
-from data.store.stream import processors
 
 #: ``data.store.index.FORMAT`` of such stores.
 OLDER = 2
