@@ -36,6 +36,8 @@ _EXACT = {
     "LA": "greyscale, repeated over three channels; opaque alpha channel dropped",
     "PA": "palette, looked up; opaque alpha channel dropped",
 }
+#: Pillow's formats whose files hold segments (``data.store.jpeg``).
+_JPEG = ("JPEG", "MPO")
 #: TIFF's tag NewSubfileType: bit 0 marks a reduced version of another image in the file.
 _SUBFILE = 0x00FE
 _REFUSED = {
@@ -100,7 +102,7 @@ def decode_image(
     with opened(path) as (file, image):
         _check(image, file)
         note = _EXACT[image.mode]
-        is_jpeg = image.format in ("JPEG", "MPO")
+        is_jpeg = image.format in _JPEG
         upright = upright or as_seen
         image, turn = loaded(image, upright)
         image = _to_rgb(image, as_seen)
@@ -109,10 +111,12 @@ def decode_image(
 
 
 def look_at(path: Path | bytes, upright: bool) -> tuple[bytes, int]:
-    """``Decoded.source`` and ``turn`` of an image that was decoded before. Errors are those of ``decode_image``."""
+    """``Decoded.source`` and ``turn`` of an image that was decoded before. Errors are those of ``decode_image``, but for what only
+    its pixels show."""
     with opened(path) as (file, image):
+        _check(image, file)
         turn = turn_of(image) if upright or image.format != PILLOW_TURNS else 1
-        return _source(file, turn if upright else 1), turn
+        return _source(file, turn if upright else 1, image.format in _JPEG), turn
 
 
 def loaded(image: Image.Image, upright: bool) -> tuple[Image.Image, int]:
@@ -133,7 +137,7 @@ def _hasher() -> Any:
     return xxhash.xxh3_128()
 
 
-def _source(file: BinaryIO, applied: int, is_jpeg: bool = False) -> bytes:
+def _source(file: BinaryIO, applied: int, is_jpeg: bool) -> bytes:
     """Hash a file, and the turn that is applied to its pixels. Raises DamagedImage for a JPEG file that stops inside the image."""
     file.seek(0)
     digest = _hasher()

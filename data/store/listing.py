@@ -102,7 +102,7 @@ class Listing:
         return decode_image(self._file(index), short_side, self.upright)
 
     def look_at(self, index: int) -> tuple[bytes, int]:
-        """``Decoded.source`` and ``turn`` of an image that was decoded before. Errors are those of ``decode_image``."""
+        """``data.store.decode.look_at`` for an image that was decoded before."""
         if self.arrays is not None:
             decoded = from_array(self.arrays[index])
             return decoded.source, decoded.turn

@@ -25,9 +25,11 @@ OLDER_RECORD = np.dtype([(name, RECORD[name]) for name in RECORD.names if name n
 def take_over(folder: Path, key: str, listing: Listing, short_side: int | None, progress: bool) -> ImageStore | None:
     """Open an older store of a listing, after one pass over the images' files, which decodes none, and write its index anew.
 
-    None if there is none, or it holds other pixels than would be decoded now: photos are turned upright since then, and some files
-    are read that were skipped.
+    None if there is none, or it may hold other pixels than would be decoded now: photos are turned upright since then, some files
+    are read that were skipped, others refused that were read, and masks have further rules.
     """
+    if listing.masks is not None:
+        return None
     index = read_index(folder, key_of(listing, short_side, OLDER), listing, short_side, OLDER_RECORD)
     if index is None or any(_is_usable(listing, row) for row, _ in index.about["skipped"]):
         return None

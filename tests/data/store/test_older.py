@@ -1,6 +1,8 @@
 """Stores of the format before, which hold no hashes of files and no turns."""
 
+import io
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +10,8 @@ import pytest
 from PIL import Image
 
 from common.download import cache_root
+from common.errors import UserError
+from common.images import voc_palette
 from data.datasets import list_images, open_dataset
 from data.store import older as older_module
 from data.store.index import INDEX, key_of, pixel_file, read_index
@@ -15,13 +19,13 @@ from data.store.listing import Listing
 from data.store.older import OLDER, OLDER_RECORD
 
 
-def opened(root, stream=False, **options):
-    return open_dataset("imagefolder", "train", root, 24, progress=False, stream=stream, **options)
+def opened(root, stream=False, data="imagefolder"):
+    return open_dataset(data, "train", root, 24, progress=False, stream=stream)
 
 
-def made_older(root, stream=False, skipped=()):
+def made_older(root, stream=False, skipped=(), data="imagefolder"):
     """Write a store's index, and name its pixels, as the version before did."""
-    listing = list_images("imagefolder", "train", root, progress=False)
+    listing = list_images(data, "train", root, progress=False)
     (folder,) = (file.parent for file in cache_root().rglob(INDEX))
     index = read_index(folder, key_of(listing, 24), listing, 24)
     records = np.zeros(len(index.records), OLDER_RECORD)
@@ -65,6 +69,46 @@ def test_one_that_skipped_what_is_read_now_is_built_anew(image_folder):
     made_older(image_folder, stream=True, skipped=[(3, "the file stops inside the image")])
     store = opened(image_folder, stream=True)
     assert len(store) == 12 and store.damaged == []
+
+
+def unnoticed(file, content):
+    """Write a file whose size and time are always the same, so that no listing tells what it holds."""
+    file.write_bytes(content.ljust(10_000, b"\0"))
+    os.utime(file, ns=(0, 0))
+
+
+def saved(image, format):
+    file = io.BytesIO()
+    image.save(file, format)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("refused", ["more than 8 bits", "broken data stream"])
+def test_one_that_holds_what_is_refused_now_is_built_anew(image_folder, photo, refused):
+    file = image_folder / "train/ant/3.png"
+    jpeg = saved(photo(60, 40, 0), "JPEG")
+    deep = b"P6 40 30 65535\n" + bytes(7200)
+    unnoticed(file, jpeg)
+    opened(image_folder)
+    pixels = made_older(image_folder)
+    unnoticed(file, deep if refused == "more than 8 bits" else jpeg[:-200] + jpeg)
+    ((name, reason),) = opened(image_folder).damaged
+    assert name == "train/ant/3.png" and refused in reason and not pixels.exists()
+
+
+def test_one_with_masks_is_built_anew_since_masks_have_further_rules(voc_folder):
+    file = voc_folder / "VOCdevkit/VOC2012/SegmentationClass/a.png"
+    mask = Image.fromarray(np.full((60, 80), 1, np.uint8)).convert("P")
+    for renumbered in (False, True):
+        mask.putpalette(voc_palette()[[0, 8 if renumbered else 1]].ravel().tolist())
+        mask.putdata([1] * mask.width * mask.height)
+        unnoticed(file, saved(mask, "PNG"))
+        if renumbered:
+            with pytest.raises(UserError, match="gives 1 the colour of 8 in VOC's palette"):
+                opened(voc_folder, data="voc2012")
+        else:
+            opened(voc_folder, data="voc2012")
+            made_older(voc_folder, data="voc2012")
 
 
 def test_one_with_a_damaged_image_still_skips_it(image_folder, monkeypatch):
