@@ -44,6 +44,7 @@ class BYOL(Method):
         "one recipe, that of 1000 epochs (the paper has other rates and momenta for 300 and for 100)",
     )
     batch_statistics = {"BatchNorm in the projector and the predictor": {}}
+    version = 2  # residual branches start at zero
     Config = BYOLConfig
     #: The paper's section 3.2: LARS, 0.2 × batch / 256, cosine to 0, 10 epochs of warm-up.
     recipe = {"optimizer": "lars", "lr": 0.2, "min_lr": 0.0, "weight_decay": 1.5e-6, "batch_size": 4096, "epochs": 1000}

@@ -68,6 +68,7 @@ class MoCoV2(Method):
         "the learning rate falls with each step, not with each epoch",
         "crops are resized bicubically, not bilinearly",
     )
+    version = 2  # BatchNorm normalises parts of the batch
     Config = MoCoV2Config
     #: main_moco.py; 800 epochs are the longest published.
     recipe = {

@@ -66,6 +66,7 @@ class MoCoV3(Method):
     )
     batch_statistics = {"the negatives": {}, "BatchNorm in the projector and the predictor": {}}
     smallest_batch = 2
+    version = 2  # initial weights, fixed positions, and the key encoder follows before the step
     Config = MoCoV3Config
     #: CONFIG.md's ViT-B, as the paper's section 5: AdamW, 1.5e-4 × batch / 256.
     recipe = {"lr": 1.5e-4, "min_lr": 0.0, "weight_decay": 0.1, "batch_size": 4096, "epochs": 300}

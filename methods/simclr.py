@@ -55,6 +55,7 @@ class SimCLR(Method):
     )
     batch_statistics = {"the negatives": {}, "BatchNorm in the projector": {}}
     smallest_batch = 2
+    version = 2  # a norm ends the projector, and residual branches start at zero
     Config = SimCLRConfig
     #: The paper's section 2.2 and appendix B: LARS, 0.3 × batch / 256, cosine to 0, 10 epochs of warm-up.
     recipe = {"optimizer": "lars", "lr": 0.3, "min_lr": 0.0, "weight_decay": 1e-6, "batch_size": 4096, "epochs": 1000}

@@ -36,6 +36,7 @@ class SupCon(SimCLR):
     )
     uses_labels = True
     batch_statistics = {"the positives and the negatives": {}}
+    version = 2  # a projector without norms
     Config = SupConConfig
     #: The paper's section 4: LARS for ImageNet, batch 6144, 700 epochs.
     recipe = {**SimCLR.recipe, "batch_size": 6144, "epochs": 700}

@@ -70,6 +70,7 @@ class SwAV(Method):
         "crops are resized bicubically, not bilinearly",
     )
     batch_statistics = {"the shares of the assignments": {}, "BatchNorm in the projector": {}}
+    version = 2  # residual branches start at one, and biases and norms decay
     Config = SwAVConfig
     #: scripts/swav_800ep_pretrain.sh: LARC, from 4.8 to 0.0048 for 4096 images, 10 epochs of warm-up.
     recipe = {

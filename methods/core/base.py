@@ -127,6 +127,8 @@ class Method(nn.Module):
     #: Where it differs from the authors' code, or without one from the paper; () where it does not. Each method that trains has
     #: its own, which is added to its docstring.
     differs: ClassVar[tuple[str, ...]] = ()
+    #: Raised by a change that gives other weights with the same options: runs of different versions are no seeds of one row.
+    version: ClassVar[int] = 1
     #: What sentences call its rows, if other rows are measured against them ("raw pixels").
     reference: ClassVar[str] = ""
     #: False: its rows are compared with those of every backbone.
@@ -221,4 +223,6 @@ class Method(nn.Module):
 def facts_of(name: str) -> dict[str, Any]:
     """A method's facts, for reports and the trainer."""
     facts = METHODS.facts(name)
-    return {key: facts[key] for key in ("title", "citation", "differs", "trains", "reference", "needs_backbone")}
+    return {
+        key: facts[key] for key in ("title", "citation", "differs", "version", "trains", "reference", "needs_backbone")
+    }

@@ -17,6 +17,8 @@ from training.config import TrainConfig
 
 #: Key of the training images' fingerprint among the options.
 IMAGES = "data_fingerprint"
+#: Key of the version of a run's method among the options, if the method has had several.
+VERSION = "method_version"
 
 
 def identity_of(run: Run) -> str:
@@ -30,8 +32,8 @@ def as_text(value: Any) -> str:
 
 
 def trained_options(run: Run) -> dict[str, Any]:
-    """The options that decide the trained weights, without the seed, and the fingerprint of the training images (the name
-    ``imagefolder`` may mean any)."""
+    """The options that decide the trained weights, without the seed; the fingerprint of the training images (the name
+    ``imagefolder`` may mean any); and the method's version."""
     images = {IMAGES: run.fingerprint} if run.fingerprint else {}
     if not method_facts(run)["trains"]:
         kept = ("method", "backbone", "data", "image_size")
@@ -45,7 +47,14 @@ def trained_options(run: Run) -> dict[str, Any]:
     prefixes = tuple(f"{name}_" for name in evaluations)
     own = {field.name for field in dataclasses.fields(TrainConfig)}  # knn_every is no option of the evaluation knn
     kept = {k: v for k, v in run.config.items() if k not in left_out and (k in own or not k.startswith(prefixes))}
-    return kept | images
+    return kept | _version(run) | images
+
+
+def _version(run: Run) -> dict[str, int]:
+    """The version of a run's method; that of runs from before methods had any is 1."""
+    recorded = run.environment.get("method")
+    version = recorded.get("version") if isinstance(recorded, dict) else None
+    return {VERSION: version if type(version) is int else 1} if method_facts(run)["version"] > 1 else {}
 
 
 def fill_in_defaults(runs: Sequence[Run]) -> None:

@@ -240,8 +240,8 @@ def _name_variants(rows: list[Row]) -> None:
             continue
         keys, lettered = _telling_options(group)
         for number, row in enumerate(group):
-            config = row.runs[0].config
-            spelt = ", ".join(f"{key} {plain(config.get(key))}" for key in keys)
+            options = trained_options(row.runs[0])
+            spelt = ", ".join(f"{key} {plain(options.get(key))}" for key in keys)
             own = f"variant {letters(number)}" if lettered else spelt
             row.variant = ", ".join(filter(None, (row.variant, own)))
 

@@ -4,9 +4,11 @@ import json
 import shutil
 from pathlib import Path
 
+from methods.core.base import facts_of
 from reports.analysis.comparison import compare
 from reports.analysis.identity import fill_in_defaults, without_duplicates
 from reports.analysis.rows import rows_of
+from rundir.paths import ENVIRONMENT
 from rundir.read import read_runs
 from tests.reports.factory import write_run
 
@@ -135,4 +137,23 @@ def test_rows_that_differ_only_in_labels_do_not_look_alike(tmp_path):
     assert names_of(tmp_path, cells) == [
         "Barlow Twins, vit_nano, pairing same_image, label_fraction 1",
         "Barlow Twins, vit_nano, pairing same_label, label_fraction 0.1",
+    ]
+
+
+def test_runs_of_two_versions_of_a_method_are_neither_copies_nor_seeds(tmp_path):
+    """A run, and an evaluation of its weights elsewhere, has the version that the method had; before there were any, the first."""
+    for name, seed, facts in (
+        ("a", 0, None),
+        ("b", 1, {"title": "SimCLR"}),
+        ("c", 0, facts_of("simclr")),
+        ("d", 1, facts_of("simclr")),
+    ):
+        run = write_run(tmp_path / name, "dino", "vit_nano", seed, options={"method": "simclr"}, matrices=False)
+        environment = run / ENVIRONMENT
+        environment.write_text(json.dumps(json.loads(environment.read_text()) | ({"method": facts} if facts else {})))
+    runs, notes = without_duplicates(read_runs([tmp_path])[0])
+    assert not notes
+    assert [(row.label, [run.name for run in row.runs]) for row in rows_of(runs)] == [
+        ("SimCLR, vit_nano, method_version 1", ["a", "b"]),
+        ("SimCLR, vit_nano, method_version 2", ["c", "d"]),
     ]
