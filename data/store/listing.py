@@ -1,17 +1,15 @@
 """The images, masks and labels of a data set's split, before any is decoded."""
 
 import hashlib
-import io
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from common.errors import UserError
-from data.store.decode import Decoded, check_file, decode_image, from_array, look_at, read_annotation
+from data.store.decode import DamagedImage, Decoded, decode_image, from_array, look_at, opened, read_annotation
 from data.store.masks import decode_mask
 
 
@@ -86,13 +84,9 @@ class Listing:
         if self.arrays is not None:
             return self.arrays[index].shape[:2]
         try:
-            if self.encoded is None:
-                check_file(file := self.root / self.names[index])
-            else:
-                file = io.BytesIO(self.encoded(index))
-            with Image.open(file) as image:
+            with opened(self._file(index)) as (_, image):
                 return image.height, image.width
-        except Exception:  # Pillow raises many kinds
+        except (DamagedImage, UserError, OSError):
             return None
 
     def image(self, index: int, short_side: int | None) -> Decoded:
