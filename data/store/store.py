@@ -90,8 +90,6 @@ class ImageStore:
         label_sets: bool ``[n, classes]`` if an image may have several labels, else None.
         original_sizes: int ``[n, 2]``: heights and widths of the source images in pixels.
         digests: uint8 ``[n, 16]``: equal for equal pixels.
-        turns: uint8 ``[n]``: EXIF orientations of the photos, 1 to 8; applied if ``upright``.
-        upright: photos are turned by those.
         damaged: (name, reason) of the split's skipped images.
         converted: (name, how) of the split's images that were not RGB.
     """
@@ -121,8 +119,6 @@ class ImageStore:
             self.labels = np.where(label_sets.sum(axis=1) == 1, label_sets.argmax(axis=1), -1).astype(np.int64)
         self.original_sizes = records["original_size"]
         self.digests = records["digest"]
-        self.turns = records["turn"]
-        self.upright = listing.upright
         self.damaged = damaged
         self.converted = converted
         self._sizes = records["size"].astype(np.int64)
@@ -162,6 +158,16 @@ class ImageStore:
         for array in (of_images, self._records["mask_digest"], self.labels, self.label_sets):
             digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:16]
+
+    @property
+    def turns(self) -> np.ndarray:
+        """EXIF orientations of the photos, uint8 ``[n]``, 1 to 8; applied if ``upright``."""
+        return self._records["turn"]
+
+    @property
+    def upright(self) -> bool:
+        """Whether photos are turned by their EXIF orientation."""
+        return self.listing.upright
 
     @property
     def root(self) -> Path:
@@ -239,17 +245,7 @@ class ImageStore:
         rows = np.asarray(indices, np.int64).reshape(-1)
         part = object.__new__(type(self))
         part.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("names", "fingerprint", "source")})
-        of_images = (
-            "_records",
-            "_sizes",
-            "_offsets",
-            "_slots",
-            "labels",
-            "label_sets",
-            "original_sizes",
-            "digests",
-            "turns",
-        )
+        of_images = ("_records", "_sizes", "_offsets", "_slots", "labels", "label_sets", "original_sizes", "digests")
         for attribute in of_images:
             value = getattr(self, attribute)
             setattr(part, attribute, None if value is None else value[rows])
