@@ -48,8 +48,8 @@ def read_ids(
 
     Raises:
         WrongData: missing, undecodable or too large; colours or fractions in place of ids, or ids above 255; transparent pixels,
-            several frames, lossy compression; another size than its image's; other pixels of a photo
-            with a turn than those read, perhaps; a palette that gives an id VOC's colour of another.
+            several frames, lossy compression; another size than its image's, or, beside a photo with a turn, no sign of whether
+            it is of the photo's turned pixels; a palette that gives an id VOC's colour of another.
         UserError: the system does not let the file be read.
     """
     try:

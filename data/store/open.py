@@ -91,8 +91,7 @@ def open_store(
     if not store.upright and (turned := int((store.turns > 1).sum())):
         console.print(
             f"{listing.data} {listing.split}: {turned:,} photos carry an EXIF orientation; their pixels are taken as stored, "
-            "as published numbers are made",
-            markup=False,
+            "as published numbers are made"
         )
     return store
 
