@@ -4,9 +4,7 @@ sentence that names the file, soon."""
 import io
 import os
 import pickle
-import struct
 import warnings
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +21,7 @@ from data.sets.demo import Demo
 from data.sets.voc2012 import VOC2012
 from data.store.decode import MAX_PIXELS, DamagedImage, WrongData, decode_image, read_annotation
 from data.store.masks import decode_mask, read_ids
+from tests.small_images import png
 
 quick = settings(
     max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -141,13 +140,7 @@ def test_any_bytes_are_a_mask_or_a_sentence(tmp_path, of_any_size, content):
 
 def png_that_claims(width: int, height: int, grey: bool = False) -> bytes:
     """A PNG of a few bytes whose header claims a size, over a stream of zeros that packs well."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 0 if grey else 2, 0, 0, 0)
-    rows = zlib.compress(bytes(10**6))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    return png(width, height, 8, 0 if grey else 2, bytes(10**6))
 
 
 @pytest.mark.parametrize(

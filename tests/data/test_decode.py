@@ -1,7 +1,5 @@
 import io
 import os
-import struct
-import zlib
 
 import numpy as np
 import pytest
@@ -12,22 +10,13 @@ from torchvision.transforms import functional as reference
 from common.errors import UserError
 from data.store.decode import DamagedImage, WrongData, decode_image
 from data.store.masks import decode_mask
+from tests.small_images import png
 
 
 def encoded(image: Image.Image, format: str, **options) -> bytes:
     file = io.BytesIO()
     image.save(file, format, **options)
     return file.getvalue()
-
-
-def png(width: int, height: int, depth: int, color: int, rows: bytes) -> bytes:
-    """A PNG file as its header says, whatever its rows hold."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import io
 import struct
-import zlib
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from common.errors import UserError
 from data.datasets import open_dataset
 from data.store.decode import WrongData, decode_image
 from data.store.masks import decode_mask
+from tests.small_images import png_chunk
 
 #: From pixels as stored to upright ones (EXIF 2.32, 4.6.4: where row 0 and column 0 of what is stored are seen).
 SEEN = {
@@ -59,14 +59,13 @@ def test_each_orientation_of_each_format_is_turned_upright(photo, format, turn):
 
 def test_an_orientation_behind_the_pixels_of_a_png_is_read(photo):
     content = with_turn(photo(20, 30, 0), 1)
-    end = struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
+    end = png_chunk(b"IEND", b"")
     exif = Image.Exif()
     exif[0x0112] = 6
-    chunk = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
     start = content.index(b"eXIf") - 4
     length = struct.unpack(">I", content[start : start + 4])[0]
     bare = content[:start] + content[start + 12 + length : -len(end)]
-    late = bare + struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) + end
+    late = bare + png_chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")) + end
     assert decode_image(late, upright=True).image.size == (20, 30)
 
 

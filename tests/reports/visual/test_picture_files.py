@@ -1,8 +1,5 @@
 """Photos and frames as people's devices and programs leave them: each is drawn right, or refused by its name."""
 
-import struct
-import zlib
-
 import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
@@ -12,6 +9,7 @@ from reports.visual.core import video
 from reports.visual.core.files import files_of, natural_order, picture_pixels
 from reports.visual.core.images import InputImage, fitted, square
 from reports.visual.core.style import grid, headed, readable, save_figure, show, style
+from tests.small_images import png
 
 RNG = np.random.default_rng(0)
 #: Rows of red, green, blue and white bars, 8 × 12 pixels: no two of its turns are equal.
@@ -111,15 +109,8 @@ def test_modes_that_are_exact(tmp_path):
 
 def sixteen_bits(path):
     """A PNG with 16 bits of red, green and blue."""
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     rows = b"".join(b"\0" + row.tobytes() for row in (PHOTO.astype(">u2") * 257).reshape(8, -1))
-    head = struct.pack(">IIBBBBB", 12, 8, 16, 2, 0, 0, 0)
-    path.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    )
+    path.write_bytes(png(12, 8, 16, 2, rows))
 
 
 def raw_preview(path):
