@@ -113,7 +113,7 @@ ENTRIES = {
     ),
     "no train": (folder(moved("train", "training")), re.compile("no folder train .*found the folders training, val")),
     "no test images": (folder(removed("val")), re.compile("no folder val or test")),
-    "train without classes": (folder(removed("train/ant"), "imagefolder"), re.compile("val/ant: a class that")),
+    "class of the training split missing": (folder(removed("train/ant")), re.compile("val/ant: a class that")),
     "train empty": (
         folder(bare),
         re.compile("no class folders; images belong"),

@@ -21,16 +21,8 @@ SPLIT_FOLDERS = {"train": ("train",), "test": ("val", "test")}
 #: What systems and archives leave in folders, beside what begins with a dot.
 LEFT_BY_SYSTEMS = (
     *("thumbs.db", "thumbs.db:encryptable", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "picasa.ini"),
-    *(
-        "icon\r",
-        "__macosx",
-        "@eadir",
-        "#recycle",
-        "$recycle.bin",
-        "system volume information",
-        "lost+found",
-        "__pycache__",
-    ),
+    *("icon\r", "__macosx", "@eadir", "#recycle", "$recycle.bin"),
+    *("system volume information", "lost+found", "__pycache__"),
 )
 
 LAYOUT = "images belong in train/CLASS/ and val/CLASS/ (or test/CLASS/), or are read without labels by --data images"
