@@ -42,3 +42,13 @@ def test_maps_of_a_single_cell(head, stores):
     else:
         assert head.startswith("linear")
     Segmentation(SegmentationConfig(heads=[head], batch_size=2)).check(outlook)
+
+
+def test_heads_and_evaluations_are_looked_at_with_one_backbone(stores):
+    with torch.device("meta"):
+        backbone = build_backbone("resnet18_cifar", 32)
+    outlook = Outlook(*(store.listing for store in stores), backbone, "resnet18_cifar", 32, 0)
+    segmentation = Segmentation(SegmentationConfig(heads=["linear", "setr_naive"], batch_size=1))
+    for _ in range(2):
+        segmentation.check(outlook)
+    assert {(p.device.type, type(p)) for p in backbone.parameters()} == {("meta", torch.nn.Parameter)}
