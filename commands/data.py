@@ -17,6 +17,7 @@ from common.cli import PluginOption, read_command
 from common.download import cache_root
 from common.errors import UsageError, UserError, unknown_name
 from common.images import VOID
+from common.names import first_names
 from common.progress import Console
 from data.datasets import fetch, open_dataset, splits_of
 from data.sets.core.base import DATASETS
@@ -145,8 +146,7 @@ def warnings_of(stores: Sequence[ImageStore]) -> list[str]:
         warnings.append(f"{len(shared)} test images have the same pixels as a training image: {pairs}")
     for store in stores:
         if empty := [store.classes[i] for i in np.flatnonzero(class_counts(store) == 0)]:
-            shown = ", ".join(empty[:5]) + (", …" if len(empty) > 5 else "")
-            warnings.append(f"{len(empty)} classes have no {store.split} image: {shown}")
+            warnings.append(f"{len(empty)} classes have no {store.split} image: {first_names(empty, 5)}")
         if store.num_classes and (unlabelled := int((~store.labelled).sum())):
             warnings.append(f"{unlabelled} {store.split} images have no label")
         if store.damaged:

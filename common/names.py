@@ -92,8 +92,8 @@ def _where_they_differ(names: Sequence[str]) -> list[str]:
     return [f"{head}{name[begin : len(name) - end]}{tail}" for name in names]
 
 
-def first_names(names: Sequence[str], most: int = 10) -> str:
-    """The first of many names, in a sentence.
+def first_names(names: Sequence[object], most: int = 10) -> str:
+    """The first of many names or numbers, in a sentence.
 
     >>> first_names("abcd", 3)
     'a, b, c, …'

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from common.files import parse_json_lines, read_json, read_text
+from common.names import first_names
 from rundir.failure import failure_of
 from rundir.options import load_options
 from rundir.paths import CONFIG, ENVIRONMENT, LOG, REPRODUCES, RESULTS
@@ -207,8 +208,7 @@ def _read_log(run: Run, problem: Callable[[str, str], None]) -> None:
         if "effective_rank" in record or "feature_std" in record:
             run.diagnostics.append(record)
     if damaged:
-        shown = ", ".join(map(str, damaged[:5])) + (", …" if len(damaged) > 5 else "")
-        problem(f"{len(damaged)} damaged records (lines {shown}) are left out", LOG)
+        problem(f"{len(damaged)} damaged records (lines {first_names(damaged, 5)}) are left out", LOG)
 
 
 def _count(value: Any) -> int:

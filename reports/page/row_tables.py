@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from common.names import first_names
 from reports.analysis.columns import conditions_of
 from reports.analysis.comparison import Comparison
 from reports.analysis.identity import trained_options
@@ -137,6 +138,6 @@ def protocol_words(comparison: Comparison, columns: Sequence[int]) -> str:
                     values.setdefault(name, {})[value] = None
     parts = []
     for name, of_name in values.items():
-        shown = ", ".join([*list(of_name)[:MOST_VALUES], *(["…"] if len(of_name) > MOST_VALUES else [])])
+        shown = first_names(list(of_name), MOST_VALUES)
         parts.append(f"{name} {shown}{f' {UNEQUAL}' if name in unequal else ''}")
     return "; ".join(parts)

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from common.errors import UserError
+from common.names import first_names
 from common.progress import warn
 from data.sets.core.lists import of_split
 from data.store.decode import check_file, is_heic
@@ -71,7 +72,7 @@ def split_folder(data: str, split: str, root: Path) -> Path:
         if (root / name).is_dir():
             return root / name
     here = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not is_stray(entry.name))
-    seen = f"found the folders {', '.join(here[:5])}{', …' if len(here) > 5 else ''}" if here else "found no folders"
+    seen = f"found the folders {first_names(here, 5)}" if here else "found no folders"
     raise UserError(f"{root}: no folder {' or '.join(choices)} for {data}; {LAYOUT}; {seen}")
 
 

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from common.errors import UserError, unknown_name
 from common.files import read_lines
+from common.names import first_names
 from data.store.listing import stamp_of
 
 T = TypeVar("T")
@@ -80,6 +81,6 @@ def stamp_of_listed(folder: Path, names: list[str], path: Path) -> str:
         except OSError as error:
             raise UserError(f"{folder / name}: cannot be read ({error.strerror})") from error
     if missing:
-        shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+        shown = first_names(missing, 3)
         raise UserError(f"{folder}: {len(missing)} of the files that {path.name} lists are missing: {shown}")
     return stamp_of(stats)
