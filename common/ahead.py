@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
@@ -75,20 +76,19 @@ def ahead(
     """
     places = enumerate(items)
 
-    def submit() -> Future | None:
-        place, item = next(places, (0, places))
-        if item is places:
-            return None
-        return pool.submit(make, item) if room is None else pool.submit(room.make, place, make, item)
+    def submit(count: int) -> Iterator[Future]:
+        for place, item in islice(places, count):
+            yield pool.submit(make, item) if room is None else pool.submit(room.make, place, make, item)
 
+    pending: deque[Future] = deque()
     with ThreadPoolExecutor(threads, "ahead") as pool:
-        pending = deque(filter(None, (submit() for _ in range(most or threads))))
         try:
+            pending.extend(submit(most or threads))
             while pending:
                 result, size = pending.popleft().result(), 0
                 if room is not None:
                     result, size = result
-                pending.extend(filter(None, [submit()]))
+                pending.extend(submit(1))
                 yield result
                 if size:
                     del result

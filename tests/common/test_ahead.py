@@ -108,6 +108,15 @@ def test_a_consumer_that_stops_leaves_nobody_waiting_for_room():
     results.close()  # returns
 
 
+def test_an_error_of_the_items_leaves_nobody_waiting_for_room():
+    def items():
+        yield from range(3)
+        raise ValueError("items")
+
+    with pytest.raises(ValueError, match="items"):
+        next(ahead(lambda item: item, items(), 2, 4, Room(10, lambda item: 10, lambda item: 10)))
+
+
 def test_errors_give_their_room_back():
     def make(item):
         raise ValueError(item)
