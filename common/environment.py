@@ -66,14 +66,11 @@ def processors() -> int:
     """Number of processors that this process may use: of its affinity (SLURM, taskset), within the share of its control group (a
     container)."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    shares = []
-    for file in control_group_files("cpu.max"):
-        quota, _, period = _first_line_of(file).partition(" ")
-        shares += [int(quota) / int(period)] if quota.isdecimal() and period.isdecimal() else []
+    limits = [_first_line_of(file).split(" ") for file in control_group_files("cpu.max")]
     for folder in ("cpu", "cpu,cpuacct"):  # version 1
-        quota, period = (_first_line_of(CONTROL_GROUPS / folder / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
-        shares += [int(quota) / int(period)] if quota.isdecimal() and period.isdecimal() else []
-    return max(1, min(allowed, *(math.ceil(share) for share in shares if share > 0), allowed))
+        limits.append([_first_line_of(CONTROL_GROUPS / folder / f"cpu.cfs_{name}_us") for name in ("quota", "period")])
+    shares = [int(limit[0]) / int(limit[1]) for limit in limits if len(limit) == 2 and all(map(str.isdecimal, limit))]
+    return max(1, min([allowed, *(math.ceil(share) for share in shares if share > 0)]))
 
 
 def control_group_files(name: str) -> list[Path]:
