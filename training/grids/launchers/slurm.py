@@ -44,10 +44,9 @@ def launch(states: Sequence[CellState], command: CompareCommand, show: Show) -> 
     UserError if SLURM or submitit is missing, or SLURM refuses the jobs."""
     out = Path(command.out).absolute()
     jobs, queue = read_jobs(out), queued()
-    if queue is not None:
-        jobs = adopt(out, jobs)
     if queue is None:
         raise UserError("--launcher slurm: squeue does not answer here; run this on a login node of a SLURM cluster")
+    jobs = adopt(out, jobs)
     for state in states:
         if state.status == "waiting" and jobs.get(state.cell.name) in queue:
             state.status = queue[jobs[state.cell.name]]
