@@ -120,3 +120,9 @@ class TrainConfig:
     """also log to TensorBoard, under the run directory"""
     wandb: bool = option(False, changes_results=False)
     """also log to Weights & Biases (WANDB_MODE=offline works without a network)"""
+
+    @property
+    def peak_and_end_lr(self) -> tuple[float, float]:
+        """The learning rate after the warm-up, and that at the end of the schedule."""
+        peak = self.lr * self.batch_size / 256
+        return peak, self.min_lr + self.min_lr_scale * peak

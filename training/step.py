@@ -73,8 +73,7 @@ class Stepper:
         """Learning rate (before ``lr_scale``) and weight decay at a step (dino/utils.py, ``cosine_scheduler``; barlowtwins/main.py,
         ``adjust_learning_rate``)."""
         config = self.config
-        peak = config.lr * config.batch_size / 256
-        end = config.min_lr + config.min_lr_scale * peak
+        peak, end = config.peak_and_end_lr
         warmup_steps = round(config.warmup_epochs * progress.steps_per_epoch)
         schedule = {"cosine": cosine, "poly": poly}[config.schedule]
         lr = schedule(peak, end, progress.step, progress.total_steps, warmup_steps, self.method.warmup_endpoint)

@@ -70,8 +70,7 @@ def cautions(plan: Plan, here: bool = True) -> list[str]:
 def rising_rate(plan: Plan) -> str | None:
     """Say that the learning rate ends above its peak, which a small batch makes small while ``min_lr`` stays; None if it falls."""
     config = plan.config
-    peak = config.lr * config.batch_size / 256
-    end = config.min_lr + config.min_lr_scale * peak
+    peak, end = config.peak_and_end_lr
     if end <= peak:
         return None
     return (
