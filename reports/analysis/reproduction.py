@@ -9,7 +9,7 @@ from typing import Any
 from reports.analysis.facts import column_facts
 from reports.analysis.published import Column, PublishedRow, PublishedTable, read_published
 from reports.analysis.statistics import over_seeds
-from reports.analysis.tables import Entry, Table, headings_of, number, text
+from reports.analysis.tables import Entry, Table, fixed, headings_of, number, text
 from rundir.paths import REPRODUCES
 from rundir.read import Problem, Run
 from rundir.results import Measurement
@@ -110,16 +110,16 @@ def _entries(column: Column, published: float | None, result: Measured | None) -
     places = 3 if column.scale < 1 else 2
 
     def signed(value: float) -> str:
-        return f"{value:+.{places}f}".replace("-", "−")
+        return fixed(value, places, "+").replace("-", "−")
 
     if result is None:
         return [text(column.title), number(published, str), Entry("–"), Entry("–")]
-    interval = f"[{result.low:.{places}f}, {result.high:.{places}f}]" if result.low is not None else ""
+    interval = f"[{fixed(result.low, places)}, {fixed(result.high, places)}]" if result.low is not None else ""
     numbers = {"": result.value, "low": result.low, "high": result.high, "seeds": result.seeds}
     return [
         text(column.title),
         number(published, str),
-        Entry(f"{result.value:.{places}f}", result.value, note=interval, numbers=numbers),
+        Entry(fixed(result.value, places), result.value, note=interval, numbers=numbers),
         number(None if published is None else result.value - published, signed),
     ]
 

@@ -82,7 +82,17 @@ def text(value: Any, paper: str = "") -> Entry:
 
 def number(value: float | None, form: Callable[[float], str], **more: Any) -> Entry:
     """Make a cell with a number, or a dash for None."""
-    return Entry("–" if value is None else form(value), value, **more)
+    return Entry("–" if value is None else form(in_file(value)), value, **more)
+
+
+def in_file(value: float) -> float:
+    """The number that the CSV file has. Words are made from it, too, so that 48.4499999 is 48.5 wherever it is rounded."""
+    return value if isinstance(value, Integral) else float(_csv_value(value))
+
+
+def fixed(value: float, places: int, sign: str = "") -> str:
+    """Round to decimal places; with ``sign`` "+" positive numbers have one."""
+    return f"{in_file(value):{sign}.{places}f}"
 
 
 def headings_of(names: Iterable[str], numeric: Collection[str] = ()) -> list[Heading]:

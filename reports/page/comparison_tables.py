@@ -10,7 +10,7 @@ from reports.analysis.comparison import ALPHA, LISTED_PAIRS, Cell, Comparison
 from reports.analysis.facts import column_facts
 from reports.analysis.rows import RANDOM, SETTINGS, Row, unequal_settings
 from reports.analysis.statistics import RESAMPLES, Summary
-from reports.analysis.tables import Entry, Heading, Table, headings_of, number, text
+from reports.analysis.tables import Entry, Heading, Table, fixed, headings_of, in_file, number, text
 from reports.analysis.tests import MCNEMAR, OVER_IMAGES, OVER_SEEDS
 from rundir.results import Measurement, untrained_words
 
@@ -38,7 +38,7 @@ TEST_WORDS = {
 
 
 def p_value(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+    return "< 0.001" if in_file(p) < 0.001 else fixed(p, 3)
 
 
 def column_decimals(comparison: Comparison, column: int) -> int:
@@ -48,8 +48,8 @@ def column_decimals(comparison: Comparison, column: int) -> int:
 
 
 def shown_mean(summary: Summary, places: int) -> str:
-    spread = "" if summary.std is None else f" ± {summary.std:.{places}f}"
-    return f"{summary.mean:.{places}f}{spread}"
+    spread = "" if summary.std is None else f" ± {fixed(summary.std, places)}"
+    return f"{fixed(summary.mean, places)}{spread}"
 
 
 def mean_entry(summary: Summary, places: int, **more: Any) -> Entry:
@@ -61,12 +61,13 @@ def mean_entry(summary: Summary, places: int, **more: Any) -> Entry:
 def shown_difference(difference: float, places: int, sign: str = "") -> str:
     """Format a difference; one digit more than none where rounding would leave zero of it. ``sign`` is "+" to show it."""
     if not difference:
-        return f"{0:.{places}f}"
-    return f"{difference:{sign}.{places}f}" if round(difference, places) else f"{difference:{sign}.1g}"
+        return fixed(0, places)
+    difference = in_file(difference)
+    return fixed(difference, places, sign) if round(difference, places) else f"{difference:{sign}.1g}"
 
 
 def shown_interval(low: float, high: float, places: int) -> str:
-    return f"[{low:.{places}f}, {high:.{places}f}]"
+    return f"[{fixed(low, places)}, {fixed(high, places)}]"
 
 
 def seeds_words(rows: Sequence[Row]) -> str:

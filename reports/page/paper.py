@@ -13,7 +13,7 @@ from reports.analysis.comparison import ALPHA, Comparison
 from reports.analysis.published import PublishedTable
 from reports.analysis.reproduction import fits
 from reports.analysis.rows import Row
-from reports.analysis.tables import Entry, Heading, Table, number, text
+from reports.analysis.tables import Entry, Heading, Table, fixed, in_file, number, text
 from reports.page.comparison_tables import (
     RANKED_APART,
     column_decimals,
@@ -132,9 +132,8 @@ def _second(comparison: Comparison, column: int, rows: Iterable[int]) -> int | N
     """The row with the second best mean, where three or more are measured and no two of the first three tie."""
     rows = [row for row in rows if (row, column) in comparison.cells]
     places, sign = column_decimals(comparison, column), comparison.columns[column].sign
-    means = sorted(
-        ((sign * round(comparison.cells[row, column].over_seeds.mean, places), row) for row in rows), reverse=True
-    )
+    shown = {row: round(in_file(comparison.cells[row, column].over_seeds.mean), places) for row in rows}
+    means = sorted(((sign * mean, row) for row, mean in shown.items()), reverse=True)
     if len(means) < 3 or len({mean for mean, _ in means[:3]}) < 3:
         return None
     return means[1][1]
@@ -238,7 +237,7 @@ def seeds(comparisons: Sequence[Comparison]) -> Table:
             by_run = {run.path: run.seed for run in of_row.runs}
             for result in cell.results:
                 numbers = {"": result.value, "low": result.low, "high": result.high}
-                value = Entry(f"{result.value:.{places[column]}f}", result.value, numbers=numbers)
+                value = Entry(fixed(result.value, places[column]), result.value, numbers=numbers)
                 words = (comparison.data, kind.evaluation_name, kind.metric_name)
                 seed = by_run.get(result.run)
                 lines.append(

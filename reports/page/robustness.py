@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from reports.analysis.comparison import Comparison
 from reports.analysis.robustness import FEWEST_SETTINGS, Difference, Distribution, Estimate
-from reports.analysis.tables import Entry, Table, headings_of, number, text
+from reports.analysis.tables import Entry, Table, fixed, headings_of, number, text
 from reports.page.comparison_tables import column_decimals, shown_difference, shown_interval
 
 #: Columns of numbers.
@@ -114,6 +114,6 @@ def _share(count: int | None, of: int) -> Entry:
 
 
 def _estimate(one: Estimate, places: int, signed: bool = False) -> Entry:
-    shown = shown_difference(one.value, places, "+") if signed else f"{one.value:.{places}f}"
+    shown = shown_difference(one.value, places, "+") if signed else fixed(one.value, places)
     note = "" if one.low is None else shown_interval(one.low, one.high, places)
     return Entry(shown, one.value, note=note, numbers={"": one.value, "low": one.low, "high": one.high})

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from common.files import read_json
-from reports.analysis.tables import Entry, Table, headings_of, number, text
+from reports.analysis.tables import Entry, Table, headings_of, in_file, number, text
 from reports.page.provenance import commit, given_command, hardware
 from rundir.read import Problem
 
@@ -63,7 +63,7 @@ def _rows(measurement: Mapping[str, Any]) -> list[list[Entry]]:
     limit = Entry("–")
     if measurement["reached"] is not None:
         reached = _finite(measurement["reached"])
-        limit = Entry(f"{reached:.0%}", reached, note=f"of {measurement['limit']}")
+        limit = number(reached, "{:.0%}".format, note=f"of {measurement['limit']}")
     ratios = [(text(other), _spread(ratio, "")) for other, ratio in measurement["ratios"].items()]
     return [[*what, value, *beside, limit] for beside in ratios or [(text("–"), number(None, str))]]
 
@@ -81,4 +81,5 @@ def _finite(value: Any) -> float:
 
 
 def _short(value: float) -> str:
+    value = in_file(value)
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

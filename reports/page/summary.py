@@ -9,6 +9,7 @@ from reports.analysis.columns import conditions_of
 from reports.analysis.comparison import ALPHA, Comparison
 from reports.analysis.power import MOST_SEEDS
 from reports.analysis.rows import SETTINGS, Row, unequal_settings
+from reports.analysis.tables import in_file
 from reports.page.comparison_tables import column_decimals, p_value, shown_difference, shown_mean
 from rundir.read import Problem, Run
 
@@ -138,7 +139,7 @@ def _tied(comparison: Comparison, block: list[int], best: int, column: int) -> l
             continue
         pair = comparison.test_of(column, best, row)
         margin = cells[best].over_seeds.mean - cells[row].over_seeds.mean
-        if (pair is None or not pair.holds) and not round(margin, places):
+        if (pair is None or not pair.holds) and not round(in_file(margin), places):
             tied.append(row)
     return tied
 

@@ -16,6 +16,7 @@ from reports.analysis.tables import (
     Heading,
     Table,
     _csv_value,
+    fixed,
     headings_of,
     markdown,
     number,
@@ -66,6 +67,17 @@ def test_csv_numbers_have_the_digits_that_are_known():
             assert float(text_).is_integer() or len(re.sub(r"e.*|[-.]", "", text_).strip("0")) <= 7, text_
     assert [_csv_value(value) for value in (-0.0, True, 7, np.int64(7), None, "a")] == ["0", True, 7, 7, "", "a"]
     assert written(float(np.float32(80.4))) == "80.4"
+
+
+@pytest.mark.parametrize(
+    "value", [48.449999999999996, 0.12499999999999999, -2.0499999999999998, 71.35, 1e-9, 123456.05]
+)
+def test_words_and_files_round_alike(value):
+    cell = number(value, "{:.1f}".format)
+    file = to_csv(Table("t", "T", "", headings_of(["x"]), [[cell]])).splitlines()[1]
+    assert cell.text == fixed(value, 1) == f"{float(file):.1f}"
+    assert fixed(value, 2) == f"{float(file):.2f}"
+    assert cell.value == value  # rows are sorted by the whole number
 
 
 def test_markdown_keeps_its_columns(table):
