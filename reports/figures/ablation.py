@@ -103,8 +103,8 @@ def _follows(texts: Mapping[int, str], leading: Mapping[int, str]) -> bool:
 
 
 def _base_name(rows: Sequence[Row], position: int) -> str:
-    """The method, and the backbone where rows have several."""
-    several = len({row.backbone for row in rows}) > 1
+    """The method, and the backbone where trained rows have several."""
+    several = len({row.backbone for row in rows if row.trained}) > 1
     return ", ".join([rows[position].method_name, *([rows[position].backbone] if several else [])])
 
 

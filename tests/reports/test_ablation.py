@@ -34,7 +34,8 @@ def figures(folder, cells, monkeypatch):
 
 def test_a_product_of_options_and_two_methods(tmp_path, monkeypatch):
     cells = [("dino", {"lr": lr, "hue": hue}) for lr in (1e-4, 1e-3, 1e-2) for hue in (0.1, 0.2)]
-    cells += [("barlow_twins", {"lr": lr}) for lr in (1e-3, 1e-2)] + [("random", {})]
+    cells += [("barlow_twins", {"lr": lr}) for lr in (1e-3, 1e-2)]
+    cells += [("random", {}), ("random", {"method": "pixels", "backbone": "pixels"})]
     drawn = figures(tmp_path, cells, monkeypatch)
     assert {*drawn} == {"ablation-lr", "ablation-hue"}
     labels, ticks, axis, bars = drawn["ablation-lr"]
