@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -41,13 +42,14 @@ class Estimate:
 
 @dataclass
 class Family:
-    """A method's settings. ``runs`` have a measurement or have failed; ``failed`` counts those without a measurement."""
+    """A method's settings. ``runs`` have a measurement or have failed; ``failed`` counts those without a measurement, and
+    ``collapsed`` are the paths of measured runs with signs of collapse."""
 
     name: str
     rows: list[Row]
     runs: list[Run]
     failed: int
-    collapsed: dict[int, str] = field(default_factory=dict)  # words by the run's id
+    collapsed: set[Path]
 
 
 @dataclass
@@ -103,7 +105,7 @@ def distributions(comparison: Comparison, rows: Sequence[Row]) -> list[Distribut
 
 
 def families_of(rows: Sequence[Row]) -> list[Family]:
-    """Sort the trained rows into families, those with a name of their own each."""
+    """Sort the trained rows into families, each with a name of its own."""
     varied = {_method_of(row) for row in rows if variant_in_grid(row)[1]}
     groups: dict[tuple, dict[str, list[Row]]] = {}
     for row in rows:
@@ -118,9 +120,8 @@ def families_of(rows: Sequence[Row]) -> list[Family]:
     for key, by_labels in groups.items():
         # What a loss reads of labels is recorded at the end: a failed run has only its options.
         unknown = by_labels.pop("", []) if len(by_labels) > 1 else []
-        for number, group in enumerate(by_labels.values()):
-            group = [*group, *unknown] if number == 0 else group
-            families.append(_family(group, key[3], several))
+        next(iter(by_labels.values())).extend(unknown)
+        families += [_family(group, key[3], several) for group in by_labels.values()]
     names = [family.name for family in families]
     for family in families:
         if names.count(family.name) > 1:
@@ -139,16 +140,15 @@ def _labels_of(row: Row) -> str:
 
 def _family(rows: list[Row], variant: str, several: Sequence[bool]) -> Family:
     runs = [run for row in rows for run in row.runs if run.failure or (run.finished and run.results)]
-    failed = [run for run in runs if not (run.finished and run.results)]
+    measured = [run for run in runs if run.finished and run.results]
     collapsed = {
-        id(run): words
-        for run in runs
-        if run not in failed
-        and (words := collapse_at_end(run.steps, _of_features(run), as_number(run.config.get("out_dim"))))
+        run.path
+        for run in measured
+        if collapse_at_end(run.steps, _of_features(run), as_number(run.config.get("out_dim")))
     }
     parts = [rows[0].method_name, rows[0].backbone if several[1] else "", variant, rows[0].data if several[0] else ""]
     name = ", ".join(filter(None, parts))
-    return Family(name, rows, runs, len(failed), collapsed)
+    return Family(name, rows, runs, len(runs) - len(measured), collapsed)
 
 
 def _of_features(run: Run) -> list[dict]:
@@ -167,10 +167,8 @@ def _distribution(
             continue
         rows.append(row)
         means.append(cell.over_seeds.mean)
-        by_path = {run.path: run for run in row.runs}
-        for result in cell.results:
-            values.append(result.value)
-            collapsed.append(id(by_path.get(result.run)) in family.collapsed)
+        values += [result.value for result in cell.results]
+        collapsed += [result.run in family.collapsed for result in cell.results]
     if len(means) < FEWEST_SETTINGS:
         return None
     means, values, collapsed = np.array(means), np.array(values), np.array(collapsed)
