@@ -27,6 +27,15 @@ def short(name: str, most: int = 24) -> str:
     return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-(most - most // 2) :]}"
 
 
+def slug(name: str) -> str:
+    """Make a part of a file's name of small letters and digits, at most 60 characters; "" of a name without any.
+
+    >>> slug("hf:uoft-cs/cifar100,label=fine_label")
+    'hf-uoft-cs-cifar100-label-fine-label'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", name.lower())[:60].strip("-")
+
+
 def short_names(names: Sequence[str], most: int) -> list[str]:
     """Cut names that stand together to ``most`` characters, so that different names stay different.
 

@@ -11,7 +11,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.transforms import ScaledTranslation
 
-from common.names import short, short_names
+from common.names import short, short_names, slug
 from reports.analysis.columns import Cell
 from reports.analysis.comparison import Comparison
 from reports.analysis.identity import IMAGES, as_text, trained_options
@@ -210,12 +210,11 @@ def _draw(
             shown: Collection[Cell] = [cells[column][i] for line in lines for i in line.values if i in cells[column]]
             axis.set_ylim(*limits_of(shown))
         figure.legend(loc="outside lower center", ncols=2 if max(map(len, names)) > 24 else 3, handlelength=3)
-        slug = re.sub(r"[^a-z0-9]+", "-", option.lower())[:60].strip("-")
         what = "the variants" if option == VARIANTS else option
         measured = ", ".join(comparison.columns[column].name for column in columns)
         return picture(
             figure,
-            f"ablation-{slug}{suffix}",
+            f"ablation-{slug(option)}{suffix}",
             f"Accuracy against {what}",
             f"Each line: rows of one method and backbone that differ in {'several options' if option == VARIANTS else option} "
             f"only. {UNCERTAINTY} Lines that share a value stand side by side."

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import jinja2
 
 from common.errors import UserError
 from common.files import atomic_file, write_text
+from common.names import slug
 from reports.analysis.comparison import Comparison, compare
 from reports.analysis.identity import fill_in_defaults, without_duplicates
 from reports.analysis.latex import to_latex
@@ -119,7 +119,7 @@ def write_report(
     parts = [
         _part(part, suffix, look, problems, choice, reproduces, failed, failures, class_names, rows)
         for number, part in enumerate(comparisons, 1)
-        for suffix in [f"-{_slug(part.data)}-{number}" if len(comparisons) > 1 else ""]
+        for suffix in [f"-{slug(part.data) or 'data'}-{number}" if len(comparisons) > 1 else ""]
     ]
     during = [training.training_curves(rows, look), training.knn_curves(rows, look)]
     inside = [training.cross_correlation(rows, problems, palette), training.collapse(rows, look)]
@@ -207,10 +207,6 @@ def _part(
         [table for table in for_papers if table],
         [table for table in of_spreads if table],
     )
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower())[:60].strip("-") or "data"
 
 
 def _problems(problems: Sequence[Problem]) -> Table:
