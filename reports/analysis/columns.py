@@ -89,7 +89,7 @@ def columns_of(measured: Sequence[Sequence[Sequence[Measurement]]]) -> dict[Colu
 def headline_of(columns: Sequence[Column]) -> list[int]:
     """Positions of the first table's columns: of each quantity the headline metrics, in the variant that the evaluation declares
     (k = 20, DINO's, for k-NN), never the variant with the best result, and in every one where it declares none (parts of the
-    labels). Without a headline metric, the first one."""
+    labels, the input's size). Without a headline metric, the first one."""
     by_quantity: dict[Any, list[int]] = {}
     for position, column in enumerate(columns):
         by_quantity.setdefault(column.quantity, []).append(position)
@@ -99,8 +99,8 @@ def headline_of(columns: Sequence[Column]) -> list[int]:
         headlines = [p for p in positions if columns[p].facts["headline"]]
         for position in headlines or [p for p in positions if columns[p].metric == first]:
             column = columns[position]
-            variants = column.facts["variants"]
-            each = tuple((name, value) for name, value in column.variant if variants.get(name, name) in (None, SIZE))
+            variants = {SIZE: None, **column.facts["variants"]}
+            each = tuple(entry for entry in column.variant if entry[0] in variants and variants[entry[0]] is None)
             key = column.quantity, column.metric, each
             if key not in chosen or _in_headline_variant(column):
                 chosen[key] = position
