@@ -41,25 +41,15 @@ from rundir.results import GROUPS, read_results, write_results  # noqa: E402
 from training.grids.launchers.cells import is_done  # noqa: E402
 
 RESULTS_OF_STUDIES = ROOT / "docs" / "studies" / "results"
-#: A longer log keeps so many of its steps, and every other record.
+#: A log keeps at most so many of its steps, and every other record.
 STEPS = 60
 #: Options that name places.
 PLACES = ("data_root", "out")
 #: Keys of environment.json that are kept.
 ABOUT = (
-    "command",
-    "started",
-    "commit",
-    "modified",
-    "python",
-    "packages",
-    "platform",
-    "cpu",
-    "cores",
-    "threads",
-    "device",
+    *("command", "started", "commit", "modified", "python", "packages", "platform", "cpu", "cores", "threads"),
+    *("device", "precision", "processes", "cuda", "method", "trained", "step"),
 )
-ABOUT += ("precision", "processes", "cuda", "method", "trained", "step")
 #: Arrays of a predictions file that are kept beside those of its metrics.
 KEPT = ("names_hash", GROUPS, "video", "classes", "confusion")
 #: An absolute path in a text. What precedes keeps "images/s" and "https://…" out.
@@ -190,7 +180,7 @@ def _packed(values: np.ndarray) -> np.ndarray:
 
 
 def _fewer_steps(records: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Of ``STEPS`` steps or fewer all; of more, so many at even distances and the last."""
+    """Yield all records but steps, and ``STEPS`` steps, evenly spaced and with the last, their numbers to 6 digits."""
     steps = [number for number, record in enumerate(records) if record.get("kind") == "step"]
     kept = {steps[i] for i in np.linspace(0, len(steps) - 1, min(STEPS, len(steps))).round().astype(int)}
     for number, record in enumerate(records):
