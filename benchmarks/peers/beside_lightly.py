@@ -31,6 +31,8 @@ ROOT = Path(__file__).resolve().parents[2]
 GRID = ROOT / "experiments" / "beside_lightly.yaml"
 #: The k of the k-NN that is compared; lightly's tables of Imagenette have it.
 K = 20
+#: How ``run.py evaluate`` measures lightly's backbones, as the grid measures ours.
+KNN = f"--backbone resnet18 --data imagefolder --image_size 64 --evals knn --knn_ks {K} 200".split()
 #: What lightly trains a method with, beside the recipe: where its residual branches begin (``methods/`` here).
 ZERO_INIT = {"barlow_twins": True, "dino": False}
 
@@ -111,38 +113,24 @@ def main() -> None:
     python = environment(out / "environment")
     rows = []
     for method in arguments.methods:
-        found: dict[str, tuple[list[float], list[float]]] = {"here": ([], []), "lightly": ([], [])}
+        measured: dict[str, tuple[list[float], list[float]]] = {"here": ([], []), "lightly": ([], [])}
         for seed in arguments.seeds:
             # One at a time on either side, so that both have the whole machine.
             run("compare", "--grid", GRID, "--methods", method, "--seeds", str(seed), *data, "--out", ours)
             here = ours / "runs" / f"{method}-resnet18-seed{seed}"
-            there = theirs / here.name
-            there.mkdir(parents=True, exist_ok=True)
-            if not (there / "training.json").exists():
+            peer = theirs / here.name
+            peer.mkdir(parents=True, exist_ok=True)
+            if not (peer / "training.json").exists():
                 recipe = recipe_of(here, arguments.data_root / "train")
-                (there / "recipe.json").write_text(json.dumps(recipe, indent=1))
+                (peer / "recipe.json").write_text(json.dumps(recipe, indent=1))
                 script = Path(__file__).with_name("lightly_training.py")
-                subprocess.run([python, str(script), str(there / "recipe.json")], check=True)
-            run(
-                *("evaluate", "--weights", there / "backbone.pth", "--backbone", "resnet18", "--evals", "knn"),
-                *(
-                    "--data",
-                    "imagefolder",
-                    *data,
-                    "--image_size",
-                    "64",
-                    "--knn_ks",
-                    str(K),
-                    "200",
-                    "--out",
-                    there / "run",
-                ),
-            )
-            found["here"][0].append(top1_of(here))
-            found["here"][1].append(speed_of(here))
-            found["lightly"][0].append(top1_of(there / "run"))
-            found["lightly"][1].append(json.loads((there / "training.json").read_text())["images_per_second"])
-        rows += [row(f"{METHODS.get(method).title}, {side}", *numbers) for side, numbers in found.items()]
+                subprocess.run([python, str(script), str(peer / "recipe.json")], check=True)
+            run("evaluate", "--weights", peer / "backbone.pth", "--out", peer / "run", *data, *KNN)
+            measured["here"][0].append(top1_of(here))
+            measured["here"][1].append(speed_of(here))
+            measured["lightly"][0].append(top1_of(peer / "run"))
+            measured["lightly"][1].append(json.loads((peer / "training.json").read_text())["images_per_second"])
+        rows += [row(f"{METHODS.get(method).title}, {side}", *numbers) for side, numbers in measured.items()]
         with open(out / "beside_lightly.csv", "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, rows[0])
             writer.writeheader()
