@@ -50,11 +50,11 @@ class Monitor:
         self._queries = np.flatnonzero(held_out.labels >= 0)
         labelled = np.flatnonzero(train.labels >= 0)
         self._bank = np.sort(np.random.default_rng(0).permutation(labelled)[:BANK])
-        known = np.isin(held_out.labels[self._queries], train.labels[self._bank])
-        if len(self._bank) and not known.all() and is_main():
+        lacking = int((~np.isin(held_out.labels[self._queries], train.labels[self._bank])).sum())
+        if len(self._bank) and lacking and is_main():
             warn(
-                f"warning: online k-NN: {(~known).sum()} of {len(known)} held-out images are of classes "
-                "without other training images"
+                f"warning: online k-NN: {lacking} of {len(self._queries)} held-out images are of classes without an image among "
+                f"the {len(self._bank):,} training images that it searches"
             )
         self._probe_store = held_out if len(held_out) else train
         self._probe = np.sort(np.random.default_rng(0).permutation(len(self._probe_store))[:PROBE])

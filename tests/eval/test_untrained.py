@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from eval.core.online import Monitor
 from eval.core.run import run_evaluations
 from eval.core.untrained import without_training
 from eval.finetune import FinetuneConfig
@@ -68,6 +69,13 @@ def test_nothing_is_said_of_whole_data(make_test_context, capsys):
     (first, *_) = run_evaluations(["knn"], {}, make_test_context())
     assert "without_training" not in first.data["test"] and not untrained_words(first.data)
     assert "without training" not in capsys.readouterr().err
+
+
+def test_the_online_knn_tells_what_its_bank_lacks(capsys):
+    images = [Store(labels=np.array(labels), label_sets=None) for labels in ([0, 0, -1], [0, 1, 1, -1])]
+    Monitor(SimpleNamespace(images=images, views=[], config=None, device=None), None)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "online k-NN: 2 of 3 held-out images are of classes without an image among the 2 training images" in said
 
 
 @pytest.mark.parametrize("test", [None, 5, {}, {"without_training": 5}, {"without_training": {"classes": 1}}])
