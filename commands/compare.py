@@ -165,8 +165,8 @@ def require_possible(
 
 
 def _with_ends(plans: Mapping[str, Plan], asked: Mapping[str, TrainOptions]) -> list[Plan]:
-    """The plans, by their cells' names, up to the ends of their budgets; without those of a budget in minutes, which tells the time
-    itself, and those that train nothing."""
+    """The plans, by their cells' names, up to the ends of their budgets. Left out are plans without training, and plans of budgets
+    in minutes, which tell the time themselves."""
     from training.plan import make_plan
 
     ending = []

@@ -116,11 +116,9 @@ def _outlook(context: EvalContext) -> Outlook:
     """What is known of the input before anything is measured."""
     with torch.device("meta"):
         backbone = build_backbone(context.backbone_name, context.image_size)
-    splits = [
-        replace(
-            s.listing, names=s.names, labels=s.labels if s.label_sets is None else None
-        )  # of the images that can be used
-        for s in (context.train, context.test)
+    splits = [  # without the images that cannot be used
+        replace(store.listing, names=store.names, labels=store.labels if store.label_sets is None else None)
+        for store in (context.train, context.test)
     ]
     return Outlook(*splits, backbone, context.backbone_name, context.image_size, context.seed)
 

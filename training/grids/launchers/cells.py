@@ -126,7 +126,7 @@ def progress_of(state: CellState) -> str:
 
 
 def _progress_of(state: CellState) -> RunProgress:
-    """Of cells that do not run it is read once a status: a grid may have a thousand."""
+    """Read the progress of a cell that does not run once a status: a grid may have a thousand."""
     if state.status == "running" or state.read_as != state.status:
         state.progress = progress_in(state.directory, state.cell.options.get("evals") or [], state.status == "running")
         state.read_as = state.status
