@@ -1,5 +1,6 @@
 """Small data sets to test with."""
 
+import io
 import struct
 import zlib
 from collections.abc import Callable
@@ -8,6 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
+
+def encoded(image: Image.Image, format: str, **options: object) -> bytes:
+    """What Pillow writes of an image into a file of a format."""
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
 
 
 def png_chunk(kind: bytes, content: bytes) -> bytes:

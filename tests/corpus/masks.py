@@ -1,6 +1,5 @@
 """Masks as programs write them, 4 × 4 pixels with the ids 0, 1, 2 and 255 or as told. What is seen: the ids that are there."""
 
-import io
 import os
 import re
 import struct
@@ -11,6 +10,7 @@ from PIL import Image
 from common.images import voc_palette
 from data.store.masks import decode_mask
 from tests.corpus.photos import png, written
+from tests.small_images import encoded
 
 IDS = np.array([[0, 1, 2, 255]] * 4, np.uint8)
 NO_IDS = r"the mask is a .*, not one of ids; give palette or grey PNG files whose values are the ids"
@@ -29,9 +29,7 @@ def mask(values=IDS, mode="L", kind="PNG", palette=None, dtype=np.uint8, **optio
             image.putdata(np.asarray(values).ravel().tolist())
         elif image.mode != mode:
             image = image.convert(mode)
-        file = io.BytesIO()
-        image.save(file, kind, **options)
-        return file.getvalue()
+        return encoded(image, kind, **options)
 
     return written(make, "mask.png")
 
@@ -42,23 +40,16 @@ def voc(*order):
 
 
 def colours(ids):
-    return lambda: _saved(Image.fromarray(voc_palette()[ids]))
-
-
-def _saved(image, kind="PNG", **options):
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
+    return lambda: encoded(Image.fromarray(voc_palette()[ids]), "PNG")
 
 
 def merged(opacity):
-    return lambda: _saved(
-        Image.merge("LA", (Image.fromarray(IDS), Image.fromarray(np.full((4, 4), opacity, np.uint8))))
-    )
+    image = Image.merge("LA", (Image.fromarray(IDS), Image.fromarray(np.full((4, 4), opacity, np.uint8))))
+    return lambda: encoded(image, "PNG")
 
 
 def pages(kind):
-    return lambda: _saved(Image.fromarray(IDS), kind, save_all=True, append_images=[Image.fromarray(IDS.T.copy())])
+    return lambda: encoded(Image.fromarray(IDS), kind, save_all=True, append_images=[Image.fromarray(IDS.T.copy())])
 
 
 def pipe(folder):

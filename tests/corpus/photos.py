@@ -1,6 +1,5 @@
 """Photos as devices, programs and broken copies leave them. What is seen: height, width, mean red and blue, and the note."""
 
-import io
 import os
 import re
 
@@ -25,9 +24,7 @@ def look(path):
 
 def content(kind, mode="RGB", image=None, **options):
     image = Image.fromarray(PIXELS) if image is None else image
-    file = io.BytesIO()
-    image.convert(mode).save(file, kind, **options)
-    return file.getvalue()
+    return small_images.encoded(image.convert(mode), kind, **options)
 
 
 def written(what, name="photo.jpg"):

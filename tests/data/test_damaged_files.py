@@ -1,7 +1,6 @@
 """Damaged images, masks, lists, annotations and batches: whatever bytes a file holds, what comes out is a whole image or one
 sentence that names the file, soon."""
 
-import io
 import os
 import pickle
 import warnings
@@ -21,7 +20,7 @@ from data.sets.demo import Demo
 from data.sets.voc2012 import VOC2012
 from data.store.decode import MAX_PIXELS, DamagedImage, WrongData, decode_image, read_annotation
 from data.store.masks import decode_mask, read_ids
-from tests.small_images import png
+from tests import small_images
 
 quick = settings(
     max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -31,9 +30,7 @@ quick = settings(
 def encoded(format: str, mode: str = "RGB", **options) -> bytes:
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 256, (24, 20, 3), np.uint8)).convert(mode)
-    content = io.BytesIO()
-    image.save(content, format, **options)
-    return content.getvalue()
+    return small_images.encoded(image, format, **options)
 
 
 FORMATS = {
@@ -140,7 +137,7 @@ def test_any_bytes_are_a_mask_or_a_sentence(tmp_path, of_any_size, content):
 
 def png_that_claims(width: int, height: int, grey: bool = False) -> bytes:
     """A PNG of a few bytes whose header claims a size, over a stream of zeros that packs well."""
-    return png(width, height, 8, 0 if grey else 2, bytes(10**6))
+    return small_images.png(width, height, 8, 0 if grey else 2, bytes(10**6))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,3 @@
-import io
 import os
 
 import numpy as np
@@ -10,13 +9,7 @@ from torchvision.transforms import functional as reference
 from common.errors import UserError
 from data.store.decode import DamagedImage, WrongData, decode_image
 from data.store.masks import decode_mask
-from tests.small_images import png
-
-
-def encoded(image: Image.Image, format: str, **options) -> bytes:
-    file = io.BytesIO()
-    image.save(file, format, **options)
-    return file.getvalue()
+from tests.small_images import encoded, png
 
 
 @pytest.fixture

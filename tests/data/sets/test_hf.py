@@ -1,7 +1,6 @@
 """Data sets that Hugging Face's library reads, offline, from files made here."""
 
 import importlib.util
-import io
 import sys
 
 import numpy as np
@@ -11,6 +10,7 @@ from common.errors import UsageError, UserError
 from data.datasets import open_dataset, splits_of
 from data.sets import hf
 from data.sets.core.base import DATASETS
+from tests.small_images import encoded
 from tests.small_runs import small_run
 
 needs_datasets = pytest.mark.skipif(
@@ -33,18 +33,12 @@ def opened(name, split="train"):
     return open_dataset(name, split, None, None, progress=False)
 
 
-def png(image) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
-
-
 @pytest.fixture
 def columns(photo):
     """Columns as parquet files have them: images as structs, and labels of several kinds."""
     images = [photo(20 + i, 30, i) for i in range(8)]
     names = [f"photo{i}.png" for i in range(8)]
-    structs = [{"bytes": png(image), "path": name} for image, name in zip(images, names, strict=True)]
+    structs = [{"bytes": encoded(image, "PNG"), "path": name} for image, name in zip(images, names, strict=True)]
     return images, {"picture": structs, "label": [i % 2 for i in range(8)], "word": list("abacabad")}
 
 

@@ -1,6 +1,5 @@
 """Image files of more than 8 bits a channel are refused in each format that Pillow reads, and others are not."""
 
-import io
 import struct
 
 import numpy as np
@@ -9,15 +8,10 @@ from PIL import Image
 
 from data.store.decode import DamagedImage, decode_image
 from data.store.depth import _avif, _icon
+from tests.small_images import encoded
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
 DEEP = PHOTO.astype(np.uint16) * 257
-
-
-def saved(image: Image.Image, format: str, **options: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, format, **options)
-    return file.getvalue()
 
 
 def sgi(planes: np.ndarray) -> bytes:
@@ -51,7 +45,7 @@ def tiff(planar: bool) -> bytes:
 
 def jpeg2000(no_jp2: bool) -> bytes:
     """Whose header says 16 bits for the blue channel alone."""
-    content = bytearray(saved(Image.fromarray(PHOTO), "JPEG2000", no_jp2=no_jp2))
+    content = bytearray(encoded(Image.fromarray(PHOTO), "JPEG2000", no_jp2=no_jp2))
     content[content.find(b"\xff\x4f\xff\x51") + 42 + 6] = 15
     return bytes(content)
 
@@ -74,12 +68,12 @@ DEEPER = {
     "SGI with run lengths": sgi_runs(),
     "TIFF": tiff(planar=False),
     "TIFF in planes": tiff(planar=True),
-    "grey TIFF": saved(Image.fromarray(DEEP[:, :, 0]), "TIFF"),
-    "grey PNG": saved(Image.fromarray(DEEP[:, :, 0]), "PNG"),
-    "grey IM": saved(Image.fromarray(DEEP[:, :, 0]), "IM"),
+    "grey TIFF": encoded(Image.fromarray(DEEP[:, :, 0]), "TIFF"),
+    "grey PNG": encoded(Image.fromarray(DEEP[:, :, 0]), "PNG"),
+    "grey IM": encoded(Image.fromarray(DEEP[:, :, 0]), "IM"),
     "JPEG 2000": jpeg2000(no_jp2=False),
     "JPEG 2000 without boxes": jpeg2000(no_jp2=True),
-    "grey JPEG 2000": saved(Image.fromarray(DEEP[:, :, 0]), "JPEG2000"),
+    "grey JPEG 2000": encoded(Image.fromarray(DEEP[:, :, 0]), "JPEG2000"),
 }
 
 
@@ -101,9 +95,9 @@ SHALLOW = {
     "PPM": ppm(b"P6", PHOTO, 255),
     "PPM of fewer levels": ppm(b"P6", PHOTO % 101, 100),
     "PGM": ppm(b"P5", PHOTO[:, :, 0], 255),
-    "black and white": saved(Image.fromarray(PHOTO).convert("1"), "PPM"),
+    "black and white": encoded(Image.fromarray(PHOTO).convert("1"), "PPM"),
     **{
-        format: saved(Image.fromarray(PHOTO), format)
+        format: encoded(Image.fromarray(PHOTO), format)
         for format in ("JPEG", "PNG", "TIFF", "WEBP", "GIF", "BMP", "PCX", "IM", "DDS", "JPEG2000", "ICO")
     },
 }
@@ -117,7 +111,7 @@ def test_8_bits_and_fewer_are_read(kind):
 def test_headers_that_pillow_writes_for_no_deep_image():
     """It writes AVIF and icons of 8 bits only."""
     assert not _avif(b"\0\0\0\x0cav1C\x81\x00\x0c\x00") and _avif(b"\0\0\0\x0cav1C\x81\x00\x4c\x00")
-    icon = saved(Image.fromarray(PHOTO[:32, :32]), "ICO", sizes=[(32, 32)])
+    icon = encoded(Image.fromarray(PHOTO[:32, :32]), "ICO", sizes=[(32, 32)])
     assert not _icon(icon)
     deep = bytearray(icon)
     deep[icon.find(b"IHDR") + 12] = 16

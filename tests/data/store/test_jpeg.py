@@ -9,12 +9,11 @@ from PIL import Image
 
 from data.store.decode import DamagedImage, decode_image
 from data.store.jpeg import is_whole
+from tests.small_images import encoded
 
 
 def jpeg(photo, **options) -> bytes:
-    file = io.BytesIO()
-    photo(120, 160, 3).save(file, "JPEG", quality=92, **options)
-    return file.getvalue()
+    return encoded(photo(120, 160, 3), "JPEG", quality=92, **options)
 
 
 def archive(content: bytes) -> bytes:
@@ -27,14 +26,13 @@ def archive(content: bytes) -> bytes:
 def behind(photo) -> dict[str, bytes]:
     """What devices and programs append."""
     noise = np.random.default_rng(0).integers(0, 256, 50_000, np.uint8).tobytes()
-    small = io.BytesIO()
-    photo(20, 30, 1).save(small, "JPEG")
+    small = encoded(photo(20, 30, 1), "JPEG")
     return {
         "a motion photo's video": b"\0\0\0\x18ftypmp42" + noise + b"\xff\xda" + noise,
         "the start of a scan": b"\xff\xda",
-        "another JPEG": small.getvalue(),
-        "half of another JPEG": small.getvalue()[:-200],
-        "a ZIP file": archive(small.getvalue()),
+        "another JPEG": small,
+        "half of another JPEG": small[:-200],
+        "a ZIP file": archive(small),
         "zeros": bytes(5_000),
         "bytes FF": b"\xff" * 300,
         "a line": b"\r\n",
@@ -67,9 +65,7 @@ def test_files_that_stop_are_found_whatever_follows(photo, kind, options):
 
 
 def test_a_file_of_several_photos_is_as_whole_as_its_first(photo):
-    file = io.BytesIO()
-    photo(120, 160, 3).save(file, "MPO", save_all=True, append_images=[photo(60, 80, 4)])
-    content = file.getvalue()
+    content = encoded(photo(120, 160, 3), "MPO", save_all=True, append_images=[photo(60, 80, 4)])
     pixels = decode_image(content).pixels
     assert pixels.shape == (120, 160, 3)
     second = content.index(b"\xff\xd8", content.index(b"\xff\xd9"))

@@ -1,6 +1,5 @@
 """Stores of the format before, which hold no hashes of files and no turns."""
 
-import io
 import json
 import os
 from dataclasses import replace
@@ -17,6 +16,7 @@ from data.store import older as older_module
 from data.store.index import INDEX, key_of, pixel_file, read_index
 from data.store.listing import Listing
 from data.store.older import OLDER, OLDER_RECORD
+from tests.small_images import encoded
 
 
 def opened(root, stream=False, data="imagefolder"):
@@ -77,16 +77,10 @@ def unnoticed(file, content):
     os.utime(file, ns=(0, 0))
 
 
-def saved(image, format):
-    file = io.BytesIO()
-    image.save(file, format)
-    return file.getvalue()
-
-
 @pytest.mark.parametrize("refused", ["more than 8 bits", "broken data stream"])
 def test_one_that_holds_what_is_refused_now_is_built_anew(image_folder, photo, refused):
     file = image_folder / "train/ant/3.png"
-    jpeg = saved(photo(60, 40, 0), "JPEG")
+    jpeg = encoded(photo(60, 40, 0), "JPEG")
     deep = b"P6 40 30 65535\n" + bytes(7200)
     unnoticed(file, jpeg)
     opened(image_folder)
@@ -102,7 +96,7 @@ def test_one_with_masks_is_built_anew_since_masks_have_further_rules(voc_folder)
     for renumbered in (False, True):
         mask.putpalette(voc_palette()[[0, 8 if renumbered else 1]].ravel().tolist())
         mask.putdata([1] * mask.width * mask.height)
-        unnoticed(file, saved(mask, "PNG"))
+        unnoticed(file, encoded(mask, "PNG"))
         if renumbered:
             with pytest.raises(UserError, match="gives 1 the colour of 8 in VOC's palette"):
                 opened(voc_folder, data="voc2012")

@@ -1,6 +1,5 @@
 """Photos whose EXIF orientation says how to hold them."""
 
-import io
 import struct
 
 import numpy as np
@@ -11,7 +10,7 @@ from common.errors import UserError
 from data.datasets import open_dataset
 from data.store.decode import WrongData, decode_image
 from data.store.masks import decode_mask
-from tests.small_images import png_chunk
+from tests.small_images import encoded, png_chunk
 
 #: From pixels as stored to upright ones (EXIF 2.32, 4.6.4: where row 0 and column 0 of what is stored are seen).
 SEEN = {
@@ -29,11 +28,10 @@ FORMATS = ["JPEG", "PNG", "WEBP", "TIFF", *(["AVIF"] if features.check("avif") e
 
 def with_turn(image: Image.Image, turn: int, format: str = "PNG") -> bytes:
     """A file whose header carries an orientation."""
-    exif, file = Image.Exif(), io.BytesIO()
+    exif = Image.Exif()
     exif[0x0112] = turn
     lossy = {"quality": 95, "subsampling": 0} if format == "JPEG" else {"quality": 95}
-    image.save(file, format, exif=exif, **({"lossless": True} if format == "WEBP" else lossy))
-    return file.getvalue()
+    return encoded(image, format, exif=exif, **({"lossless": True} if format == "WEBP" else lossy))
 
 
 def close(a: np.ndarray, b: np.ndarray) -> bool:
