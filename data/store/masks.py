@@ -21,12 +21,10 @@ def decode_mask(
 ) -> np.ndarray:
     """``read_ids`` of a class mask. Raises WrongData also for ids other than 0 to ``classes - 1`` and 255 (void)."""
     mask = read_ids(path, image_size, classes, image_turn, upright)
-    present = np.bincount(mask.ravel(), minlength=256)
-    present[:classes] = 0
-    present[VOID] = 0
-    if present.any():
-        foreign = ", ".join(map(str, np.flatnonzero(present)))
-        raise WrongData(f"{path}: the mask holds class ids {foreign}; known are 0 to {classes - 1} and {VOID} (void)")
+    foreign = mask[(mask >= classes) & (mask != VOID)]
+    if foreign.size:
+        ids = ", ".join(map(str, np.unique(foreign)))
+        raise WrongData(f"{path}: the mask holds class ids {ids}; known are 0 to {classes - 1} and {VOID} (void)")
     return mask
 
 
