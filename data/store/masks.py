@@ -128,16 +128,17 @@ def _check_palette(path: Path, image: Image.Image, ids: np.ndarray, classes: int
     voc = voc_palette().tolist()
     own = {tuple(voc[value]): value for value in (*range(max(classes, 21)), VOID)}
     levels = {value: colours[value][0] for value in used if len(set(colours[value])) == 1}
-    are_ids = len(levels) == len(used)  # a grey palette, and
-    keeps = any(value == level for value, level in levels.items() if value)  # one that shows ids as they are
+    is_grey = len(levels) == len(used)
+    # White is void where other ids are shown as they are; else it is only the end of a ramp from black.
+    shows_ids = any(value == level for value, level in levels.items() if value)
     for value in used:
         if value and colours[value] == colours[0] == (0, 0, 0):
             continue  # palettes are padded with black
         of = own.get(colours[value], value)
-        level = levels.get(value, value) if are_ids else value
+        level = levels.get(value, value) if is_grey else value
         if of != value:
             what = f"the colour of {of} in VOC's palette"
-        elif level != value and (0 < level < classes or (level == VOID and keeps)):
+        elif level != value and (0 < level < classes or (level == VOID and shows_ids)):
             of, what = level, f"the grey value {level}"
         else:
             continue
