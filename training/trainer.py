@@ -104,11 +104,12 @@ def _train(
     about["source"] = images.source
     about["names"] = names_hash(sorted([*images.names, *held_out.names]))
     about["labelled"] = int(images.labelled.sum())
-    if plan.initial is None and begins and (zero := starts_at_zero(method.backbone)):
-        about["starts_at_zero"] = zero
-        if is_main():
-            say(f"{plan.directory}: {zero}")
-    if plan.initial is not None and begins:
+    if begins and plan.initial is None:
+        if zero := starts_at_zero(method.backbone):
+            about["starts_at_zero"] = zero
+            if is_main():
+                say(f"{plan.directory}: {zero}")
+    elif begins:
         about["initial"] = start_from(method, plan.initial, config.backbone)
         if is_main():
             say(f"{plan.directory}: starts from {about['initial']}")
