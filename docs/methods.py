@@ -38,8 +38,8 @@ PARTS = """
 `--accumulate 4` passes each batch through the networks in four parts, which takes less memory. The step equals
 that of the whole batch to rounding, but for the paths that stochastic depth draws: losses and gradients are of all
 its images, and centres, queues and teachers move once. (`tests/distributed/test_parts.py` holds it for each switch
-of each method.) Not so where something is computed from all images of a forward pass: it sees a part. BatchNorm in
-the backbone, as in ResNets, is one such thing; the methods' own are:
+of each method.) What is computed from all images of a forward pass sees a part of the batch, so there the step is
+another: BatchNorm in the backbone, as in ResNets, and of the methods' own:
 
 | `--method` | computed from a part |
 | --- | --- |

@@ -57,8 +57,8 @@ class MoCoV2(Method):
     A query and its key must not share BatchNorm's statistics: these tell the key of the same images from the queue's, of others,
     and the loss falls without anything learned (the paper's section 3.3, "Shuffling BN"). So the backbone normalises ``bn_splits``
     parts of the batch apart, and other images are together when they become keys than when they become queries
-    (``places_in_parts``). A part has as many images of each rank, so the parts are the same on
-    any number of ranks that have an image for each.
+    (``places_in_parts``). A part has as many images of each rank, so the parts are the same on any number of ranks that have an
+    image for each.
     """
 
     title = "MoCo v2"
