@@ -1,11 +1,15 @@
 """The methods' facts: the page that lists them, and the command line."""
 
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
 
-from methods.core.base import METHODS
+from simple_parsing.docstring import get_attribute_docstring
+
+from methods.core.base import METHODS, Method
+from training.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 _spec = importlib.util.spec_from_file_location("docs_methods", ROOT / "docs" / "methods.py")
@@ -30,3 +34,10 @@ def test_help_lists_every_method():
     help_words = subprocess.run([sys.executable, ROOT / "run.py", "--help"], capture_output=True, text=True).stdout
     for name in METHODS.names():
         assert f"\n  {name}" in help_words and METHODS.facts(name)["title"] in help_words
+
+
+def test_help_names_the_methods_that_differ_in_warm_up_and_decay():
+    for option, fact in (("warmup_epochs", "warmup"), ("weight_decay", "decays_all")):
+        words = re.findall(r"\w+", get_attribute_docstring(TrainConfig, option).docstring_below)
+        others = [name for name in METHODS.names() if getattr(METHODS.get(name), fact) != getattr(Method, fact)]
+        assert [word for word in words if word in METHODS.names()] == others, option
