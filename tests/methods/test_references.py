@@ -85,9 +85,9 @@ def test_learning_rates(name, batch):
         assert rates[0] <= max(rates)
 
 
-def stepped(method, optimizer, gradient, decay):
-    """How far each tensor moves in a first step with such gradients."""
-    method.load_state_dict(stepped.start)
+def stepped(method, start, optimizer, gradient, decay):
+    """How far each tensor moves in a first step from the state ``start``, with such gradients."""
+    method.load_state_dict(start)
     engine = build_optimizer(optimizer, method.parameter_groups(), 0.9)
     set_rates(engine, 0.1, decay)
     generator = torch.Generator().manual_seed(0)
@@ -122,16 +122,16 @@ def test_decay_and_adaptation(make_method, name):
     with torch.no_grad():
         for p in method.parameters():  # no zeros, to which nothing adapts
             p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)) + 0.01)
-    stepped.start = {key: value.clone() for key, value in method.state_dict().items()}
+    start = {key: value.clone() for key, value in method.state_dict().items()}
     optimizer = METHODS.get(name).recipe.get("optimizer", "adamw")
     shapes = {n: p.ndim for n, p in method.named_parameters() if p.requires_grad}
     weights = {n for n, ndim in shapes.items() if ndim > 1 and not n.endswith(".bias")}
     assert weights and weights < shapes.keys()
     decayed, adapted = ({"weights": weights, "all": shapes.keys(), None: None}[kind] for kind in TENSORS[name])
-    plain, decaying = (stepped(method, optimizer, 1.0, decay) for decay in (0.0, 0.5))
+    plain, decaying = (stepped(method, start, optimizer, 1.0, decay) for decay in (0.0, 0.5))
     assert {n for n in plain if plain[n] != decaying[n]} == decayed
     if adapted is not None:
-        longer = stepped(method, optimizer, 1000.0, 0.0)
+        longer = stepped(method, start, optimizer, 1000.0, 0.0)
         assert {n for n in plain if abs(longer[n] / plain[n] - 1) < 1e-3} == adapted
         others = {n for n in plain if abs(longer[n] / plain[n] - 1000) < 1}
         assert others == plain.keys() - adapted
