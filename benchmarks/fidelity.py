@@ -6,31 +6,22 @@ python benchmarks/fidelity.py imagenette/val 150
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision.transforms.functional as reference
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.reference.augmentation import planned
 from data.store.decode import decode_image
 from data.store.store import ImageBatch
 from data.views.maker import ViewMaker
 from data.views.plan import plan_crops
 from data.views.spec import Augmentation, View
-
-#: By torchvision's numbers.
-JITTER = (
-    reference.adjust_brightness,
-    reference.adjust_contrast,
-    reference.adjust_saturation,
-    reference.adjust_hue,
-)
 
 
 def difference(image: np.ndarray, view: View, seed: int) -> np.ndarray:
@@ -42,15 +33,7 @@ def difference(image: np.ndarray, view: View, seed: int) -> np.ndarray:
     batch, source = ImageBatch.padded(pixels, torch.tensor([image.shape[:2]])), torch.zeros(1, 1, dtype=torch.int64)
     ours = maker.make(batch, source, params)[0][0].permute(1, 2, 0).numpy()
     plan = plan_crops(view, source[0], batch.sizes, params[0])
-    bicubic = reference.InterpolationMode.BICUBIC
-    theirs = reference.resized_crop(Image.fromarray(image), *plan.boxes[0].tolist(), [view.size] * 2, bicubic)
-    theirs = reference.hflip(theirs) if plan.flips[0] else theirs
-    for operation in plan.order[0]:
-        if operation >= 0:
-            theirs = JITTER[operation](theirs, plan.factors[0, operation])
-    theirs = reference.rgb_to_grayscale(theirs, 3) if plan.grey[0] else theirs
-    theirs = theirs.filter(ImageFilter.GaussianBlur(float(plan.sigmas[0]))) if plan.sigmas[0] else theirs
-    theirs = ImageOps.solarize(theirs, int(plan.solarize[0])) if plan.solarize[0] < math.inf else theirs
+    theirs = planned(Image.fromarray(image), plan, 0, view.size)
     return np.abs(ours - np.asarray(theirs).astype(np.float32))
 
 

@@ -1,14 +1,20 @@
-"""One view of an image by torchvision's transforms on a PIL image, as both papers' code makes it."""
+"""One view of an image by torchvision's operations on a PIL image, as both papers' code makes it: drawn, or as a plan has it."""
 
 from __future__ import annotations
 
+import math
 import random
 
 from PIL import Image, ImageFilter, ImageOps
 from torchvision import transforms
+from torchvision.transforms import functional
 
 from common.images import IMAGENET_MEAN, IMAGENET_STD
+from data.views.plan import Crops
 from data.views.spec import View
+
+#: By torchvision's numbers.
+JITTER = (functional.adjust_brightness, functional.adjust_contrast, functional.adjust_saturation, functional.adjust_hue)
 
 
 def augmentation(view: View) -> transforms.Compose:
@@ -35,3 +41,15 @@ def augmentation(view: View) -> transforms.Compose:
             transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
         ]
     )
+
+
+def planned(image: Image.Image, plan: Crops, row: int, size: int) -> Image.Image:
+    """The view of ``size`` pixels that a row of a plan makes of its image."""
+    made = functional.resized_crop(image, *plan.boxes[row].tolist(), [size, size], transforms.InterpolationMode.BICUBIC)
+    made = functional.hflip(made) if plan.flips[row] else made
+    for operation in plan.order[row]:
+        if operation >= 0:
+            made = JITTER[operation](made, plan.factors[row, operation])
+    made = functional.rgb_to_grayscale(made, 3) if plan.grey[row] else made
+    made = made.filter(ImageFilter.GaussianBlur(float(plan.sigmas[row]))) if plan.sigmas[row] else made
+    return ImageOps.solarize(made, int(plan.solarize[row])) if plan.solarize[row] < math.inf else made

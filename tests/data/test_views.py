@@ -1,6 +1,5 @@
 """The views as a whole: what is drawn, that the operations come in the references' order, and that nothing else matters."""
 
-import math
 from collections import Counter
 from dataclasses import fields
 
@@ -8,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 import torchvision.transforms.functional as TF
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image
 from scipy import stats
 from torch import Tensor
 from torchvision import transforms
 
+from benchmarks.reference.augmentation import planned
 from common.errors import UsageError
 from common.images import IMAGENET_MEAN, IMAGENET_STD
 from common.options import facts_of
@@ -88,19 +88,10 @@ def test_a_view_is_the_operations_of_torchvision_in_the_references_order(images)
     params = maker.sample(count, generator(2))
     ours = maker.make(images, sources, params)[0]
     plan = plan_crops(view, sources[0], images.sizes[sources[0]], params[0])
-    operations = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue)
     for i in range(count):
         height, width = images.sizes[plan.rows[i]].tolist()
         image = Image.fromarray(images.pixels[plan.rows[i], :, :height, :width].permute(1, 2, 0).numpy())
-        image = TF.resized_crop(image, *plan.boxes[i].tolist(), [24, 24], transforms.InterpolationMode.BICUBIC)
-        image = TF.hflip(image) if plan.flips[i] else image
-        for operation in plan.order[i]:
-            if operation >= 0:
-                image = operations[operation](image, plan.factors[i, operation])
-        image = TF.rgb_to_grayscale(image, 3) if plan.grey[i] else image
-        image = image.filter(ImageFilter.GaussianBlur(float(plan.sigmas[i]))) if plan.sigmas[i] else image
-        image = ImageOps.solarize(image) if plan.solarize[i] < math.inf else image
-        theirs = torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
+        theirs = torch.from_numpy(np.array(planned(image, plan, i, view.size))).permute(2, 0, 1).float()
         distance = (ours[i] - theirs).abs()
         # A level at the threshold of solarisation, and a hue at a border of its grid, make a single operation's rounding larger.
         assert distance.mean() < 4 and distance.quantile(0.9) < 8, (i, plan.order[i], distance.max())
