@@ -13,11 +13,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
-from benchmarks.bench import Bench, cores
+from benchmarks.bench import Bench
 from benchmarks.reference.augmentation import augmentation
 from benchmarks.timing import Measurement
 from benchmarks.training import our_stepper, plain_dino_step, random_views
 from benchmarks.views import photos
+from common.environment import processors
 from data.datasets import open_dataset
 from methods.core.base import Progress, ViewBatch
 from methods.dino import DINOConfig
@@ -67,7 +68,7 @@ def end_to_end(bench: Bench) -> list[Measurement]:
         contenders = {
             "ours, bf16": lambda: ours(stream),
             "ours, the step alone, bf16": lambda: ours(alone()),
-            f"reference, {cores()} loader workers, bf16": reference,
+            f"reference, {processors()} loader workers, bf16": reference,
         }
         case = f"DINO {name}, 2×224 + 8×96 from files, out_dim {out_dim}, batch {batch}"
         try:
@@ -81,7 +82,7 @@ def _loader(folder: Path, wanted: list, batch: int, pin: bool) -> DataLoader:
     transforms = [augmentation(view) for view in wanted]
     data = ImageFolder(str(folder), transform=lambda image: [view(image) for view in transforms])
     return DataLoader(
-        data, batch, shuffle=True, num_workers=cores(), drop_last=True, pin_memory=pin, persistent_workers=True
+        data, batch, shuffle=True, num_workers=processors(), drop_last=True, pin_memory=pin, persistent_workers=True
     )
 
 

@@ -16,9 +16,10 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import PILToTensor
 
-from benchmarks.bench import Bench, cores
+from benchmarks.bench import Bench
 from benchmarks.timing import Measurement, measure
 from benchmarks.views import photos
+from common.environment import processors
 from data.datasets import open_dataset
 from training.batches import AHEAD
 
@@ -35,7 +36,7 @@ def cpu_time() -> float:
 
 def store(bench: Bench) -> list[Measurement]:
     """JPEG files of 500×500 pixels, kept at full size. With ``--threads 1`` per second of the processors, not of the wall."""
-    images, workers = bench.pick(300, 16), cores()
+    images, workers = bench.pick(300, 16), processors()
     with tempfile.TemporaryDirectory(prefix="bench-store-") as folder:
         root = Path(folder)
         for number, image in enumerate(photos(images, 500)):
