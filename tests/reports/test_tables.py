@@ -77,7 +77,7 @@ def test_words_and_files_round_alike(value):
     file = to_csv(Table("t", "T", "", headings_of(["x"]), [[cell]])).splitlines()[1]
     assert cell.text == fixed(value, 1) == f"{float(file):.1f}"
     assert fixed(value, 2) == f"{float(file):.2f}"
-    assert cell.value == value  # rows are sorted by the whole number
+    assert cell.value == value  # rows are sorted by the unrounded number
 
 
 def test_markdown_keeps_its_columns(table):
