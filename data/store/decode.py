@@ -115,6 +115,8 @@ def look_at(path: Path | bytes, upright: bool) -> tuple[bytes, int]:
     its pixels show."""
     with opened(path) as (file, image):
         _check(image, file)
+        if image.format == "PNG":
+            image.load()  # as ``turn_of`` would, one thread at a time: it may be behind the pixels
         turn = turn_of(image) if upright or image.format != PILLOW_TURNS else 1
         return _source(file, turn if upright else 1, image.format in _JPEG), turn
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 
 from PIL import Image
@@ -9,6 +10,8 @@ from PIL import Image
 #: Pillow's format whose images it turns itself, when it loads them.
 PILLOW_TURNS = "TIFF"
 _TAG = 0x0112
+#: The filters of warnings are the whole process's, and threads decode: each puts back those that it met.
+_SILENCE = threading.Lock()
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -23,7 +26,7 @@ _TURNS = {
 def turn_of(image: Image.Image) -> int:
     """The orientation that an image file carries, 1 to 8; 1, upright, where it is missing or damaged, as viewers have it."""
     try:
-        with warnings.catch_warnings():
+        with _SILENCE, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             turn = int(image.getexif().get(_TAG, 1))
     except Exception:  # damaged bytes can raise anything

@@ -1,6 +1,8 @@
 """Photos whose EXIF orientation says how to hold them."""
 
 import struct
+import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from common.errors import UserError
 from data.datasets import open_dataset
 from data.store.decode import WrongData, decode_image
 from data.store.masks import decode_mask
+from data.store.turns import turn_of
 from tests.small_images import encoded, png_chunk
 
 #: From pixels as stored to upright ones (EXIF 2.32, 4.6.4: where row 0 and column 0 of what is stored are seen).
@@ -71,6 +74,33 @@ def test_an_orientation_behind_the_pixels_of_a_png_is_read(photo):
 def test_an_orientation_that_is_none_turns_nothing(photo, turn):
     decoded = decode_image(with_turn(photo(20, 30, 0), turn), upright=True)
     assert decoded.turn == 1 and (decoded.pixels == np.asarray(photo(20, 30, 0))).all()
+
+
+def test_threads_that_read_turns_leave_the_filters_of_warnings_as_they_are():
+    class Held:
+        """A photo whose header is read until another's is begun, or half a second."""
+
+        def __init__(self, begun, until):
+            self.begun, self.until = begun, until
+
+        def getexif(self):
+            self.begun.set()
+            self.until.wait(0.5)
+            return {}
+
+    first, second, ended = threading.Event(), threading.Event(), threading.Event()
+    before = list(warnings.filters)
+
+    def read_first():
+        turn_of(Held(first, second))
+        ended.set()
+
+    thread = threading.Thread(target=read_first)
+    thread.start()
+    assert first.wait(10)
+    turn_of(Held(second, ended))
+    thread.join()
+    assert warnings.filters == before
 
 
 @pytest.fixture
