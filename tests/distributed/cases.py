@@ -2,7 +2,6 @@
 came out; the test imports it and does it alone. No ``test_`` in its name: it is part of a test."""
 
 import hashlib
-import importlib.util
 import io
 import json
 import shutil
@@ -15,20 +14,12 @@ import numpy as np
 import torch
 
 from methods.core.base import METHODS
+from tests import small_runs
 
-HERE = Path(__file__).resolve().parent
 CPU = torch.device("cpu")
 IMAGES = 8
 OPTIMIZERS = ("adamw", "sgd", "lars", "larc")
 STEPS = 3
-
-
-def small():
-    """The module that describes small runs."""
-    spec = importlib.util.spec_from_file_location("small_runs", HERE.parent / "small_runs.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @dataclass(frozen=True)
@@ -49,7 +40,7 @@ class Case:
 def cases_of(method):
     """A method with each of its switches the other way, by images of one label or, if its loss reads labels, several."""
     kind = METHODS.get(method)
-    for options in small().switches(kind.Config):
+    for options in small_runs.switches(kind.Config):
         labels = (False, True) if kind.label_use(vars(kind.Config(**options))) else (False,)
         yield from (Case(method, options, several_labels=several) for several in labels)
 
@@ -90,9 +81,9 @@ def steps(case, accumulate=1, **further):
     from training.resolve import resolve
     from training.step import Stepper
 
-    kind, runs = METHODS.get(case.method).Config, small()
+    kind = METHODS.get(case.method).Config
     own = {"drop_path": 0.0} if "drop_path" in kind.__dataclass_fields__ else {}
-    config, method_config = runs.small_run(
+    config, method_config = small_runs.small_run(
         Path("unused"),
         Path("unused"),
         case.method,
@@ -105,7 +96,7 @@ def steps(case, accumulate=1, **further):
         warmup_epochs=0,
         clip_grad=0.0,
         image_size=16,
-        **{**own, **runs.shrunk(kind), **case.options, **further},
+        **{**own, **small_runs.shrunk(kind), **case.options, **further},
     )
     config = resolve(config)
     method = build_method(config, method_config, num_classes=3).double()
@@ -140,7 +131,7 @@ def online_numbers(folder):
     from training.plan import Plan
     from training.resolve import resolve
 
-    config, method_config = small().small_run(folder, Path("unused"), "barlow_twins", backbone="small_cnn")
+    config, method_config = small_runs.small_run(folder, Path("unused"), "barlow_twins", backbone="small_cnn")
     plan = Plan(resolve(config), method_config)
     method = plan.build_method()
     monitor = Monitor(plan, method)
@@ -154,7 +145,7 @@ def whole_run(folder, out):
     from commands.train import train
 
     return train(
-        *small().small_run(
+        *small_runs.small_run(
             folder,
             out,
             "barlow_twins",
@@ -174,7 +165,7 @@ def sharded_run(folder, out, **further):
 
     options = {"batch_size": 16, "epochs": 2, "warmup_epochs": 0, "drop_path": 0.0, "clip_grad": 0.05, "lr": 0.05}
     options["keep_checkpoints"] = 3  # one before the last, also when it has ended
-    return train(*small().small_run(folder, out, "dino", **options, **further))
+    return train(*small_runs.small_run(folder, out, "dino", **options, **further))
 
 
 def as_after_one_epoch(run, copy):

@@ -2,7 +2,6 @@
 and whole runs; whether each has all weights (ddp) or a part of each (fsdp)."""
 
 import functools
-import importlib.util
 import json
 import os
 import shutil
@@ -16,21 +15,13 @@ import torch
 
 from common.lock import owned_lock
 from rundir.paths import last_checkpoint
+from tests import small_runs
+from tests.distributed import cases
 from training.checkpoint import load_checkpoint
 from training.machine.batchnorm import GlobalBatchNorm, use_global_batchnorm
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-
-
-def load_cases():
-    spec = importlib.util.spec_from_file_location("distributed_cases", HERE / "cases.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-cases = load_cases()
 
 
 def launch(processes, out, *words):
@@ -70,7 +61,7 @@ def once(tmp_path_factory, name, make):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """45 images to train on and five held out, which neither two nor four divide."""
-    out = once(tmp_path_factory, "images", lambda out: cases.small().make_folder(out / "images", 50))
+    out = once(tmp_path_factory, "images", lambda out: small_runs.make_folder(out / "images", 50))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SSL_COMPARE_CACHE", str(out / "cache"))
         yield out / "images"

@@ -1,16 +1,11 @@
 """A step of a batch in parts (``--accumulate``) equals the step of the whole batch, but for what a method says of its batch."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 
 from methods.core.base import METHODS
+from tests.distributed import cases
 
-_spec = importlib.util.spec_from_file_location("distributed_cases", Path(__file__).with_name("cases.py"))
-cases = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(cases)
 CASES = [case for name in cases.TRAINED for case in cases.cases_of(name)]
 CASES += [case for case in cases.FURTHER if case.backbone == "small_vit"]
 

@@ -3,7 +3,6 @@ method; and of two methods, what the trainer's steps make of them. tests/distrib
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -14,12 +13,11 @@ from torch import Tensor, nn
 
 from backbones.base import Backbone
 from methods.core.base import METHODS, Method, Progress, ViewBatch
+from tests import small_runs
+from tests.distributed import cases as trainer
 from training.machine.batchnorm import use_global_batchnorm
 
 BATCH = 8
-spec = importlib.util.spec_from_file_location("trainer_steps", Path(__file__).parents[1] / "distributed" / "cases.py")
-trainer = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(trainer)
 #: Every switch of every method, and losses that no switch asks for.
 CASES = {str(case): case for name in trainer.TRAINED for case in trainer.cases_of(name)}
 CASES |= {str(case): case for case in trainer.FURTHER if case.backbone == "small_vit"}
@@ -46,7 +44,7 @@ def build(case: str) -> tuple[Method, ViewBatch]:
     asked = CASES[case]
     torch.manual_seed(0)
     cls = METHODS.get(asked.method)
-    method = cls(cls.Config(**{**trainer.small().shrunk(cls.Config), **asked.options}), lambda **_: Small(), 3)
+    method = cls(cls.Config(**{**small_runs.shrunk(cls.Config), **asked.options}), lambda **_: Small(), 3)
     sizes = [view.size // 2 for view in method.views(method.config, 32)]
     # The first half of the batch is unlike the second, and holds most of the labels: means of halves would be wrong.
     shift = (torch.arange(BATCH) >= BATCH // 2).float().view(-1, 1, 1, 1)
