@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 
 import numpy as np
 
@@ -18,6 +19,11 @@ class StreamedStore(ImageStore):
     Methods that return pixels raise UserError if a file has changed or vanished since ``data.store.build`` checked it.
     """
 
+    @cached_property
+    def _threads(self) -> int:
+        """How many decode a batch: asked once, since the answer is in files of the system."""
+        return processors()
+
     def mask(self, index: int) -> np.ndarray | None:
         if self.listing.masks is None:
             return None
@@ -26,7 +32,7 @@ class StreamedStore(ImageStore):
 
     def _fill(self, targets: list[np.ndarray], rows: list[int]) -> None:
         # Pillow and numpy release the GIL.
-        with ThreadPoolExecutor(processors(), thread_name_prefix="decode") as pool:
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="decode") as pool:
             list(pool.map(self._decode, targets, rows))
 
     def _planes(self, index: int) -> np.ndarray:
