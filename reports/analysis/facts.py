@@ -13,9 +13,14 @@ from rundir.results import Measurement
 
 def method_facts(run: Run) -> dict[str, Any]:
     """The class attributes declared by ``methods.core.base.Method``, as a run's method has them."""
-    method = str(run.config.get("method") or "")
-    defaults = literals_of(ROOT / "methods/core/base.py", "Method") | plugins_of("methods").facts(method)
+    defaults = todays_method_facts(run)
     return defaults | _of_same_types(run.environment.get("method"), defaults)
+
+
+def todays_method_facts(run: Run) -> dict[str, Any]:
+    """The same, as the method's file has them today."""
+    method = str(run.config.get("method") or "")
+    return literals_of(ROOT / "methods/core/base.py", "Method") | plugins_of("methods").facts(method)
 
 
 def column_facts(measurement: Measurement) -> dict[str, Any]:

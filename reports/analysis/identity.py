@@ -10,7 +10,7 @@ from typing import Any
 
 from common.errors import UserError
 from common.options import options_without_effect
-from reports.analysis.facts import method_facts
+from reports.analysis.facts import method_facts, todays_method_facts
 from rundir.read import Problem, Run
 from rundir.results import measured_key
 from training.config import TrainConfig
@@ -54,7 +54,8 @@ def _version(run: Run) -> dict[str, int]:
     """The version of a run's method; that of runs from before methods had any is 1."""
     recorded = run.environment.get("method")
     version = recorded.get("version") if isinstance(recorded, dict) else None
-    return {VERSION: version if type(version) is int else 1} if method_facts(run)["version"] > 1 else {}
+    version = version if type(version) is int else 1
+    return {VERSION: version} if max(version, todays_method_facts(run)["version"]) > 1 else {}
 
 
 def fill_in_defaults(runs: Sequence[Run]) -> None:

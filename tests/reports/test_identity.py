@@ -147,6 +147,7 @@ def test_runs_of_two_versions_of_a_method_are_neither_copies_nor_seeds(tmp_path)
         ("b", 1, {"title": "SimCLR"}),
         ("c", 0, facts_of("simclr")),
         ("d", 1, facts_of("simclr")),
+        ("e", 2, {**facts_of("simclr"), "version": 1}),  # as runs have it that were made before a version was raised
     ):
         run = write_run(tmp_path / name, "dino", "vit_nano", seed, options={"method": "simclr"}, matrices=False)
         environment = run / ENVIRONMENT
@@ -154,6 +155,6 @@ def test_runs_of_two_versions_of_a_method_are_neither_copies_nor_seeds(tmp_path)
     runs, notes = without_duplicates(read_runs([tmp_path])[0])
     assert not notes
     assert [(row.label, [run.name for run in row.runs]) for row in rows_of(runs)] == [
-        ("SimCLR, vit_nano, method_version 1", ["a", "b"]),
+        ("SimCLR, vit_nano, method_version 1", ["a", "b", "e"]),
         ("SimCLR, vit_nano, method_version 2", ["c", "d"]),
     ]
