@@ -66,3 +66,11 @@ def test_energy_is_what_nvml_counts(monkeypatch):
     assert devices.energy_joules(cuda) == 7200.0 and asked == [b"GPU-12-34"]
     status[0] = 3  # not supported
     assert devices.energy_joules(cuda) is None and devices.energy_joules(torch.device("cpu")) is None
+
+
+@pytest.mark.parametrize(("may_use", "precision"), [(True, "bf16"), (False, "fp32")])
+def test_auto_is_bf16_where_onednn_may_use_the_products(may_use, precision, monkeypatch):
+    """With ``ONEDNN_MAX_CPU_ISA=AVX2`` they are emulated, 40 times as slow as fp32's, whatever the processor has."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: may_use)
+    assert devices.pick_precision("auto", torch.device("cpu")) == precision
