@@ -5,6 +5,7 @@ Reference: facebookresearch/dino ``vision_transformer.py``. Shapes: B images, N 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -116,22 +117,21 @@ class PatchEmbedding(nn.Module):
 
 
 class ConvolutionalStem(nn.Sequential):
-    """Embeds patches of 4 pixels by small convolutions (Xiao et al. 2021, arXiv 2106.14881), ``[B, 3, H, W]`` to
-    ``[B, H/4 · W/4, D]``, so that a transformer learns from few images and steps, such as the demo's."""
+    """Embeds patches of 4 or 8 pixels by small convolutions (Xiao et al. 2021, arXiv 2106.14881), ``[B, 3, H, W]`` to
+    ``[B, H/P · W/P, D]``, so that a transformer learns from few images and steps, such as the demo's."""
 
-    def __init__(self, width: int, first: int, second: int):
-        """``first``, ``second``: channels of the two inner stages."""
+    def __init__(self, width: int, *inner: int):
+        """``inner``: channels of the inner stages. The first halves the sides, and so do all after the second and the last, of
+        ``width``: two make patches of 4 pixels, three of 8."""
 
         def stage(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
             convolution = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
             return [convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
 
-        super().__init__(
-            *stage(3, first, 2),
-            *stage(first, second, 1),
-            *stage(second, width, 2),
-            nn.Conv2d(width, width, 1),
-        )
+        channels = (3, *inner, width)
+        strides = (2, 1, *[2] * (len(inner) - 1))
+        stages = [stage(*each) for each in zip(channels[:-1], channels[1:], strides, strict=True)]
+        super().__init__(*itertools.chain.from_iterable(stages), nn.Conv2d(width, width, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         return super().forward(images.contiguous(memory_format=torch.channels_last)).flatten(2).mT
@@ -145,7 +145,7 @@ class VisionTransformer(Backbone):
         position_size: side in pixels of the square image whose grid the position embeddings have. It is independent of the
             training size, so that weights fit all input sizes.
         drop_path_rate: ``drop_path`` of the last block; it rises linearly from 0 at the first.
-        stem: embed patches of 4 pixels by a ``ConvolutionalStem`` with these inner channels.
+        stem: embed patches by a ``ConvolutionalStem`` with these inner channels.
         init_std: standard deviation of the linear layers' truncated normal.
     """
 
@@ -159,7 +159,7 @@ class VisionTransformer(Backbone):
         heads: int,
         position_size: int = 224,
         drop_path_rate: float = 0.0,
-        stem: tuple[int, int] | None = None,
+        stem: tuple[int, ...] | None = None,
         init_std: float = 0.02,
     ):
         super().__init__()
@@ -246,11 +246,12 @@ def check_divisible(size: Sequence[int], patch_size: int) -> tuple[int, int]:
     return height // patch_size, width // patch_size
 
 
-#: The authors' models (reference: ``vit_tiny``, ``vit_small``, ``vit_base``), MoCo v3's ViT-S, and a nano and a pico one for images
-#: of 32 pixels, which learn within a minute on a CPU core.
+#: The authors' models (reference: ``vit_tiny``, ``vit_small``, ``vit_base``), MoCo v3's ViT-S, and small ones that learn on
+#: a CPU core: pico and nano from images of 32 pixels within a minute, micro from those of 64.
 _SHAPES: dict[str, dict[str, Any]] = {
     "vit_nano": {"width": 96, "depth": 2, "heads": 3, "position_size": 32, "stem": (32, 64), "init_std": 0.1},
     "vit_pico": {"width": 64, "depth": 2, "heads": 2, "position_size": 32, "stem": (16, 32), "init_std": 0.1},
+    "vit_micro8": {"width": 128, "depth": 4, "heads": 4, "position_size": 64, "stem": (16, 32, 64), "init_std": 0.1},
     "vit_t16": {"width": 192, "depth": 12, "heads": 3},
     "vit_s16": {"width": 384, "depth": 12, "heads": 6},
     "vit_s16_12heads": {"width": 384, "depth": 12, "heads": 12},

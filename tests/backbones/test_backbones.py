@@ -14,10 +14,10 @@ from common.errors import UsageError, UserError
 from training.costs import count
 from training.initial import starts_at_zero
 
-VITS = ["vit_pico", "vit_nano", "vit_t16", "vit_s16", "vit_s16_12heads", "vit_s8", "vit_b16", "vit_b8"]
+VITS = ["vit_pico", "vit_nano", "vit_micro8", "vit_t16", "vit_s16", "vit_s16_12heads", "vit_s8", "vit_b16", "vit_b8"]
 RESNETS = ["resnet18", "resnet18_cifar", "resnet50"]
 #: Sides in pixels (height, width): the smallest that shows something.
-SIZES = {"vit_pico": (32, 24), "vit_nano": (32, 24), "vit_s8": (32, 24), "vit_b8": (16, 24)}
+SIZES = {"vit_pico": (32, 24), "vit_nano": (32, 24), "vit_micro8": (32, 24), "vit_s8": (32, 24), "vit_b8": (16, 24)}
 
 
 def check_maps(backbone: Backbone, images: torch.Tensor) -> None:
