@@ -91,8 +91,8 @@ def keep_memory(keep: bool) -> None:
 def pick_precision(name: str, device: torch.device) -> Precision:
     """Resolve the precision ``auto`` from the hardware alone, so that a machine always computes alike: bf16 on CUDA devices of
     capability 8.0 and above and on CPUs with bf16 products (AVX-512 BF16, AMX; 0.4 to 0.5 of the time in fp32) that oneDNN may use
-    (``ONEDNN_MAX_CPU_ISA`` can forbid it), fp16 on older CUDA devices with tensor cores (7.0), and fp32 elsewhere. Raises UsageError
-    for fp16 without CUDA, which has no gradient scaling."""
+    (``ONEDNN_MAX_CPU_ISA`` can forbid it), fp16 on older CUDA devices with tensor cores (7.0), and fp32 elsewhere. Raises
+    UsageError for fp16 without CUDA, which has no gradient scaling."""
     if name == "fp16" and device.type != "cuda":
         raise UsageError(f"--precision fp16 needs a CUDA device, and this run is on {device.type}; give bf16 or fp32")
     if name != "auto":
