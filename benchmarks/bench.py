@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +17,8 @@ from benchmarks.timing import Limit, Measurement, Spread, measure
 from training.machine.devices import keep_memory, synchronize
 
 T = TypeVar("T")
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass
@@ -45,9 +48,20 @@ class Bench:
     def pick(self, thorough: T, quick: T) -> T:
         return quick if self.quick else thorough
 
+    @cached_property
+    def small_products(self) -> dict[str, float]:
+        """Operations a second of a small matrix product in each precision: a moment tells which of them the device is fast in, and
+        about how fast it is."""
+        side = 4096 if self.device.type == "cuda" else 384
+        return {precision: self._product(precision, side) for precision in DTYPES}
+
+    @property
+    def precisions(self) -> list[str]:
+        """Those that are timed: fp32, and others that are no slower. Emulated ones, up to 40 times as slow, are of no use."""
+        return [name for name, rate in self.small_products.items() if rate >= self.small_products["fp32"]]
+
     def measure(
         self,
-        benchmark: str,
         case: str,
         contenders: Mapping[str, Callable[[], object]],
         amount: float | None,
@@ -60,14 +74,15 @@ class Bench:
         once untimed."""
         kept: list[bool] = []
 
-        def prepare(name: str) -> None:
-            if kept != ["ours" in name] and self.device.type == "cpu":
+        def prepare(name: str) -> bool:
+            changes = kept != ["ours" in name] and self.device.type == "cpu"
+            if changes:
                 kept[:] = ["ours" in name]
                 keep_memory(kept[0])
-                contenders[name]()
+            return changes
 
         try:
-            return measure(benchmark, case, contenders, self.rounds, amount, unit, limits, clock or self.clock, prepare)
+            return measure(case, contenders, self.rounds, amount, unit, limits, clock or self.clock, prepare)
         finally:
             keep_memory(self.device.type == "cpu")
 
@@ -76,11 +91,13 @@ class Bench:
         name = f"matrix product, {precision}"
         if name not in self._ceilings:
             side = self.pick(8192 if self.device.type == "cuda" else 3072, 512)
-            dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}[precision]
-            a, b = (torch.randn(side, side, device=self.device).to(dtype) for _ in range(2))
-            out = torch.empty_like(a)
-            self._ceilings[name] = 2 * side**3 / self._fastest(lambda: torch.mm(a, b, out=out))
+            self._ceilings[name] = self._product(precision, side)
         return self._ceilings[name]
+
+    def _product(self, precision: str, side: int) -> float:
+        a, b = (torch.randn(side, side, device=self.device).to(DTYPES[precision]) for _ in range(2))
+        out = torch.empty_like(a)
+        return 2 * side**3 / self._fastest(lambda: torch.mm(a, b, out=out))
 
     def copy(self, threads: int | None = None) -> float:
         """Bytes a second that a copy of a large tensor reads and writes; ``threads`` of a CPU: default: all."""
@@ -115,10 +132,9 @@ def operations(work: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def ceilings(bench: Bench) -> list[Measurement]:
+def ceilings(bench: Bench) -> Iterator[list[Measurement]]:
     """The machine's limits that do not belong to one benchmark."""
-    copy, one = bench.copy(), bench.copy(threads=1)
-    found = [("fp32", bench.product("fp32")), ("bf16", bench.product("bf16")), ("fp64", bench.product("fp64"))]
-    rows = [(f"matrix product, {precision}", flops / 1e9, "GFLOP/s") for precision, flops in found]
-    rows += [("memory copy, read and written", copy / 1e9, "GB/s"), ("the same on one thread", one / 1e9, "GB/s")]
-    return [Measurement("ceilings", case, "machine", Spread(v, v, v), unit) for case, v, unit in rows]
+    rows = [(f"matrix product, {name}", bench.product(name) / 1e9, "GFLOP/s") for name in bench.precisions]
+    copies = {"memory copy, read and written": bench.copy(), "the same on one thread": bench.copy(threads=1)}
+    rows += [(name, rate / 1e9, "GB/s") for name, rate in copies.items()]
+    yield [Measurement("the machine", name, Spread(v, v, v), unit) for name, v, unit in rows]

@@ -26,12 +26,14 @@ from training.batches import Batches, short_side_for
 from training.machine.devices import synchronize
 
 
-def end_to_end(bench: Bench) -> list[Measurement]:
-    """DINO, 2×224 + 8×96, in bf16, on JPEG files of 500×500 pixels: ours from the store, the reference with a torchvision data
-    set in a loader worker for each core. By the clock on the wall, since loader workers are processes of their own."""
+def end_to_end(bench: Bench) -> Iterator[list[Measurement]]:
+    """From files to weights: DINO, 2×224 + 8×96, on JPEG files of 500×500 pixels.
+
+    Ours from the store, the reference with a torchvision data set in a loader worker for each core, in the last of the precisions
+    that are timed. By the clock on the wall, since loader workers are processes of their own."""
     cuda = bench.device.type == "cuda"
     name, batch, steps = ("vit_s16", 64, 20) if cuda else ("vit_t16", bench.pick(8, 2), bench.pick(3, 1))
-    out_dim, wanted = bench.pick(65536, 1024), DINOConfig().views(224)
+    out_dim, wanted, precision = bench.pick(65536, 1024), DINOConfig().views(224), bench.precisions[-1]
     with tempfile.TemporaryDirectory(prefix="bench-end-to-end-") as folder:
         root = Path(folder)
         for number, image in enumerate(photos(bench.pick(512, 8), 500)):
@@ -39,7 +41,7 @@ def end_to_end(bench: Bench) -> list[Measurement]:
             path.parent.mkdir(parents=True, exist_ok=True)
             image.save(path, quality=90)
 
-        stepper = our_stepper("dino", name, batch, bench.device, "bf16", out_dim=out_dim)
+        stepper = our_stepper("dino", name, batch, bench.device, precision, out_dim=out_dim)
         config = dataclasses.replace(stepper.config, data="imagefolder")
         store = open_dataset("imagefolder", "train", root / "data", short_side_for(224), root / "cache", progress=False)
         source = Batches(store, wanted, config, bench.device)
@@ -62,18 +64,18 @@ def end_to_end(bench: Bench) -> list[Measurement]:
 
         def reference() -> None:
             for _ in range(steps):
-                plain([view.to(bench.device, non_blocking=True) for view in next(loaded)[0]], bf16=True)
+                plain([view.to(bench.device, non_blocking=True) for view in next(loaded)[0]], precision == "bf16")
             synchronize(bench.device)
 
         contenders = {
-            "ours, bf16": lambda: ours(stream),
-            "ours, the step alone, bf16": lambda: ours(alone()),
-            f"reference, {processors()} loader workers, bf16": reference,
+            f"ours, {precision}": lambda: ours(stream),
+            f"ours, the step alone, {precision}": lambda: ours(alone()),
+            f"reference, {processors()} loader workers, {precision}": reference,
         }
         case = f"DINO {name}, 2×224 + 8×96 from files, out_dim {out_dim}, batch {batch}"
         try:
             amount = batch * steps
-            return bench.measure("end_to_end", case, contenders, amount, "images/s", clock=time.perf_counter)
+            yield bench.measure(case, contenders, amount, "images/s", clock=time.perf_counter)
         finally:
             stream.close()
 

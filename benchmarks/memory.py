@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -15,10 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from backbones.vit import as_on_accelerator
-from benchmarks.bench import Bench
+from benchmarks.bench import DTYPES, Bench
 from benchmarks.reference import barlow_twins as plain_barlow_twins
 from benchmarks.timing import Measurement, Spread
-from benchmarks.training import PRECISIONS, our_config, plain_dino_step
+from benchmarks.training import our_config, plain_dino_step
 from methods.core.base import METHODS, Progress, ViewBatch
 from training.plan import build_method
 from training.step import Stepper
@@ -68,27 +68,28 @@ def peak_of(network: nn.Module, step: Callable[[], object]) -> int:
         return allocations.peak
 
 
-def memory(bench: Bench) -> list[Measurement]:
-    """Table 8 of DINO's paper (arXiv 2104.14294): ViT-S/16 at batch 64 with 0 to 10 local crops; and Barlow Twins' ResNet-50."""
-    found = []
+def memory(bench: Bench) -> Iterator[list[Measurement]]:
+    """Memory of a step on an accelerator, counted.
+
+    Table 8 of DINO's paper (arXiv 2104.14294), ViT-S/16 at batch 64 with 0 to 10 local crops; and Barlow Twins' ResNet-50."""
     out_dim = bench.pick(65536, 1024)
     for local_crops in bench.pick((0, 2, 6, 8, 10), (2,)):
         batch, name = bench.pick((64, "vit_s16"), (2, "vit_t16"))
         case = f"DINO {name}, 2×224 + {local_crops}×96, out_dim {out_dim}, batch {batch}"
-        for precision in PRECISIONS:
+        found = []
+        for precision in DTYPES:
             ours = count_ours("dino", name, batch, precision, out_dim=out_dim, local_crops=local_crops)
-            found.append(_measurement(case, f"ours, {precision}", ours))
-            found.append(
-                _measurement(case, f"reference, {precision}", _plain_dino(name, batch, local_crops, out_dim, precision))
-            )
+            plain = _plain_dino(name, batch, local_crops, out_dim, precision)
+            found += _measurements(case, precision, ours, plain)
+        yield found
     batch, name, width = bench.pick((256, "resnet50", 8192), (4, "resnet18", 256))
     case = f"Barlow Twins {name}, 2×224, projector {width}³, batch {batch}"
     projector = "-".join([str(width)] * 3)
-    for precision in PRECISIONS:
+    found = []
+    for precision in DTYPES:
         ours = count_ours("barlow_twins", name, batch, precision, projector=projector)
-        found.append(_measurement(case, f"ours, {precision}", ours))
-        found.append(_measurement(case, f"reference, {precision}", _plain_barlow_twins(name, width, batch, precision)))
-    return found
+        found += _measurements(case, precision, ours, _plain_barlow_twins(name, width, batch, precision))
+    yield found
 
 
 def count_ours(method: str, backbone: str, batch: int, precision: str, **options: Any) -> int:
@@ -150,5 +151,9 @@ def _count_plain(plain: Any, network: nn.Module, sizes: list[int], batch: int, p
         )
 
 
-def _measurement(case: str, contender: str, count: int) -> Measurement:
-    return Measurement("memory", case, contender, Spread(*[count / 2**30] * 3), "GiB, counted")
+def _measurements(case: str, precision: str, ours: int, plain: int) -> list[Measurement]:
+    counts = {"ours": ours, "reference": plain}
+    return [
+        Measurement(case, f"{name}, {precision}", Spread(*[count / 2**30] * 3), "GiB, counted")
+        for name, count in counts.items()
+    ]

@@ -5,23 +5,31 @@
 
 Every contender does the same work, one after the other, several times. Printed and written are the median and the range of the
 rounds; ratios are taken within each round. ``bench.json`` holds ``about`` (machine, commit, packages, command) and
-``measurements``, the fields of ``benchmarks.timing.Measurement``; it is written anew after each benchmark.
+``measurements``, the fields of ``benchmarks.timing.Measurement`` and the benchmark's name. Rows are printed and written as soon as
+they are measured, and stay when a later benchmark fails or the command is stopped.
+
+benchmarks:
+{benchmarks}
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
 import sys
-from collections.abc import Callable, Sequence
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.authors import Authors
-from benchmarks.bench import Bench, ceilings
+from benchmarks.bench import DTYPES, Bench, ceilings
 from benchmarks.end_to_end import end_to_end
 from benchmarks.evaluation import bootstrap, features, knn, probe
 from benchmarks.memory import memory
@@ -30,30 +38,74 @@ from benchmarks.store import store
 from benchmarks.timing import Measurement, Spread
 from benchmarks.training import barlow_twins, dino
 from benchmarks.views import views
-from common.errors import UserError
+from common.errors import UserError, unknown_name
 from common.files import write_json
+from common.progress import Console
 from training.machine.devices import pick_device
 from training.machine.environment import describe_environment
 
-BENCHMARKS: dict[str, Callable[[Bench], list[Measurement]]] = {
-    "ceilings": ceilings,
-    "dino": dino,
-    "barlow_twins": barlow_twins,
-    "end_to_end": end_to_end,
-    "memory": memory,
-    "views": views,
-    "store": store,
-    "knn": knn,
-    "probe": probe,
-    "bootstrap": bootstrap,
-    "features": features,
-    "startup": startup,
+
+@dataclass(frozen=True)
+class Benchmark:
+    """
+    Attributes:
+        measure: yields a case's rows after the other.
+        seconds: roughly, of a round on two cores of 50 GFLOP/s each in fp32, without the authors' code.
+        steps: it trains in every precision.
+    """
+
+    measure: Callable[[Bench], Iterator[list[Measurement]]]
+    seconds: float
+    steps: bool = False
+
+    @property
+    def what(self) -> str:
+        """What it measures, in a line: the first one of its docstring."""
+        work = self.measure.func if isinstance(self.measure, partial) else self.measure
+        return inspect.getdoc(work).partition("\n")[0].rstrip(".")
+
+    def estimate(self, bench: Bench) -> float:
+        """Seconds that it takes, about."""
+        slower = 100e9 / bench.small_products["fp32"]
+        contenders = 1.5 ** bool(bench.authors) * 1.6 ** (len(bench.precisions) - 1) if self.steps else 1
+        return self.seconds * slower * contenders * bench.rounds
+
+
+BENCHMARKS = {
+    "ceilings": Benchmark(ceilings, 2),
+    "dino_vit_s16": Benchmark(partial(dino, backbone="vit_s16"), 20, steps=True),
+    "dino_vit_t16": Benchmark(partial(dino, backbone="vit_t16"), 8, steps=True),
+    "dino_vit_nano": Benchmark(partial(dino, backbone="vit_nano"), 8, steps=True),
+    "barlow_twins_resnet50": Benchmark(partial(barlow_twins, backbone="resnet50"), 30, steps=True),
+    "barlow_twins_resnet18": Benchmark(partial(barlow_twins, backbone="resnet18"), 20, steps=True),
+    "end_to_end": Benchmark(end_to_end, 40),
+    "memory": Benchmark(memory, 30),
+    "views_224": Benchmark(partial(views, size=224), 3),
+    "views_32": Benchmark(partial(views, size=32), 1),
+    "store": Benchmark(store, 5),
+    "knn_10000": Benchmark(partial(knn, size=10_000), 3),
+    "knn_40000": Benchmark(partial(knn, size=40_000), 5),
+    "knn_160000": Benchmark(partial(knn, size=160_000), 20),
+    "probe_10": Benchmark(partial(probe, classes=10), 2),
+    "probe_1000": Benchmark(partial(probe, classes=1000), 10),
+    "bootstrap": Benchmark(bootstrap, 2),
+    "features_vit_s16": Benchmark(partial(features, backbone="vit_s16"), 8),
+    "startup": Benchmark(startup, 40),
 }
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS), help="default: all")
+    listed = "\n".join(f"  {name:<22} {benchmark.what}" for name, benchmark in BENCHMARKS.items())
+    parser = argparse.ArgumentParser(
+        description=__doc__.format(benchmarks=listed), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[""],
+        metavar="NAME",
+        help="benchmarks, or parts of their names: dino, vit_s16, knn; default: all",
+    )
     parser.add_argument(
         "--reference", type=Path, help="checkout of facebookresearch/dino, to time the authors' code, too"
     )
@@ -73,37 +125,87 @@ def main(words: Sequence[str] | None = None) -> int:
             parser.error(f"--{name} {getattr(options, name)}: give at least 1")
     if options.threads:
         torch.set_num_threads(options.threads)
-    console = Console()
     try:
+        names = chosen(options.only)
         device = pick_device(options.device)
         authors = options.reference and Authors(options.reference)
-        bench = Bench(device, 2 if options.quick else options.rounds, options.quick, authors, options.run)
-        about = {**describe_environment(device, "fp32 and bf16"), "rounds": bench.rounds, "quick": bench.quick}
-        measurements: list[Measurement] = []
-        for name in options.only:
-            found = BENCHMARKS[name](bench)
-            console.print(table(name, found))
-            measurements += found
-            figures = [dataclasses.asdict(measurement) for measurement in measurements]
-            write_json(options.out, {"about": about, "measurements": figures})
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
-    console.print(f"figures: {options.out}", highlight=False)
-    return 0
+    bench = Bench(device, 2 if options.quick else options.rounds, options.quick, authors, options.run)
+    return measure(bench, names, options.out)
 
 
-def table(name: str, measurements: Sequence[Measurement]) -> Table:
-    """What is printed: a line a contender."""
-    made = Table(title=name, title_justify="left")
-    for heading in ("case", "contender", "value [range]", "times as fast as … [range]", "part of the limit"):
+def chosen(parts: Sequence[str]) -> list[str]:
+    """Names of the benchmarks whose names have one of these parts. Raises UsageError for a part that none has."""
+    for part in parts:
+        if not any(part in name for name in BENCHMARKS):
+            raise unknown_name("benchmark", part, BENCHMARKS)
+    return [name for name in BENCHMARKS if any(part in name for part in parts)]
+
+
+def measure(bench: Bench, names: Sequence[str], out: Path) -> int:
+    """Run these benchmarks, print the rows of each case and write all so far. Returns the exit status: 1 where one has failed."""
+    console = Console()
+    say = partial(console.print, highlight=False, soft_wrap=True)
+    about = {
+        **describe_environment(bench.device, " and ".join(bench.precisions)),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "rounds": bench.rounds,
+        "quick": bench.quick,
+    }
+    estimates = {name: BENCHMARKS[name].estimate(bench) for name in names}
+    is_timed = bench.device.type == "cpu" and not bench.quick
+    in_all = f", about {minutes(sum(estimates.values()))} in all" if is_timed else ""
+    say(f"to measure{in_all}: {', '.join(names)}")
+    for precision in DTYPES.keys() - set(bench.precisions):
+        slower = bench.small_products["fp32"] / bench.small_products[precision]
+        say(f"{precision} is not timed: its products take {slower:.1f} times as long as fp32's on this device")
+    found: list[dict] = []
+    failed = []
+    began, done = time.monotonic(), 0.0
+    try:
+        for number, name in enumerate(names, 1):
+            # As the benchmarks before this one have gone.
+            pace = (time.monotonic() - began) / done if done else 1.0
+            left = pace * (sum(estimates.values()) - done)
+            takes = f"; about {minutes(pace * estimates[name])}, {minutes(left)} to the end" if is_timed else ""
+            say(f"\n{number}/{len(names)} {name}: {BENCHMARKS[name].what}{takes}")
+            done += estimates[name]
+            try:
+                for rows in BENCHMARKS[name].measure(bench):
+                    console.print(table(rows))
+                    found += [{"benchmark": name, **dataclasses.asdict(row)} for row in rows]
+                    write_json(out, {"about": about, "measurements": found})
+            except UserError as error:
+                failed.append(name)
+                print(f"error: {error}", file=sys.stderr)
+            except Exception:
+                failed.append(name)
+                traceback.print_exc()
+    except KeyboardInterrupt:
+        say(f"stopped; measured until then: {out}" if found else "stopped before anything was measured")
+        return 130
+    if found:
+        say(f"figures: {out}")
+    if failed:
+        print(f"error: {', '.join(failed)} failed; the lines above say why", file=sys.stderr)
+    return bool(failed)
+
+
+def minutes(seconds: float) -> str:
+    return "a minute" if seconds < 90 else f"{seconds / 60:.0f} minutes"
+
+
+def table(measurements: Sequence[Measurement]) -> Table:
+    """What is printed of a case: a line a contender."""
+    made = Table(title=measurements[0].case, title_justify="left")
+    for heading in ("", "value [range]", "times as fast as … [range]", "part of the limit"):
         made.add_column(heading, overflow="fold")
-    last = None
     for m in measurements:
         ratios = "\n".join(f"{_text(ratio)} × {other}" for other, ratio in m.ratios.items())
         limit = "" if m.reached is None else f"{m.reached:.1%} of {m.limit}"
-        made.add_row("" if m.case == last else m.case, m.contender, f"{_text(m.value)} {m.unit}", ratios, limit)
-        last = m.case
+        made.add_row(m.contender, f"{_text(m.value)} {m.unit}", ratios, limit)
     return made
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
@@ -21,8 +22,8 @@ PATIENCE = 300
 REPORT_WITHOUT_TORCH = "import run, sys; status = run.main(sys.argv[1:]); sys.exit(status or 'torch' in sys.modules)"
 
 
-def startup(bench: Bench) -> list[Measurement]:
-    """The command line, the report and the demo, each beside what no such program can do without."""
+def startup(bench: Bench) -> Iterator[list[Measurement]]:
+    """Start-up: the command line, the report and the demo, each beside what no such program can do without."""
     with tempfile.TemporaryDirectory(prefix="bench-startup-") as folder:
         place = Path(folder)
         numbers = count()
@@ -47,11 +48,9 @@ def startup(bench: Bench) -> list[Measurement]:
             "import torch": lambda: _run("-c", "import torch"),
         }
         rounds = min(bench.rounds, 3)
-        return [
-            *measure("startup", "help", {**options, **python}, bench.rounds, None, "s"),
-            *measure("startup", "report of the demo's unfinished runs", {**reports, **python}, rounds, None, "s"),
-            *measure("startup", "training", steps, rounds, None, "s"),
-        ]
+        yield measure("help", {**options, **python}, bench.rounds, None, "s")
+        yield measure("report of the demo's unfinished runs", {**reports, **python}, rounds, None, "s")
+        yield measure("training", steps, rounds, None, "s")
 
 
 def _run(*words: str) -> None:

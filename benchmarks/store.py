@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
@@ -34,8 +35,10 @@ def cpu_time() -> float:
     return sum(os.times()[:4])
 
 
-def store(bench: Bench) -> list[Measurement]:
-    """JPEG files of 500×500 pixels, kept at full size. With ``--threads 1`` per second of the processors, not of the wall."""
+def store(bench: Bench) -> Iterator[list[Measurement]]:
+    """The store built of JPEG files of 500×500 pixels, and batches streamed from them.
+
+    Kept at full size. With ``--threads 1`` per second of the processors, not of the wall."""
     images, workers = bench.pick(300, 16), processors()
     with tempfile.TemporaryDirectory(prefix="bench-store-") as folder:
         root = Path(folder)
@@ -76,6 +79,5 @@ def store(bench: Bench) -> list[Measurement]:
         }
         case = f"{images} JPEG files of 500×500, quality 90"
         shared = bench.clock is time.thread_time
-        return measure(
-            "store", case, contenders, bench.rounds, images, "images/s", clock=cpu_time if shared else time.perf_counter
-        )
+        clock = cpu_time if shared else time.perf_counter
+        yield measure(case, contenders, bench.rounds, images, "images/s", clock=clock)

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from common.progress import working
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -42,7 +44,6 @@ class Measurement:
     """One contender's speed.
 
     Attributes:
-        benchmark: the name in ``benchmarks.run``.
         case: what was done, in which sizes.
         contender: by what ("ours, bf16").
         value: in ``unit``.
@@ -52,7 +53,6 @@ class Measurement:
         reached: part of it.
     """
 
-    benchmark: str
     case: str
     contender: str
     value: Spread
@@ -63,27 +63,30 @@ class Measurement:
 
 
 def take_turns(
+    case: str,
     contenders: Mapping[str, Callable[[], object]],
     rounds: int,
     clock: Callable[[], float] = time.perf_counter,
-    prepare: Callable[[str], object] = lambda name: None,
+    prepare: Callable[[str], bool] = lambda name: False,
 ) -> dict[str, list[float]]:
-    """Seconds that each contender takes in each round, after one that does not count. A contender returns when its work is done
-    (on an accelerator: after a synchronisation). ``prepare`` is called with its name before, and is not timed."""
+    """Seconds that each contender takes in each round, while ``case`` is shown with its progress. A contender returns when its
+    work is done (on an accelerator: after a synchronisation). It runs once untimed at first, and wherever ``prepare``, called with
+    its name before, returns True."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for number in range(rounds + 1):
-        for name, work in contenders.items():
-            prepare(name)
-            began = clock()
-            work()
-            took = clock() - began
-            if number:
-                seconds[name].append(took)
+    with working(case, rounds * len(contenders)) as turns:
+        for number in range(rounds):
+            for name, work in contenders.items():
+                turns.advance(turns.done, name)
+                if prepare(name) or number == 0:
+                    work()
+                began = clock()
+                work()
+                seconds[name].append(clock() - began)
+                turns.advance(turns.done + 1)
     return seconds
 
 
 def measure(
-    benchmark: str,
     case: str,
     contenders: Mapping[str, Callable[[], object]],
     rounds: int,
@@ -91,7 +94,7 @@ def measure(
     unit: str,
     limits: Mapping[str, Limit] | None = None,
     clock: Callable[[], float] = time.perf_counter,
-    prepare: Callable[[str], object] = lambda name: None,
+    prepare: Callable[[str], bool] = lambda name: False,
 ) -> list[Measurement]:
     """Time contenders in turns. Those whose name begins with "ours" are compared with each of the others.
 
@@ -100,7 +103,7 @@ def measure(
         limits: of contenders, by name.
         prepare: as ``take_turns`` has it.
     """
-    seconds = take_turns(contenders, rounds, clock, prepare)
+    seconds = take_turns(case, contenders, rounds, clock, prepare)
     references = [name for name in contenders if not name.startswith("ours")]
     found = []
     for name, times in seconds.items():
@@ -112,5 +115,5 @@ def measure(
         limit = (limits or {}).get(name)
         rate = 1 / value.median if amount is None else value.median
         reached = limit and rate * limit.per_unit / limit.ceiling
-        found.append(Measurement(benchmark, case, name, value, unit, ratios, limit and limit.name, reached))
+        found.append(Measurement(case, name, value, unit, ratios, limit and limit.name, reached))
     return found

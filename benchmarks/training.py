@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -17,7 +16,6 @@ from benchmarks.reference import barlow_twins as plain_barlow_twins
 from benchmarks.reference import dino as plain_dino
 from benchmarks.reference.transformer import VisionTransformer
 from benchmarks.timing import Limit, Measurement
-from common.errors import UsageError
 from methods.core.base import METHODS, Progress, ViewBatch
 from training.config import TrainConfig
 from training.machine.devices import synchronize
@@ -25,14 +23,16 @@ from training.plan import build_method
 from training.resolve import resolve
 from training.step import Stepper
 
-PRECISIONS = ("fp32", "bf16")
+#: Backbones that the authors' code has, by its names.
+AUTHORS = {"vit_t16": "vit_tiny", "vit_s16": "vit_small"}
 
 
 def our_config(
     method: str, backbone: str, batch: int, device: torch.device, precision: str, **options: Any
 ) -> TrainConfig:
     """The trainer's options, at the method's published defaults but for ``options``."""
-    chosen = {"method": method, "backbone": backbone, "batch_size": batch, "image_size": 224, "precision": precision}
+    size = ARCHITECTURES.get(backbone, {}).get("position_size", 224)
+    chosen = {"method": method, "backbone": backbone, "batch_size": batch, "image_size": size, "precision": precision}
     return resolve(TrainConfig(**{**METHODS.get(method).recipe, **chosen, "device": str(device), **options}))
 
 
@@ -54,7 +54,9 @@ def our_stepper(
 
 def plain_dino_step(backbone: str, out_dim: int, device: torch.device) -> plain_dino.PlainStep:
     """The reference's step of a ViT of ours."""
-    sizes = ARCHITECTURES[backbone]
+    sizes = dict(ARCHITECTURES[backbone])
+    sizes["inner"] = sizes.pop("stem", ())
+    sizes.pop("init_std", None)  # weights are taken over
     student, teacher = (
         plain_dino.Network(VisionTransformer(**sizes, drop_path_rate=rate), out_dim) for rate in (0.1, 0.0)
     )
@@ -66,48 +68,45 @@ def random_views(batch: int, sizes: list[int], device: torch.device) -> list[Ten
     return [torch.randn(batch, 3, size, size, generator=generator).to(device) for size in sizes]
 
 
-def dino(bench: Bench) -> list[Measurement]:
-    """DINO, 2×224 + 8×96, 65,536 prototypes."""
-    batch = 64 if bench.device.type == "cuda" else bench.pick(4, 2)
-    views = random_views(batch, [224] * 2 + [96] * 8, bench.device)
-    out_dim = bench.pick(65536, 1024)
-    found = []
-    for name in bench.pick(("vit_s16", "vit_t16"), ("vit_t16",)):
-        stepper = our_stepper("dino", name, batch, bench.device, out_dim=out_dim)
-        step = plain_dino_step(name, out_dim, bench.device)
-        for plain, ours in ((step.student, stepper.method.student), (step.teacher, stepper.method.teacher)):
-            plain.copy_weights(ours.state_dict())
-        references = {"reference": step}
-        if bench.authors:
-            authors_name = {"vit_s16": "vit_small", "vit_t16": "vit_tiny"}[name]
-            references["authors"] = bench.authors.dino_step(authors_name, out_dim, len(views), bench.device)
-        case = f"DINO {name}, 2×224 + 8×96, out_dim {out_dim}, batch {batch}"
-        compiled = None
-        if not bench.quick:
-            try:
-                compiled = our_stepper("dino", name, batch, bench.device, compiled=True, out_dim=out_dim)
-            except UsageError as error:  # what compiles is not there
-                print(f"without compiled blocks: {error}", file=sys.stderr)
-        found += _compare(bench, "dino", case, stepper, references, views, compiled)
-    return found
+def dino(bench: Bench, backbone: str) -> Iterator[list[Measurement]]:
+    """A training step of DINO.
+
+    2×224 + 8×96 pixels and 65,536 prototypes; vit_nano 2×32 + 8×16 and 4,096."""
+    large, small, out_dim, batch = (32, 16, 4096, 64) if backbone == "vit_nano" else (224, 96, 65536, 4)
+    batch = 64 if bench.device.type == "cuda" else bench.pick(batch, 2)
+    views = random_views(batch, [large] * 2 + [small] * 8, bench.device)
+    out_dim = bench.pick(out_dim, 1024)
+    stepper = our_stepper("dino", backbone, batch, bench.device, out_dim=out_dim)
+    step = plain_dino_step(backbone, out_dim, bench.device)
+    for plain, ours in ((step.student, stepper.method.student), (step.teacher, stepper.method.teacher)):
+        plain.copy_weights(ours.state_dict())
+    references = {"reference": step}
+    if bench.authors and backbone in AUTHORS:
+        references["authors"] = bench.authors.dino_step(AUTHORS[backbone], out_dim, len(views), bench.device)
+    compiled = None
+    if bench.device.type == "cuda":
+        compiled = our_stepper("dino", backbone, batch, bench.device, compiled=True, out_dim=out_dim)
+    case = f"DINO {backbone}, 2×{large} + 8×{small}, out_dim {out_dim}, batch {batch}"
+    yield _compare(bench, case, stepper, references, views, compiled)
 
 
-def barlow_twins(bench: Bench) -> list[Measurement]:
-    """Barlow Twins, ResNet-50, 8192-8192-8192."""
-    batch = 256 if bench.device.type == "cuda" else bench.pick(8, 4)
-    name, width = bench.pick(("resnet50", 8192), ("resnet18", 256))
-    views = random_views(batch, [224] * 2, bench.device)
-    stepper = our_stepper("barlow_twins", name, batch, bench.device, projector="-".join([str(width)] * 3))
-    model = plain_barlow_twins.BarlowTwins(getattr(torchvision.models, name)(), [width] * 3)
+def barlow_twins(bench: Bench, backbone: str) -> Iterator[list[Measurement]]:
+    """A training step of Barlow Twins.
+
+    ResNet-50 at 224 pixels with 8192-8192-8192, ResNet-18 at 128 with 2048-2048-2048."""
+    size, width, batch = {"resnet50": (224, 8192, 8), "resnet18": (128, 2048, 32)}[backbone]
+    batch, width = 256 if bench.device.type == "cuda" else bench.pick(batch, 4), bench.pick(width, 256)
+    views = random_views(batch, [size] * 2, bench.device)
+    stepper = our_stepper("barlow_twins", backbone, batch, bench.device, projector="-".join([str(width)] * 3))
+    model = plain_barlow_twins.BarlowTwins(getattr(torchvision.models, backbone)(), [width] * 3)
     model.load_state_dict(stepper.method.state_dict())
     references = {"reference": plain_barlow_twins.PlainStep(model, bench.device)}
-    case = f"Barlow Twins {name}, 2×224, projector {width}³, batch {batch}"
-    return _compare(bench, "barlow_twins", case, stepper, references, views)
+    case = f"Barlow Twins {backbone}, 2×{size}, projector {width}³, batch {batch}"
+    yield _compare(bench, case, stepper, references, views)
 
 
 def _compare(
     bench: Bench,
-    benchmark: str,
     case: str,
     stepper: Stepper,
     references: dict[str, Callable[..., Tensor]],
@@ -136,13 +135,13 @@ def _compare(
 
     contenders: dict[str, Callable[[], None]] = {}
     limits = {}
-    for precision in PRECISIONS:
+    for precision in bench.precisions:
         contenders[f"ours, {precision}"] = lambda p=precision: ours(stepper, p)
-        if compiled and precision == "bf16":
-            contenders["ours compiled, bf16"] = lambda: ours(compiled, "bf16")
+        if compiled and precision == bench.precisions[-1]:
+            contenders[f"ours compiled, {precision}"] = lambda p=precision: ours(compiled, p)
         for name, step in references.items():
             contenders[f"{name}, {precision}"] = lambda s=step, p=precision: theirs(s, p)
         limit = Limit(f"matrix product, {precision}", bench.product(precision), flops)
         limits |= {name: limit for name in contenders if name.endswith(precision)}
     case += f", {flops / 1e9:.0f} GFLOP an image"
-    return bench.measure(benchmark, case, contenders, batch * steps, "images/s", limits)
+    return bench.measure(case, contenders, batch * steps, "images/s", limits)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -15,7 +15,6 @@ from benchmarks.reference.augmentation import augmentation
 from benchmarks.timing import Limit, Measurement
 from data.store.store import ImageBatch
 from data.views.maker import ViewMaker
-from data.views.spec import View
 from methods.dino import DINOConfig
 
 
@@ -33,21 +32,10 @@ def photos(count: int, size: int) -> list[Image.Image]:
     return found
 
 
-def views(bench: Bench) -> list[Measurement]:
+def views(bench: Bench, size: int) -> Iterator[list[Measurement]]:
     """Augmentation, decoding not included. Always on the CPU: what one core of it makes."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        batch = bench.pick(64, 4)
-        return [
-            *_compare(bench, "2×224 + 8×96 from 256 pixels", DINOConfig().views(224), 256, batch),
-            *_compare(bench, "2×32 + 8×16 from 48 pixels", DINOConfig(local_size=16).views(32), 48, batch),
-        ]
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _compare(bench: Bench, case: str, wanted: list[View], image_size: int, batch: int) -> list[Measurement]:
+    small, image_size = {224: (96, 256), 32: (16, 48)}[size]
+    wanted, batch = DINOConfig(local_size=small).views(size), bench.pick(64, 4)
     images = photos(batch, image_size)
     pixels = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images]).contiguous()
     stored = ImageBatch.padded(pixels, torch.full((batch, 2), image_size))
@@ -67,5 +55,10 @@ def _compare(bench: Bench, case: str, wanted: list[View], image_size: int, batch
         # The least it has to move: the pixels read, the crops written.
         moved = 3 * image_size**2 + written
         limits = {name: Limit("memory copy, one thread", bench.copy(threads=1), moved) for name in contenders}
-    case = f"{case}, batch {batch}, one thread"
-    return bench.measure("views", case, contenders, batch, "images/s", limits, clock=time.thread_time)
+    case = f"2×{size} + 8×{small} from {image_size} pixels, batch {batch}, one thread"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield bench.measure(case, contenders, batch, "images/s", limits, clock=time.thread_time)
+    finally:
+        torch.set_num_threads(threads)

@@ -10,15 +10,17 @@ from PIL import Image
 
 from backbones import build_backbone
 from backbones.vit import VisionTransformer, as_on_accelerator
+from benchmarks import run
+from benchmarks.bench import Bench
 from benchmarks.memory import count_ours, peak_of
 from benchmarks.reference import barlow_twins as plain_barlow_twins
 from benchmarks.reference import dino as plain_dino
 from benchmarks.reference import evaluation as plain
 from benchmarks.reference.augmentation import augmentation
 from benchmarks.reference.transformer import VisionTransformer as PlainTransformer
-from benchmarks.run import BENCHMARKS, main
+from benchmarks.run import BENCHMARKS, Benchmark, chosen, main
 from benchmarks.scaling import exponent
-from benchmarks.timing import Limit, Spread, measure
+from benchmarks.timing import Limit, Measurement, Spread, measure
 from benchmarks.training import our_stepper
 from common.schedules import cosine
 from common.statistics.confusion import bootstrap_scores
@@ -54,13 +56,14 @@ def random_views(sizes, batch=4, seed=0):
     return [torch.randn(batch, 3, size, size, generator=generator) for size in sizes]
 
 
-def test_dino_step_equals_the_plain_one():
+@pytest.mark.parametrize(("patch", "stem"), [(8, ()), (4, (8, 16))])
+def test_dino_step_equals_the_plain_one(patch, stem):
     torch.manual_seed(0)
-    sizes = {"patch_size": 8, "width": 24, "depth": 2, "heads": 2, "position_size": 32}
+    sizes = {"patch_size": patch, "width": 24, "depth": 2, "heads": 2, "position_size": 32}
     config = DINOConfig(out_dim=32, hidden_dim=16, bottleneck_dim=8, drop_path=0.0)
-    method = DINO(config, lambda **hints: VisionTransformer(**sizes, **hints), num_classes=0)
+    method = DINO(config, lambda **hints: VisionTransformer(**sizes, stem=stem, **hints), num_classes=0)
     stepper = stepper_of(method, lr=0.05)
-    student, teacher = (plain_dino.Network(PlainTransformer(**sizes), 32, 16, 8) for _ in range(2))
+    student, teacher = (plain_dino.Network(PlainTransformer(**sizes, inner=stem), 32, 16, 8) for _ in range(2))
     student.copy_weights(method.student.state_dict())
     teacher.copy_weights(method.teacher.state_dict())
     step = plain_dino.PlainStep(student, teacher, plain_dino.Loss(32), CPU)
@@ -74,7 +77,7 @@ def test_dino_step_equals_the_plain_one():
         torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
     # Keys' biases have no gradient but rounding, which AdamW takes for one.
     for ours, other in ((method.teacher, teacher), (method.student, student)):
-        expected = plain_dino.Network(PlainTransformer(**sizes), 32, 16, 8)
+        expected = plain_dino.Network(PlainTransformer(**sizes, inner=stem), 32, 16, 8)
         expected.copy_weights(ours.state_dict())
         torch.testing.assert_close(expected.state_dict(), other.state_dict(), rtol=1e-3, atol=1e-4)
 
@@ -160,7 +163,7 @@ def test_ratios_are_of_the_same_round():
     # A machine whose speed changes from round to round; the first does not count.
     contenders = {"ours": spender(9, 1, 2, 4), "slow": spender(9, 3, 6, 12)}
     limits = {"ours": Limit("top speed", ceiling=100.0, per_unit=5.0)}
-    fast, slow = measure("name", "case", contenders, 3, 12, "things/s", limits, clock=lambda: now)
+    fast, slow = measure("case", contenders, 3, 12, "things/s", limits, clock=lambda: now)
     assert fast.ratios == {"slow": Spread(3, 3, 3)}
     assert (fast.value, slow.value) == (Spread(6, 3, 12), Spread(2, 1, 4))
     assert fast.reached == pytest.approx(6 * 5 / 100)
@@ -192,9 +195,73 @@ def test_command_writes_what_it_measured(tmp_path, capsys):
     ours, reference = written["measurements"]
     assert ours["benchmark"] == reference["benchmark"] == "bootstrap"
     assert ours["ratios"]["reference"]["low"] <= ours["ratios"]["reference"]["median"]
-    assert ours["reached"] > 0
+    assert ours["reached"] is None
     assert written["about"]["quick"] is True and written["about"]["cores"] >= 1
     assert "bootstrap" in capsys.readouterr().out
+
+
+def rows_of(case, contender="ours"):
+    return [Measurement(case, contender, Spread(1, 1, 1), "s")]
+
+
+def rates(fp32, bf16):
+    return lambda bench, precision, side: {"fp32": fp32, "bf16": bf16}[precision]
+
+
+def test_what_was_measured_stays_when_a_later_benchmark_fails_or_is_stopped(tmp_path, monkeypatch, capsys):
+    def fails(bench):
+        """Measures, then fails."""
+        yield rows_of("measured before")
+        raise RuntimeError("the disk is gone")
+
+    def works(bench):
+        """Measures."""
+        yield rows_of("measured after")
+
+    def stopped(bench):
+        """Is stopped."""
+        yield rows_of("measured at last")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Bench, "_product", rates(1e9, 1e9))
+    benchmarks = {"fails": Benchmark(fails, 60), "works": Benchmark(works, 60)}
+    monkeypatch.setattr(run, "BENCHMARKS", benchmarks)
+    out = tmp_path / "bench.json"
+    assert main(["--device", "cpu", "--out", str(out)]) == 1
+    assert [m["case"] for m in json.loads(out.read_text())["measurements"]] == ["measured before", "measured after"]
+    printed = capsys.readouterr()
+    assert "measured before" in printed.out and "the disk is gone" in printed.err
+    assert "error: fails failed" in printed.err
+
+    monkeypatch.setattr(run, "BENCHMARKS", {"stopped": Benchmark(stopped, 60), "works": Benchmark(works, 60)})
+    assert main(["--device", "cpu", "--out", str(out)]) == 130
+    assert [m["case"] for m in json.loads(out.read_text())["measurements"]] == ["measured at last"]
+
+
+@pytest.mark.parametrize(("bf16", "timed"), [(5e9, ["fp32"]), (150e9, ["fp32", "bf16"])])
+def test_precisions_without_fast_products_are_not_timed(bf16, timed, tmp_path, monkeypatch, capsys):
+    seen = []
+
+    def look(bench):
+        """Looks at what is timed."""
+        seen.append(bench.precisions)
+        yield rows_of("case")
+
+    monkeypatch.setattr(Bench, "_product", rates(100e9, bf16))
+    monkeypatch.setattr(run, "BENCHMARKS", {"look": Benchmark(look, 120, steps=True)})
+    assert main(["--device", "cpu", "--rounds", "5", "--out", str(tmp_path / "bench.json")]) == 0
+    assert seen == [timed]
+    printed = capsys.readouterr().out
+    assert ("bf16 is not timed: its products take 20.0 times as long" in printed) == (timed == ["fp32"])
+    assert f"about {10 if timed == ['fp32'] else 16} minutes in all: look" in printed
+
+
+def test_parts_of_names_choose(capsys):
+    assert chosen(["vit_s16", "knn"]) == [n for n in BENCHMARKS if n.endswith("vit_s16") or n.startswith("knn_")]
+    assert chosen([""]) == list(BENCHMARKS)
+    assert main(["--only", "knn", "resnet51"]) == 2
+    error = capsys.readouterr().err
+    assert "unknown benchmark 'resnet51'" in error and all(name in error for name in BENCHMARKS)
 
 
 def test_folder_that_is_no_checkout_is_told(tmp_path, capsys):
@@ -204,4 +271,4 @@ def test_folder_that_is_no_checkout_is_told(tmp_path, capsys):
 
 
 def test_every_benchmark_says_what_it_measures():
-    assert all(benchmark.__doc__ for benchmark in BENCHMARKS.values())
+    assert all(len(benchmark.what.split()) > 2 for benchmark in BENCHMARKS.values())

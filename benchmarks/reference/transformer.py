@@ -3,8 +3,10 @@ that weights can be exchanged."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -50,8 +52,19 @@ class Block(nn.Module):
         return branch * kept / (1 - self.rate)
 
 
+def stem(width: int, inner: Sequence[int]) -> nn.Sequential:
+    """Patches of 2 ** len(inner) pixels, embedded by convolutions (arXiv 2106.14881) of ``inner`` channels and ``width``."""
+    layers: list[nn.Module] = []
+    channels = [3, *inner, width]
+    for number, (inputs, outputs) in enumerate(itertools.pairwise(channels)):
+        stride = 1 if number == 1 else 2
+        layers += [nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Conv2d(width, width, 1))
+
+
 class VisionTransformer(nn.Module):
-    """Images ``[B, 3, H, W]`` to normed CLS tokens ``[B, width]``; ``drop_path_rate`` rises linearly over the blocks."""
+    """Images ``[B, 3, H, W]`` to normed CLS tokens ``[B, width]``; ``drop_path_rate`` rises linearly over the blocks. ``inner``:
+    channels of a convolutional stem."""
 
     def __init__(
         self,
@@ -61,12 +74,13 @@ class VisionTransformer(nn.Module):
         heads: int,
         position_size: int = 224,
         drop_path_rate: float = 0.0,
+        inner: Sequence[int] = (),
     ):
         super().__init__()
         self.width = width
         self.grid = position_size // patch_size
         convolution = nn.Conv2d(3, width, patch_size, stride=patch_size)
-        self.patch_embed = nn.Sequential(OrderedDict(proj=convolution))
+        self.patch_embed = stem(width, inner) if inner else nn.Sequential(OrderedDict(proj=convolution))
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.grid**2, width))
         nn.init.trunc_normal_(self.cls_token, std=0.02)
