@@ -21,6 +21,7 @@ from data.views.central import eval_images
 from data.views.maker import ViewMaker
 from data.views.plan import FLIP, RANDOMS, crop_boxes, plan_crops
 from data.views.spec import Augmentation, View
+from data.views.tensors import bicubic_weights, down_first
 from methods.barlow_twins import BarlowTwinsConfig
 from methods.dino import DINOConfig
 
@@ -285,6 +286,25 @@ def test_eval_images_are_within_one_level_of_torchvisions(size, resize):
     for image, content in zip(ours, contents, strict=True):
         theirs = torch.from_numpy(np.array(reference(Image.fromarray(content)))).permute(2, 0, 1)
         assert (image - theirs).abs().max() <= 1.001
+
+
+@pytest.mark.parametrize("shape", [(48, 64), (64, 48), (48, 48), (70, 100), (200, 90), (20, 33)])
+def test_parts_of_evaluation_images_are_those_of_whole_products(shape):
+    """Images that have the size already are cut out, others resized in bands: both as one product along each axis has it."""
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    new = [int(48 * side / min(shape)) for side in shape]
+    y, x = (
+        bicubic_weights(torch.tensor([0]), torch.tensor([old]), side, old)[0]
+        for old, side in zip(shape, new, strict=True)
+    )
+    levels = torch.from_numpy(image).permute(2, 0, 1).float()
+    if down_first(*shape, *new):
+        whole = (y @ levels).clamp(0, 255) @ x.mT
+    else:
+        whole = y @ (levels @ x.mT).clamp(0, 255)
+    top, left = (round((side - 42) / 2) for side in new)
+    expected = whole[:, top : top + 42, left : left + 42].round().clamp(0, 255)
+    torch.testing.assert_close(eval_images(batch([image]), 42, 48, **PLAIN)[0], expected, atol=1e-3, rtol=0)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
