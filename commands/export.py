@@ -15,6 +15,7 @@ from backbones.formats.export import TIMM_NAMES, Written, difference_of, export_
 from backbones.formats.source import Source
 from common.cli import PluginOption, read_command
 from common.errors import UsageError, UserError
+from common.options import IMAGE_SIZE, option
 from common.progress import say, working
 
 #: Layouts of a whole training: the function that converts a run's checkpoint, and the authors' backbones.
@@ -39,7 +40,7 @@ class ExportCommand(PluginOption):
     authors' checkpoint.pth of a run; timm: safetensors; onnx: images to features, for any batch size"""
     out: str | None = None
     """the file to write"""
-    image_size: int | None = None
+    image_size: int | None = option(None, **IMAGE_SIZE)
     """side of the images that an ONNX model takes, in pixels; default: the run's, else 224"""
 
 

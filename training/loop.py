@@ -107,9 +107,8 @@ class Session:
             self.log.write("end", self.total, epochs, **end, **self.costs())
             if is_main():
                 free_space(self.directory, config.keep_checkpoints)
-            self.log.say(
-                f"{self.directory}: trained {epochs:g} epochs in {seconds / 60:.1f} minutes; {self.checkpoint}"
-            )
+            trained = f"{epochs:g} {'epoch' if epochs == 1 else 'epochs'}"
+            self.log.say(f"{self.directory}: trained {trained} in {seconds / 60:.1f} minutes; {self.checkpoint}")
 
     def steps(self, start: int, seconds: float) -> float:
         """Take all steps after the first ``start``. Returns the seconds of training, added to ``seconds`` of the steps before,

@@ -164,7 +164,7 @@ def opened(path: Path | bytes) -> Iterator[tuple[BinaryIO, Image.Image]]:
         else:
             check_file(path)
         with io.BytesIO(path) if isinstance(path, bytes) else open(path, "rb") as file:
-            if is_heic(file.read(16)) and "HEIF" not in Image.MIME:
+            if is_heic(file.read(BRANDS_END)) and "HEIF" not in Image.MIME:
                 raise DamagedImage("HEIC, which Pillow does not read; convert it to JPEG")
             file.seek(0)
             with Image.open(file) as image:
@@ -272,18 +272,20 @@ def _to_rgb(image: Image.Image, on_white: bool) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")  # which would copy one that is RGB already
 
 
+#: Bytes of a file that ``is_heic`` looks at: all brands of the files that cameras and encoders write.
+BRANDS_END = 64
+
+
 def is_heic(head: bytes) -> bool:
-    """Whether a file begins (16 bytes) as HEIC or HEIF, in which phones keep photos."""
-    return head[4:8] == b"ftyp" and head[8:12] in (
-        b"heic",
-        b"heix",
-        b"heim",
-        b"heis",
-        b"hevc",
-        b"hevx",
-        b"mif1",
-        b"msf1",
-    )
+    """Whether a file begins (``BRANDS_END`` bytes) as HEIC or HEIF, in which phones keep photos. AVIF, which Pillow reads, may have
+    HEIF's general brand first, and its own among those that follow (ISO/IEC 14496-12, section 4.3)."""
+    if head[4:8] != b"ftyp":
+        return False
+    end = min(len(head), int.from_bytes(head[:4], "big"))
+    first, *compatible = (head[place : place + 4] for place in (8, *range(16, end, 4)))
+    if first in (b"mif1", b"msf1"):
+        return not {b"avif", b"avis"} & set(compatible)
+    return first in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx")
 
 
 def _decoded(image: Image.Image, short_side: int | None, note: str, turn: int, source: bytes) -> Decoded:

@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 
 from common.errors import UsageError
 from common.names import short
-from common.options import option
+from common.options import IMAGE_SIZE, option
 from reports.visual.core.base import VISUALIZATIONS, Visualization
 from reports.visual.core.runs import training_options
 from reports.visual.core.style import (
@@ -60,7 +60,7 @@ class Crops(Visualization):
     """data set; needed without --run"""
     data_root: str | None = None
     """folder of the data set; demo needs none"""
-    image_size: int | None = None
+    image_size: int | None = option(None, **IMAGE_SIZE)
     """side of full-size crops in pixels; default: the run's, else the data set's own"""
     pairing: Literal["same_image", "same_label"] | None = None
     """where an anchor's other views come from; default: the run's, else the method's"""

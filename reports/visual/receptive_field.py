@@ -16,7 +16,7 @@ from matplotlib.patches import Rectangle
 
 from common.errors import UsageError, UserError, unknown_name
 from common.names import short
-from common.options import option
+from common.options import IMAGE_SIZE, option
 from reports.visual.core.base import VISUALIZATIONS, DataVisualization
 from reports.visual.core.style import colour_bar, even, file_stem, grid, headed, save_figure, show, style
 
@@ -57,7 +57,7 @@ class ReceptiveField(DataVisualization):
     """image files or folders of them; default: test images of the data set"""
     count: int = option(16, at_least=1)
     """images to average over"""
-    image_size: int | None = None
+    image_size: int | None = option(None, **IMAGE_SIZE)
     """side of the square inputs in pixels; default: the first run's, else 224"""
 
     @classmethod

@@ -98,6 +98,12 @@ ENTRIES = {
     "PPM": (written(lambda: content("PPM")), (*PLAIN, "")),
     "TIFF, LZW": (written(lambda: content("TIFF", compression="tiff_lzw")), (*PLAIN, "")),
     "WebP without loss": (written(lambda: content("WEBP", lossless=True)), (*PLAIN, "")),
+    "AVIF whose first brand is HEIF's": (
+        written(
+            lambda: (avif := content("AVIF", image=Image.new("RGB", (16, 8), (45, 45, 45))))[:8] + b"mif1" + avif[12:]
+        ),
+        (*GREY, ""),
+    ),
     "TGA": (written(lambda: content("TGA"), "photo.tga"), (*PLAIN, "")),
     "capital suffix": (written(lambda: content("PNG"), "PHOTO.PNG"), (*PLAIN, "")),
     "no suffix": (written(lambda: content("PNG"), "photo"), (*PLAIN, "")),
@@ -128,6 +134,7 @@ ENTRIES = {
     ),
     "SVG": (written(b"<svg xmlns='http://www.w3.org/2000/svg'/>"), re.compile("cannot identify")),
     "HEIC": (written(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"), re.compile("HEIC, which Pillow does not read")),
+    "HEIF": (written(b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic"), re.compile("HEIC, which Pillow does not read")),
     "web page": (written(b"<!doctype html><title>404</title>"), re.compile("cannot identify")),
     "Git LFS pointer": (
         written(b"version https://git-lfs.github.com/spec/v1\nsize 9\n"),

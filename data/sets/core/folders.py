@@ -13,7 +13,7 @@ from common.errors import UserError
 from common.names import first_names
 from common.progress import warn
 from data.sets.core.lists import of_split
-from data.store.decode import check_file, is_heic
+from data.store.decode import BRANDS_END, check_file, is_heic
 from data.store.listing import Listing, names_below, stamp_of
 
 #: The first folder of a split that exists is read. Every comparison here tests on the validation images.
@@ -118,7 +118,7 @@ def is_image(path: Path) -> bool:
     try:
         check_file(path)
         with open(path, "rb") as file:
-            if is_heic(file.read(16)):
+            if is_heic(file.read(BRANDS_END)):
                 return True
             with Image.open(file):
                 return True

@@ -8,7 +8,7 @@ from typing import Literal, Self
 
 from common.cli import PluginOption
 from common.errors import unknown_name
-from common.options import option
+from common.options import IMAGE_SIZE, option
 from common.registry import Registry
 from rundir.paths import FIGURES
 
@@ -87,7 +87,7 @@ class ImagesVisualization(NetworkVisualization):
     """image files or folders of them; default: some test images of the data set"""
     count: int = option(4, at_least=1)
     """how many images of the data set to take, of different classes where it has them"""
-    image_size: int | None = None
+    image_size: int | None = option(None, at_least=0, at_most=IMAGE_SIZE["at_most"], unit="pixels")
     """short side in pixels to which images are resized before both sides are cut to multiples of the patch; 0: not resized;
     default: the run's, else 224"""
 
@@ -96,7 +96,7 @@ class ImagesVisualization(NetworkVisualization):
 class FeaturesVisualization(NetworkVisualization):
     """Options of pictures of a data set's features."""
 
-    image_size: int | None = None
+    image_size: int | None = option(None, **IMAGE_SIZE)
     """side of the images that features are of, in pixels; default: the run's, else the data set's own"""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """of feature extraction"""
