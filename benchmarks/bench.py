@@ -33,7 +33,7 @@ class Bench:
     """
 
     device: torch.device
-    rounds: int = 5
+    rounds: int = 3
     quick: bool = False
     authors: Authors | None = None
     run: Path | None = None
