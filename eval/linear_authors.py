@@ -4,16 +4,18 @@ for ViTs, barlowtwins/evaluate.py for ResNets)."""
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import tee
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from common.ahead import ahead
 from common.options import option
 from common.progress import working
 from data.views.maker import ViewMaker
+from data.views.plan import ViewParams
 from data.views.spec import View
 from eval.core import probe
 from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig, Outlook
@@ -21,6 +23,7 @@ from eval.core.context import EvalContext
 from eval.core.probe import Heads, HeadsCheckpoint
 from eval.features.extract import compute_features
 from rundir.results import Measurement
+from training.batches import HostBatch, crops_ahead
 from training.machine.devices import autocast
 
 #: Weight decay, and learning rates for 256 images around the published one (0.001 for ViTs, 0.3 for ResNets).
@@ -111,21 +114,30 @@ class LinearAuthors(Evaluation):
         checkpoint = HeadsCheckpoint(context, "linear_authors", options)
         start = checkpoint.load(heads)
         steps = math.ceil(len(rows) / config.batch_size)
-        with working("linear_authors: steps", config.epochs * steps, start * steps) as work:
+
+        def draws() -> Iterator[tuple[Tensor, ViewParams]]:
+            """Rows of each step's images, and their crops."""
             for epoch in range(start, config.epochs):
-                factor = 0.5 * (1 + math.cos(math.pi * epoch / config.epochs))
                 # Order and crops depend on the seed and the epoch alone, so that a training continues alike.
                 generator = torch.Generator().manual_seed((context.seed << 32) + epoch)
-                order = torch.randperm(len(rows), generator=generator)
-                parts = order.split(config.batch_size)
-                batches = ahead(context.train.batch, (rows[part.numpy()] for part in parts))
-                for part, images in zip(parts, batches, strict=True):
-                    params = maker.sample(len(part), generator)
-                    sources = torch.arange(len(part))[None]  # read on the CPU, without waiting for the device
-                    with torch.inference_mode(), autocast(device, context.precision):
-                        crops = maker.make(images.to(device, non_blocking=True), sources, params)[0]
-                        features = compute_features(context.backbone, crops, [kind])[kind]
-                    used = ~out[part].to(device, non_blocking=True)[:, None] | sees_held_out
-                    heads.step(features, targets[part].to(device, non_blocking=True), factor, used)
-                    work.advance(work.done + 1)
-                checkpoint.save(heads, epoch + 1, last=epoch + 1 == config.epochs)
+                for part in torch.randperm(len(rows), generator=generator).split(config.batch_size):
+                    yield part, maker.sample(len(part), generator)
+
+        def gather(drawn: tuple[Tensor, ViewParams]) -> HostBatch:
+            part, params = drawn
+            images = context.train.batch(rows[part.numpy()])
+            return HostBatch(images, torch.arange(len(part))[None], params, targets[part])
+
+        wanted, taken = tee(draws())
+        batches = zip(taken, crops_ahead(gather, wanted, maker, device), strict=True)
+        with working("linear_authors: steps", config.epochs * steps, start * steps) as work:
+            for step, ((part, _), batch) in enumerate(batches, start * steps):
+                epoch = step // steps
+                factor = 0.5 * (1 + math.cos(math.pi * epoch / config.epochs))
+                with torch.inference_mode(), autocast(device, context.precision):
+                    features = compute_features(context.backbone, batch.views[0], [kind])[kind]
+                used_BM = ~out[part].to(device, non_blocking=True)[:, None] | sees_held_out
+                heads.step(features, batch.labels, factor, used_BM)
+                work.advance(step + 1)
+                if (step + 1) % steps == 0:
+                    checkpoint.save(heads, epoch + 1, last=epoch + 1 == config.epochs)

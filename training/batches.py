@@ -3,9 +3,10 @@ any step, and N processes draw the same batches as one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +22,8 @@ from data.views.plan import ViewParams
 from data.views.spec import View
 from methods.core.base import ViewBatch
 from training.config import TrainConfig
+
+Item = TypeVar("Item")
 
 # The purpose of a random stream is part of its seed, so that no two streams are alike.
 ORDER, PAIRING, CROPS, MODEL, STEP = range(5)
@@ -149,35 +152,37 @@ class Batches(WholeBatches):
         anchors, mine = self.images_of(step), self.own_rows()
         sources, params = self.draw(anchors, step)
         images, rows = np.unique(sources[:, mine], return_inverse=True)
-        batch = self.store.batch(images)
-        if self.device.type == "cuda":
-            batch = batch.pin_memory()
         rows = torch.from_numpy(rows.reshape(len(sources), -1))
-        return HostBatch(batch, rows, params[:, mine], self._labels[anchors[mine]])
-
-    def make(self, host: HostBatch) -> ViewBatch:
-        """Make the crops on the device, from a plan on the CPU: reading it back would wait for the device."""
-        images = host.images.to(self.device, non_blocking=True)
-        views = self.maker.make(images, host.sources, host.params)
-        return ViewBatch(views, host.labels.to(self.device, non_blocking=True))
+        return HostBatch(self.store.batch(images), rows, params[:, mine], self._labels[anchors[mine]])
 
     def stream(self, first: int, end: int) -> Iterator[ViewBatch]:
-        """See ``BatchSource``. Threads gather ahead, and for a CUDA device also make the crops, on a stream beside the training's;
-        a CPU has no cores to spare for that."""
-        side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
-        for take in ahead(lambda step: self._prepare(step, side), range(first, end), AHEAD):
-            yield take()
+        """See ``BatchSource``."""
+        return crops_ahead(self.gather, range(first, end), self.maker, self.device)
 
-    def _prepare(self, step: int, side: torch.cuda.Stream | None) -> Callable[[], ViewBatch]:
+
+def crops_ahead(
+    gather: Callable[[Item], HostBatch], items: Iterable[Item], maker: ViewMaker, device: torch.device
+) -> Iterator[ViewBatch]:
+    """Yield each item's batch with its crops, made on the device. Threads gather ahead, and for a CUDA device also make the crops,
+    on a stream beside the caller's; a CPU has no cores to spare for that."""
+    side = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def make(host: HostBatch) -> ViewBatch:
+        # From a plan on the CPU: reading it back would wait for the device.
+        views = maker.make(host.images.to(device, non_blocking=True), host.sources, host.params)
+        return ViewBatch(views, host.labels.to(device, non_blocking=True))
+
+    def prepare(item: Item) -> Callable[[], ViewBatch]:
         """Do a thread's part of the work on a batch; the returned function does the rest."""
-        host = self.gather(step)
+        host = gather(item)
         if side is None:
-            return lambda: self.make(host)
+            return lambda: make(host)
+        host = dataclasses.replace(host, images=host.images.pin_memory())
         with torch.cuda.stream(side):
-            made, ready = self.make(host), side.record_event()
+            made, ready = make(host), side.record_event()
 
         def take() -> ViewBatch:
-            training = torch.cuda.current_stream(self.device)
+            training = torch.cuda.current_stream(device)
             training.wait_event(ready)
             for tensor in (*made.views, made.labels):
                 # Otherwise a later batch could get this memory before the step has read it.
@@ -185,6 +190,9 @@ class Batches(WholeBatches):
             return made
 
         return take
+
+    for take in ahead(prepare, items, AHEAD):
+        yield take()
 
 
 def split(batch: ViewBatch, parts: int) -> list[ViewBatch]:

@@ -10,8 +10,12 @@ import torch
 from sklearn.metrics import average_precision_score
 
 from common.errors import UsageError, UserError
+from data.views.maker import ViewMaker
+from data.views.spec import View
 from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig
+from eval.core.probe import Heads
 from eval.core.run import run_evaluations
+from eval.features.extract import compute_features
 from eval.knn import KNNConfig
 from eval.linear import LinearConfig
 from eval.linear_authors import LinearAuthors, LinearAuthorsConfig
@@ -199,6 +203,24 @@ def test_probes_continue_where_they_were_interrupted(name, make_test_context, mo
     assert saves == epochs * (2 if name == "linear" else 1)  # once to choose the learning rate, once with it
     assert [m.value for m in again] == [m.value for m in whole]
     assert [m.protocol for m in again] == [m.protocol for m in whole]
+
+
+def test_the_authors_classifier_sees_the_crops_of_its_seed(make_test_context, monkeypatch):
+    """Read and cut ahead of it over the ends of epochs, and one after the other here: to the bit, and in the same order."""
+    context, seen = make_test_context(), []
+    monkeypatch.setattr(Heads, "step", lambda heads, features, targets, *_: seen.append((features, targets)))
+    LinearAuthors(LinearAuthorsConfig(epochs=2, batch_size=50, lrs=[0.01])).run(context)
+    maker = ViewMaker([View(name="crop", size=16, scale=(0.08, 1.0))])
+    for epoch in range(2):
+        generator = torch.Generator().manual_seed((context.seed << 32) + epoch)
+        for part in torch.randperm(120, generator=generator).split(50):
+            crops = maker.make(
+                context.train.batch(part), torch.arange(len(part))[None], maker.sample(len(part), generator)
+            )
+            features, targets = seen.pop(0)
+            assert torch.equal(features, compute_features(context.backbone, crops[0], ["last2"])["last2"])
+            assert targets.tolist() == context.train.labels[part].tolist()
+    assert not seen
 
 
 def test_the_authors_protocol_learns_from_augmented_images(make_test_context):
