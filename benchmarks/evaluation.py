@@ -14,8 +14,8 @@ from backbones import build_backbone
 from backbones.vit import ARCHITECTURES
 from benchmarks.bench import Bench, operations
 from benchmarks.reference import evaluation as plain
-from benchmarks.reference.transformer import VisionTransformer
 from benchmarks.timing import Limit, Measurement, Spread
+from benchmarks.training import plain_vit
 from common.statistics.confusion import bootstrap_scores
 from eval.core.context import make_context
 from eval.core.options import WeightsOptions
@@ -104,10 +104,11 @@ def bootstrap(bench: Bench) -> Iterator[list[Measurement]]:
 
 def features(bench: Bench, backbone: str) -> Iterator[list[Measurement]]:
     """Extraction of features, and what the precision changes of an accuracy."""
-    batch = 256 if bench.device.type == "cuda" else bench.pick(16, 2)
-    images = torch.randn(batch, 3, 224, 224, generator=torch.Generator().manual_seed(0)).to(bench.device)
-    network = build_backbone(backbone, 224).to(bench.device).eval()
-    reference = VisionTransformer(**ARCHITECTURES[backbone]).to(bench.device).eval()
+    size = ARCHITECTURES[backbone].get("position_size", 224)
+    batch = 256 if bench.device.type == "cuda" else bench.pick(16 * (224 // size), 2)
+    images = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0)).to(bench.device)
+    network = build_backbone(backbone, size).to(bench.device).eval()
+    reference = plain_vit(backbone).to(bench.device).eval()
 
     def ours(precision: str) -> None:
         with autocast(bench.device, precision):
@@ -123,9 +124,9 @@ def features(bench: Bench, backbone: str) -> Iterator[list[Measurement]]:
     contenders["reference, fp32"] = theirs
     flops = operations(theirs) / batch
     limits = {n: Limit(f"matrix product, {n[-4:]}", bench.product(n[-4:]), flops) for n in contenders}
-    case = f"pooled features, {backbone}, 224 pixels, batch {batch}"
+    case = f"pooled features, {backbone}, {size} pixels, batch {batch}"
     yield bench.measure(case, contenders, batch, "images/s", limits)
-    if len(bench.precisions) > 1:
+    if len(bench.precisions) > 1 and backbone == "vit_s16":  # once
         yield _accuracies(bench)
 
 

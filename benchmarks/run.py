@@ -92,6 +92,8 @@ BENCHMARKS = {
     "probe_1000": Benchmark(partial(probe, classes=1000), 7),
     "bootstrap": Benchmark(bootstrap, 2),
     "features_vit_s16": Benchmark(partial(features, backbone="vit_s16"), 7, once=2),
+    "features_vit_t16": Benchmark(partial(features, backbone="vit_t16"), 2, once=1),
+    "features_vit_nano": Benchmark(partial(features, backbone="vit_nano"), 1),
     "startup": Benchmark(startup, 40, once=50),
 }
 

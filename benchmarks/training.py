@@ -52,14 +52,17 @@ def our_stepper(
     return stepper
 
 
-def plain_dino_step(backbone: str, out_dim: int, device: torch.device) -> plain_dino.PlainStep:
-    """The reference's step of a ViT of ours."""
+def plain_vit(backbone: str, drop_path_rate: float = 0.0) -> VisionTransformer:
+    """The reference's network of a ViT of ours."""
     sizes = dict(ARCHITECTURES[backbone])
     sizes["inner"] = sizes.pop("stem", ())
     sizes.pop("init_std", None)  # weights are taken over
-    student, teacher = (
-        plain_dino.Network(VisionTransformer(**sizes, drop_path_rate=rate), out_dim) for rate in (0.1, 0.0)
-    )
+    return VisionTransformer(**sizes, drop_path_rate=drop_path_rate)
+
+
+def plain_dino_step(backbone: str, out_dim: int, device: torch.device) -> plain_dino.PlainStep:
+    """The reference's step of a ViT of ours."""
+    student, teacher = (plain_dino.Network(plain_vit(backbone, rate), out_dim) for rate in (0.1, 0.0))
     return plain_dino.PlainStep(student, teacher, plain_dino.Loss(out_dim), device)
 
 
