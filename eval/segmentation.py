@@ -26,10 +26,10 @@ from eval.core.base import EVALUATIONS, Evaluation, EvaluationConfig, Outlook
 from eval.core.context import EvalContext
 from eval.core.nested import NestedTraining
 from eval.core.scoring import measure, outcomes_name, save_outcomes
-from eval.dense.batches import SegmentationBatches, image_samples, map_samples
+from eval.dense.batches import SegmentationBatches, image_samples, whole_samples
 from eval.dense.classes import missing_classes, require_classes, values_in, warn_of_missing
 from eval.dense.examples import Examples
-from eval.dense.maps import cached_maps, map_shapes
+from eval.dense.maps import PRECISION, cached_maps, map_shapes
 from eval.dense.masks import MaskFiles
 from eval.dense.predict import View, predict
 from eval.dense.task import SegmentationTask, TaskConfig
@@ -119,6 +119,12 @@ class Segmentation(Evaluation):
         return "fine-tuned" if self.config.finetune else "frozen"
 
     @property
+    def _whole(self) -> bool:
+        """Whether a frozen backbone sees the training images whole, so that its maps of them are the same in every epoch."""
+        config = self.config
+        return not config.finetune and not config.distort and tuple(config.scale) == (1.0, 1.0)
+
+    @property
     def _kind(self) -> str:
         """Part of the names of files that stand beside those of a frozen backbone."""
         return "finetuned" if self.config.finetune else ""
@@ -157,7 +163,7 @@ class Segmentation(Evaluation):
     def run(self, context: EvalContext) -> list[Measurement]:
         tasks: dict[str, SegmentationTask] = {}
         for head, training in self.train(context).items():
-            tasks[head] = self._task(context, training.task, precomputed=False)
+            tasks[head] = self._task(context, training.task)
             training.restore(tasks[head])
         backbone = next(iter(tasks.values())).backbone
         view = View(
@@ -184,21 +190,25 @@ class Segmentation(Evaluation):
         config, size, store = self.config, self._size(context), self._training_store(context)
         trainings = {head: self._plan(context, head, store) for head in dict.fromkeys(config.heads)}
         due = {head: training for head, training in trainings.items() if not training.has_ended}
-        maps, files = {}, []
-        if due and not config.finetune and not config.distort and tuple(config.scale) == (1.0, 1.0):
-            tasks = [self._task(context, training.task, precomputed=True) for training in due.values()]
+        stored = None
+        if due and self._whole:
+            tasks = [self._task(context, training.task) for training in due.values()]
             blocks = sorted({block for task in tasks for block in task.blocks})
             network = context.frozen(self._backbone(context))
             about = {"weights": context.weights_hash, "output_stride": network.backbone.stride}
             with main_first():
-                maps, files = cached_maps(network, store, blocks, size, context.run_dir / FEATURES, about)
+                stored = cached_maps(network, store, blocks, size, context.run_dir / FEATURES, about)
+        maps, files = stored or ({}, [])
         augmentation = SegmentationAugmentation(
             crop_size=size, scale=tuple(config.scale), distort_p=0.5 if config.distort else 0.0
         )
         for head, training in due.items():
             torch.manual_seed(context.seed)
-            task = self._task(context, training.task, bool(maps))
-            sample = map_samples(store, maps, task.blocks, augmentation) if maps else image_samples(store, augmentation)
+            task = self._task(context, training.task, precomputed=bool(maps))
+            if self._whole:
+                sample = whole_samples(store, augmentation, maps, task.blocks)
+            else:
+                sample = image_samples(store, augmentation)
             workers = 1 if maps else min(8, processors())
             batches = SegmentationBatches(store, sample, training.config, context.device, workers)
             if is_main():
@@ -228,8 +238,9 @@ class Segmentation(Evaluation):
         stride = self.config.output_stride or (8 if context.backbone_name == "resnet50" else None)
         return context.copy_of_backbone(self._size(context), **({} if stride is None else {"output_stride": stride}))
 
-    def _task(self, context: EvalContext, task: TaskConfig, precomputed: bool) -> SegmentationTask:
-        return SegmentationTask(task, lambda: self._backbone(context), len(context.test.mask_classes), precomputed)
+    def _task(self, context: EvalContext, task: TaskConfig, precomputed: bool = False) -> SegmentationTask:
+        classes = len(context.test.mask_classes)
+        return SegmentationTask(task, lambda: self._backbone(context), classes, self._whole, precomputed)
 
     def _plan(self, context: EvalContext, head: str, store: ImageStore) -> NestedTraining:
         config = self.config
@@ -238,6 +249,7 @@ class Segmentation(Evaluation):
         task = TaskConfig(head=head, **{name: getattr(config, name) for name in of_task})
         of_data = ("scale", "distort", "output_stride", "train_list")
         depends = {name: getattr(config, name) for name in of_data} | {"train_data": context.train.fingerprint}
+        depends |= {"maps": PRECISION} if self._whole else {}
         return NestedTraining.plan(
             context,
             f"{head}-{as_file_name(store.name)}",
@@ -308,6 +320,8 @@ class Segmentation(Evaluation):
             "precision": context.precision,
             "selection": "weights after the last step",
         }
+        if self._whole:
+            protocol["train_maps"] = PRECISION
         if config.finetune:
             protocol |= {"backbone_lr_scale": config.backbone_lr_scale, "layer_decay": config.layer_decay}
         return protocol

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from common.ahead import ahead
 from data.store.store import ImageStore
-from data.views.dense import SegmentationAugmentation, fit_mask
+from data.views.dense import SegmentationAugmentation, fit_image, fit_mask
 from methods.core.base import ViewBatch
 from training.batches import AHEAD, CROPS, WholeBatches, seed_of
 from training.config import TrainConfig
@@ -54,16 +54,21 @@ def image_samples(store: ImageStore, augmentation: SegmentationAugmentation) -> 
     return sample
 
 
-def map_samples(
-    store: ImageStore, maps: Mapping[int, Tensor], blocks: tuple[int, ...], augmentation: SegmentationAugmentation
+def whole_samples(
+    store: ImageStore, augmentation: SegmentationAugmentation, maps: Mapping[int, Tensor], blocks: Sequence[int]
 ) -> Sample:
-    """Sample ``cached_maps`` of whole images, flipped or not, in the order of ``blocks``."""
+    """Sample whole images, flipped or not: ``cached_maps`` of them, in the order of ``blocks``, or without maps their pixels."""
+    size = augmentation.crop_size
 
     def sample(image: int, seed: int) -> tuple[list[Tensor], Tensor]:
         flipped = augmentation.flips(seed)
         mask_HW = torch.from_numpy(store.mask(image))
-        mask_HW = fit_mask(mask_HW.flip(-1) if flipped else mask_HW, augmentation.crop_size)
-        return [maps[block][image, int(flipped)] for block in blocks], mask_HW
+        # Flipped before it is fitted, so that padding stays at the right.
+        mask_HW = fit_mask(mask_HW.flip(-1) if flipped else mask_HW, size)
+        if maps:
+            return [maps[block][image, int(flipped)] for block in blocks], mask_HW
+        pixels = original(store, image)
+        return [fit_image(pixels.flip(-1) if flipped else pixels, size)[0]], mask_HW
 
     return sample
 

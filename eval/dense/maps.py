@@ -1,4 +1,4 @@
-"""A frozen backbone's maps of whole images, computed once for all heads and kept while they train."""
+"""A frozen backbone's maps of whole images, computed once for all heads and kept in half precision while they train."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.distributed import is_main
 from common.errors import UserError
 from common.files import digest_of
+from common.progress import note
 from data.store.store import ImageStore
 from data.views.dense import fit_image
 from eval.dense.batches import original
@@ -20,6 +22,8 @@ from eval.features.extract import FrozenBackbone, cached_rows
 
 #: Pixels of a batch.
 PIXELS = 2**21
+#: Of the maps that heads are trained on: stored in it, or rounded to it where each batch's are computed anew.
+PRECISION = "float16"
 
 
 def map_shapes(network: FrozenBackbone, blocks: Sequence[int], size: int) -> dict[int, tuple[int, ...]]:
@@ -29,27 +33,37 @@ def map_shapes(network: FrozenBackbone, blocks: Sequence[int], size: int) -> dic
     return {block: tuple(m.shape[1:]) for block, m in zip(blocks, maps, strict=True)}
 
 
+def rounded(maps: Sequence[Tensor]) -> list[Tensor]:
+    """The maps as they are after they were stored."""
+    return [m.half().float() for m in maps]
+
+
 def cached_maps(
     network: FrozenBackbone, store: ImageStore, blocks: Sequence[int], size: int, folder: Path, about: dict[str, object]
-) -> tuple[dict[int, Tensor], list[Path]]:
+) -> tuple[dict[int, Tensor], list[Path]] | None:
     """Map every image and its mirror image, fitted into a square of ``size`` pixels, and cache the maps in ``folder``.
 
     Args:
         about: what the maps depend on beside the other arguments, such as weights.
 
-    Returns each block's maps, float32 ``[n, 2, C, h, w]`` on the CPU, memory-mapped, and the files. Raises UserError for a full
-    disk, or maps that are not finite.
+    Returns each block's maps, float16 ``[n, 2, C, h, w]`` on the CPU, memory-mapped, and the files; None, after a note, if the disk
+    has no room for them. Raises UserError for maps that are not finite, or too large for half precision.
     """
     shapes = map_shapes(network, blocks, size)
-    about = {**about, "data": store.fingerprint, "size": size, "precision": network.precision}
+    about = {**about, "data": store.fingerprint, "size": size, "precision": network.precision, "maps": PRECISION}
     caches = {
         block: ArrayCache(
-            folder / f"{store.name}-{store.split}-map{block}-{digest_of({**about, 'block': block})}.npy", 2 * len(store)
+            folder / f"{store.name}-{store.split}-map{block}-{digest_of({**about, 'block': block})}.npy",
+            2 * len(store),
+            np.float16,
         )
         for block in blocks
     }
     missing = [block for block, cache in caches.items() if not cache.path.is_file()]
-    _require_room(folder, sum(4 * int(np.prod(shapes[block])) for block in missing) * 2 * len(store))
+    needed = sum(2 * int(np.prod(shapes[block])) for block in missing) * 2 * len(store)
+    begun = sum(caches[block].part.stat().st_size for block in missing if caches[block].part.is_file())
+    if not _has_room(folder, needed, begun):
+        return None
 
     def gather(part: range) -> Tensor:
         images = [original(store, image) for image in part]
@@ -62,7 +76,7 @@ def cached_maps(
         f"maps of {store.name} {store.split}",
         gather,
         lambda pairs: pairs.to(network.device),
-        lambda pairs, missing: dict(zip(missing, network.backbone.maps(pairs, missing), strict=True)),
+        lambda pairs, missing: dict(zip(missing, map(_half, network.backbone.maps(pairs, missing)), strict=True)),
         batch_size=max(1, min(64, PIXELS // size**2)),
         rows_each=2,
     )
@@ -70,11 +84,22 @@ def cached_maps(
     return maps, [path for cache in caches.values() for path in (cache.path, cache.checksum)]
 
 
-def _require_room(folder: Path, needed: int) -> None:
+def _half(maps: Tensor) -> Tensor:
+    largest = float(maps.abs().amax())
+    if torch.finfo(torch.float16).max < largest < float("inf"):
+        raise UserError(
+            f"segmentation: the frozen backbone's maps hold {largest:.3g}, too large for half precision, in which those of whole "
+            "images are kept; with a range of --scale (0.5 2) they are computed for each batch, and not kept"
+        )
+    return maps.half()
+
+
+def _has_room(folder: Path, needed: int, begun: int) -> bool:
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise UserError(
-            f"{folder}: the maps of the training images take {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} are free; free some, "
-            "take a smaller crop_size, or a random scale (0.5 2), which computes them anew for each batch"
+    if needed - begun > free and is_main():
+        note(
+            f"segmentation: the maps of the training images would take {needed / 2**30:.1f} GiB of half precision, and "
+            f"{free / 2**30:.1f} are free in {folder}: they are computed anew for each batch"
         )
+    return needed - begun <= free

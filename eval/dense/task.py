@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from backbones.base import Backbone
+from eval.dense.maps import rounded
 from heads.segmentation.core.base import SEGMENTATION_HEADS, SegmentationHead
 from heads.segmentation.core.losses import make_loss
 from heads.segmentation.setr_mla import SETRMLA
@@ -34,7 +35,8 @@ class SegmentationTask(Method):
 
     Args:
         num_classes: background included.
-        precomputed: batches hold a frozen backbone's maps of ``blocks`` instead of images.
+        whole: the frozen backbone sees whole images, so its maps are stored in half precision, or rounded to it.
+        precomputed: batches hold these maps, of ``blocks``, instead of images.
 
     Attributes:
         blocks: the blocks that all heads read, rising.
@@ -43,12 +45,17 @@ class SegmentationTask(Method):
     uses_labels = True
 
     def __init__(
-        self, config: TaskConfig, make_backbone: Callable[[], Backbone], num_classes: int, precomputed: bool = False
+        self,
+        config: TaskConfig,
+        make_backbone: Callable[[], Backbone],
+        num_classes: int,
+        whole: bool = False,
+        precomputed: bool = False,
     ):
         super().__init__(config, make_backbone, num_classes)
-        if precomputed and config.finetune:
-            raise ValueError("a backbone that is trained has no precomputed maps")
-        self.precomputed = precomputed
+        if (whole or precomputed) and config.finetune:
+            raise ValueError("a backbone that is trained has no stored maps")
+        self.whole, self.precomputed = whole, precomputed
         self.backbone = make_backbone()
         self.backbone.requires_grad_(config.finetune)
         head = SEGMENTATION_HEADS.get(config.head)
@@ -93,10 +100,11 @@ class SegmentationTask(Method):
         masks_BSS = batch.labels
         size = tuple(masks_BSS.shape[-2:])
         if self.precomputed:
-            maps = batch.views
+            maps = [view.float() for view in batch.views]
         else:
             with torch.set_grad_enabled(self.config.finetune and torch.is_grad_enabled()):
                 maps = self.backbone.maps(batch.views[0], self.blocks)
+            maps = rounded(maps) if self.whole else maps
         by_block = dict(zip(self.blocks, maps, strict=True))
         logits_BCSS = self.head([by_block[block] for block in self.head_blocks], size)
         loss = self._loss(logits_BCSS, masks_BSS)

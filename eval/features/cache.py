@@ -1,6 +1,6 @@
 """Arrays on disk that grow by rows, continue after an interruption, and are checked when they are read.
 
-A finished array is ``NAME.npy``, float32 ``[rows, D]``, with a checksum beside it. A growing one is ``NAME.npy.part``, with a
+A finished array is ``NAME.npy``, floats ``[rows, D]``, with a checksum beside it. A growing one is ``NAME.npy.part``, with a
 journal of the rows that have reached the disk.
 """
 
@@ -24,10 +24,10 @@ COMMIT_EVERY = 20.0
 
 
 class ArrayCache:
-    """A cache file of ``rows`` rows."""
+    """A cache file of ``rows`` rows of ``dtype``."""
 
-    def __init__(self, path: Path, rows: int):
-        self.path, self.rows = path, rows
+    def __init__(self, path: Path, rows: int, dtype: type[np.floating] = np.float32):
+        self.path, self.rows, self.dtype = path, rows, np.dtype(dtype)
         self.part = path.with_suffix(".npy.part")
         self.journal = path.with_suffix(".journal.json")
         self.checksum = path.with_suffix(".json")
@@ -43,7 +43,7 @@ class ArrayCache:
             array = np.load(self.path, mmap_mode="c", allow_pickle=False)
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return array if array.dtype == np.float32 and array.ndim == 2 and len(array) == self.rows else None
+        return array if array.dtype == self.dtype and array.ndim == 2 and len(array) == self.rows else None
 
     def resume(self) -> int:
         """Count the intact rows that an interrupted extraction left."""
@@ -73,10 +73,10 @@ class ArrayCache:
     def append(self, rows: np.ndarray) -> None:
         if self._bytes == 0:
             header = io.BytesIO()
-            about = {"descr": "<f4", "fortran_order": False, "shape": (self.rows, rows.shape[1])}
+            about = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.rows, rows.shape[1])}
             np.lib.format.write_array_header_1_0(header, about)
             self._write(header.getvalue())
-        self._write(np.ascontiguousarray(rows, np.float32).tobytes())
+        self._write(np.ascontiguousarray(rows, self.dtype).tobytes())
         self._done += len(rows)
 
     def _write(self, content: bytes) -> None:

@@ -93,7 +93,7 @@ def cached_rows(
         compute: returns ``[B * rows_each, …]`` for each of the given keys.
         rows_each: rows of the caches for each image.
 
-    Returns each key's float32 ``[rows, D]`` on the CPU, memory-mapped; axes after the first are flattened. Raises UserError for
+    Returns each key's ``[rows, D]`` on the CPU, memory-mapped; axes after the first are flattened. Raises UserError for
     values that are not finite, or a cache that was damaged while it was written.
     """
     arrays = {key: cache.load() for key, cache in caches.items()}

@@ -74,6 +74,16 @@ def test_nothing_is_trained_or_measured_twice(make_context, monkeypatch):
     assert not list((context.run_dir / "features").glob("*map*"))
 
 
+def test_a_full_disk_changes_results_by_rounding_alone(make_context, monkeypatch):
+    """Maps that it has no room for are computed anew for each batch, and rounded as stored ones are."""
+    stored = measure(make_context(), heads=["linear", "setr_naive"])
+    assert stored[0].protocol["train_maps"] == "float16"
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 1000}))
+    anew = measure(make_context(out="full"), heads=["linear", "setr_naive"])
+    assert [m.protocol for m in anew] == [m.protocol for m in stored]
+    assert [m.value for m in anew] == pytest.approx([m.value for m in stored], abs=0.5)
+
+
 def test_other_options_train_anew(make_context):
     context = make_context()
     measure(context)

@@ -10,7 +10,7 @@ from backbones import build_backbone
 from common.errors import UserError
 from common.statistics.confusion import confusion_matrix, scores
 from data.views.dense import SegmentationAugmentation
-from eval.dense.batches import SegmentationBatches, image_samples, map_samples
+from eval.dense.batches import SegmentationBatches, image_samples, whole_samples
 from eval.dense.maps import cached_maps
 from eval.dense.task import SegmentationTask, TaskConfig
 from eval.features.extract import FrozenBackbone
@@ -26,9 +26,11 @@ CPU = torch.device("cpu")
 WHOLE = SegmentationAugmentation(crop_size=32, scale=(1, 1), flip_p=0.0, distort_p=0.0)
 
 
-def make_task(backbone: str = "vit_plain", precomputed: bool = False, **options) -> SegmentationTask:
+def make_task(
+    backbone: str = "vit_plain", whole: bool = False, precomputed: bool = False, **options
+) -> SegmentationTask:
     torch.manual_seed(0)
-    return SegmentationTask(TaskConfig(**options), lambda: build_backbone(backbone, 32), 21, precomputed)
+    return SegmentationTask(TaskConfig(**options), lambda: build_backbone(backbone, 32), 21, whole, precomputed)
 
 
 def frozen(backbone: torch.nn.Module) -> FrozenBackbone:
@@ -146,20 +148,36 @@ def test_batches_for_a_gpu_lie_in_memory_that_it_can_copy_without_a_wait(stores,
         assert [id(tensor) for tensor in pinned] == [id(tensor) for tensor in expected]
 
 
-def test_maps_computed_once_train_as_images_do(stores, tmp_path):
+def test_maps_computed_once_train_as_those_of_each_batch_do(stores, tmp_path):
+    """Stored in half precision, computed anew and rounded to it, and as an augmentation without scale and crop makes images."""
     flips = SegmentationAugmentation(crop_size=32, scale=(1, 1), flip_p=0.5, distort_p=0.0)
-    slow = fit(make_task(head="setr_mla"), stores[0], make_config(tmp_path / "images"), flips)
-    task = make_task(head="setr_mla", precomputed=True)
-    maps, files = cached_maps(
-        frozen(task.backbone), stores[0], task.blocks, 32, tmp_path / "features", {"weights": "none"}
-    )
+    full = fit(make_task(head="setr_mla"), stores[0], make_config(tmp_path / "images"), flips)
+    task = make_task(head="setr_mla")
+    arguments = (stores[0], task.blocks, 32, tmp_path / "features", {"weights": "none"})
+    maps, files = cached_maps(frozen(task.backbone), *arguments)
     assert len(files) == 2 * len(task.blocks) and all(file.is_file() for file in files)
-    config = make_config(tmp_path / "maps")
-    batches = SegmentationBatches(stores[0], map_samples(stores[0], maps, task.blocks, flips), config, CPU)
-    train_task(config, {}, task, batches)
-    # Of a tensor's norm, rounding makes up to 0.0024 with torch 2.11; other flips would make 0.99.
-    for name, value in slow.head.state_dict().items():
-        assert (value - task.head.state_dict()[name]).float().norm() <= 0.01 * value.float().norm(), name
+    assert all(m.dtype == torch.float16 for m in maps.values())
+    heads = []
+    for name, of_images in (("stored", maps), ("anew", {})):
+        task = make_task(head="setr_mla", whole=True, precomputed=bool(of_images))
+        config = make_config(tmp_path / name)
+        batches = SegmentationBatches(stores[0], whole_samples(stores[0], flips, of_images, task.blocks), config, CPU)
+        train_task(config, {}, task, batches)
+        heads.append(task.head.state_dict())
+    # Of a tensor's norm (biases that began at 0), rounding of float32 makes up to 0.02 where it makes another half of it, and half
+    # precision 0.08, since Adam divides small gradients by small ones; other flips would make 0.99.
+    stored, anew = heads
+    for name, value in full.head.state_dict().items():
+        assert (stored[name] - anew[name]).float().norm() <= 0.1 * value.float().norm(), name
+        assert (value - stored[name]).float().norm() <= 0.3 * value.float().norm(), name
+
+
+def test_maps_too_large_for_half_precision_are_refused(stores, tmp_path, monkeypatch):
+    backbone = build_backbone("vit_plain", 32).eval()
+    maps = backbone.maps
+    monkeypatch.setattr(backbone, "maps", lambda images, blocks: [1e5 * m for m in maps(images, blocks)])
+    with pytest.raises(UserError, match="too large for half precision"):
+        cached_maps(frozen(backbone), stores[0], [3], 32, tmp_path, {})
 
 
 def test_maps_continue_where_they_were_interrupted(stores, tmp_path, monkeypatch):
@@ -182,13 +200,13 @@ def test_maps_continue_where_they_were_interrupted(stores, tmp_path, monkeypatch
     continued, _ = cached_maps(frozen(backbone), *arguments, tmp_path / "b", {})
     assert calls == [1, 6, 6, 4, 1, 4]  # one image for the shapes, then pairs; the last four are computed once more
     for block in (1, 3):
-        assert torch.allclose(whole[block], continued[block], atol=1e-5)
+        assert torch.allclose(whole[block].float(), continued[block].float(), atol=2e-3)
 
 
-def test_maps_that_do_not_fit_the_disk_are_refused(stores, tmp_path, monkeypatch):
+def test_maps_that_do_not_fit_the_disk_are_not_stored(stores, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 1000}))
-    with pytest.raises(UserError, match="GiB"):
-        cached_maps(frozen(build_backbone("vit_plain", 32)), stores[0], [3], 32, tmp_path, {})
+    assert cached_maps(frozen(build_backbone("vit_plain", 32)), stores[0], [3], 32, tmp_path, {}) is None
+    assert "computed anew for each batch" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_learning_rates_by_layer():
