@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import Any
 
 #: Letters of a part, where the whole name is too long: as many as there is room for.
 PART_ROOM = (14, 12, 10, 8, 6, 4)
@@ -108,3 +111,12 @@ def first_names(names: Sequence[object], most: int = 10) -> str:
     'a, b, c, …'
     """
     return ", ".join(map(str, names[:most])) + (", …" if len(names) > most else "")
+
+
+def hash_of(names: Iterable[str], between: str) -> Any:
+    """The SHA-256 digest (of ``hashlib``) of names with ``between`` among them. There may be millions, so they are not joined."""
+    digest, names, start = hashlib.sha256(), iter(names), ""
+    while some := list(islice(names, 4096)):
+        digest.update((start + between.join(some)).encode(errors="surrogateescape"))
+        start = between
+    return digest

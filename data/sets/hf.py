@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from common.files import digest_of
 from data.sets.core.base import DATASETS, DataSet
 from data.sets.core.lists import of_split
 from data.store.listing import Listing
+from data.store.names import Names
 
 #: What may follow the name, as ``,KEY=VALUE``: a configuration and a revision of the data set, columns, and splits.
 KEYS = ("config", "revision", "image", "label", "train", "test")
@@ -55,7 +57,7 @@ class HuggingFace(DataSet):
             label_names = _classes(train, label, self.name)
         labels = np.full(len(rows), -1, np.int64) if label is None else _labels(rows, label, label_names, self.name)
         images = _encoded(rows, image)
-        names = [f"{chosen}/{row:07}{suffix}" for row, suffix in enumerate(_file_names(rows, image))]
+        names = Names(f"{chosen}/{row:07}{suffix}" for row, suffix in enumerate(_file_names(rows, image)))
         return Listing(
             data=self.name,
             split=split,
@@ -161,26 +163,31 @@ def _classes(rows: Any, label: str, spec: str) -> tuple[str, ...]:
     return tuple(map(str, sorted({value for value in _values(rows, label, spec) if value is not None})))
 
 
-def _values(rows: Any, label: str, spec: str) -> Sequence[Any]:
-    values = rows.data.column(label).to_pylist() if rows._indices is None else list(rows[label])
-    if odd := {type(value).__name__ for value in values if not isinstance(value, (str, int, type(None)))}:
-        raise UserError(
-            f"{spec}: the column {label} holds {' and '.join(sorted(odd))} values; labels are classes, whole numbers or text, "
-            "one an image"
-        )
-    return values
+def _values(rows: Any, label: str, spec: str) -> Iterator[Any]:
+    """The values of a column, of which those of one part of the file at a time are in memory."""
+    whole = rows._indices is None
+    chunks = (chunk.to_pylist() for chunk in rows.data.column(label).chunks) if whole else [list(rows[label])]
+    for values in chunks:
+        if odd := {type(value).__name__ for value in values if not isinstance(value, (str, int, type(None)))}:
+            raise UserError(
+                f"{spec}: the column {label} holds {' and '.join(sorted(odd))} values; labels are classes, whole numbers or text, "
+                "one an image"
+            )
+        yield from values
 
 
 def _labels(rows: Any, label: str, classes: tuple[str, ...], spec: str) -> np.ndarray:
     """Places in ``classes``, int64 ``[n]``; -1 for none. Raises UserError for a class without training images."""
-    values = _values(rows, label, spec)
     if _is_class(rows.features[label]):
-        return np.array([-1 if value is None else value for value in values], np.int64)
+        numbers = (-1 if value is None else value for value in _values(rows, label, spec))
+        return np.fromiter(numbers, np.int64, len(rows))
     places = {name: place for place, name in enumerate(classes)}
+    values = _values(rows, label, spec)
     unknown = sorted({str(value) for value in values if value is not None and str(value) not in places})
     if unknown:
         raise UserError(f"{spec}: {len(unknown)} classes have no training image: {', '.join(unknown[:5])}")
-    return np.array([-1 if value is None else places[str(value)] for value in values], np.int64)
+    numbers = (-1 if value is None else places[str(value)] for value in _values(rows, label, spec))
+    return np.fromiter(numbers, np.int64, len(rows))
 
 
 def _encoded(rows: Any, image: str) -> Callable[[int], bytes]:
@@ -199,13 +206,15 @@ def _encoded(rows: Any, image: str) -> Callable[[int], bytes]:
     return read
 
 
-def _file_names(rows: Any, image: str) -> list[str]:
-    """The file names of the images, each with a dash before it, as far as the data set knows them."""
-    column = rows.data.column(image).combine_chunks() if rows._indices is None else None
+def _file_names(rows: Any, image: str) -> Iterator[str]:
+    """The file names of the images, each with a dash before it, as far as the data set knows them. The images themselves, which the
+    library maps into memory, are not touched."""
+    column = rows.data.column(image) if rows._indices is None else None
     if column is None or "path" not in {field.name for field in column.type}:
-        return [""] * len(rows)
-    column = column.chunk(0) if hasattr(column, "num_chunks") else column
-    return ["" if path is None else f"-{Path(path).name}" for path in column.field("path").to_pylist()]
+        yield from repeat("", len(rows))
+        return
+    for chunk in column.chunks:
+        yield from ("" if path is None else f"-{Path(path).name}" for path in chunk.field("path").to_pylist())
 
 
 def _folder_of(rows: Any, place: Path) -> Path:

@@ -8,7 +8,8 @@ from common.errors import UserError
 from data.sets.core.base import DATASETS, DataSet
 from data.sets.core.folders import files_below
 from data.sets.core.lists import of_split
-from data.store.listing import Listing, names_below, stamp_of
+from data.store.listing import Listing, Stamp, below
+from data.store.names import Names
 
 
 @DATASETS.register("images")
@@ -24,8 +25,8 @@ class Images(DataSet):
                 f"{self.root}: images without labels are to train on, and have no test images to measure on; give --data and "
                 "--data_root of a data set with labels"
             )
-        files = files_below(self.root)
-        names = names_below(self.root, (path for path, _ in files))
+        stamp = Stamp()
+        names = Names(stamp.over(below(self.root, files_below(self.root))))
         return Listing(
             data=self.name,
             split=split,
@@ -33,5 +34,5 @@ class Images(DataSet):
             classes=(),
             names=names,
             labels=np.full(len(names), -1, np.int64),
-            stamp=stamp_of((name, stat) for name, (_, stat) in zip(names, files, strict=True)),
+            stamp=stamp.hexdigest(),
         )

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import numpy as np
 from common.errors import UserError
 from data.store.decode import DamagedImage, Decoded, decode_image, from_array, look_at, opened, read_annotation
 from data.store.masks import decode_mask
+from data.store.names import Names
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Listing:
     split: str
     root: Path
     classes: tuple[str, ...]
-    names: list[str]
+    names: Sequence[str]
     labels: np.ndarray | None
     masks: list[str] | None = None
     annotations: list[str] | None = None
@@ -57,6 +58,8 @@ class Listing:
     stamp: str
 
     def __post_init__(self):
+        if not isinstance(self.names, Names):
+            object.__setattr__(self, "names", Names(self.names))
         if not self.names:
             raise UserError(f"{self.root}: no images for the {self.split} split of {self.data}")
         if self.labels is not None:
@@ -111,15 +114,38 @@ class Listing:
         return decode_mask(self.root / self.masks[index], classes, image_size, image_turn, self.upright)
 
 
-def names_below(root: Path, paths: Iterable[str]) -> list[str]:
-    """The paths of files below a folder, as they were made from it, relative to it. ``os.path.relpath`` is slow."""
+def below(root: Path, files: Iterable[tuple[str, os.stat_result]]) -> Iterator[tuple[str, os.stat_result]]:
+    """Files with their paths relative to a folder, which all were made from. ``os.path.relpath`` is slow."""
     prefix = len(os.path.join(root, ""))  # noqa: PTH118 (pathlib drops the slash)
-    return [path[prefix:] for path in paths]
+    return ((path[prefix:], status) for path, status in files)
 
 
-def stamp_of(entries: Iterable[tuple[str, os.stat_result]]) -> str:
-    """Hash names, sizes and modification times."""
-    digest = hashlib.sha256()
-    for name, status in entries:
-        digest.update(os.fsencode(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0"))
-    return digest.hexdigest()
+class Stamp:
+    """A listing's stamp, a hash over names, sizes and modification times, made on the way of the files into the listing: their
+    stats, 700 bytes each, are not held.
+
+    Attributes:
+        count: of the files so far.
+    """
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+        self.count = 0
+
+    def over(self, files: Iterable[tuple[str, os.stat_result]]) -> Iterator[str]:
+        """The files' names, once each is counted."""
+        for name, status in files:
+            self._digest.update(os.fsencode(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0"))
+            self.count += 1
+            yield name
+
+    def hexdigest(self) -> str:
+        return self._digest.hexdigest()
+
+
+def stamp_of(files: Iterable[tuple[str, os.stat_result]]) -> str:
+    """The stamp of files that are listed already."""
+    stamp = Stamp()
+    for _ in stamp.over(files):
+        pass
+    return stamp.hexdigest()

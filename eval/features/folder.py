@@ -24,6 +24,8 @@ from common.errors import UsageError, UserError
 from common.files import atomic_file
 from data.sets.core.folders import files_below
 from data.store.decode import DamagedImage, Decoded, decode_image
+from data.store.listing import below
+from data.store.names import Names
 from data.store.store import ImageBatch
 from data.views.central import eval_images
 from eval.features.extract import FrozenBackbone
@@ -73,17 +75,18 @@ def features_of_folder(
     """
     if not folder.is_dir():
         raise UserError(f"--images {folder}: no such folder")
-    files = [Path(name) for name, _ in files_below(folder)]
-    names = [os.fsencode(file.relative_to(folder)).decode(errors="backslashreplace") for file in files]
+    files = Names(name for name, _ in below(folder, files_below(folder)))
     network = FrozenBackbone(backbone=backbone, device=device, precision=precision)
     unreadable: list[tuple[str, str]] = []
 
-    def gather(part: Sequence[int]) -> list[tuple[int, Decoded | DamagedImage]]:
-        return [(index, _decoded(files[index], round(image_size * 256 / 224))) for index in part]
+    def gather(part: Sequence[int]) -> list[tuple[str, Decoded | DamagedImage]]:
+        return [
+            (_readable(files[index]), _decoded(folder / files[index], round(image_size * 256 / 224))) for index in part
+        ]
 
-    def prepare(batch: list[tuple[int, Decoded | DamagedImage]]) -> tuple[list[str], torch.Tensor]:
-        unreadable.extend((names[index], str(image)) for index, image in batch if isinstance(image, DamagedImage))
-        good = [(names[index], image) for index, image in batch if not isinstance(image, DamagedImage)]
+    def prepare(batch: list[tuple[str, Decoded | DamagedImage]]) -> tuple[list[str], torch.Tensor]:
+        unreadable.extend((name, str(image)) for name, image in batch if isinstance(image, DamagedImage))
+        good = [(name, image) for name, image in batch if not isinstance(image, DamagedImage)]
         views = [eval_images(_batch_of(image).to(device), image_size) for _, image in good]
         return [name for name, _ in good], torch.cat(views) if views else torch.empty(0)
 
@@ -119,6 +122,11 @@ def features_of_folder(
         }
         writer.finish(about)
     return rows, unreadable
+
+
+def _readable(name: str) -> str:
+    """A file's name without bytes that are no text."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def _decoded(file: Path, short_side: int) -> Decoded | DamagedImage:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from common.names import first_names
 from common.progress import warn
 from data.sets.core.lists import of_split
 from data.store.decode import BRANDS_END, check_file, is_heic
-from data.store.listing import Listing, names_below, stamp_of
+from data.store.listing import Listing, Stamp, below
+from data.store.names import Names
 
 #: The first folder of a split that exists is read. Every comparison here tests on the validation images.
 SPLIT_FOLDERS = {"train": ("train",), "test": ("val", "test")}
@@ -40,28 +42,31 @@ def list_folder(data: str, split: str, root: Path, upright: bool = True) -> List
     foreign = sorted(set(class_names(folder)) - set(classes))
     if foreign:
         more = f" (and {len(foreign) - 1} more)" if len(foreign) > 1 else ""
-        images = sum(len(files_below(folder / name)) for name in foreign)
+        images = sum(1 for name in foreign for _ in files_below(folder / name))
         raise UserError(
             f"{folder / foreign[0]}: a class that {train} lacks{more}, with {images:,} images; both splits need the same "
             "class folders"
         )
-    paths, labels, stats = [], [], []
-    for label, name in enumerate(classes):
-        if (folder / name).is_dir():
-            for path, stat in files_below(folder / name):
-                paths.append(path)
-                labels.append(label)
-                stats.append(stat)
-    names = names_below(root, paths)
+    counts = []
+
+    def files() -> Iterator[tuple[str, os.stat_result]]:
+        for name in classes:
+            before = stamp.count
+            if (folder / name).is_dir():
+                yield from files_below(folder / name)
+            counts.append(stamp.count - before)
+
+    stamp = Stamp()
+    names = Names(stamp.over(below(root, files())))
     return Listing(
         data=data,
         split=split,
         root=root,
         classes=tuple(classes),
         names=names,
-        labels=np.array(labels, np.int64),
+        labels=np.repeat(np.arange(len(classes)), counts),
         upright=upright,
-        stamp=stamp_of(zip(names, stats, strict=True)),
+        stamp=stamp.hexdigest(),
     )
 
 
@@ -126,28 +131,42 @@ def is_image(path: Path) -> bool:
         return False
 
 
-def files_below(folder: Path) -> list[tuple[str, os.stat_result]]:
-    """List the files anywhere below a folder, except ``is_stray`` ones, sorted by path, with their stats; links are followed.
+def files_below(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """Find the files anywhere below a folder, except ``is_stray`` ones, in the order of their paths, with their stats; links are
+    followed. Only the names in the folders on the way to a file are held.
 
     Raises UserError for a folder that cannot be read, or a link that leads back to a folder above it."""
-    files = []
-    pending: list[tuple[str, frozenset[tuple[int, int]]]] = [(str(folder), frozenset())]
-    while pending:
-        directory, above = pending.pop()
+    open_folders = [_Folder(str(folder))]
+    while open_folders:
+        directory = open_folders[-1]
+        name = next(directory.names, None)
+        if name is None:
+            open_folders.pop()
+            continue
+        path = os.path.join(directory.path, name)  # noqa: PTH118 (a million paths)
+        if name.endswith("/"):
+            inner = _Folder(path[:-1])
+            if any(inner.identity == other.identity for other in open_folders):
+                raise UserError(f"{inner.path}: a link back to a folder above it; remove it")
+            open_folders.append(inner)
+            continue
         try:
-            status = Path(directory).stat()
-            here = (status.st_dev, status.st_ino)
-            entries = [entry for entry in os.scandir(directory) if not is_stray(entry.name)]
+            status = os.stat(path)  # noqa: PTH116
+        except FileNotFoundError:  # a dangling link; the decoder reports it by name
+            status = os.lstat(path)
+        yield path, status
+
+
+class _Folder:
+    """The names in a folder, sorted; those of folders end in a slash, with which they lie where the paths of their files belong."""
+
+    def __init__(self, path: str):
+        self.path = path
+        try:
+            status = os.stat(path)  # noqa: PTH116
+            with os.scandir(path) as entries:
+                names = [f"{e.name}/" if e.is_dir() else e.name for e in entries if not is_stray(e.name)]
         except OSError as error:
-            raise UserError(f"{directory}: this folder of images cannot be read ({error.strerror})") from error
-        if here in above:
-            raise UserError(f"{directory}: a link back to a folder above it; remove it")
-        for entry in entries:
-            if entry.is_dir():
-                pending.append((entry.path, above | {here}))
-            else:
-                try:
-                    files.append((entry.path, entry.stat()))
-                except FileNotFoundError:  # a dangling link; the decoder reports it by name
-                    files.append((entry.path, entry.stat(follow_symlinks=False)))
-    return sorted(files, key=lambda item: item[0])
+            raise UserError(f"{path}: this folder of images cannot be read ({error.strerror})") from error
+        self.identity = (status.st_dev, status.st_ino)
+        self.names = iter(sorted(names))

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -72,15 +72,21 @@ def _exists(path: Path) -> bool:
 
 def stamp_of_listed(folder: Path, names: list[str], path: Path) -> str:
     """``stamp_of`` the files below ``folder`` that the list at ``path`` names. Raises UserError if some are missing."""
-    stats, missing = [], []
-    for name in names:
-        try:
-            stats.append((name, (folder / name).stat()))
-        except FileNotFoundError:
-            missing.append(name)
-        except OSError as error:
-            raise UserError(f"{folder / name}: cannot be read ({error.strerror})") from error
+    missing = []
+
+    def files() -> Iterator[tuple[str, os.stat_result]]:
+        for name in names:
+            try:
+                status = (folder / name).stat()
+            except FileNotFoundError:
+                missing.append(name)
+                continue
+            except OSError as error:
+                raise UserError(f"{folder / name}: cannot be read ({error.strerror})") from error
+            yield name, status
+
+    stamp = stamp_of(files())
     if missing:
         shown = first_names(missing, 3)
         raise UserError(f"{folder}: {len(missing)} of the files that {path.name} lists are missing: {shown}")
-    return stamp_of(stats)
+    return stamp

@@ -1,13 +1,15 @@
 """Data sets that Hugging Face's library reads, offline, from files made here."""
 
 import importlib.util
+import io
 import sys
+import tarfile
 
 import numpy as np
 import pytest
 
 from common.errors import UsageError, UserError
-from data.datasets import open_dataset, splits_of
+from data.datasets import list_images, open_dataset, splits_of
 from data.sets import hf
 from data.sets.core.base import DATASETS
 from tests.small_images import encoded
@@ -211,3 +213,43 @@ def test_without_the_library(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UserError, match=r"needs the package datasets, which is not installed; .* --extra hf"):
         opened("hf:anything")
+
+
+@needs_datasets
+def test_listing_takes_no_image_into_memory(tmp_path):
+    """Images in parquet files may be more than the memory."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [{"bytes": bytes([i]) * 20_000, "path": f"{i}.png"} for i in range(200)]
+    (tmp_path / "large").mkdir()
+    table = pa.table({"image": rows, "label": [i % 2 for i in range(200)]})
+    pq.write_table(table, tmp_path / "large" / "train-00000-of-00001.parquet", row_group_size=20)
+    name = f"hf:{tmp_path / 'large'}"
+    list_images(name, "train", None, progress=False)  # the library writes its own file
+    whole = pa.default_memory_pool()
+    pool = pa.proxy_memory_pool(whole)
+    try:
+        pa.set_memory_pool(pool)
+        names = list_images(name, "train", None, progress=False).names
+    finally:
+        pa.set_memory_pool(whole)
+    assert names[199] == "train/0000199-199.png" and (pool.max_memory() or 0) < 1_000_000
+
+
+@needs_datasets
+def test_tar_shards(tmp_path, columns):
+    """WebDataset's layout: the files of one image lie together and have one name."""
+    images, _ = columns
+    (tmp_path / "shards").mkdir()
+    for shard in range(2):
+        with tarfile.open(tmp_path / "shards" / f"train-{shard:05}.tar", "w") as archive:
+            for i in range(4 * shard, 4 * shard + 4):
+                for suffix, content in (("png", encoded(images[i], "PNG")), ("cls", b"%d" % (i % 3))):
+                    member = tarfile.TarInfo(f"{i:06}.{suffix}")
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
+    store = opened(f"hf:{tmp_path / 'shards'},label=cls")
+    assert store.classes == ("0", "1", "2") and store.labels.tolist() == [i % 3 for i in range(8)]
+    assert all(np.array_equal(store.image(i), np.asarray(images[i])) for i in range(8))
+    assert store.names[5] == "train/0000005-000005.png"

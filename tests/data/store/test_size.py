@@ -9,7 +9,7 @@ from PIL import Image
 from commands.train import train
 from data import datasets
 from data.datasets import list_images, listing_once, open_dataset
-from data.store.listing import names_below
+from data.store.listing import below
 
 
 @pytest.fixture
@@ -53,7 +53,8 @@ def test_the_next_command_sees_what_has_changed(image_folder, listed, photo):
 @pytest.mark.parametrize("root", ["/", "/a", "/a/b c", "/a/..", "a", "a/../b"])
 def test_names_are_relative_as_relpath_has_them(root):
     paths = [str(Path(root, *parts)) for parts in (["x.jpg"], ["y", "é\udcff.jpg"], ["..x", "z"])]
-    assert names_below(Path(root), paths) == [os.path.relpath(path, root) for path in paths]
+    found = below(Path(root), [(path, None) for path in paths])
+    assert [name for name, _ in found] == [os.path.relpath(path, root) for path in paths]
 
 
 def test_a_build_in_little_memory_gives_the_same_store(image_folder, monkeypatch, tmp_path):
