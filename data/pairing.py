@@ -4,12 +4,12 @@ Same-label pairing follows jneyzaguirre1/dino_evaluation: all crops but the firs
 anchor's label. Small classes repeat images here; that code returns too few crops.
 """
 
-from collections.abc import Sequence
 from typing import Literal, Protocol
 
 import numpy as np
 
 from common.errors import UsageError, UserError
+from data.store.names import place_type
 
 
 class Pairing(Protocol):
@@ -36,40 +36,51 @@ class SameLabel:
     replacement if these are too few, and from the anchor itself if it has no label or its class no other image.
 
     Args:
-        classes: the images of each class whose labels may be used.
+        images: the images of the classes whose labels may be used, class after class.
+        sizes: how many of them each class has.
         n: number of all images.
         paired: the views (from 0) that come from other images.
     """
 
-    def __init__(self, classes: Sequence[np.ndarray], n: int, views: int, paired: list[int]):
+    def __init__(self, images: np.ndarray, sizes: np.ndarray, n: int, views: int, paired: list[int]):
         self.views = views
         self.paired = paired
         # One row per (image, label) that may be used, sorted by label: a class is a slice of `_images`.
-        self._images = np.concatenate(classes)
-        self._sizes = np.array([len(images) for images in classes])
-        self._starts = np.cumsum(self._sizes) - self._sizes
-        self._label = np.repeat(np.arange(len(classes)), self._sizes)
-        self._rank = np.arange(len(self._images)) - self._starts[self._label]  # of the image within its class
+        self._images, self._sizes = images, sizes
+        self._ends = np.cumsum(sizes)
+        counts = np.bincount(images, minlength=n)
+        if counts.max() == 1:
+            # The row of each image, -1 without one.
+            self._first, self._choices = np.full(n, -1, images.dtype), None
+            self._first[images] = np.arange(len(images))
+            return
         # The rows of each image, first those whose class has another image: a class of this image alone is the last resort.
-        alone = self._sizes[self._label] < 2
-        self._rows = np.lexsort((self._label, alone, self._images))
-        counts = np.bincount(self._images, minlength=n)
-        useful = np.bincount(self._images[~alone], minlength=n)
-        self._first = np.cumsum(counts) - counts
-        self._choices = np.where(useful > 0, useful, counts)
+        label = np.repeat(np.arange(len(sizes)), sizes)
+        alone = sizes[label] < 2
+        self._rows = np.lexsort((label, alone, images)).astype(images.dtype)
+        useful = np.bincount(images[~alone], minlength=n)
+        self._first = (np.cumsum(counts) - counts).astype(images.dtype)
+        self._choices = np.where(useful > 0, useful, counts).astype(images.dtype)
 
     def sources(self, anchors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         anchors = np.asarray(anchors, np.int64)
         result = np.tile(anchors, (self.views, 1))
-        columns = np.flatnonzero(self._choices[anchors] > 0)
+        has_label = self._first[anchors] >= 0 if self._choices is None else self._choices[anchors] > 0
+        columns = np.flatnonzero(has_label)
         if not len(columns) or not self.paired:
             return result
-        images = anchors[columns]
-        row = self._rows[self._first[images] + rng.integers(0, self._choices[images])]
-        label = self._label[row]
-        ranks = _draw(self._rank[row], self._sizes[label], len(self.paired), rng)
-        result[np.asarray(self.paired)[:, None], columns] = self._images[self._starts[label] + ranks]
+        row = self._draw_row(anchors[columns], rng)
+        label = np.searchsorted(self._ends, row, "right")
+        sizes, start = self._sizes[label], self._ends[label] - self._sizes[label]
+        ranks = _draw(row - start, sizes, len(self.paired), rng)
+        result[np.asarray(self.paired)[:, None], columns] = self._images[start + ranks]
         return result
+
+    def _draw_row(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A row of each image, int64, by one of its labels."""
+        if self._choices is None:  # one choice needs no random number
+            return self._first[images].astype(np.int64)
+        return self._rows[self._first[images] + rng.integers(0, self._choices[images])].astype(np.int64)
 
 
 def _draw(own: np.ndarray, sizes: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -103,9 +114,13 @@ def labelled(labels: np.ndarray, label_sets: np.ndarray | None, fraction: float,
     """
     if not 0 < fraction <= 1:
         raise UsageError(f"label_fraction is {fraction}; give a number above 0 and at most 1")
+    with_label = labels >= 0 if label_sets is None else label_sets.any(axis=1)
+    if fraction == 1:
+        return with_label
     priority = np.random.default_rng([seed, 0x1ABE1]).permutation(len(labels))
     chosen = np.zeros(len(labels), bool)
-    for images in sorted(_images_of_classes(labels, label_sets), key=len):
+    of_classes, sizes = _by_class(labels, label_sets, with_label)
+    for images in sorted(np.split(of_classes, np.cumsum(sizes)[:-1]), key=len):
         quota = max(round(len(images) * fraction), min(len(images), 1))
         free = images[~chosen[images]]
         missing = quota - (len(images) - len(free))
@@ -114,13 +129,18 @@ def labelled(labels: np.ndarray, label_sets: np.ndarray | None, fraction: float,
     return chosen
 
 
-def _images_of_classes(labels: np.ndarray, label_sets: np.ndarray | None) -> list[np.ndarray]:
-    """The images of each class, rising."""
+def _by_class(labels: np.ndarray, label_sets: np.ndarray | None, usable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The ``usable`` images class after class, rising in each, and how many each class has. An image with several labels stands in
+    several classes."""
+    kind = place_type(len(labels))
     if label_sets is not None:
-        return [np.flatnonzero(column) for column in label_sets.T]
-    order = np.argsort(labels, kind="stable")
-    ends = np.searchsorted(labels[order], np.arange(labels.max(initial=-1) + 1))
-    return np.split(order, ends)[1:]  # without the unlabelled, which are -1
+        classes, images = np.nonzero((label_sets & usable[:, None]).T)
+        return images.astype(kind), np.bincount(classes, minlength=label_sets.shape[1])
+    # In as few bytes as the classes need, which sorts twice as fast, too.
+    kept = labels.astype(np.min_scalar_type(-int(labels.max(initial=0)) - 1))
+    kept[~usable] = -1
+    sizes = np.bincount(kept[kept >= 0])
+    return np.argsort(kept, kind="stable")[len(kept) - sizes.sum() :].astype(kind), sizes
 
 
 def make_pairing(
@@ -129,18 +149,18 @@ def make_pairing(
     label_sets: np.ndarray | None,
     views: int,
     paired_views: list[int] | None,
-    label_fraction: float,
-    seed: int,
+    usable: np.ndarray,
 ) -> Pairing:
     """Make the pairing of a run.
 
     Args:
-        labels, label_sets, label_fraction, seed: see ``labelled``.
+        labels, label_sets: see ``labelled``.
         views: number of views of a sample.
         paired_views: the views (from 0) that ``same_label`` draws from other images; None: all but the first.
+        usable: what ``labelled`` drew.
 
     Raises:
-        UsageError: unknown kind, a view that does not exist, a fraction outside (0, 1].
+        UsageError: unknown kind, a view that does not exist.
         UserError: ``same_label`` for images without any label.
     """
     if kind == "same_image":
@@ -152,8 +172,6 @@ def make_pairing(
         raise UsageError(
             f"paired_views is {paired_views}; give different numbers from 0 to {views - 1} (views count from 0)"
         )
-    usable = labelled(labels, label_sets, label_fraction, seed)
     if not usable.any():
         raise UserError("same_label pairing needs labels, and none of the training images has one; use same_image")
-    classes = [images[usable[images]] for images in _images_of_classes(labels, label_sets)]
-    return SameLabel(classes, len(labels), views, paired)
+    return SameLabel(*_by_class(labels, label_sets, usable), len(labels), views, paired)

@@ -8,9 +8,8 @@ are drawn in groups (objects with their video), ``groups`` has each sample's, in
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import numpy as np
 
 from common.errors import UserError
 from common.files import read_json, require_plain, write_arrays, write_text
-from common.names import first_names
+from common.names import first_names, hash_of
 from rundir.options import as_number
 from rundir.paths import PREDICTIONS, predictions_file
 
@@ -182,6 +181,6 @@ def save_predictions(
     return path.relative_to(run).as_posix()
 
 
-def names_hash(names: Sequence[str]) -> str:
+def names_hash(names: Iterable[str]) -> str:
     """Hash sample names in their order. Outcomes with equal hashes may be paired."""
-    return hashlib.sha256("\n".join(names).encode(errors="surrogateescape")).hexdigest()
+    return hash_of(names, "\n").hexdigest()

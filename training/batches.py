@@ -16,6 +16,7 @@ from common.ahead import ahead
 from common.distributed import rank, world_size
 from common.errors import UserError
 from data.pairing import SameImage, labelled, make_pairing
+from data.store.names import place_type
 from data.store.store import ImageBatch, ImageStore
 from data.views.maker import ViewMaker
 from data.views.plan import ViewParams
@@ -45,11 +46,15 @@ def short_side_for(image_size: int) -> int:
 
 
 def hold_out(images: int, knn_every: int) -> tuple[np.ndarray, np.ndarray]:
-    """Split images into indices (int64, sorted) to train on and to hold out, the same for every seed and method. Without an online
+    """Split images into indices (sorted) to train on and to hold out, the same for every seed and method. Without an online
     k-NN (``knn_every`` 0) none is held out."""
     count = min(images // 10, HELD_OUT) if knn_every else 0
-    order = np.random.default_rng(0).permutation(images)
-    return np.sort(order[count:]), np.sort(order[:count])
+    order = np.arange(images, dtype=place_type(images))
+    np.random.default_rng(0).shuffle(order)
+    trained, held_out = order[count:], order[:count]
+    trained.sort()
+    held_out.sort()
+    return trained, held_out.copy()  # or a few images would keep all places in memory
 
 
 def too_few_images(data: str, images: int, batch_size: int, held_out: int = 0) -> str | None:
@@ -93,17 +98,18 @@ class WholeBatches:
         self.device = device
         self.steps_per_epoch = len(store) // config.batch_size
         self.left_out = len(store) - self.steps_per_epoch * config.batch_size
-        self._order = (-1, np.empty(0, np.int64))  # an epoch, and its permutation of the images
+        self._order = (-1, np.empty(0, place_type(len(store))))  # an epoch, and its permutation of the images
 
     def images_of(self, step: int) -> np.ndarray:
         """Indices of the images of a step's global batch, int64 ``[batch_size]``."""
         epoch, place = divmod(step, self.steps_per_epoch)
         order = self._order  # read and set in one piece, since several threads gather
         if order[0] != epoch:
-            permutation = np.random.default_rng([ORDER, self.config.seed, epoch]).permutation(len(self.store))
+            permutation = np.arange(len(self.store), dtype=order[1].dtype)
+            np.random.default_rng([ORDER, self.config.seed, epoch]).shuffle(permutation)
             order = self._order = epoch, permutation
         size = self.config.batch_size
-        return order[1][place * size : (place + 1) * size]
+        return order[1][place * size : (place + 1) * size].astype(np.int64)
 
     def own_rows(self) -> slice:
         """This rank's rows of a global batch."""
@@ -122,22 +128,11 @@ class Batches(WholeBatches):
     def __init__(self, store: ImageStore, views: list[View], config: TrainConfig, device: torch.device):
         super().__init__(store, config, device)
         self.maker = ViewMaker(views)
-        self._pairing = make_pairing(
-            config.pairing,
-            store.labels,
-            store.label_sets,
-            len(views),
-            config.paired_views,
-            config.label_fraction,
-            config.seed,
-        )
+        labels, label_sets = store.labels, store.label_sets
+        self.usable = labelled(labels, label_sets, config.label_fraction, config.seed)
+        self._pairing = make_pairing(config.pairing, labels, label_sets, len(views), config.paired_views, self.usable)
         self._alone = SameImage(len(views))
         self.pairing_start = round(config.pairing_start * self.steps_per_epoch)
-        self.usable = labelled(store.labels, store.label_sets, config.label_fraction, config.seed)
-        if store.label_sets is None:
-            self._labels = torch.from_numpy(np.where(self.usable, store.labels, -1))
-        else:
-            self._labels = torch.from_numpy((store.label_sets & self.usable[:, None]).astype(np.float32))
 
     def draw(self, anchors: np.ndarray, step: int) -> tuple[np.ndarray, ViewParams]:
         """Draw, by the random numbers of ``step``, the images that the views of ``anchors [B]`` are cut from, int64 ``[V, B]``, and
@@ -153,7 +148,14 @@ class Batches(WholeBatches):
         sources, params = self.draw(anchors, step)
         images, rows = np.unique(sources[:, mine], return_inverse=True)
         rows = torch.from_numpy(rows.reshape(len(sources), -1))
-        return HostBatch(self.store.batch(images), rows, params[:, mine], self._labels[anchors[mine]])
+        return HostBatch(self.store.batch(images), rows, params[:, mine], self._labels_of(anchors[mine]))
+
+    def _labels_of(self, images: np.ndarray) -> Tensor:
+        """``ViewBatch.labels`` of images, by the labels that may be used."""
+        labels, usable = self.store.label_of(images), self.usable[images]
+        if labels.ndim == 1:
+            return torch.from_numpy(np.where(usable, labels, -1))
+        return torch.from_numpy((labels & usable[:, None]).astype(np.float32))
 
     def stream(self, first: int, end: int) -> Iterator[ViewBatch]:
         """See ``BatchSource``."""

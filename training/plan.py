@@ -78,7 +78,8 @@ class Plan:
             self.require_no_labels()
         # The online k-NN needs labels.
         trained, held_out = hold_out(len(store), config.knn_every if store.labelled.any() else 0)
-        return store.subset(trained), store.subset(held_out)
+        # Without images held out, the training's are the store itself, whose parts hold the places of their images.
+        return store.subset(trained) if len(held_out) else store, store.subset(held_out)
 
     def require_no_labels(self) -> None:
         """Raise UserError if something of the plan needs labels, which no image has."""

@@ -12,6 +12,7 @@ from common.distributed import is_distributed, is_main
 from common.errors import UserError
 from common.files import remove_unfinished
 from common.progress import say, working
+from data.store.names import in_order
 from methods.core.base import Method
 from rundir.extension import set_aside
 from rundir.log import fingerprint_of, holds_work, start_of, whole_end_of
@@ -102,7 +103,7 @@ def _train(
         method = plan.build_method()
     about = {"images": len(images), "held_out": len(held_out), "fingerprint": images.fingerprint}
     about["source"] = images.source
-    about["names"] = names_hash(sorted([*images.names, *held_out.names]))
+    about["names"] = names_hash(in_order(images.names, held_out.names))
     about["labelled"] = int(images.labelled.sum())
     if begins and plan.initial is None:
         if zero := starts_at_zero(method.backbone):

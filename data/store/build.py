@@ -8,6 +8,7 @@ import os
 import time
 import warnings
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,7 +19,7 @@ from PIL import Image
 from common.ahead import Room, ahead
 from common.environment import processors
 from common.errors import UserError
-from common.files import append_json_line, read_json_lines, remove_unfinished, write_text
+from common.files import append_json_line, remove_unfinished, write_text
 from common.progress import working
 from data.store.decode import DamagedImage, WrongData
 from data.store.index import is_in_use, pixel_file, write_index
@@ -29,6 +30,8 @@ from data.store.store import RECORD
 DATA = "building.bin"
 #: What has been decoded into it.
 JOURNAL = "building.jsonl"
+#: Entries of its lines that are bytes.
+_PACKED = ("records", "label_sets")
 #: Seconds between commits to the journal: the most work that an interruption costs.
 COMMIT_SECONDS = 2.0
 #: What images that are decoded ahead, as many as four a processor, take together: 64 processors would take 18 GB of photos of 24
@@ -44,8 +47,9 @@ class Builder:
         self.folder, self.key, self.listing, self.short_side, self.keep = folder, key, listing, short_side, keep
         self.data = folder / DATA
         self.journal = folder / JOURNAL
-        self.commits: list[dict] = []
-        self.added = _nothing()
+        # Of all images so far, once; and what the journal does not hold yet.
+        self.done, self.added = _nothing(), _nothing()
+        self.following = self.end = 0
 
     def run(self, progress: bool) -> None:
         """Build or continue, then finish the store. Raises UserError for refused data."""
@@ -63,27 +67,35 @@ class Builder:
         pixels = pixel_file(self.folder, self.key)
         if self.journal.exists() and not self.data.exists() and pixels.is_file():
             pixels.replace(self.data)  # an older version renamed it before it wrote the index
+        whole = 0
         try:
-            header, *self.commits = read_json_lines(self.journal)
-            usable = (
-                header == {"key": self.key}
-                and self.data.is_file()
-                and all(line.get("checksum") == _checksum(line) for line in self.commits)
-            )
-        except (OSError, ValueError):  # no journal, an empty one, or a damaged one
+            lines = _lines(self.journal)
+            header, whole = next(lines)
+            usable = header == {"key": self.key} and self.data.is_file()
+            for line, end in lines if usable else ():
+                self._take(line)
+                whole = end
+        except (OSError, ValueError, KeyError, TypeError, StopIteration):  # no journal, an empty one, or a damaged one
             usable = False
-        end = self.commits[-1]["end"] if usable and self.commits else 0
-        if not usable or self.data.stat().st_size < end:
-            self.commits, end = [], 0
+        if not usable or self.data.stat().st_size < self.end:
+            self.done, self.following, self.end = _nothing(), 0, 0
             self.data.write_bytes(b"")
-        os.truncate(self.data, end)
-        # A last line cut short would spoil the next.
-        write_text(self.journal, "".join(json.dumps(line) + "\n" for line in ({"key": self.key}, *self.commits)))
+            write_text(self.journal, json.dumps({"key": self.key}) + "\n")
+        else:
+            os.truncate(self.journal, whole)  # a last line cut short would spoil the next
+        os.truncate(self.data, self.end)
+
+    def _take(self, line: dict) -> None:
+        """Continue after a line of the journal."""
+        if line["checksum"] != _checksum(line):
+            raise ValueError("another line than was written")
+        for entry, values in self.done.items():
+            values.extend(base64.b64decode(line[entry]) if entry in _PACKED else line[entry])
+        self.following, self.end = line["next"], line["end"]
 
     def _add_images(self, file: BinaryIO, show: bool) -> None:
-        start = self.commits[-1]["next"] if self.commits else 0
-        total = len(self.listing.names)
-        skipped = sum(len(commit["skipped"]) for commit in self.commits)
+        start, total = self.following, len(self.listing.names)
+        skipped = len(self.done["skipped"])
         title = f"{'decoding' if self.keep else 'checking'} {self.listing.data} {self.listing.split}"
         began = committed = time.monotonic()
         room = Room(MOST_BYTES, self._need, _held)
@@ -132,9 +144,9 @@ class Builder:
         record, planes, sample = outcome
         record["offset"] = self._write(file, *planes)
         record["mask_offset"] = -1 if sample.mask is None else self._write(file, sample.mask)
-        self.added["records"].append(record.tobytes())
+        self.added["records"] += record.tobytes()
         if sample.label_set is not None:
-            self.added["label_sets"].append(sample.label_set.tobytes())
+            self.added["label_sets"] += sample.label_set.tobytes()
         if sample.image.note:
             self.added["converted"].append((row, sample.image.note))
 
@@ -152,22 +164,17 @@ class Builder:
         file.flush()
         os.fsync(file.fileno())
         line = {"next": following, "end": file.tell(), **self.added}
-        for entry in ("records", "label_sets"):
-            line[entry] = base64.b64encode(b"".join(line[entry])).decode()
+        for entry in _PACKED:
+            line[entry] = base64.b64encode(line[entry]).decode()
         line["checksum"] = _checksum(line)
         append_json_line(self.journal, line)
-        self.commits.append(line)
-        self.added = _nothing()
+        for entry, values in self.done.items():
+            values.extend(self.added[entry])
+        self.added, self.end = _nothing(), line["end"]
 
     def _finish(self) -> None:
-        def all_of(entry: str) -> list:
-            return [item for commit in self.commits for item in commit[entry]]
-
-        def bytes_of(entry: str) -> bytes:
-            return b"".join(base64.b64decode(commit[entry]) for commit in self.commits)
-
-        listing, refused, skipped = self.listing, all_of("refused"), all_of("skipped")
-        records = np.frombuffer(bytes_of("records"), RECORD)
+        listing, refused, skipped = self.listing, self.done["refused"], self.done["skipped"]
+        records = np.frombuffer(self.done["records"], RECORD)
         if refused or not len(records):
             self.data.unlink()
             self.journal.unlink()
@@ -181,13 +188,11 @@ class Builder:
             )
         label_sets = None
         if listing.labels is None:
-            label_sets = np.frombuffer(bytes_of("label_sets"), bool).reshape(len(records), len(listing.classes))
+            label_sets = np.frombuffer(self.done["label_sets"], bool).reshape(len(records), len(listing.classes))
         pixels = pixel_file(self.folder, self.key)
-        end = self.commits[-1]["end"]
         # In this order, a process that dies between two steps leaves a journal and its data, from which the next one finishes.
-        write_index(
-            self.folder, self.key, listing, records, label_sets, end, skipped, all_of("converted"), not self.keep
-        )
+        notes = skipped, self.done["converted"]
+        write_index(self.folder, self.key, listing, records, label_sets, self.end, *notes, not self.keep)
         self._publish(pixels)
         self.journal.unlink()
         remove_unused(self.folder, but=pixels)
@@ -228,9 +233,22 @@ def _held(outcome: tuple[np.ndarray, list[np.ndarray], Sample] | Exception) -> i
     return sum(plane.nbytes for plane in planes) + (0 if sample.mask is None else sample.mask.nbytes)
 
 
-def _nothing() -> dict[str, list]:
+def _nothing() -> dict[str, bytearray | list]:
     """The entries of a journal line without images."""
-    return {"records": [], "label_sets": [], "converted": [], "skipped": [], "refused": []}
+    return {entry: bytearray() if entry in _PACKED else [] for entry in (*_PACKED, "converted", "skipped", "refused")}
+
+
+def _lines(journal: Path) -> Iterator[tuple[dict, int]]:
+    """The lines of a journal, which may be larger than memory, and where each ends; not a last one that was cut short. Raises
+    OSError, and ValueError for a line that is no mapping."""
+    with open(journal, "rb") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            value = json.loads(line)
+            if not isinstance(value, dict):
+                raise ValueError("no mapping")
+            yield value, file.tell()
 
 
 def _checksum(line: dict) -> int:

@@ -16,6 +16,7 @@ import numpy as np
 
 from common.files import atomic_file, read_arrays
 from data.store.listing import Listing
+from data.store.names import place_type
 from data.store.store import RECORD, ImageStore
 from data.store.stream import StreamedStore
 
@@ -24,11 +25,13 @@ FORMAT = 3
 INDEX = "index.npz"
 #: No image has a longer side in pixels, so that the sums below cannot overflow.
 MOST_SIDE = 2**24
+#: Images checked together: what the check computes of each takes as much memory as its record.
+_TOGETHER = 2**16
 
 
 def key_of(listing: Listing, short_side: int | None, format: int = FORMAT) -> str:
     """Hash everything that decides a store's content."""
-    labels = "several" if listing.labels is None else hashlib.sha256(listing.labels.tobytes()).hexdigest()
+    labels = "several" if listing.labels is None else hashlib.sha256(np.ascontiguousarray(listing.labels)).hexdigest()
     parts = [format, listing.stamp, short_side, listing.classes, labels, *([listing.upright] if format > 2 else [])]
     return hashlib.sha256(repr(parts).encode(errors="surrogateescape")).hexdigest()
 
@@ -146,36 +149,46 @@ def _check(
     if not all(type(row) is int and isinstance(words, str) for row, words in notes):
         raise ValueError("notes of another form")
     total, rows = len(listing.names), records["row"]
-    seen = np.sort(np.concatenate([rows, np.array([row for row, _ in about["skipped"]], np.int64)]))
-    if not np.array_equal(seen, np.arange(total)) or (np.diff(rows) <= 0).any():
+    skipped = np.array([row for row, _ in about["skipped"]], np.int64)
+    if ((skipped < 0) | (skipped >= total)).any() or len(rows) + len(skipped) != total:
+        raise ValueError("not the images of the listing")
+    if not np.array_equal(rows, np.delete(np.arange(total, dtype=place_type(total)), skipped)):
         raise ValueError("not the images of the listing")
     if not all(0 <= row < total for row, _ in about["converted"]):
         raise ValueError("notes on other images")
-    size, original = records["size"].astype(np.int64), records["original_size"].astype(np.int64)
-    if size.min() < 1 or max(size.max(), original.max()) > MOST_SIDE or (size > original).any():
-        raise ValueError("sizes that no image has")
-    resized = (size != original).any(axis=1)
-    if resized.any() and (short_side is None or (size[resized].min(axis=1) != short_side).any()):
-        raise ValueError("images of another short side")
     if (label_sets is None) != (listing.labels is not None):
         raise ValueError("labels of another form")
     if label_sets is not None and (
         label_sets.dtype != bool or label_sets.shape != (len(records), len(listing.classes))
     ):
         raise ValueError("labels of another form")
+    end = 0
+    for start in range(0, len(records), _TOGETHER):
+        end = _check_images(records[start : start + _TOGETHER], end, about, listing, short_side)
+    if not about.get("streamed") and end != about["bytes"]:
+        raise ValueError("a file of another size")
+
+
+def _check_images(records: np.ndarray, begin: int, about: dict, listing: Listing, short_side: int | None) -> int:
+    """``_check`` the sizes of some images and where they are. ``begin``: where the first has to be; returns where they end."""
+    size, original = records["size"].astype(np.int64), records["original_size"].astype(np.int64)
+    if size.min() < 1 or max(size.max(), original.max()) > MOST_SIDE or (size > original).any():
+        raise ValueError("sizes that no image has")
+    resized = (size != original).any(axis=1)
+    if resized.any() and (short_side is None or (size[resized].min(axis=1) != short_side).any()):
+        raise ValueError("images of another short side")
     if about.get("streamed"):
         if (records["offset"] != -1).any() or (records["mask_offset"] != -1).any():
             raise ValueError("offsets without a file")
-        return
+        return begin
     planes = 3 * size.prod(axis=1)
     masks = original.prod(axis=1) if listing.masks is not None else np.zeros_like(planes)
-    ends = np.cumsum(planes + masks)
+    ends = begin + np.cumsum(planes + masks)
     mask_offsets = ends - masks if listing.masks is not None else np.full_like(planes, -1)
     offsets = ends - masks - planes
     if (records["offset"] != offsets).any() or (records["mask_offset"] != mask_offsets).any():
         raise ValueError("offsets of another file")
-    if ends[-1] != about["bytes"]:
-        raise ValueError("a file of another size")
+    return int(ends[-1])
 
 
 def _mapped(path: Path) -> np.ndarray | None:

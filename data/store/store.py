@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,10 @@ from torch import Tensor
 
 from common.class_names import readable
 from common.errors import UserError
+from common.names import hash_of
 from data.store.decode import DamagedImage
 from data.store.listing import Listing
+from data.store.names import Names, place_type
 
 #: The record of each image. Offsets are bytes in the memory-mapped file, which holds images as [3, height, width] and masks as
 #: [original height, original width]; mask_offset is -1 without a mask.
@@ -35,6 +38,8 @@ RECORD = np.dtype(
 
 #: A batch takes at most so many times the memory of its images' own pixels.
 MOST_PADDING = 4
+#: Images hashed together: what a hash takes in is not held once more.
+_TOGETHER = 2**16
 
 
 @dataclass(frozen=True)
@@ -86,10 +91,6 @@ class ImageStore:
         classes: class names; a label is an index into them.
         titles: names of the classes for readers, such as the words of ImageNet's synsets.
         short_side: images with a longer shorter side were resized to it (pixels); None: all have their original size.
-        labels: int64 ``[n]``; -1: unlabelled, or not exactly one label.
-        label_sets: bool ``[n, classes]`` if an image may have several labels, else None.
-        original_sizes: int ``[n, 2]``: heights and widths of the source images in pixels.
-        digests: uint8 ``[n, 16]``: equal for equal pixels.
         damaged: (name, reason) of the split's skipped images.
         converted: (name, how) of the split's images that were not RGB.
     """
@@ -112,22 +113,54 @@ class ImageStore:
         self.classes = listing.classes
         self.titles = readable(listing.classes)
         self.short_side = short_side
-        self.label_sets = label_sets
-        if label_sets is None:
-            self.labels = listing.labels[records["row"]]
+        self._label_sets = label_sets
+        if label_sets is not None:
+            self._labels = np.where(label_sets.sum(axis=1) == 1, label_sets.argmax(axis=1), -1).astype(np.int64)
+        elif len(records) == len(listing.names):
+            self._labels = listing.labels
         else:
-            self.labels = np.where(label_sets.sum(axis=1) == 1, label_sets.argmax(axis=1), -1).astype(np.int64)
-        self.original_sizes = records["original_size"]
-        self.digests = records["digest"]
+            self._labels = listing.labels[records["row"]]
         self.damaged = damaged
         self.converted = converted
-        self._sizes = records["size"].astype(np.int64)
-        self._offsets = np.ascontiguousarray(records["offset"])
-        self._grid = None if pixels is None else _equal_images(pixels, self._offsets, self._sizes)
-        self._slots = np.arange(len(records))  # of the images in the grid
+        self._grid = None if pixels is None else _equal_images(pixels, records)
+        # Parts of a store share all this, and say by their places which images they have; None: all.
+        self._places: np.ndarray | None = None
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self._records if self._places is None else self._places)
+
+    def _of(self, array: np.ndarray) -> np.ndarray:
+        """This store's entries of an array with one for each record; a copy only for a part of a store."""
+        return array if self._places is None else array[self._places]
+
+    def _at(self, indices: np.ndarray | int) -> np.ndarray | int:
+        """Places of images in the arrays that parts of a store share."""
+        return indices if self._places is None else self._places[indices]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int64 ``[n]``; -1: unlabelled, or not exactly one label. A part of a store puts them together anew each time; see
+        ``label_of``."""
+        return self._of(self._labels)
+
+    @property
+    def label_sets(self) -> np.ndarray | None:
+        """bool ``[n, classes]`` if an image may have several labels, else None."""
+        return None if self._label_sets is None else self._of(self._label_sets)
+
+    def label_of(self, indices: np.ndarray) -> np.ndarray:
+        """The labels at ``indices [B]``: int64 ``[B]``, or bool ``[B, classes]`` if an image may have several."""
+        return (self._labels if self._label_sets is None else self._label_sets)[self._at(indices)]
+
+    @property
+    def original_sizes(self) -> np.ndarray:
+        """int ``[n, 2]``: heights and widths of the source images in pixels."""
+        return self._of(self._records["original_size"])
+
+    @property
+    def digests(self) -> np.ndarray:
+        """uint8 ``[n, 16]``: equal for equal pixels."""
+        return self._of(self._records["digest"])
 
     @property
     def num_classes(self) -> int:
@@ -139,30 +172,38 @@ class ImageStore:
         return self.labels >= 0 if self.label_sets is None else self.label_sets.any(axis=1)
 
     @cached_property
-    def names(self) -> list[str]:
+    def names(self) -> Names:
         """Paths relative to ``root``: stable ids of the images."""
-        return [self.listing.names[row] for row in self._records["row"]]
+        if len(self._records) < len(self.listing.names):
+            return self.listing.names.at(self._of(self._records["row"].astype(place_type(len(self._records)))))
+        return self.listing.names if self._places is None else self.listing.names.at(self._places)
 
     @cached_property
     def fingerprint(self) -> str:
         """Hash over the decoded pixels, masks and labels, in order."""
-        return self._hash(self.classes, self.digests)
+        return self._hash(self.classes, "digest")
 
     @cached_property
     def source(self) -> str:
         """Hash over what the pixels come from, in order: names, files, masks and labels. Equal at every ``short_side``."""
-        return self._hash([*self.classes, *self.names], self._records["source"])
+        return self._hash(chain(self.classes, self.names), "source")
 
-    def _hash(self, names: Sequence[str], of_images: np.ndarray) -> str:
-        digest = hashlib.sha256("\0".join(names).encode(errors="surrogateescape"))
-        for array in (of_images, self._records["mask_digest"], self.labels, self.label_sets):
-            digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
+    def _hash(self, names: Iterable[str], of_images: str) -> str:
+        digest = hash_of(names, "\0")
+        records = self._records
+        for array in (records[of_images], records["mask_digest"], self._labels, self._label_sets):
+            if array is None:
+                digest.update(b"-")
+                continue
+            for start in range(0, len(self), _TOGETHER):
+                part = slice(start, min(start + _TOGETHER, len(self)))
+                digest.update(np.ascontiguousarray(array[self._at(part)]))
         return digest.hexdigest()[:16]
 
     @property
     def turns(self) -> np.ndarray:
         """EXIF orientations of the photos, uint8 ``[n]``, 1 to 8; applied if ``upright``."""
-        return self._records["turn"]
+        return self._of(self._records["turn"])
 
     @property
     def upright(self) -> bool:
@@ -192,10 +233,10 @@ class ImageStore:
         rows = np.asarray(indices, np.int64).reshape(-1)
         if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
             raise IndexError(f"image indices from {rows.min()} to {rows.max()}; the store holds 0 to {len(self) - 1}")
-        sizes = self._sizes[rows]
+        sizes = self._records["size"][self._at(rows)].astype(np.int64)
         if self._grid is not None:
             pixels = np.empty((len(rows), *self._grid.shape[1:]), np.uint8)
-            np.take(self._grid, self._slots[rows], axis=0, out=pixels, mode="clip")
+            np.take(self._grid, self._at(rows), axis=0, out=pixels, mode="clip")
             return ImageBatch.padded(torch.from_numpy(pixels), torch.from_numpy(sizes))
         blocks, corners = [], {}
         for members in _blocks(sizes):
@@ -217,8 +258,9 @@ class ImageStore:
 
     def _planes(self, index: int) -> np.ndarray:
         """uint8 ``[3, h, w]``."""
-        h, w = self._sizes[index].tolist()
-        offset = int(self._offsets[index])
+        record = self._records[self._at(index)]
+        h, w = record["size"].tolist()
+        offset = int(record["offset"])
         return self._pixels[offset : offset + 3 * h * w].reshape(3, h, w)
 
     def image(self, index: int) -> np.ndarray:
@@ -228,13 +270,13 @@ class ImageStore:
     def original_image(self, index: int) -> np.ndarray:
         """uint8 ``[H, W, 3]`` at full resolution, read from the source. Raises UserError if that cannot be read any more."""
         try:
-            return self.listing.image(self._records[index]["row"], None).pixels
+            return self.listing.image(self._records[self._at(index)]["row"], None).pixels
         except DamagedImage as error:
             raise UserError(f"{self.names[index]} of {self.name} cannot be read any more: {error}") from error
 
     def mask(self, index: int) -> np.ndarray | None:
         """uint8 ``[H, W]`` at the original resolution: 0 background, c + 1 class c, 255 void; None without masks."""
-        record = self._records[index]
+        record = self._records[self._at(index)]
         if record["mask_offset"] < 0:
             return None
         h, w = record["original_size"].tolist()
@@ -242,13 +284,12 @@ class ImageStore:
 
     def subset(self, indices: np.ndarray | Tensor) -> ImageStore:
         """A store of the images at ``indices [m]``, in this order, on the same file."""
-        rows = np.asarray(indices, np.int64).reshape(-1)
-        part = object.__new__(type(self))
-        part.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("names", "fingerprint", "source")})
-        of_images = ("_records", "_sizes", "_offsets", "_slots", "labels", "label_sets", "original_sizes", "digests")
-        for attribute in of_images:
-            value = getattr(self, attribute)
-            setattr(part, attribute, None if value is None else value[rows])
+        part = copy.copy(self)
+        for of_images in ("names", "fingerprint", "source"):
+            part.__dict__.pop(of_images, None)
+        rows = np.asarray(indices).reshape(-1)
+        places = np.arange(len(self._records), dtype=place_type(len(self._records)))
+        part._places = self._of(places)[rows if rows.dtype.kind in "iu" else rows.astype(np.int64)]
         return part
 
 
@@ -270,14 +311,14 @@ def _blocks(sizes: np.ndarray) -> list[np.ndarray]:
     return [np.flatnonzero((kinds == kind).all(axis=1)) for kind in np.unique(kinds, axis=0)]
 
 
-def _equal_images(pixels: np.ndarray, offsets: np.ndarray, sizes: np.ndarray) -> np.ndarray | None:
+def _equal_images(pixels: np.ndarray, records: np.ndarray) -> np.ndarray | None:
     """View images of one size, at equal distances in the file, as one array ``[n, 3, H, W]``; None for others."""
+    sizes, offsets = records["size"], records["offset"]
     if not (sizes == sizes[0]).all():
         return None
     h, w = sizes[0].tolist()
-    steps = np.diff(offsets)
-    step = int(steps[0]) if len(steps) else 3 * h * w
-    if not (steps == step).all():
+    step = int(offsets[1] - offsets[0]) if len(offsets) > 1 else 3 * h * w
+    if not (np.diff(offsets) == step).all():
         return None
     start = pixels[offsets[0] :]
     return np.lib.stride_tricks.as_strided(start, (len(offsets), 3, h, w), (step, h * w, w, 1), writeable=False)

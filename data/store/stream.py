@@ -27,7 +27,7 @@ class StreamedStore(ImageStore):
     def mask(self, index: int) -> np.ndarray | None:
         if self.listing.masks is None:
             return None
-        record = self._records[index]
+        record = self._records[self._at(index)]
         return self.listing.mask(record["row"], tuple(record["original_size"].tolist()), int(record["turn"]))
 
     def _fill(self, targets: list[np.ndarray], rows: list[int]) -> None:
@@ -36,18 +36,19 @@ class StreamedStore(ImageStore):
             list(pool.map(self._decode, targets, rows))
 
     def _planes(self, index: int) -> np.ndarray:
-        planes = np.empty((3, *self._sizes[index]), np.uint8)
+        planes = np.empty((3, *self._records[self._at(index)]["size"]), np.uint8)
         self._decode(planes, index)
         return planes
 
     def _decode(self, target: np.ndarray, index: int) -> None:
+        record = self._records[self._at(index)]
         try:
-            decoded = self.listing.image(self._records[index]["row"], self.short_side)
+            decoded = self.listing.image(record["row"], self.short_side)
         except DamagedImage as reason:
             raise self._changed(index, str(reason)) from None
         if (decoded.image.height, decoded.image.width) != target.shape[1:]:
             raise self._changed(index, "another size")
-        if decoded.source != self._records[index]["source"].tobytes():
+        if decoded.source != record["source"].tobytes():
             raise self._changed(index, "other bytes")
         for plane, levels in zip(target, decoded.planes, strict=True):
             plane[:] = levels

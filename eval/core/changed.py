@@ -7,6 +7,7 @@ from pathlib import Path
 from common.errors import UserError
 from data.datasets import open_dataset
 from data.sets.core.benchmark import Benchmark
+from data.store.names import in_order
 from data.store.store import ImageStore
 from eval.core.context import EvalContext
 from rundir.log import start_of
@@ -31,7 +32,7 @@ def _since_training(context: EvalContext, run: Path) -> str:
     where = f"the training images of {store.name} are not those that {run} was trained on"
     if before != now:
         return f"{where}: {before:,} then, {now:,} now"
-    if start.get("names") not in (None, names_hash(sorted(store.names))):
+    if start.get("names") not in (None, names_hash(in_order(store.names))):
         return f"{where}: of {now:,} images some have other names"
     size, knn_every = options.get("image_size"), options.get("knn_every")
     if not isinstance(knn_every, int):

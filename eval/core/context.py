@@ -121,8 +121,7 @@ class EvalContext(FrozenBackbone):
 
     def labels(self, split: str, rows: np.ndarray) -> Tensor:
         """Labels of these images: int64 ``[n]``, or bool ``[n, classes]`` where images have several."""
-        store = self.store(split)
-        return torch.from_numpy((store.labels if store.label_sets is None else store.label_sets)[rows])
+        return torch.from_numpy(self.store(split).label_of(rows))
 
     def protocol(self) -> dict[str, Any]:
         """The entries of every protocol that the context fixes."""

@@ -115,8 +115,8 @@ class Monitor:
                 with _evaluating(self.method.backbone):
                     features.append(torch.cat([self.method.backbone(view).float()[:, None] for view in made[:2]], 1))
                 with _buffers_kept(self.method):
-                    labels = store.labels if store.label_sets is None else store.label_sets.astype(np.float32)
-                    labels = torch.from_numpy(labels[self._probe[part]]).to(self.device)
+                    labels = torch.from_numpy(store.label_of(self._probe[part])).to(self.device)
+                    labels = labels.float() if labels.ndim > 1 else labels
                     output = self.method(ViewBatch(made[: len(self._views)], labels))
             if output.projections is not None:
                 projections.append(torch.stack([z.float() for z in output.projections], 1))

@@ -34,6 +34,15 @@ quick = settings(
 )
 
 
+def test_arrays_may_be_as_large_as_their_file_but_not_unpack_to_more(tmp_path, monkeypatch):
+    monkeypatch.setattr("common.files.MOST_ARRAYS", 1000)
+    np.savez(tmp_path / "index.npz", records=np.zeros(1000))
+    assert len(read_arrays(tmp_path / "index.npz")["records"]) == 1000
+    np.savez_compressed(tmp_path / "bomb.npz", records=np.zeros(1000))
+    with pytest.raises(ValueError, match="more than any that a run writes"):
+        read_arrays(tmp_path / "bomb.npz")
+
+
 @quick
 @given(data=st.data())
 def test_any_change_of_arrays_is_found(tmp_path, data):

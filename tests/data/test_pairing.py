@@ -6,12 +6,13 @@ from data.pairing import labelled, make_pairing
 
 
 def pair(labels, anchors, views=4, paired=None, fraction=1.0, label_sets=None, seed=0):
-    pairing = make_pairing("same_label", np.asarray(labels), label_sets, views, paired, fraction, seed)
+    usable = labelled(np.asarray(labels), label_sets, fraction, seed)
+    pairing = make_pairing("same_label", np.asarray(labels), label_sets, views, paired, usable)
     return pairing.sources(np.asarray(anchors), np.random.default_rng(seed))
 
 
 def test_same_image_repeats_the_anchor():
-    pairing = make_pairing("same_image", np.array([0, 1]), None, 3, None, 1.0, 0)
+    pairing = make_pairing("same_image", np.array([0, 1]), None, 3, None, np.ones(2, bool))
     assert pairing.sources(np.array([1, 0, 1]), np.random.default_rng(0)).tolist() == [[1, 0, 1]] * 3
 
 
@@ -61,7 +62,7 @@ def test_only_images_whose_label_may_be_used_take_part():
     labels = np.repeat([0, 1, 2], 100)
     usable = labelled(labels, None, 0.1, 3)
     anchors = np.arange(300)
-    pairing = make_pairing("same_label", labels, None, 4, None, 0.1, 3)
+    pairing = make_pairing("same_label", labels, None, 4, None, usable)
     sources = pairing.sources(anchors, np.random.default_rng(0))
     assert (sources[:, ~usable] == anchors[~usable]).all()
     assert usable[sources[1:, usable]].all()
@@ -87,7 +88,7 @@ def test_several_labels_are_all_used_and_one_shared_with_nobody_is_not():
 
 
 def test_sources_depend_on_the_generator_alone():
-    pairing = make_pairing("same_label", np.repeat([0, 1], 50), None, 4, None, 1.0, 0)
+    pairing = make_pairing("same_label", np.repeat([0, 1], 50), None, 4, None, np.ones(100, bool))
     first, again, other = (pairing.sources(np.arange(100), np.random.default_rng(s)) for s in (1, 1, 2))
     assert (first == again).all() and (first != other).any()
 
@@ -123,11 +124,23 @@ def test_a_fraction_outside_its_range_is_refused(fraction):
 
 
 def test_wrong_pairings_are_refused():
-    labels = np.zeros(4, np.int64)
+    labels, usable = np.zeros(4, np.int64), np.ones(4, bool)
     with pytest.raises(UsageError, match="unknown pairing 'same_class'"):
-        make_pairing("same_class", labels, None, 2, None, 1.0, 0)
+        make_pairing("same_class", labels, None, 2, None, usable)
     for paired in ([2], [-1], [1, 1]):
         with pytest.raises(UsageError, match="paired_views"):
-            make_pairing("same_label", labels, None, 2, paired, 1.0, 0)
+            make_pairing("same_label", labels, None, 2, paired, usable)
     with pytest.raises(UserError, match="needs labels"):
-        make_pairing("same_label", np.full(4, -1), None, 2, None, 1.0, 0)
+        make_pairing("same_label", labels - 1, None, 2, None, ~usable)
+
+
+def test_seeded_draws_are_what_they_were():
+    """By an index of six numbers of 64 bits an image, before that of two of 32."""
+    rng = np.random.default_rng(0)
+    labels, sets = rng.integers(-1, 4, 30), rng.random((30, 5)) < 0.3
+    anchors = np.arange(8)
+    assert pair(labels, anchors, 3, seed=7).tolist()[1:] == [[25, 22, 18, 24, 20, 5, 6, 7], [19, 29, 12, 4, 3, 5, 6, 7]]
+    half = pair(labels, anchors, 3, fraction=0.5, seed=7)
+    assert half.tolist()[1:] == [[21, 1, 2, 4, 3, 5, 6, 7], [14, 1, 2, 4, 3, 5, 6, 7]]
+    several = pair(labels, anchors, 3, label_sets=sets, seed=7)
+    assert several.tolist()[1:] == [[18, 19, 2, 28, 4, 5, 7, 0], [8, 7, 2, 27, 4, 5, 25, 6]]

@@ -143,7 +143,7 @@ def test_several_labels(make_test_context):
     context = make_test_context()
     for store in (context.train, context.test):
         store.classes = CLASSES[:6]
-        store.label_sets = np.eye(6, dtype=bool)[store.labels] | np.eye(6, dtype=bool)[(store.labels // 2) * 2]
+        store._label_sets = np.eye(6, dtype=bool)[store.labels] | np.eye(6, dtype=bool)[(store.labels // 2) * 2]
     (m,) = run_evaluations(["finetune"], {"finetune": FinetuneConfig(lrs=[3e-3], **SMALL)}, context)
     assert m.metric == "map" and m.value > 40
 

@@ -90,7 +90,7 @@ def test_evaluation(make_test_context):
     # Class 5 is hidden in the training split: its test images are no queries.
     hidden = context.train.labels.copy()
     hidden[hidden == 5] = -1
-    context.train.labels = hidden
+    context.train._labels = hidden
     evaluation = Retrieval(Retrieval.Config())
     assert evaluation.feature_kinds(context) == ["pooled"]
     measurements = {m.metric: m for m in evaluation.run(context)}
@@ -114,7 +114,7 @@ def test_evaluation(make_test_context):
 
 def test_nothing_to_retrieve(make_test_context):
     context = make_test_context()
-    context.train.labels = np.where(context.train.labels == 0, 0, -1)
-    context.test.labels = np.where(context.test.labels == 0, -1, context.test.labels)
+    context.train._labels = np.where(context.train.labels == 0, 0, -1)
+    context.test._labels = np.where(context.test.labels == 0, -1, context.test.labels)
     with pytest.raises(UserError, match="nothing can be retrieved"):
         Retrieval(Retrieval.Config()).run(context)

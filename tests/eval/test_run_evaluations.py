@@ -125,7 +125,7 @@ def test_results_on_other_data_are_kept_while_the_weights_are_the_same(make_test
 
 def test_no_evaluation_looks_at_test_labels_to_choose(make_test_context):
     honest, shuffled = make_test_context(out="a"), make_test_context(out="b")
-    shuffled.test.labels = np.random.default_rng(0).permutation(shuffled.test.labels)
+    shuffled.test._labels = np.random.default_rng(0).permutation(shuffled.test.labels)
     names = list(CONFIGS)
     for one, other in zip(*(run_evaluations(names, CONFIGS, c) for c in (honest, shuffled)), strict=True):
         assert one.protocol == other.protocol
@@ -135,9 +135,9 @@ def test_no_evaluation_looks_at_test_labels_to_choose(make_test_context):
 
 def test_unlabelled_images_are_counted_and_left_out(make_test_context):
     context = make_test_context()
-    context.test.labels = context.test.labels.copy()
+    context.test._labels = context.test.labels.copy()
     context.test.labels[:10] = -1
-    context.train.labels = np.where(np.arange(len(context.train)) % 2, context.train.labels, -1)
+    context.train._labels = np.where(np.arange(len(context.train)) % 2, context.train.labels, -1)
     for m in run_evaluations(list(CONFIGS), {**CONFIGS, "knn": KNNConfig(ks=[60])}, context):
         assert m.n == 38
         assert (m.data["test"]["labelled"], m.data["test"]["images"]) == (38, 48)
@@ -162,7 +162,7 @@ def test_neighbours_that_a_small_bank_has_not_are_left_out(make_test_context, ca
 def test_several_labels_an_image(make_test_context):
     context = make_test_context()
     for store in (context.train, context.test):
-        store.label_sets = np.zeros((len(store), 6), bool)
+        store._label_sets = np.zeros((len(store), 6), bool)
         store.label_sets[np.arange(len(store)), store.labels] = True
         store.label_sets[:, 0] |= store.labels == 3
     found = run_evaluations(list(CONFIGS), CONFIGS, context)

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from common.distributed import world_size
 from common.errors import UserError
-from data.pairing import make_pairing
+from data.pairing import labelled, make_pairing
 from methods.core.base import power_of_two
 from training.batches import too_few_images
 from training.costs import OPTIMIZER_STATE, norm_of_one_value, on_meta
@@ -191,15 +191,9 @@ def _require_labels(plan: Plan) -> None:
         return
     if (labels < 0).all():
         plan.require_no_labels()
-    make_pairing(
-        config.pairing,
-        labels[plan.shares[0]],
-        None,
-        len(plan.views),
-        config.paired_views,
-        config.label_fraction,
-        config.seed,
-    )
+    labels = labels[plan.shares[0]]
+    usable = labelled(labels, None, config.label_fraction, config.seed)
+    make_pairing(config.pairing, labels, None, len(plan.views), config.paired_views, usable)
 
 
 def _needed(plan: Plan) -> float:
