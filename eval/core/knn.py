@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from common.errors import UserError
 from common.progress import note
@@ -45,14 +46,15 @@ def measure_knn(
     ks, remark = fitting_ks(evaluation, ks, len(bank_rows))
     if remark:
         note(remark, style="none")
-    # The bank stays on the CPU, since the search puts a normalised copy on the device.
-    bank = context.features("train", "pooled")[bank_rows]
+    # The bank stays in its file, since the search puts a normalised copy on the device.
+    bank, rows = context.features("train", "pooled"), torch.from_numpy(bank_rows)
     queries = context.features("test", "pooled")[context.labelled("test")].to(context.device)
     labels, several = context.labels("train", bank_rows), context.train.label_sets is not None
     if several:
-        results = knn_label_scores(bank, labels, queries, ks, temperature, progress=True)
+        results = knn_label_scores(bank, labels, queries, ks, temperature, True, rows)
     else:
-        results = knn_classify(bank, labels, queries, ks, temperature, context.train.num_classes, progress=True)
+        classes = context.train.num_classes
+        results = knn_classify(bank, labels, queries, ks, temperature, classes, True, rows)
     measurements: list[Measurement] = []
     data = context.data(bank_rows)
     for k in ks:

@@ -164,6 +164,14 @@ def test_votes_equal_their_definition():
             assert len(set(guess.tolist())) == 5
 
 
+def test_some_rows_of_a_bank_are_a_bank(monkeypatch):
+    monkeypatch.setattr("eval.features.votes._TOGETHER", 7)
+    bank, queries, rows = features(50, 6, 0), features(9, 6, 1), torch.tensor([1, 3, 4, 8, 9, 20, 21, 22, 30, 49])
+    labels = rows % 4
+    found = knn_classify(bank, labels, queries, [5], 0.07, 4, bank_rows=rows)[5]
+    assert (found == knn_classify(bank[rows], labels, queries, [5], 0.07, 4)[5]).all()
+
+
 def test_label_scores_equal_their_definition():
     bank, queries = features(50, 6, 0), features(7, 6, 1)
     truth = features(50, 4, 2) > 0.5
