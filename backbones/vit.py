@@ -35,12 +35,12 @@ class Attention(nn.Module):
 
     def split(self, tokens_BND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, ``[B, heads, N, D / heads]`` each."""
-        qkv = self.qkv(tokens_BND).unflatten(-1, (3, self.heads, -1))
-        return qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        # Taken apart before they are turned, so that their gradients are put together in the order of the product.
+        query, key, value = self.qkv(tokens_BND).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
 
-    def forward(self, tokens_BND: Tensor, outputs: int | None = None) -> Tensor:
+    def forward(self, tokens_BND: Tensor) -> Tensor:
         query, key, value = self.split(tokens_BND)
-        query = query[:, :, :outputs]
         if self.written_out and query.device.type == "cpu" and query.dtype != torch.float32:
             # On CPUs the fused kernel is slow in half precision: it took 2.8 times as long as these matrix products for
             # forward and backward of 197 tokens. In float32, and on accelerators, it is faster.
@@ -48,6 +48,22 @@ class Attention(nn.Module):
         else:
             mixed = F.scaled_dot_product_attention(query, key, value)
         return self.proj(mixed.transpose(1, 2).flatten(2))
+
+    def first(self, tokens_BND: Tensor) -> Tensor:
+        """The first of ``forward``'s tokens, ``[B, 1, D]``, without the keys and values of all: the query passes the keys' weights
+        and meets the tokens themselves, and each head's mean of tokens passes the values' weights. A key's bias adds the same to
+        all scores, so softmax takes it out."""
+        parts = (3, self.heads, -1)
+        (query_w, key_w, value_w), (query_b, _, value_b) = (
+            self.qkv.weight.unflatten(0, parts),
+            self.qkv.bias.unflatten(0, parts),
+        )
+        query = F.linear(tokens_BND[:, 0], query_w.flatten(0, 1), query_b.flatten()).unflatten(-1, parts[1:])
+        query_HBD = (query * query.shape[-1] ** -0.5).transpose(0, 1) @ key_w
+        weights_BHN = (query_HBD.transpose(0, 1) @ tokens_BND.mT).softmax(-1).to(query.dtype)
+        mixed_HBD = (weights_BHN @ tokens_BND).transpose(0, 1)
+        value = mixed_HBD @ value_w.mT + value_b.unsqueeze(1)
+        return self.proj(value.transpose(0, 1).flatten(1)).unsqueeze(1)
 
 
 def as_on_accelerator(network: nn.Module) -> None:
@@ -70,7 +86,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block (reference: ``Block``): tokens ``[B, N, D]`` to tokens, or to the first ``outputs`` of them.
+    """Pre-norm transformer block (reference: ``Block``): tokens ``[B, N, D]`` to tokens, or to the first of them only.
 
     Args:
         drop_path: probability of leaving out each of an image's two branches in training; a kept branch is divided by
@@ -85,8 +101,8 @@ class Block(nn.Module):
         self.mlp = Mlp(width)
         self.drop_path = drop_path
 
-    def forward(self, tokens_BND: Tensor, outputs: int | None = None) -> Tensor:
-        return self._transform(tokens_BND, self._kept(tokens_BND), self._kept(tokens_BND), outputs)
+    def forward(self, tokens_BND: Tensor, first_only: bool = False) -> Tensor:
+        return self._transform(tokens_BND, self._kept(tokens_BND), self._kept(tokens_BND), first_only)
 
     def compile(self, **options: Any) -> None:
         """Compile all but the random numbers, so that blocks of all rates share one program."""
@@ -98,9 +114,12 @@ class Block(nn.Module):
             return None
         return tokens_BND.new_empty(len(tokens_BND), 1, 1).bernoulli_(1 - self.drop_path).div_(1 - self.drop_path)
 
-    def _transform(self, tokens_BND: Tensor, kept1: Tensor | None, kept2: Tensor | None, outputs: int | None) -> Tensor:
-        branch = self.attn(self.norm1(tokens_BND), outputs)
-        tokens_BND = tokens_BND[:, :outputs] + (branch if kept1 is None else branch * kept1.to(branch.dtype))
+    def _transform(self, tokens_BND: Tensor, kept1: Tensor | None, kept2: Tensor | None, first_only: bool) -> Tensor:
+        normed_BND = self.norm1(tokens_BND)
+        branch = self.attn.first(normed_BND) if first_only else self.attn(normed_BND)
+        if first_only:
+            tokens_BND = tokens_BND[:, :1]
+        tokens_BND = tokens_BND + (branch if kept1 is None else branch * kept1.to(branch.dtype))
         branch = self.mlp(self.norm2(tokens_BND))
         return tokens_BND + (branch if kept2 is None else branch * kept2.to(branch.dtype))
 
@@ -197,7 +216,7 @@ class VisionTransformer(Backbone):
         return tokens
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.norm(self.blocks[-1](self._before_last(images), 1)[:, 0])
+        return self.norm(self.blocks[-1](self._before_last(images), first_only=True)[:, 0])
 
     def tokens(self, images: Tensor, blocks: Sequence[int] = (-1,)) -> list[Tensor]:
         wanted = named_blocks(blocks, self.depth)
