@@ -40,7 +40,7 @@ def test_every_method_can_be_counted(small, tmp_path, name, labels):
     """Whether images have one label, or several in as many columns."""
     counted = make_plan(*small(tmp_path / "run", name))
     costs = cost_of(counted.build_method, counted.views, counted.config, labels)
-    assert costs["training_flops"] > 2 * costs["flops"] and costs["memory_gib"]["activations"] > 0
+    assert costs["training_flops"] > costs["flops"] and costs["memory_gib"]["activations"] > 0
 
 
 @pytest.mark.parametrize("name", ["random", "pixels"])
