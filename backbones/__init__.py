@@ -99,6 +99,7 @@ def build_backbone(name: str, image_size: int = 224, **hints: Any) -> Backbone:
     Raises UsageError for an unknown name or an impossible output stride, UserError for an impossible image size.
     """
     from backbones.base import avoid_single_pixels
+    from backbones.convolution import use_products
 
     if unknown := hints.keys() - HINTS:
         raise TypeError(f"unknown backbone hints: {', '.join(sorted(unknown))}")
@@ -109,4 +110,5 @@ def build_backbone(name: str, image_size: int = 224, **hints: Any) -> Backbone:
     if stride is not None and backbone.stride != stride:
         raise UsageError(f"{name} has an output stride of {backbone.stride} and cannot be given {stride}")
     backbone.label = name
+    use_products(backbone)
     return avoid_single_pixels(backbone)

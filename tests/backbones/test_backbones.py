@@ -6,13 +6,17 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+from torchvision.models.resnet import BasicBlock
 
 from backbones import BACKBONES, build_backbone, names
 from backbones.base import Backbone
+from backbones.resnet import ResNet
 from backbones.vit import Attention, VisionTransformer
 from common.errors import UsageError, UserError
 from training.costs import count
 from training.initial import starts_at_zero
+from training.machine.devices import autocast
 
 VITS = ["vit_pico", "vit_nano", "vit_micro8", "vit_t16", "vit_s16", "vit_s16_12heads", "vit_s8", "vit_b16", "vit_b8"]
 RESNETS = ["resnet18", "resnet18_cifar", "resnet50"]
@@ -287,6 +291,26 @@ def test_weight_gradients_of_single_pixels_are_not_made_of_unwritten_memory(name
             outputs = convolution(inputs)
         (gradient,) = torch.autograd.grad((outputs.float() * upstream).sum(), convolution.weight)
         assert (gradient - exact).norm() < 0.02 * exact.norm()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_weight_gradients_by_products_are_torchs(precision, monkeypatch):
+    monkeypatch.setattr("backbones.convolution.MANY_WEIGHTS", 1)
+    torch.manual_seed(0)
+    ours = build_backbone("resnet18")
+    torchs = ResNet(BasicBlock, (2, 2, 2, 2))
+    torchs.load_state_dict(ours.state_dict())
+    images, upstream = torch.randn(2, 3, 48, 64), torch.randn(2, 512)
+    found = []
+    for network in (ours, torchs):
+        with autocast(torch.device("cpu"), precision):
+            features = network(images)
+        (features.float() * upstream).sum().backward()
+        found.append([p.grad for p in network.parameters()])
+    assert sum(type(m) is not nn.Conv2d for m in ours.modules() if isinstance(m, nn.Conv2d)) == 17
+    for of_ours, of_torch in zip(*found, strict=True):
+        assert of_ours.stride() == of_torch.stride() and of_ours.dtype == of_torch.dtype
+        assert (of_ours - of_torch).norm() < (1e-4 if precision == "fp32" else 0.05) * of_torch.norm()
 
 
 def test_pooled_features_are_the_cls_token_of_all_tokens():
