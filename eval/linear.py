@@ -57,7 +57,7 @@ class Linear(Evaluation):
 
         about = [config.epochs, config.batch_size, list(features.shape)]
         rates = sorted(config.lrs)
-        heads = self._trained(context, "choice", rates, features[~out], targets[~out], about)
+        heads = self._trained(context, "choice", rates, features, targets, about, (~out).nonzero()[:, 0])
         chosen, held = probe.best_head("linear", heads, features[out], targets[out], rates)
         heads = self._trained(context, "final", [rates[chosen]], features, targets, about)
         del features
@@ -77,12 +77,20 @@ class Linear(Evaluation):
         return probe.measure_logits(context, "linear", probe.head_scores(heads, test, 0), protocol)
 
     def _trained(
-        self, context: EvalContext, part: str, rates: list[float], features: Tensor, targets: Tensor, about: list
+        self,
+        context: EvalContext,
+        part: str,
+        rates: list[float],
+        features: Tensor,
+        targets: Tensor,
+        about: list,
+        rows: Tensor | None = None,
     ) -> Heads:
-        """Train heads for all epochs; ``about`` is what they depend on beside the rates."""
+        """Train heads for all epochs, on some ``rows`` or all; ``about`` is what they depend on beside the rates."""
         config = self.config
         heads = probe.heads_for(context, features.shape[1], rates, config.batch_size)
         checkpoint = HeadsCheckpoint(context, f"linear-{part}", [rates, *about])
         title = f"linear probe, {part}"
-        probe.train_heads(heads, features, targets, config.epochs, config.batch_size, context.seed, title, checkpoint)
+        settings = config.epochs, config.batch_size, context.seed, title, checkpoint
+        probe.train_heads(heads, features, targets, *settings, rows)
         return heads

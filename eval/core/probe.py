@@ -120,17 +120,19 @@ def train_heads(
     seed: int,
     title: str,
     checkpoint: HeadsCheckpoint | None = None,
+    rows: Tensor | None = None,
 ) -> None:
     """Train, or continue from the checkpoint, on features ``[N, D]`` and targets (int64 ``[N]`` or multi-hot ``[N, C]``) in random
-    order. Learning rates fall to 0 along half a cosine over all steps."""
+    order, or on some ``rows`` of them. Learning rates fall to 0 along half a cosine over all steps."""
     device = heads.bias_MC.device
     features, targets = _near(features, device), targets.to(device)
     generator = torch.Generator().manual_seed(seed)
     start = checkpoint.load(heads) if checkpoint else 0
-    per_epoch = math.ceil(len(features) / batch_size)
+    rows = torch.arange(len(features)) if rows is None else rows
+    per_epoch = math.ceil(len(rows) / batch_size)
     steps, step = epochs * per_epoch, start * per_epoch
     for epoch in track(range(epochs), title, epochs):
-        order = torch.randperm(len(features), generator=generator)
+        order = rows[torch.randperm(len(rows), generator=generator)]
         if epoch < start:  # its order is still drawn, since the next epoch's order follows from it
             continue
         # Copied whole, since a copy in each step would wait for the step before.

@@ -57,6 +57,15 @@ def test_a_diverging_head_harms_no_other():
     assert quality(head_scores(beside, x, 0), y) > 0
 
 
+def test_some_rows_are_trained_on_as_a_copy_of_them_is():
+    x, y = data()
+    rows = torch.arange(0, len(x), 3)
+    copied, chosen = Heads(5, 4, [0.1], torch.device("cpu")), Heads(5, 4, [0.1], torch.device("cpu"))
+    train_heads(copied, x[rows], y[rows], 3, 16, 0, "")
+    train_heads(chosen, x, y, 3, 16, 0, "", rows=rows)
+    assert torch.equal(copied.weight_DMC, chosen.weight_DMC)
+
+
 def test_a_separable_problem_is_learned():
     x, _ = data(n=600, width=10)
     y = x[:, :4].argmax(1)
