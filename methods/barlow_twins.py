@@ -20,7 +20,7 @@ from common.errors import UserError
 from common.options import option
 from heads.mlp import MLP, parse_widths
 from methods.core.augmentation import AugmentationConfig
-from methods.core.base import METHODS, MakeBackbone, Method, StepOutput, ViewBatch
+from methods.core.base import METHODS, MakeBackbone, Method, StepOutput, ViewBatch, full_precision
 
 
 @dataclass(kw_only=True)
@@ -104,7 +104,7 @@ class BarlowTwins(Method):
         if self.config.stop_gradient:
             z2 = z2.detach()
         # Sums over the batch and squares of D × D entries: half precision has no room for them.
-        with torch.autocast(z1.device.type, enabled=False):
+        with full_precision(z1):
             loss, metrics = self.loss(self.normalized(z1.float()), self.normalized(z2.float()))
         return StepOutput(loss, metrics, (z1.detach(), z2.detach()))
 

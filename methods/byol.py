@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from common.options import option
 from heads.mlp import MLP, parse_widths
 from methods.core.augmentation import AugmentationConfig
-from methods.core.base import METHODS, MakeBackbone, Method, Progress, StepOutput, ViewBatch
+from methods.core.base import METHODS, MakeBackbone, Method, Progress, StepOutput, ViewBatch, full_precision
 from methods.core.teacher import SlowCopy, rising_momentum
 
 
@@ -65,7 +64,7 @@ class BYOL(Method):
         z1, z2 = (self.projector(self.backbone(view)) for view in batch.views)
         p1, p2 = self.predictor(z1), self.predictor(z2)
         t1, t2 = (self.target(view) for view in batch.views)
-        with torch.autocast(z1.device.type, enabled=False):
+        with full_precision(z1):
             loss = distance(p1.float(), t2.float()) + distance(p2.float(), t1.float())
         return StepOutput(loss, projections=(z1.detach(), z2.detach()))
 

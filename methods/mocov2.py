@@ -21,7 +21,16 @@ from common.errors import UsageError
 from common.options import option
 from heads.mlp import MLP, parse_widths
 from methods.core.augmentation import AugmentationConfig
-from methods.core.base import METHODS, MakeBackbone, Method, Progress, StepOutput, ViewBatch, power_of_two
+from methods.core.base import (
+    METHODS,
+    MakeBackbone,
+    Method,
+    Progress,
+    StepOutput,
+    ViewBatch,
+    full_precision,
+    power_of_two,
+)
 from methods.core.teacher import SlowCopy
 
 
@@ -106,7 +115,7 @@ class MoCoV2(Method):
         query_places, key_places = places_in_parts(rows, parts, batch.views[0].device)
         queries_BD = self.projector(in_parts(self.backbone, batch.views[0], query_places, parts))
         keys_BD = in_parts(self.key_encoder, batch.views[1], key_places, parts)
-        with torch.autocast(queries_BD.device.type, enabled=False):
+        with full_precision(queries_BD):
             queries_BD, keys_BD = F.normalize(queries_BD.float()), F.normalize(keys_BD.float())
             loss = self.loss(queries_BD, keys_BD)
         self._keys.append(keys_BD)

@@ -21,7 +21,7 @@ from common.distributed import all_gather_rows, rank
 from common.options import option
 from heads.mlp import MLP, parse_widths
 from methods.core.augmentation import AugmentationConfig
-from methods.core.base import METHODS, MakeBackbone, Method, Progress, StepOutput, ViewBatch
+from methods.core.base import METHODS, MakeBackbone, Method, Progress, StepOutput, ViewBatch, full_precision
 from methods.core.teacher import SlowCopy, rising_momentum
 
 
@@ -94,7 +94,7 @@ class MoCoV3(Method):
         z1, z2 = (self.projector(self.backbone(view)) for view in batch.views)
         q1, q2 = self.predictor(z1), self.predictor(z2)
         k1, k2 = (self.key_encoder(view) for view in batch.views)
-        with torch.autocast(z1.device.type, enabled=False):
+        with full_precision(z1):
             loss = self.contrast(q1.float(), k2.float()) + self.contrast(q2.float(), k1.float())
         return StepOutput(loss, projections=(z1.detach(), z2.detach()))
 

@@ -19,7 +19,7 @@ from common.errors import UserError
 from common.options import option
 from heads.mlp import MLP, parse_widths, scaling_batchnorm
 from methods.core.augmentation import AugmentationConfig
-from methods.core.base import METHODS, MakeBackbone, Method, StepOutput, ViewBatch
+from methods.core.base import METHODS, MakeBackbone, Method, StepOutput, ViewBatch, full_precision
 
 
 @dataclass(kw_only=True)
@@ -75,7 +75,7 @@ class SimCLR(Method):
     def forward(self, batch: ViewBatch) -> StepOutput:
         # As in the reference, both views are one batch, so they share BatchNorm's statistics.
         z_ND = self.projector(self.backbone(torch.cat(batch.views)))
-        with torch.autocast(z_ND.device.type, enabled=False):
+        with full_precision(z_ND):
             loss = self.contrast(z_ND.float(), batch.labels)
         z1, z2 = z_ND.detach().chunk(2)
         return StepOutput(loss, projections=(z1, z2))

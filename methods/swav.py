@@ -16,7 +16,16 @@ from torch import Tensor, nn
 
 from common.options import option
 from heads.mlp import MLP, parse_widths
-from methods.core.base import METHODS, MakeBackbone, Method, Progress, StepOutput, ViewBatch, power_of_two
+from methods.core.base import (
+    METHODS,
+    MakeBackbone,
+    Method,
+    Progress,
+    StepOutput,
+    ViewBatch,
+    full_precision,
+    power_of_two,
+)
 from methods.core.multi_crop import MultiCropConfig, agreement, backbone_features, sinkhorn_knopp
 
 
@@ -104,7 +113,7 @@ class SwAV(Method):
         features_VBD = backbone_features(self.backbone, batch.views)
         # As in the reference, all views pass the projector as one batch.
         z_VBD = self.projector(features_VBD.flatten(0, 1)).unflatten(0, features_VBD.shape[:2])
-        with torch.autocast(z_VBD.device.type, enabled=False):
+        with full_precision(z_VBD):
             # Divided by temperatures as small as 0.05, similarities need all their digits.
             scores_VBK = self.prototypes(F.normalize(z_VBD.float(), dim=-1))
             loss = self.loss(scores_VBK)

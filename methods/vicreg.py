@@ -19,7 +19,7 @@ from common.errors import UserError
 from common.options import option
 from heads.mlp import MLP, parse_widths
 from methods.core.augmentation import AugmentationConfig
-from methods.core.base import METHODS, MakeBackbone, Method, StepOutput, ViewBatch
+from methods.core.base import METHODS, MakeBackbone, Method, StepOutput, ViewBatch, full_precision
 
 
 @dataclass(kw_only=True)
@@ -69,7 +69,7 @@ class VICReg(Method):
     def forward(self, batch: ViewBatch) -> StepOutput:
         z1, z2 = self.projector(torch.cat([self.backbone(view) for view in batch.views]), views=2).chunk(2)
         # Squares of D × D entries: half precision has no room for them.
-        with torch.autocast(z1.device.type, enabled=False):
+        with full_precision(z1):
             loss, metrics = self.loss(all_gather_rows(z1.float()), all_gather_rows(z2.float()))
         return StepOutput(loss, metrics, (z1.detach(), z2.detach()))
 

@@ -51,6 +51,36 @@ def test_a_grid_begins_without_the_trainer():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
+TO_THE_FIRST_STEP = """
+import sys
+from commands.train import read_options
+from eval.core import checks, online
+from methods.core.base import Progress
+from training import trainer
+from training.costs import count, empty_batch, most_memory
+from training.grids import alternative
+from training.plan import build_method, make_plan
+from training.step import Stepper
+
+for optimizer in ("adamw", "sgd", "lars"):
+    words = "--method barlow_twins --backbone vit_pico --projector 8-8 --image_size 32 --batch_size 4 --device cpu --optimizer"
+    options = read_options([*words.split(), optimizer])
+    plan = make_plan(options.train, options.method)
+    config, method = plan.config, lambda: build_method(plan.config, plan.method_config, 2)
+    assert most_memory(method, plan.views, config, None)["activations"]
+    stepper = Stepper(method(), config, plan.device)
+    count(stepper.method.backbone, config.image_size)
+    stepper.step([empty_batch(plan.views, 4, None)], Progress(0, 1, 100))
+    stepper.optimizer.load_state_dict(stepper.optimizer.state_dict())
+assert not {"torch._dynamo", "numba", "timm", "torchvision", "pandas", "sklearn"} & set(sys.modules)
+"""
+
+
+def test_a_training_comes_to_its_first_step_without_what_compiles_or_plots():
+    """Checks, operations and optimisers; counting all costs, with torch's compiler, comes after that step."""
+    assert subprocess.run([sys.executable, "-c", TO_THE_FIRST_STEP], cwd=ROOT).returncode == 0
+
+
 @pytest.mark.parametrize(
     "words, message",
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -16,7 +17,25 @@ OPTIMIZERS = ("adamw", "sgd", "lars", "larc")
 BLOCK = 2**17
 
 
-class LARS(torch.optim.Optimizer):
+class Uncompiled(torch.optim.Optimizer):
+    """An optimiser without torch's guards against being compiled, which import ``torch._dynamo`` (``training.machine.uncompiled``);
+    nothing here compiles a step."""
+
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+    state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
+
+
+class AdamW(Uncompiled, torch.optim.AdamW):
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+
+
+class SGD(Uncompiled, torch.optim.SGD):
+    step = torch.no_grad()(inspect.unwrap(torch.optim.SGD.step))
+
+
+class LARS(Uncompiled):
     """Layer-wise adaptive rate scaling, equal in DINO's and Barlow Twins' code (dino/utils.py and barlowtwins/main.py, ``class
     LARS``; You et al. 2017, arXiv 1708.03888).
 
@@ -100,9 +119,9 @@ def build_optimizer(name: str, groups: list[dict[str, Any]], momentum: float) ->
     groups = [{"lr_scale": 1.0, "fixed_weight_decay": group.get("weight_decay"), **group} for group in groups]
     if name == "adamw":
         # Fused: a single pass over weights and moments for all operations.
-        return torch.optim.AdamW(groups, lr=0.0, weight_decay=0.0, fused=True)
+        return AdamW(groups, lr=0.0, weight_decay=0.0, fused=True)
     if name == "sgd":
-        return torch.optim.SGD(groups, lr=0.0, weight_decay=0.0, momentum=momentum)
+        return SGD(groups, lr=0.0, weight_decay=0.0, momentum=momentum)
     if name in ("lars", "larc"):
         return LARS(groups, momentum=momentum, larc=name == "larc")
     raise unknown_name("optimizer", name, OPTIMIZERS)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from backbones.base import Backbone
@@ -43,6 +45,12 @@ class Progress:
     def epoch(self) -> int:
         """The running epoch, from 0."""
         return self.step // self.steps_per_epoch
+
+
+def full_precision(tensor: Tensor) -> AbstractContextManager[None]:
+    """No autocast within the block, for losses, on the device of ``tensor``. The meta device has none."""
+    kind = tensor.device.type
+    return nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)
 
 
 def power_of_two(limit: float, at_least: int = 1) -> int:

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -25,8 +26,8 @@ FEWEST_STEPS = 4
 
 def refusals(plan: Plan, here: bool = True) -> list[str]:
     """Reasons why a training would fail, as far as files' names, the options and counted costs tell; nothing is decoded, trained or
-    written. ``here``: it will run on this machine, so that memory and disk are known. Counting costs takes seconds. Raises
-    UserError if this machine lacks the images."""
+    written. ``here``: it will run on this machine, so that memory and disk are known. Counting costs, which takes seconds, is left
+    out where memory suffices anyhow. Raises UserError if this machine lacks the images."""
     reasons: list[str] = []
     trained, held_out = plan.shares
     if plan.method.trains:
@@ -42,7 +43,7 @@ def refusals(plan: Plan, here: bool = True) -> list[str]:
     with _noting(reasons):
         if plan.initial is not None:
             start_from(plan.build_method(), plan.initial, plan.config.backbone)
-        plan.costs  # noqa: B018 builds the method, and takes empty crops through it: sizes that do not fit raise here
+        plan.most_memory  # noqa: B018 builds the method, and takes empty crops through it: sizes that do not fit raise here
         if here:
             reasons += filter(None, (_memory(plan, 1.0), lacking_space([plan])))
     return reasons
@@ -149,7 +150,7 @@ def lacking_space(plans: list[Plan], jobs: int = 1) -> str | None:
     for plan in plans:
         if not plan.method.trains:
             continue
-        memory, copies = plan.costs["memory_gib"], OPTIMIZER_STATE[plan.config.optimizer]
+        memory, copies = plan.most_memory, OPTIMIZER_STATE[plan.config.optimizer]
         state = memory["weights"] + memory["gradients_and_optimizer"] * copies / (1 + copies)
         saves = 1 + max(1, int(plan.config.epochs // plan.config.checkpoint_every))
         needed.append((state, state * min(plan.config.keep_checkpoints, saves)))
@@ -173,12 +174,14 @@ def lacking_space(plans: list[Plan], jobs: int = 1) -> str | None:
 
 def lacking_memory(plans: list[Plan], jobs: int) -> str | None:
     """Why this machine has no memory for so many of the trainings at a time; None if it has, or for one at a time."""
-    sizes = sorted((_needed(plan) for plan in plans if plan.method.trains), reverse=True)[:jobs]
-    if len(sizes) < 2 or plans[0].device.type != "cpu":
+    trained = [plan for plan in plans if plan.method.trains]
+    if min(len(trained), jobs) < 2 or trained[0].device.type != "cpu":
         return None
-    have = memory_of(plans[0].device) / 2**30
-    if sum(sizes) <= have:
-        return None
+    have = memory_of(trained[0].device) / 2**30
+    for needed in (_at_most, _needed):
+        sizes = sorted(map(needed, trained), reverse=True)[:jobs]
+        if sum(sizes) <= have:
+            return None
     fits = next(n for n in range(len(sizes), 0, -1) if sum(sizes[:n]) <= have or n == 1)
     together = f"the largest runs take {in_gib(sum(sizes))} of memory together, and there are {in_gib(have)}"
     return f"--jobs {jobs}: {together}; give --jobs {fits}"
@@ -196,10 +199,14 @@ def _require_labels(plan: Plan) -> None:
     make_pairing(config.pairing, labels, None, len(plan.views), config.paired_views, usable)
 
 
-def _needed(plan: Plan) -> float:
-    """GiB that a process of the training takes at least."""
-    memory = plan.costs["memory_gib"]
-    shared = world_size()
+def _at_most(plan: Plan) -> float:
+    """More GiB than ``_needed``, which takes seconds to count; infinite where that is not known."""
+    return math.inf if plan.most_memory["activations"] is None else _needed(plan, plan.most_memory)
+
+
+def _needed(plan: Plan, memory: Mapping[str, float | None] | None = None) -> float:
+    """GiB that a process of the training takes at least; ``memory``: default: as counted."""
+    memory, shared = memory or plan.costs["memory_gib"], world_size()
     if plan.config.strategy == "fsdp":  # recomputes activations, and holds a part of each tensor
         return (memory["weights"] + memory["gradients_and_optimizer"]) / shared
     return memory["weights"] + memory["gradients_and_optimizer"] + (memory["activations"] or 0.0) / shared
@@ -209,9 +216,10 @@ def _memory(plan: Plan, usable: float) -> str | None:
     """Why a part ``usable`` of the device's memory is too little for the training; None if it is enough."""
     if not plan.method.trains:
         return None
-    needed, have = _needed(plan), memory_of(plan.device) / 2**30
-    if needed <= usable * have:
+    have = memory_of(plan.device) / 2**30
+    if any(needed(plan) <= usable * have for needed in (_at_most, _needed)):
         return None
+    needed = _needed(plan)
     config, memory = plan.config, plan.costs["memory_gib"]
     parts = ", ".join(f"{name.replace('_', ' ')} {in_gib(value)}" for name, value in memory.items() if value)
     images = config.batch_size // world_size() // config.accumulate
