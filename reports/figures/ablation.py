@@ -17,7 +17,7 @@ from reports.analysis.comparison import Comparison
 from reports.analysis.identity import IMAGES, as_text, trained_options
 from reports.analysis.rows import MOST_SPELT, Row, name_in_grid, plain, variant_in_grid
 from reports.figures.comparison import UNCERTAINTY, draw_intervals, limits_of, title_panel
-from reports.figures.look import MOST_LETTERS, MOST_ROWS, WIDTH, Look, left_out
+from reports.figures.look import MOST_LETTERS, MOST_ROWS, WIDTH, Look, columns_of_legend, left_out
 from reports.visual.core.style import DASHES, MARKERS, Picture, figure_of, picture, style
 from rundir.options import as_number
 
@@ -34,13 +34,17 @@ VARIANTS = "variant"
 DECADE, TICK_ROOM = 10, 0.16
 #: Points between the marks of lines that share a value.
 DODGE = 4.0
+#: Of more lines than that, only the families' means are marked.
+MOST_LINES = 6
 
 
 @dataclass
 class Line:
-    """Rows that differ in one option only, the axis: their positions by its value."""
+    """Rows that differ in one option only, the axis: their positions by its value. The lines of a method, backbone and variant are
+    of one ``family``."""
 
     name: str
+    family: str
     values: dict[int, Any] = field(default_factory=dict)
 
 
@@ -85,7 +89,11 @@ def _axes_of(rows: Sequence[Row], group: Sequence[int]) -> list[tuple[str, list[
         for i in group:
             parts.setdefault(tuple(texts[key][i] for key in rest), []).append(i)
         lines = [
-            Line(_line_name(rows, part, options, rest, names, option), {i: options[i].get(option) for i in part})
+            Line(
+                _line_name(rows, part, options, rest, names, option),
+                ", ".join(filter(None, [_base_name(rows, part[0]), variant_in_grid(rows[part[0]])[0]])),
+                {i: options[i].get(option) for i in part},
+            )
             for part in parts.values()
             if len(part) > 1
         ]
@@ -93,7 +101,8 @@ def _axes_of(rows: Sequence[Row], group: Sequence[int]) -> list[tuple[str, list[
             axes.append((option, lines, along))
             covered |= {i for line in lines for i in line.values}
     if covered != {*group}:
-        axes.append((VARIANTS, [Line(_base_name(rows, group[0]), _variants(rows, group))], []))
+        name = _base_name(rows, group[0])
+        axes.append((VARIANTS, [Line(name, name, _variants(rows, group))], []))
     return axes
 
 
@@ -181,47 +190,81 @@ def _draw(
     comparison: Comparison, look: Look, suffix: str, option: str, lines: Sequence[Line], along: Sequence[str]
 ) -> Picture | None:
     """Draw the headline columns against an option."""
-    dropped = sum(len(line.values) for line in lines[MOST_ROWS:])
-    lines = lines[:MOST_ROWS]
     cells = {column: comparison.column(column) for column in comparison.headline}
     columns = [c for c in comparison.headline if any(sum(i in cells[c] for i in line.values) > 1 for line in lines)]
     if not columns:
         return None
+    families: dict[str, list[Line]] = {}
+    for line in lines:
+        families.setdefault(line.family, []).append(line)
+    # Twelve lines with their intervals hide each other: then a family's lines are thin, and their mean is what is marked.
+    by_family = len(lines) > MOST_LINES and len(families) < len(lines)
+    entries = list(families.items()) if by_family else [(line.name, [line]) for line in lines]
+    dropped = sum(len(line.values) for _, several in entries[MOST_ROWS:] for line in several)
+    entries = entries[:MOST_ROWS]
     scale = _Scale([value for line in lines for value in line.values.values()])
-    names = short_names([line.name for line in lines], MOST_LETTERS)
+    names = short_names([name for name, _ in entries], MOST_LETTERS)
     turns: dict[str, int] = {}
     with style():
         width = WIDTH if len(columns) > 1 else 4.6
         figure, axes = figure_of(len(columns), 3 if len(columns) > 2 else 2, width, 3.0)
-        for number, (line, name) in enumerate(zip(lines, names, strict=True)):
-            row = comparison.rows[next(iter(line.values))]
+        for number, ((_, several), name) in enumerate(zip(entries, names, strict=True)):
+            row = comparison.rows[next(iter(several[0].values))]
             turn = turns[row.method] = turns.get(row.method, -1) + 1
             drawing = {"color": look.colour(row), "ls": DASHES[turn % len(DASHES)] if scale.is_numeric else ""}
             mark = MARKERS[turn % len(MARKERS)]
             for axis, column in zip(axes, columns, strict=True):
-                shift = ScaledTranslation(DODGE * (number - (len(lines) - 1) / 2) / 72, 0, figure.dpi_scale_trans)
-                own = [(scale.place(value), cells[column][i]) for i, value in line.values.items() if i in cells[column]]
-                own.sort(key=lambda point: point[0])
-                _draw_line(axis, own, drawing, mark, axis.transData + shift)
+                if by_family:
+                    _draw_family(axis, [_points(line, cells[column], scale) for line in several], drawing, mark)
+                else:
+                    shift = ScaledTranslation(DODGE * (number - (len(lines) - 1) / 2) / 72, 0, figure.dpi_scale_trans)
+                    _draw_line(axis, _points(several[0], cells[column], scale), drawing, mark, axis.transData + shift)
             axes[0].plot([], [], marker=mark, ms=5, lw=1.3, label=name, **drawing)
         for axis, column in zip(axes, columns, strict=True):
             title_panel(axis, comparison, column)
             scale.apply(axis, option)
             shown: Collection[Cell] = [cells[column][i] for line in lines for i in line.values if i in cells[column]]
-            axis.set_ylim(*limits_of(shown))
-        figure.legend(loc="outside lower center", ncols=2 if max(map(len, names)) > 24 else 3, handlelength=3)
+            if by_family:
+                axis.margins(y=0.1)
+            else:
+                axis.set_ylim(*limits_of(shown))
+        figure.legend(loc="outside lower center", ncols=min(3, columns_of_legend(figure, names)), handlelength=3)
         what = "the variants" if option == VARIANTS else option
         measured = ", ".join(comparison.columns[column].name for column in columns)
+        lines_are = (
+            f"Thin lines: rows of one method, backbone and variant that differ in {option} only, by their means over seeds. Thick: "
+            f"the mean of those that are measured at all of {option}'s values."
+            if by_family
+            else f"Each line: rows of one method and backbone that differ in {'several options' if option == VARIANTS else option} "
+            f"only. {UNCERTAINTY} Lines that share a value stand side by side."
+        )
         return picture(
             figure,
             f"ablation-{slug(option)}{suffix}",
             f"Accuracy against {what}",
-            f"Each line: rows of one method and backbone that differ in {'several options' if option == VARIANTS else option} "
-            f"only. {UNCERTAINTY} Lines that share a value stand side by side."
-            + (f" Along with {option}, {' and '.join(along)} changes." if along else "")
-            + left_out(dropped),
+            lines_are + (f" Along with {option}, {' and '.join(along)} changes." if along else "") + left_out(dropped),
             f"{measured} against {short(what, 60)}, a line for each of {short(', '.join(names), 200)}.",
         )
+
+
+def _points(line: Line, cells: Mapping[int, Cell], scale: _Scale) -> list[tuple[float, Cell]]:
+    """A line's measured cells by their places along the axis."""
+    points = [(scale.place(value), cells[i]) for i, value in line.values.items() if i in cells]
+    return sorted(points, key=lambda point: point[0])
+
+
+def _draw_family(
+    axis: Axes, lines: Sequence[Sequence[tuple[float, Cell]]], drawing: Mapping[str, Any], mark: str
+) -> None:
+    """Draw lines thinly by their means, and the mean of those that are measured wherever any is."""
+    means = [{x: cell.over_seeds.mean for x, cell in points} for points in lines]
+    for line in means:
+        axis.plot([*line], [*line.values()], marker=".", ms=4, mec="none", lw=0.7, alpha=0.35, **drawing)
+    places = sorted({x for line in means for x in line})
+    whole = [line for line in means if len(line) == len(places)]
+    if whole:
+        mean = [sum(line[x] for line in whole) / len(whole) for x in places]
+        axis.plot(places, mean, marker=mark, ms=5, mec="none", lw=2.0, **drawing)
 
 
 def _draw_line(

@@ -15,6 +15,8 @@ from reports.visual.core.style import COLOURS, DASHES, FAINT, MARKERS
 WIDTH = 8.4
 #: Limits of rows in a figure, and of letters of a name beside a drawing.
 MOST_ROWS, MOST_LETTERS = 24, 40
+#: Inches of a legend's column beside its words, and of a letter.
+HANDLE, LETTER = 0.6, 0.075
 
 
 class Look:
@@ -55,8 +57,14 @@ class Look:
             for row, label in zip(backbones, labels, strict=True):
                 more = {"ls": self.backbone_dash(row)} if lines else {"ls": "", "marker": self.marker(row), "ms": 5}
                 handles.append(Line2D([], [], color=FAINT, lw=1.3, label=label, **more))
-        columns = min(len(handles), 5)
+        columns = min(5, columns_of_legend(figure, [handle.get_label() for handle in handles]))
         figure.legend(handles=handles, loc="outside lower center", ncols=columns, handlelength=2, columnspacing=1.4)
+
+
+def columns_of_legend(figure: Figure, labels: Sequence[str]) -> int:
+    """How many columns of a legend's labels a figure is wide enough for."""
+    most = int(figure.get_figwidth() / (HANDLE + LETTER * max(map(len, labels))))
+    return min(len(labels), max(1, most))
 
 
 def left_out(dropped: int) -> str:

@@ -72,3 +72,30 @@ def test_the_page_and_the_files_have_it(tmp_path):
     assert "Accuracy against lr" in page
     assert (tmp_path / "report" / "figures" / "ablation-lr.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "report" / "figures" / "ablation-lr.pdf").exists()
+
+
+def test_many_lines_are_drawn_by_their_family_and_the_legend_fits(tmp_path, monkeypatch):
+    rates, temperatures = (1e-4, 1e-3), (0.02, 0.04, 0.05, 0.06)
+    cells = [
+        (method, {"lr": lr, "teacher_temp": temperature, "momentum_teacher": 0.9, "hue": 0.1})
+        for method in ("dino", "weak_dino")
+        for lr in rates
+        for temperature in temperatures
+    ]
+    widths = []
+    picture = ablation.picture
+    monkeypatch.setattr(
+        ablation, "picture", lambda figure, *about: (widths.append(_legend_inside(figure)), picture(figure, *about))[1]
+    )
+    drawn = figures(tmp_path, cells, monkeypatch)
+    labels, ticks, _, bars = drawn["ablation-lr"]
+    assert sorted(labels) == ["DINO", "Weak DINO"] and len(ticks) == 2
+    assert bars == (0, 0)  # no intervals
+    assert len(drawn["ablation-teacher-temp"][0]) == 4  # few enough to be drawn one by one
+    assert widths == [True, True]
+
+
+def _legend_inside(figure):
+    figure.canvas.draw()
+    box = figure.legends[0].get_window_extent()
+    return box.x0 >= 0 and box.x1 <= figure.bbox.width
