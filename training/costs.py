@@ -69,7 +69,7 @@ def cost_of(
 def most_memory(
     build: Callable[[], Method], views: list[View], config: TrainConfig, num_labels: int | None
 ) -> dict[str, float | None]:
-    """``memory_gib`` of ``cost_of`` in a tenth of its time, with more activations than those: twice what a forward pass without
+    """``memory_gib`` of ``cost_of``, sooner, with more activations than those: twice what a forward pass without
     autocast and without fused attention keeps, and the weights, since autocast may keep a tensor and its half. They are None if
     the forward pass depends on values, or on a device that has some. Sizes that do not fit raise."""
     method, activations = on_meta(build), None

@@ -115,7 +115,7 @@ class Plan:
 
     @cached_property
     def most_memory(self) -> dict[str, float | None]:
-        """More GiB than ``costs`` counts, in a tenth of the time (``training.costs.most_memory``). Raises as ``costs`` does."""
+        """More GiB than ``costs`` counts, sooner (``training.costs.most_memory``). Raises as ``costs`` does."""
         return most_memory(self.build_method, self.views, self.config, self._label_columns)
 
     @property
