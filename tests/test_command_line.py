@@ -57,7 +57,7 @@ from commands.train import read_options
 from eval.core import checks, online
 from methods.core.base import Progress
 from training import trainer
-from training.costs import count, empty_batch, most_memory
+from training.costs import count, empty_batch, most_costs
 from training.grids import alternative
 from training.plan import build_method, make_plan
 from training.step import Stepper
@@ -67,7 +67,7 @@ for optimizer in ("adamw", "sgd", "lars"):
     options = read_options([*words.split(), optimizer])
     plan = make_plan(options.train, options.method)
     config, method = plan.config, lambda: build_method(plan.config, plan.method_config, 2)
-    assert most_memory(method, plan.views, config, None)["activations"]
+    assert most_costs(method, plan.views, config, None)["memory_gib"]["activations"]
     stepper = Stepper(method(), config, plan.device)
     count(stepper.method.backbone, config.image_size)
     stepper.step([empty_batch(plan.views, 4, None)], Progress(0, 1, 100))

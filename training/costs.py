@@ -66,19 +66,21 @@ def cost_of(
     }
 
 
-def most_memory(
+def most_costs(
     build: Callable[[], Method], views: list[View], config: TrainConfig, num_labels: int | None
-) -> dict[str, float | None]:
-    """``memory_gib`` of ``cost_of``, sooner, with more activations than those: twice what a forward pass without
-    autocast and without fused attention keeps, and the weights, since autocast may keep a tensor and its half. They are None if
-    the forward pass depends on values, or on a device that has some. Sizes that do not fit raise."""
-    method, activations = on_meta(build), None
+) -> dict[str, Any]:
+    """Upper bounds of ``training_flops`` and ``memory_gib`` of ``cost_of``, sooner than those, from a forward pass without autocast
+    and without fused attention: three times its operations, since a backward pass takes those of two; activations are twice what it
+    keeps, and the weights, since autocast may keep a tensor and its half. None, as ``activations``, if the forward pass depends on
+    values, or on a device that has some. Sizes that do not fit raise."""
+    method, activations, flops = on_meta(build), None, None
     if method.trains:
         with suppress(RuntimeError, NotImplementedError), torch.device("meta"), without_dynamo():
-            activations = 2 * _forward(method, views, config, num_labels)[1] + sum(
-                p.nbytes for p in method.parameters()
-            )
-    return _memory(method, config, activations)
+            with Operations() as operations:
+                kept = _forward(method, views, config, num_labels)[1]
+            activations = 2 * kept + sum(p.nbytes for p in method.parameters())
+            flops = 3 * operations.total / (config.batch_size // config.accumulate)
+    return {"training_flops": flops, "memory_gib": _memory(method, config, activations)}
 
 
 def _trained(method: Method) -> list[nn.Parameter]:

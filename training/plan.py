@@ -28,7 +28,7 @@ from rundir.options import written_options
 from training.batches import MODEL, Batches, hold_out, seed_of, short_side_for
 from training.budget import minutes_of_a_step, parse_budget
 from training.config import TrainConfig
-from training.costs import cost_of, empty_batch, most_memory
+from training.costs import cost_of, empty_batch, most_costs
 from training.extension import with_extension
 from training.initial import with_initial_weights
 from training.machine.devices import pick_device
@@ -114,9 +114,9 @@ class Plan:
         return cost_of(self.build_method, self.views, self.config, self._label_columns)
 
     @cached_property
-    def most_memory(self) -> dict[str, float | None]:
-        """More GiB than ``costs`` counts, sooner (``training.costs.most_memory``). Raises as ``costs`` does."""
-        return most_memory(self.build_method, self.views, self.config, self._label_columns)
+    def most_costs(self) -> dict[str, Any]:
+        """Upper bounds of two of ``costs``, sooner; see ``training.costs.most_costs``. Raises as ``costs`` does."""
+        return most_costs(self.build_method, self.views, self.config, self._label_columns)
 
     @property
     def _label_columns(self) -> int | None:

@@ -36,6 +36,9 @@ def warning_of_days(plans: Sequence[Plan], words: Sequence[str], grid: str | Non
     if sum(count * _forward(config.backbone, config.image_size) for count, config in passes) < SLOWEST:
         return ""
     estimate = TimeEstimate([])
+    most = [(plan.most_costs["training_flops"], plan) for plan in plans if plan.images_seen and plan.method.trains]
+    if all(flops for flops, _ in most) and sum(estimate.minutes_of(flops, plan) for flops, plan in most) < DAYS:
+        return ""
     lasting = [(minutes, plan) for plan in plans if (minutes := estimate.of_plan(plan))]  # operations can be counted
     total = sum(minutes for minutes, _ in lasting)
     if total < DAYS:

@@ -43,7 +43,7 @@ def refusals(plan: Plan, here: bool = True) -> list[str]:
     with _noting(reasons):
         if plan.initial is not None:
             start_from(plan.build_method(), plan.initial, plan.config.backbone)
-        plan.most_memory  # noqa: B018 builds the method, and takes empty crops through it: sizes that do not fit raise here
+        plan.most_costs  # noqa: B018 builds the method, and takes empty crops through it: sizes that do not fit raise here
         if here:
             reasons += filter(None, (_memory(plan, 1.0), lacking_space([plan])))
     return reasons
@@ -150,7 +150,7 @@ def lacking_space(plans: list[Plan], jobs: int = 1) -> str | None:
     for plan in plans:
         if not plan.method.trains:
             continue
-        memory, copies = plan.most_memory, OPTIMIZER_STATE[plan.config.optimizer]
+        memory, copies = plan.most_costs["memory_gib"], OPTIMIZER_STATE[plan.config.optimizer]
         state = memory["weights"] + memory["gradients_and_optimizer"] * copies / (1 + copies)
         saves = 1 + max(1, int(plan.config.epochs // plan.config.checkpoint_every))
         needed.append((state, state * min(plan.config.keep_checkpoints, saves)))
@@ -201,7 +201,8 @@ def _require_labels(plan: Plan) -> None:
 
 def _at_most(plan: Plan) -> float:
     """More GiB than ``_needed``, which takes seconds to count; infinite where that is not known."""
-    return math.inf if plan.most_memory["activations"] is None else _needed(plan, plan.most_memory)
+    memory = plan.most_costs["memory_gib"]
+    return math.inf if memory["activations"] is None else _needed(plan, memory)
 
 
 def _needed(plan: Plan, memory: Mapping[str, float | None] | None = None) -> float:

@@ -77,7 +77,7 @@ def test_a_dry_run_tells_the_time(small, tmp_path, capsys):
 
 
 def test_a_training_of_days_is_warned_of_before_it_begins(slow, small, tmp_path, monkeypatch, capsys):
-    slow(1e3)
+    slow(1e2)
     monkeypatch.setattr("training.trainer.train", lambda *words: (_ for _ in ()).throw(KeyboardInterrupt))
     config, own = small(tmp_path / "run", "barlow_twins")
     words = words_of({k: v for k, v in {**vars(config), **vars(own)}.items() if not isinstance(v, bool)})
