@@ -99,7 +99,7 @@ def _memory(method: Method, config: TrainConfig, activations: int | None) -> dic
 
 def on_meta(build: Callable[[], Method]) -> Method:
     """Build a method without memory for its weights."""
-    with torch.device("meta"):
+    with torch.device("meta"), without_dynamo():
         return build()
 
 
