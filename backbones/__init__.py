@@ -32,16 +32,14 @@ def _family(module: str, name: str) -> Callable[..., Backbone]:
 
 #: Side in pixels of the patches of each ViT in ``backbones.vit``.
 PATCH_SIZES = {
-    **{
-        "vit_pico": 4,
-        "vit_nano": 4,
-        "vit_micro8": 8,
-        "vit_t16": 16,
-        "vit_s16": 16,
-        "vit_s8": 8,
-        "vit_b16": 16,
-        "vit_b8": 8,
-    },
+    "vit_pico": 4,
+    "vit_nano": 4,
+    "vit_micro8": 8,
+    "vit_t16": 16,
+    "vit_s16": 16,
+    "vit_s8": 8,
+    "vit_b16": 16,
+    "vit_b8": 8,
     "vit_s16_12heads": 16,
 }
 

@@ -140,9 +140,8 @@ def _no_arrays(archive: zipfile.ZipFile, size: int) -> str | None:
             if kind.hasobject or part.file_size != content.tell() + math.prod(shape) * kind.itemsize:
                 return f"{part.filename} is no array of numbers or text of its size"
     inflated = sum(part.file_size for part in archive.infolist())
-    if inflated <= max(
-        MOST_ARRAYS, size
-    ):  # what lies on the disk itself may be read: a store's index has 89 bytes an image
+    # What lies on the disk itself may be read: a store's index has 89 bytes an image.
+    if inflated <= max(MOST_ARRAYS, size):
         return None
     return f"its arrays have {inflated:,} bytes, more than any that a run writes"
 

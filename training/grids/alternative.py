@@ -31,13 +31,13 @@ def warning_of_days(plans: Sequence[Plan], words: Sequence[str], grid: str | Non
     """Warn of trainings that together take days on this machine, with a whole command, from the ``words`` of this one (without the
     command's name), that does not; "" for any others. ``grid``: the folder of a grid whose runs they are. Measures the machine's
     speed."""
-    # A backward pass costs two forward passes, and heads hardly more than the backbone. Counting exactly takes seconds.
-    passes = ((6 * len(plan.views) * plan.images_seen, plan.config) for plan in plans if plan.images_seen)
-    if sum(count * _forward(config.backbone, config.image_size) for count, config in passes) < SLOWEST:
-        return ""
     estimate = TimeEstimate([])
+    # Counting exactly takes seconds. An upper bound, which the checks have counted, mostly tells enough.
     most = [(plan.most_costs["training_flops"], plan) for plan in plans if plan.images_seen and plan.method.trains]
-    if all(flops for flops, _ in most) and sum(estimate.minutes_of(flops, plan) for flops, plan in most) < DAYS:
+    if all(flops for flops, _ in most) and (
+        sum(flops * plan.images_seen for flops, plan in most) < SLOWEST
+        or sum(estimate.minutes_of(flops, plan) for flops, plan in most) < DAYS
+    ):
         return ""
     lasting = [(minutes, plan) for plan in plans if (minutes := estimate.of_plan(plan))]  # operations can be counted
     total = sum(minutes for minutes, _ in lasting)
