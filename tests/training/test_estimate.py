@@ -1,6 +1,7 @@
 """What ``compare --dry_run`` says of a grid's length."""
 
 import json
+import time
 
 import pytest
 from rich.console import Console
@@ -8,7 +9,7 @@ from rich.console import Console
 from commands.compare import print_plan
 from commands.train import read_options
 from common.cli import words_of
-from training.grids.estimate import TimeEstimate, in_words
+from training.grids.estimate import TimeEstimate, in_words, product_speed
 from training.grids.grid import Cell
 
 OPTIONS = {
@@ -75,3 +76,9 @@ def test_a_plan_without_data_still_lists_its_runs(options, tmp_path):
 )
 def test_in_words(minutes, words):
     assert in_words(minutes) == words
+
+
+def test_the_speed_of_a_processor_does_not_depend_on_other_load(monkeypatch):
+    """By the clock on the wall, other programs make a product as slow as there are of them."""
+    monkeypatch.setattr(time, "perf_counter", lambda: pytest.fail("looked at the wall's clock"))
+    assert product_speed.__wrapped__("cpu", "fp32") > 0
