@@ -54,7 +54,8 @@ class HuggingFace(DataSet):
         label_names = None
         if label is not None:
             train = self._loaded[self._split_of("train") or chosen]
-            label_names = _classes(train, label, self.name)
+            # A training split without that column has other classes, namely none, which whoever reads both will say.
+            label_names = _classes(train if label in train.features else rows, label, self.name)
         labels = np.full(len(rows), -1, np.int64) if label is None else _labels(rows, label, label_names, self.name)
         images = _encoded(rows, image)
         names = Names(f"{chosen}/{row:07}{suffix}" for row, suffix in enumerate(_file_names(rows, image)))
@@ -190,18 +191,18 @@ def _labels(rows: Any, label: str, classes: tuple[str, ...], spec: str) -> np.nd
     return np.fromiter(numbers, np.int64, len(rows))
 
 
-def _encoded(rows: Any, image: str) -> Callable[[int], bytes]:
-    """A function from a row to the bytes of its image file. Raises UserError where the row has none."""
+def _encoded(rows: Any, image: str) -> Callable[[int], bytes | Path]:
+    """A function from a row to the content of its image file (none: empty), or its path where the data set holds only that."""
     feature = rows.features[image]
     undecoded = rows.select_columns([image])
     if not isinstance(feature, Mapping):
         undecoded = undecoded.cast_column(image, type(feature)(decode=False))
 
-    def read(row: int) -> bytes:
-        value = undecoded[int(row)][image]
-        if value is None or (value["bytes"] is None and not value.get("path")):
-            return b""
-        return value["bytes"] if value["bytes"] is not None else Path(value["path"]).read_bytes()
+    def read(row: int) -> bytes | Path:
+        value = undecoded[int(row)][image] or {"bytes": None}
+        if value["bytes"] is None and value.get("path"):
+            return Path(value["path"])
+        return value["bytes"] or b""
 
     return read
 

@@ -38,7 +38,7 @@ class Listing:
         classes: label c is class c. Mask value c + 1 is class c, and 0 the background.
         labels: int64 ``[n]``; None if an image may have several, from its annotation or else its mask.
         arrays: uint8 ``[n, H, W, 3]``: the images, if they are not files of their own.
-        encoded: returns the content of an image's file, by its index, if the images are in files that hold several.
+        encoded: returns the content of an image's file, or its path, by its index, if the images are in files that hold several.
         upright: photos are turned by their EXIF orientation, as every viewer shows them. False where published numbers come from
             the pixels as stored (torchvision's data sets do not turn), or boxes and masks belong to those.
         stamp: hash over names, sizes and modification times of the files; the store is built anew when it changes.
@@ -53,7 +53,7 @@ class Listing:
     masks: list[str] | None = None
     annotations: list[str] | None = None
     arrays: np.ndarray | None = None
-    encoded: Callable[[int], bytes] | None = None
+    encoded: Callable[[int], bytes | Path] | None = None
     upright: bool = True
     stamp: str
 

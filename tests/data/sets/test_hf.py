@@ -169,6 +169,30 @@ def test_images_without_labels_missing_and_damaged_ones(tmp_path, columns):
 
 
 @needs_datasets
+def test_files_beside_the_data_set_may_be_missing(image_folder):
+    """The library keeps only the paths of an image folder."""
+    opened(f"hf:{image_folder}")
+    (image_folder / "train/ant/1.png").unlink()
+    (image_folder / "train/ant/2.png").write_bytes(b"")
+    again = open_dataset(f"hf:{image_folder}", "train", None, 24, progress=False)
+    assert len(again) == 10
+    assert [reason for _, reason in again.damaged] == ["no such file", "empty file"]
+
+
+@needs_datasets
+def test_a_training_split_without_the_label(tmp_path, columns):
+    import datasets
+
+    _, content = columns
+    types = datasets.Features({"picture": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    test = datasets.Dataset.from_dict({name: content[name] for name in types}, features=types)
+    both = datasets.DatasetDict({"train": test.remove_columns("label"), "test": test})
+    both.save_to_disk(str(tmp_path / "saved"))
+    train, test = (list_images(f"hf:{tmp_path / 'saved'}", split, None, progress=False) for split in ("train", "test"))
+    assert (train.classes, test.classes) == ((), ("cat", "dog")) and set(train.labels) == {-1}
+
+
+@needs_datasets
 def test_a_run_and_its_evaluation(parquet, tmp_path):
     from commands.train import train
     from eval.knn import KNN
