@@ -175,7 +175,7 @@ class ImageStore:
     def names(self) -> Names:
         """Paths relative to ``root``: stable ids of the images."""
         if len(self._records) < len(self.listing.names):
-            return self.listing.names.at(self._of(self._records["row"].astype(place_type(len(self._records)))))
+            return self.listing.names.at(self._of(self._records["row"].astype(place_type(len(self.listing.names)))))
         return self.listing.names if self._places is None else self.listing.names.at(self._places)
 
     @cached_property
@@ -288,8 +288,10 @@ class ImageStore:
         for of_images in ("names", "fingerprint", "source"):
             part.__dict__.pop(of_images, None)
         rows = np.asarray(indices).reshape(-1)
-        places = np.arange(len(self._records), dtype=place_type(len(self._records)))
-        part._places = self._of(places)[rows if rows.dtype.kind in "iu" else rows.astype(np.int64)]
+        places = self._places
+        if places is None:
+            places = np.arange(len(self._records), dtype=place_type(len(self._records)))
+        part._places = places[rows if rows.dtype.kind in "iu" else rows.astype(np.int64)]
         return part
 
 
