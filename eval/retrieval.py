@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from common.errors import UserError
@@ -16,6 +15,7 @@ from eval.core.base import EVALUATIONS, Evaluation, Outlook
 from eval.core.context import EvalContext
 from eval.core.scoring import measure_means
 from eval.features.neighbours import nearest_neighbours
+from eval.features.votes import normalised
 from rundir.results import Measurement
 
 #: Our names of the metrics, and the library's.
@@ -26,19 +26,27 @@ METRICS = {
 }
 #: Queries per call of the library, which compares the labels of all their neighbours at once.
 _CHUNK = 256
+#: Images whose features are looked at together.
+_TOGETHER = 2**16
 
 
 def retrieval_scores(
-    gallery: Tensor, gallery_labels: Tensor, queries: Tensor, query_labels: Tensor, progress: bool = False
+    gallery: Tensor,
+    gallery_labels: Tensor,
+    queries: Tensor,
+    query_labels: Tensor,
+    progress: bool = False,
+    gallery_rows: Tensor | None = None,
 ) -> dict[str, np.ndarray]:
     """Score each query's ranking of the gallery by cosine similarity. A gallery image is relevant if it shares a label with the
     query; R counts the relevant ones.
 
     Args:
-        gallery: ``[N, D]``, any float type, on the device to search on.
+        gallery: ``[N, D]``, any float type, on any device, perhaps in a file: its normalised copy alone is in memory.
         gallery_labels: int64 ``[N]``, or bool ``[N, C]`` where images have several labels.
-        queries: ``[Q, D]``, not in the gallery.
+        queries: ``[Q, D]``, not in the gallery, on the device to search on.
         query_labels: ``[Q]`` or ``[Q, C]``.
+        gallery_rows: the rows of ``gallery`` to take, int64 ``[N]``, of which ``gallery_labels`` are; None: all.
 
     Returns for each of ``METRICS`` float64 ``[Q]`` in [0, 1]: whether the nearest image is relevant; the relevant share of the R
     nearest; the mean over the first R ranks of the precision there, 0 at irrelevant ranks. Raises UserError for features that are
@@ -46,11 +54,12 @@ def retrieval_scores(
     """
     from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator  # takes a second to import
 
-    if not (gallery.isfinite().all() and queries.isfinite().all()):
-        raise UserError("retrieval: features are not finite; the training has diverged, or the weights are damaged")
     if not has_relevant(gallery_labels, query_labels).all():
         raise ValueError("each query needs a relevant image in the gallery")
-    gallery, queries = F.normalize(gallery.float(), dim=1), F.normalize(queries.float(), dim=1)
+    gallery, queries = normalised(gallery, gallery_rows, queries.device), normalised(queries, None, queries.device)
+    # What is not finite is not after it was normalised, either.
+    if not all(part.isfinite().all() for features in (gallery, queries) for part in features.split(_TOGETHER)):
+        raise UserError("retrieval: features are not finite; the training has diverged, or the weights are damaged")
 
     def neighbours(query: Tensor, k: int, reference: Tensor, ref_includes_query: bool) -> tuple[Tensor, Tensor]:
         similarities, places = zip(*nearest_neighbours(gallery, query.to(gallery.device), k), strict=True)
@@ -74,11 +83,12 @@ def retrieval_scores(
         device=torch.device("cpu"),  # float64, which not every accelerator has
         knn_func=neighbours,
     )
-    on_cpu = gallery.cpu(), numbered(gallery_labels, torch.full((len(gallery),), -1))
+    # It hands the gallery to the search alone, which has it.
+    reference = torch.empty(len(gallery), 0), numbered(gallery_labels, torch.full((len(gallery),), -1))
     parts: dict[str, list[Any]] = {metric: [] for metric in METRICS}
     chunks = list(zip(queries.split(_CHUNK), query_labels.split(_CHUNK), strict=True))
     for chunk, labels in track(chunks, "retrieval", len(chunks), show=progress):
-        accuracies = calculator.get_accuracy(chunk.cpu(), numbered(labels, torch.arange(len(chunk))), *on_cpu)
+        accuracies = calculator.get_accuracy(chunk.cpu(), numbered(labels, torch.arange(len(chunk))), *reference)
         for metric, theirs in METRICS.items():
             parts[metric] += accuracies[theirs]
     return {metric: np.asarray(values, np.float64) for metric, values in parts.items()}
@@ -118,11 +128,12 @@ class Retrieval(Evaluation):
             )
         query_rows = test_rows[kept.numpy()]
         scores = retrieval_scores(
-            context.features("train", "pooled")[train_rows].to(context.device),
+            context.features("train", "pooled"),
             gallery_labels,
             context.features("test", "pooled")[query_rows].to(context.device),
             query_labels[kept],
-            progress=True,
+            True,
+            torch.from_numpy(train_rows),
         )
         names = [context.test.names[row] for row in query_rows]
         protocol = {

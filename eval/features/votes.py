@@ -114,7 +114,7 @@ def _voters(
         raise UserError(f"k-NN: k = {max(ks)}, but the bank has only {size} labelled images; give smaller ks")
     if not temperature > 0:
         raise UserError(f"k-NN: the temperature is {temperature}; give a number above 0")
-    bank = _normalised(bank, bank_rows, queries.device)
+    bank = normalised(bank, bank_rows, queries.device)
     chunks = nearest_neighbours(bank, F.normalize(queries.float(), dim=1), max(ks))
     total = -(-len(queries) // tile_rows(queries.device))
     for similarity, places in track(chunks, "k-NN", total, show=progress):
@@ -122,8 +122,9 @@ def _voters(
         yield ((similarity - similarity[:, :1]) / temperature).exp(), places
 
 
-def _normalised(bank: Tensor, rows: Tensor | None, device: torch.device) -> Tensor:
-    """L2-normalised rows of a bank, float32 on the device, made in parts."""
+def normalised(bank: Tensor, rows: Tensor | None, device: torch.device) -> Tensor:
+    """L2-normalised rows of a bank (None: all), float32 on the device. They are made in parts, so that a bank in a file is in
+    memory once."""
     size = len(bank) if rows is None else len(rows)
     result = torch.empty(size, bank.shape[1], device=device)
     for start in range(0, size, _TOGETHER):

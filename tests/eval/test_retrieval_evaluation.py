@@ -62,6 +62,14 @@ def test_several_labels():
         np.testing.assert_allclose(found[metric], values, rtol=0, atol=1e-12, err_msg=metric)
 
 
+def test_rows_of_a_gallery_are_the_gallery_of_these_rows():
+    gallery, labels = torch.from_numpy(features(40, 0)).double(), torch.arange(40) % 3
+    queries, rows = torch.from_numpy(features(5, 1)), torch.tensor([7, 0, 39, 2, 20, 13, 4])
+    about = (labels[rows], queries, torch.tensor([0, 1, 2, 0, 1]))
+    found, expected = retrieval_scores(gallery, *about, gallery_rows=rows), retrieval_scores(gallery[rows], *about)
+    assert all((found[metric] == expected[metric]).all() for metric in METRICS)
+
+
 def test_perfect_and_hopeless_rankings():
     gallery = torch.eye(2).repeat_interleave(3, 0)
     labels = torch.tensor([0, 0, 0, 1, 1, 1])
