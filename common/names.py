@@ -104,13 +104,13 @@ def _where_they_differ(names: Sequence[str]) -> list[str]:
     return [f"{head}{name[begin : len(name) - end]}{tail}" for name in names]
 
 
-def first_names(names: Sequence[object], most: int = 10) -> str:
+def first_names(names: Sequence[object], most: int = 10, between: str = ", ") -> str:
     """The first of many names or numbers, in a sentence.
 
     >>> first_names("abcd", 3)
     'a, b, c, …'
     """
-    return ", ".join(map(str, names[:most])) + (", …" if len(names) > most else "")
+    return between.join(map(str, [*names[:most], *["…"] * (len(names) > most)]))
 
 
 def hash_of(names: Iterable[str], between: str) -> Any:

@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from common.errors import UserError, unknown_name  # noqa: E402
+from common.names import first_names  # noqa: E402
 from reports import build_report  # noqa: E402
 
 STUDIES = ROOT / "docs" / "studies"
@@ -120,7 +121,7 @@ def _number(report: Path, name: str, words: list[str]) -> str:
         else:
             rows_left = [row for row in rows_left if cell in row.values()]
     if len(rows_left) != 1:
-        which = "; ".join(", ".join(list(row.values())[:3]) for row in (rows_left or rows)[:12])
+        which = first_names([first_names(list(row.values()), 3) for row in rows_left or rows], 12, "; ")
         raise UserError(f"{len(rows_left)} rows of the table have these cells, not one ({which})")
 
     def value(field: re.Match[str]) -> str:

@@ -5,7 +5,9 @@ import importlib.util
 import re
 import subprocess
 from collections import Counter
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -117,7 +119,12 @@ def test_each_folder_says_what_is_in_it():
 
 
 def _docstring(file):
-    return ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
+    return ast.get_docstring(parsed(file))
+
+
+@cache
+def parsed(file):
+    return ast.parse(file.read_text(encoding="utf-8"))
 
 
 def test_the_picture_of_the_house_is_todays():
@@ -133,12 +140,33 @@ def test_files_that_the_pages_name_exist(page):
     assert named and not [name for name in missing if name not in in_runs and "NAME" not in name]
 
 
+def cuts(tree):
+    """Parts of messages that show the first few of a list, or of a text's letters, without a word of it."""
+    for call in ast.walk(tree):
+        function = call.func if isinstance(call, ast.Call) else None
+        name = getattr(function, "attr", getattr(function, "id", ""))
+        if not name.endswith(("Error", "Outcomes", "WrongData", "DamagedImage", "Problem", "warn", "note")):
+            continue
+        for text in (node for word in call.args for node in ast.walk(word) if isinstance(node, ast.JoinedStr)):
+            for part, after in pairwise([*map(ast.unparse, text.values), ""]):
+                if re.search(r"\[\d*:\d+\]", part) and not re.match(r"(f?')?(…|\{more\})", after):
+                    yield part
+
+
+def test_messages_say_what_they_leave_out():
+    """``first_names`` and ``short`` of common.names do."""
+    assert list(cuts(ast.parse("raise UserError(f'{spec}: no images: {names[:3]}, see there')")))
+    assert not list(cuts(ast.parse("warn(f'left out: {names[:5]}{more}'); UserError(f'another digest ({sha[:8]}…)')")))
+    found = {module: lines for module, file in FILES.items() if (lines := list(cuts(parsed(file))))}
+    assert not found
+
+
 def test_every_line_is_printed_where_names_are_made_harmless():
     """``common.progress`` prints, with ``say``, ``note`` and ``Console``; run.py prints its errors through ``printable``."""
     for module, file in FILES.items():
         if module in ("common.progress", "run"):
             continue
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(file)):
             called = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
             assert not called, f"{file}, line {node.lineno}: print; call common.progress.say"
             assert not (isinstance(node, ast.ImportFrom) and node.module == "rich.console"), (

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.files import read_json
+from common.names import first_names
 
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
@@ -65,7 +66,7 @@ def files_of_index(path: Path) -> list[Path]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: no index of weights; download or copy it again") from error
     if len(files) < len(names) or not all(file.is_file() for file in files):
-        raise UserError(f"{path}: names files that are not beside it ({', '.join(names[:3])}); download or copy them")
+        raise UserError(f"{path}: names files that are not beside it ({first_names(names, 3)}); download or copy them")
     return files
 
 

@@ -30,6 +30,7 @@ from backbones.formats.standins import stand_ins
 from backbones.vit import VisionTransformer, interpolate_positions
 from common.errors import UserError
 from common.files import archive_damage
+from common.names import first_names
 
 #: Prefixes of classifiers in torchvision and timm.
 CLASSIFIERS = ("fc.", "head.", "head_dist.", "classifier.", "last_linear.")
@@ -168,7 +169,7 @@ def _listed(content: Mapping[str, Any], networks: list[Network]) -> str:
     if beginnings:
         return "it holds one network, without a name, so leave --key out"
     return (
-        f"no network is known in it (its entries: {', '.join(map(str, list(content)[:8]))}; with tensors: "
+        f"no network is known in it (its entries: {first_names(list(content), 8)}; with tensors: "
         f"{', '.join(n.name for n in everything if len(n.place) == 1) or 'none'})"
     )
 
@@ -300,4 +301,4 @@ def _check(
 
 
 def _first(state: Mapping[str, Tensor]) -> str:
-    return ", ".join(f"{name} {tuple(value.shape)}" for name, value in list(state.items())[:3]) or "nothing"
+    return first_names([f"{name} {tuple(value.shape)}" for name, value in state.items()], 3) or "nothing"

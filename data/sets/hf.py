@@ -16,6 +16,7 @@ import numpy as np
 from common.environment import missing_package
 from common.errors import UsageError, UserError, unknown_name
 from common.files import digest_of
+from common.names import first_names
 from data.sets.core.base import DATASETS, DataSet
 from data.sets.core.lists import of_split
 from data.store.listing import Listing
@@ -186,7 +187,7 @@ def _labels(rows: Any, label: str, classes: tuple[str, ...], spec: str) -> np.nd
     values = _values(rows, label, spec)
     unknown = sorted({str(value) for value in values if value is not None and str(value) not in places})
     if unknown:
-        raise UserError(f"{spec}: {len(unknown)} classes have no training image: {', '.join(unknown[:5])}")
+        raise UserError(f"{spec}: {len(unknown)} classes have no training image: {first_names(unknown, 5)}")
     numbers = (-1 if value is None else places[str(value)] for value in _values(rows, label, spec))
     return np.fromiter(numbers, np.int64, len(rows))
 

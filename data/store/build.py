@@ -20,6 +20,7 @@ from common.ahead import Room, ahead
 from common.environment import processors
 from common.errors import UserError
 from common.files import append_json_line, remove_unfinished, write_text
+from common.names import first_names
 from common.progress import working
 from data.store.decode import DamagedImage, WrongData
 from data.store.index import is_in_use, pixel_file, write_index
@@ -179,7 +180,8 @@ class Builder:
             self.data.unlink()
             self.journal.unlink()
             if refused:
-                more = f" (and {len(refused) - 1} more: {'; '.join(refused[1:4])})" if len(refused) > 1 else ""
+                rest = refused[1:]
+                more = f" (and {len(rest)} more: {first_names(rest, 3, '; ')})" if rest else ""
                 raise UserError(refused[0] + more)
             row, reason = skipped[0]
             raise UserError(

@@ -18,6 +18,7 @@ from matplotlib.patches import Patch
 from common.errors import first_line
 from common.files import read_arrays
 from common.images import VOID, voc_palette
+from common.names import short
 from common.registry import plugins_of
 from common.statistics.confusion import class_scores
 from reports.analysis.comparison import Comparison
@@ -140,7 +141,7 @@ def _arrays(file: Path | None, problems: list[Problem]) -> Arrays | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        problem = Problem(str(file), f"cannot be read ({first_line(error)[:100]}); its pictures are missing")
+        problem = Problem(str(file), f"cannot be read ({short(first_line(error), 100)}); its pictures are missing")
         if problem not in problems:
             problems.append(problem)
         return None

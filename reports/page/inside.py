@@ -11,6 +11,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from common.errors import first_line
+from common.names import short
 from reports.analysis.rows import Row
 from reports.visual.core.base import for_reports
 from reports.visual.core.style import Picture
@@ -32,7 +33,9 @@ def pictures(rows: Sequence[Row], problems: list[Problem]) -> list[Picture]:
                 name = f"{kind.replace('_', '-')}-{place}"
                 made.append(_picture(file, name, f"{about.title}: {row.label}", about.caption))
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                why = str(error) if isinstance(error, _Unusable) else f"no readable PNG ({first_line(error)[:100]})"
+                why = (
+                    str(error) if isinstance(error, _Unusable) else f"no readable PNG ({short(first_line(error), 100)})"
+                )
                 problems.append(Problem(str(file), f"{why}; not shown"))
         if left := ", ".join(row.label for row, _ in drawn[MOST_ROWS:]):
             problem = f"pictures of the first {MOST_ROWS} rows are shown; those of {left} are not"

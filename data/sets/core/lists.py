@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from common.errors import UserError, unknown_name
 from common.files import read_lines
-from common.names import first_names
+from common.names import first_names, short
 from data.store.listing import stamp_of
 
 T = TypeVar("T")
@@ -40,7 +40,9 @@ def read_names(path: Path, file_of: Callable[[str], Path] | None = None) -> list
         if not name:
             continue
         if "/" in name or "\0" in name or name in (".", "..") or len(os.fsencode(name)) > LONGEST_NAME:
-            raise UserError(f"{path}, line {number}: {name[:80]!r} is no name of an image (without folder and suffix)")
+            raise UserError(
+                f"{path}, line {number}: {short(name, 80)!r} is no name of an image (without folder and suffix)"
+            )
         names.append(name)
     return _once(path, names)
 
