@@ -144,11 +144,14 @@ def compute_features(backbone: Backbone, images: Tensor, kinds: Sequence[Kind]) 
     features: dict[Kind, Tensor] = {}
     numbers = {kind: int(kind.removeprefix("last")) for kind in kinds if kind.startswith("last")}
     if numbers or "cls+mean" in kinds:
-        last = backbone.tokens(images, range(-max(numbers.values(), default=1), 0))
+        blocks = range(-max(numbers.values(), default=1), 0)
+        # timm's ViTs may pool differently, so they take another pass.
+        if "pooled" in kinds and isinstance(backbone, VisionTransformer):
+            last, features["pooled"] = backbone.tokens_and_pooled(images, blocks)
+        else:
+            last = backbone.tokens(images, blocks)
         features |= {kind: torch.cat([tokens[:, 0] for tokens in last[-n:]], dim=1) for kind, n in numbers.items()}
         features["cls+mean"] = torch.cat([last[-1][:, 0], last[-1][:, 1:].mean(dim=1)], dim=1)
-    if "pooled" in kinds:
-        # timm's ViTs may pool differently, so they take another pass.
-        shared = features and isinstance(backbone, VisionTransformer)
-        features["pooled"] = last[-1][:, 0] if shared else backbone(images)
+    if "pooled" in kinds and "pooled" not in features:
+        features["pooled"] = backbone(images)
     return {kind: features[kind].float() for kind in kinds}

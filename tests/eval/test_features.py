@@ -9,6 +9,7 @@ from common.errors import UserError
 from eval.features import cache
 from eval.features import extract as features
 from eval.features.extract import compute_features
+from training.machine.devices import autocast
 
 
 def calls_of(monkeypatch, context):
@@ -33,8 +34,10 @@ def test_kinds():
     for number in (1, 2):
         torch.testing.assert_close(found[f"last{number}"], torch.cat([t[:, 0] for t in tokens[-number:]], 1))
     torch.testing.assert_close(found["cls+mean"], torch.cat([tokens[-1][:, 0], tokens[-1][:, 1:].mean(1)], 1))
-    # Taken from the tokens where these are at hand; the backbone's own output else.
-    torch.testing.assert_close(found["pooled"], compute_features(backbone, images, ["pooled"])["pooled"])
+    for precision in ("fp32", "bf16"):  # whatever else is asked for in the same pass
+        with autocast(torch.device("cpu"), precision):
+            alone, beside = (compute_features(backbone, images, kinds)["pooled"] for kinds in (["pooled"], found))
+        assert torch.equal(alone, beside)
     with pytest.raises(UserError, match="choose a ViT"):
         compute_features(build_backbone("resnet18", 32), images, ["last2"])
     with pytest.raises(UserError, match="block -3"):
@@ -50,7 +53,7 @@ def test_extracted_once_and_equal_to_a_direct_pass(make_test_context, monkeypatc
     assert sum(seen) == len(context.train)
     again = make_test_context()
     assert (again.features("train", "pooled") == train).all()
-    assert (again.features("train", "last2")[:, -train.shape[1] :] == train).all()
+    torch.testing.assert_close(again.features("train", "last2")[:, -train.shape[1] :], train)
     assert sum(seen) == len(context.train)
 
     from data.views.central import eval_images
