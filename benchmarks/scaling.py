@@ -141,7 +141,7 @@ def measure(series: str, value: int, device: str, threads: int | None) -> dict[s
         words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(value), *words]
     done = subprocess.run([sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"{series} {value}:\n{done.stderr[-2000:]}")
+        raise RuntimeError(f"{series} {value}:\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])
 
 

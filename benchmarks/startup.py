@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
@@ -54,7 +55,11 @@ def startup(bench: Bench) -> Iterator[list[Measurement]]:
 
 
 def _run(*words: str) -> None:
-    subprocess.run([sys.executable, *words], cwd=ROOT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    done = subprocess.run(
+        [sys.executable, *words], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(words)} ended with status {done.returncode}:\n{done.stderr}")
 
 
 def _until_first_step(out: Path, cache: Path) -> None:
@@ -70,10 +75,11 @@ def _until_first_step(out: Path, cache: Path) -> None:
         began = time.monotonic()
         while not any(_has_step(log) for log in out.glob("runs/*/log.jsonl")):
             if process.poll() is not None or time.monotonic() - began > PATIENCE:
-                raise RuntimeError(f"the demo took no step:\n{out.with_suffix('.txt').read_text()[-2000:]}")
+                raise RuntimeError(f"the demo took no step:\n{out.with_suffix('.txt').read_text()}")
             time.sleep(0.01)
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # all have ended
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 

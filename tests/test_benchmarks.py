@@ -1,6 +1,7 @@
 """The benchmarks compare the same thing: their plain references give the same numbers as ours, step after step."""
 
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ from PIL import Image
 
 from backbones import build_backbone
 from backbones.vit import VisionTransformer, as_on_accelerator
-from benchmarks import run
+from benchmarks import run, startup
 from benchmarks.bench import Bench
+from benchmarks.large_data.__main__ import _seen
 from benchmarks.memory import count_ours, peak_of
 from benchmarks.reference import barlow_twins as plain_barlow_twins
 from benchmarks.reference import dino as plain_dino
@@ -272,3 +274,15 @@ def test_folder_that_is_no_checkout_is_told(tmp_path, capsys):
 
 def test_every_benchmark_says_what_it_measures():
     assert all(len(benchmark.what.split()) > 2 for benchmark in BENCHMARKS.values())
+
+
+def test_what_fails_says_why_and_leaves_no_thread(tmp_path, monkeypatch):
+    monkeypatch.setattr(startup, "ROOT", tmp_path)
+    with pytest.raises(RuntimeError, match=r"run.py ended with status 2:\n.*can't open file"):
+        startup._run("run.py")
+    with pytest.raises(RuntimeError, match=r"the demo took no step:\n.*can't open file"):
+        startup._until_first_step(tmp_path / "demo", tmp_path)
+    before, once = threading.active_count(), iter([None])
+    with pytest.raises(StopIteration):
+        _seen(lambda: next(once))
+    assert threading.active_count() == before

@@ -69,9 +69,11 @@ def _seen(work: Work) -> int:
 
     looking = threading.Thread(target=look)
     looking.start()
-    work()
-    ended.set()
-    looking.join()
+    try:
+        work()
+    finally:  # or the thread would keep a failed process alive
+        ended.set()
+        looking.join()
     return max(most[0] - before, 0)
 
 

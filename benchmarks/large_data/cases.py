@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from data.datasets import list_images
 from data.pairing import labelled, make_pairing
 from data.sets.core import folders
 from data.store.build import JOURNAL, Builder
@@ -245,19 +246,17 @@ def streamed(images: int, folder: Path) -> Work:
 def shards(images: int, folder: Path) -> Work | None:
     """The same photos in parquet files, read by ``hf:``; None without its packages."""
     try:
+        import datasets
         import pyarrow as pa
         import pyarrow.parquet as pq
-
-        from data.datasets import list_images
-
-        os.environ["HF_DATASETS_CACHE"] = str(folder / "cache")
-        listing = photos(images, folder)
-        rows = [{"bytes": (listing.root / name).read_bytes(), "path": name} for name in listing.names]
-        (folder / "shards").mkdir()
-        pq.write_table(pa.table({"image": rows}), folder / "shards" / "train-00000-of-00001.parquet")
-        found = list_images(f"hf:{folder / 'shards'}", "train", None, progress=False)
-    except Exception:  # the packages are missing
+    except ImportError:
         return None
+    datasets.config.HF_DATASETS_CACHE = folder / "cache"  # what it reads of the environment, it has read by now
+    listing = photos(images, folder)
+    rows = [{"bytes": (listing.root / name).read_bytes(), "path": name} for name in listing.names]
+    (folder / "shards").mkdir()
+    pq.write_table(pa.table({"image": rows}), folder / "shards" / "train-00000-of-00001.parquet")
+    found = list_images(f"hf:{folder / 'shards'}", "train", None, progress=False)
     store = open_store(found, SHORT_SIDE, folder / "stores", False, True)
     batches = np.array_split(np.arange(images), images // 32)
     return lambda: [len(store.batch(batch).sizes) for batch in batches]
