@@ -130,8 +130,8 @@ def _device_minutes(run: Run) -> float | None:
 
 
 def _evaluation_minutes(run: Run) -> float | None:
-    """Minutes of a run's evaluations; all metrics of one have its time. None unless each has one."""
-    seconds = {(result.evaluation, result.request): result.seconds for result in run.results}
+    """Minutes of a run's evaluations; all that one measured (metrics, and several heads) have its time. None unless each has one."""
+    seconds = {result.request or result.evaluation: result.seconds for result in run.results}
     return None if not seconds or None in seconds.values() else sum(seconds.values()) / 60
 
 

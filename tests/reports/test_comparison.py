@@ -312,3 +312,9 @@ def test_cost_counts_devices_and_the_time_of_evaluations(tmp_path):
         file.write_text(json.dumps([line | {"seconds": seconds} for line in json.loads(file.read_text())]))
     (row,) = rows_of(read_runs([tmp_path])[0])
     assert row.cost["evaluation_minutes"] == 2.0
+    # Heads of one segmentation are measured by one request, which took 90 seconds, under a name each.
+    lines = json.loads(file.read_text())
+    heads = [line | {"evaluation": f"linear_{head}", "request": "0123456789abcdef"} for head in "ab" for line in lines]
+    file.write_text(json.dumps(heads))
+    (row,) = rows_of(read_runs([tmp_path])[0])
+    assert row.cost["evaluation_minutes"] == 2.0
