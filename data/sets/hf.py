@@ -18,8 +18,9 @@ from common.errors import UsageError, UserError, unknown_name
 from common.files import digest_of
 from common.names import first_names
 from data.sets.core.base import DATASETS, DataSet
+from data.sets.core.folders import files_below
 from data.sets.core.lists import of_split
-from data.store.listing import Listing
+from data.store.listing import Listing, stamp_of
 from data.store.names import Names
 
 #: What may follow the name, as ``,KEY=VALUE``: a configuration and a revision of the data set, columns, and splits.
@@ -93,7 +94,8 @@ class HuggingFace(DataSet):
 
     @functools.cached_property
     def _loaded(self) -> Mapping[str, Any]:
-        return _load(self.name, self._given["name"], self._given.get("config"), self._given.get("revision"))
+        files = stamp_of(files_below(self._place)) if self._place.is_dir() else ""
+        return _load(self.name, self._given["name"], self._given.get("config"), self._given.get("revision"), files)
 
     def _split_of(self, split: str) -> str | None:
         """The library's split for ours. Raises UserError for a named one that is missing."""
@@ -125,8 +127,8 @@ class HuggingFace(DataSet):
 
 
 @functools.lru_cache(maxsize=4)
-def _load(spec: str, name: str, config: str | None, revision: str | None) -> Mapping[str, Any]:
-    """Load all splits. Raises UserError if the library is missing, or cannot load them."""
+def _load(spec: str, name: str, config: str | None, revision: str | None, files: str) -> Mapping[str, Any]:
+    """Load all splits, anew for other ``files``. Raises UserError if the library is missing, or cannot load them."""
     try:
         import datasets
     except ImportError as error:

@@ -12,6 +12,7 @@ from common.errors import UsageError, UserError
 from data.datasets import list_images, open_dataset, splits_of
 from data.sets import hf
 from data.sets.core.base import DATASETS
+from data.store.open import open_store
 from tests.small_images import encoded
 from tests.small_runs import small_run
 
@@ -170,13 +171,13 @@ def test_images_without_labels_missing_and_damaged_ones(tmp_path, columns):
 
 @needs_datasets
 def test_files_beside_the_data_set_may_be_missing(image_folder):
-    """The library keeps only the paths of an image folder."""
-    opened(f"hf:{image_folder}")
+    """The library keeps only the paths of an image folder. What has changed is listed anew."""
+    listing = list_images(f"hf:{image_folder}", "train", None, progress=False)
     (image_folder / "train/ant/1.png").unlink()
     (image_folder / "train/ant/2.png").write_bytes(b"")
-    again = open_dataset(f"hf:{image_folder}", "train", None, 24, progress=False)
-    assert len(again) == 10
-    assert [reason for _, reason in again.damaged] == ["no such file", "empty file"]
+    store = open_store(listing, None, None, False)
+    assert len(store) == 10 and [reason for _, reason in store.damaged] == ["no such file", "empty file"]
+    assert len(list_images(f"hf:{image_folder}", "train", None, progress=False).names) == 11
 
 
 @needs_datasets
