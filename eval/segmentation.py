@@ -248,7 +248,7 @@ class Segmentation(Evaluation):
         of_task = ("finetune", "loss", "auxiliary", "backbone_lr_scale", "layer_decay")
         task = TaskConfig(head=head, **{name: getattr(config, name) for name in of_task})
         of_data = ("scale", "distort", "output_stride", "train_list")
-        depends = {name: getattr(config, name) for name in of_data} | {"train_data": context.train.fingerprint}
+        depends = {name: getattr(config, name) for name in of_data} | {"train_data": store.fingerprint}
         depends |= {"maps": PRECISION} if self._whole else {}
         return NestedTraining.plan(
             context,

@@ -84,6 +84,13 @@ def test_a_full_disk_changes_results_by_rounding_alone(make_context, monkeypatch
     assert [m.value for m in anew] == pytest.approx([m.value for m in stored], abs=0.5)
 
 
+def test_other_training_images_train_anew(make_context):
+    """Those that the heads are trained on, which may be others than the context's (train_aug)."""
+    context, evaluation = make_context(), Segmentation(config())
+    runs = {evaluation._plan(context, "linear", store).run for store in (context.train, context.test)}
+    assert len(runs) == 2
+
+
 def test_other_options_train_anew(make_context):
     context = make_context()
     measure(context)
