@@ -130,7 +130,7 @@ def _device_minutes(run: Run) -> float | None:
 
 
 def _evaluation_minutes(run: Run) -> float | None:
-    """Minutes of a run's evaluations; all that one measured (metrics, and several heads) have its time. None unless each has one."""
+    """Minutes of a run's evaluations; metrics and heads that one measured share its time. None unless each has one."""
     seconds = {result.request or result.evaluation: result.seconds for result in run.results}
     return None if not seconds or None in seconds.values() else sum(seconds.values()) / 60
 
