@@ -130,9 +130,12 @@ class Segmentation(Evaluation):
         return "finetuned" if self.config.finetune else ""
 
     def keeps(self, measurement: Measurement, context: EvalContext) -> bool:
-        """Frozen and fine-tuned backbones stand side by side, unless an older version named both predictions alike."""
+        """Heads that are not measured now stay; so do frozen beside fine-tuned backbones, unless an older version named both
+        predictions alike."""
+        if measurement.protocol.get("backbone") == self._mode:
+            return measurement.protocol.get("head") not in self.config.heads
         own = outcomes_name(context, measurement.evaluation, self._kind)
-        return measurement.protocol.get("backbone") != self._mode and Path(measurement.predictions or "").stem != own
+        return Path(measurement.predictions or "").stem != own
 
     def has_written(self, context: EvalContext) -> bool:
         return not self.config.save_masks or all(self._masks(context, head).are_whole for head in self.config.heads)
@@ -271,7 +274,9 @@ class Segmentation(Evaluation):
         """Each head's confusion matrices of the test images, int32 ``[n, C, C]``; saves examples for the report."""
         test = context.test
         matrices: dict[str, list[np.ndarray]] = {head: [] for head in tasks}
-        examples = Examples(test)
+        stored = examples_file(context.run_dir, test.name, self._kind)
+        examples = Examples(test, context.weights_hash)
+        examples.take_over(stored, without=tasks)
         masks = {head: self._masks(context, head) for head in tasks}
         for files in masks.values():
             files.clear()
@@ -287,7 +292,7 @@ class Segmentation(Evaluation):
                     examples.offer(head, image, classes.numpy(), matrix)
                     if self.config.save_masks:
                         masks[head].write(image, classes.numpy())
-        examples.save(examples_file(context.run_dir, test.name, self._kind))
+        examples.save(stored)
         if self.config.save_masks:
             note(
                 f"segmentation: masks of {len(test)} images in {', '.join(str(files.folder) for files in masks.values())}"

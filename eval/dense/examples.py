@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from common.files import write_arrays
+from common.files import read_arrays, write_arrays
 from common.images import VOID
 from common.statistics.confusion import class_scores
 from data.store.store import ImageStore
@@ -19,10 +20,15 @@ SIDE = 192
 
 
 class Examples:
-    """Collects test images: some that are the same for every run, and each head's best and worst."""
+    """Collects test images: some that are the same for every run, and each head's best and worst.
 
-    def __init__(self, store: ImageStore):
+    Args:
+        weights: digest of the backbone's weights.
+    """
+
+    def __init__(self, store: ImageStore, weights: str):
         self._store = store
+        self._weights = weights
         self._fixed = _varied(store)
         self._kept: dict[str, dict[int, tuple[float, np.ndarray]]] = {}
 
@@ -37,18 +43,40 @@ class Examples:
         for _, other in order[COUNT:-COUNT]:
             del kept[other]
 
+    def take_over(self, path: Path, without: Container[str]) -> None:
+        """Keep what an earlier measurement of the same weights and images wrote of other heads than ``without``."""
+        try:
+            arrays = read_arrays(path)
+        except (OSError, ValueError):  # none, or a damaged one, which is written anew
+            return
+        about = {"weights": np.array(self._weights), "data": np.array(self._store.fingerprint)}
+        if any(name not in arrays or arrays[name] != value for name, value in about.items()):
+            return
+        images = {name: image for image, name in enumerate(self._store.names)}
+        for head in (name.removeprefix("iou_") for name in arrays if name.startswith("iou_")):
+            if head not in without:
+                self._kept[head] = {
+                    images[str(arrays["names"][place])]: (
+                        float(arrays[f"iou_{head}"][place]) / 100,
+                        arrays[f"predicted_{head}"][place, : arrays["sizes"][place, 0], : arrays["sizes"][place, 1]],
+                    )
+                    for place in np.flatnonzero(~np.isnan(arrays[f"iou_{head}"]))
+                }
+
     def save(self, path: Path) -> None:
         """Write ``images``, uint8 ``[k, SIDE, SIDE, 3]``, padded with white; ``truth``, classes ``[k, SIDE, SIDE]``, padded with
         255 (void); ``sizes [k, 2]``, height and width; ``names [k]``; ``classes [C]``; ``fixed``, indices of the images that all
-        runs show. For each head: ``predicted_HEAD`` like ``truth`` and ``iou_HEAD [k]``, the mean over an image's classes in
-        percent (255 and NaN for images not kept for it); ``best_HEAD`` and ``worst_HEAD``, indices, the extreme one first; no image
-        is in both."""
+        runs show; ``weights`` and ``data``, digests for ``take_over``. For each head: ``predicted_HEAD`` like ``truth`` and
+        ``iou_HEAD [k]``, the mean over an image's classes in percent (255 and NaN for images not kept for it); ``best_HEAD`` and
+        ``worst_HEAD``, indices, the extreme one first; no image is in both."""
         images = sorted({image for kept in self._kept.values() for image in kept} | set(self._fixed))
         place = {image: position for position, image in enumerate(images)}
         arrays: dict[str, np.ndarray] = {
             "images": np.full((len(images), SIDE, SIDE, 3), 255, np.uint8),
             "truth": np.full((len(images), SIDE, SIDE), VOID, np.uint8),
             "sizes": np.zeros((len(images), 2), np.int32),
+            "weights": np.array(self._weights),
+            "data": np.array(self._store.fingerprint),
             "names": np.array([self._store.names[image] for image in images]),
             "classes": np.array(self._store.mask_classes),
             "fixed": np.array([place[image] for image in self._fixed], np.int64),

@@ -100,6 +100,32 @@ def test_other_options_train_anew(make_context):
     assert len(runs) == 3 and all((run / "checkpoints" / "last.pt").is_file() for run in runs)
 
 
+def test_heads_measured_one_after_another_stand_side_by_side(make_context):
+    """In results and examples as if they had been measured together; with other weights only the new one's stay."""
+    context = make_context()
+    measure(context, heads=["linear"])
+    measure(context, heads=["setr_naive"])
+    together = make_context(out="together")
+    measure(together, heads=["linear", "setr_naive"])
+
+    def found(of):
+        (file,) = of.run_dir.glob("figures/segmentation-*.npz")
+        results = read_results(of.run_dir / "results" / "segmentation.json")
+        return {(m.evaluation, m.metric): m.value for m in results}, dict(np.load(file))
+
+    (values, examples), (expected, expected_examples) = found(context), found(together)
+    assert values == pytest.approx(expected) and len(values) == 12
+    assert examples.keys() == expected_examples.keys()
+    for name in examples:
+        np.testing.assert_array_equal(examples[name], expected_examples[name], name)
+    other = make_context()
+    with torch.no_grad():
+        other.backbone.norm.bias += 1
+    measure(other, heads=["setr_naive"])
+    values, examples = found(other)
+    assert len(values) == 6 and "iou_linear" not in examples
+
+
 def test_frozen_and_fine_tuned_stand_side_by_side(make_context, capsys):
     """In results, predictions, examples and tables, in whatever order and as often as they are measured."""
     from reports.analysis.columns import columns_of, headline_of
