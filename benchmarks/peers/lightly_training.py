@@ -43,10 +43,10 @@ class BarlowTwins(nn.Module):
         width = recipe["projector"]
         self.head = BarlowTwinsProjectionHead(512, width, width)
         self.criterion = BarlowTwinsLoss(lambda_param=recipe["lambd"])
+        self.precision = recipe["precision"]
 
     def loss(self, views: list[Tensor], part: float) -> Tensor:
-        first, second = (self.head(self.backbone(view)) for view in views)
-        return self.criterion(first, second)
+        return self.criterion(*outputs_of(self.head, self.backbone, views, self.precision))
 
 
 class DINO(nn.Module):
@@ -65,6 +65,7 @@ class DINO(nn.Module):
             deactivate_requires_grad(module)
         self.momentum = recipe["momentum_teacher"]
         self.criterion = DINOLoss(recipe["out_dim"], recipe["teacher_temp"], recipe["teacher_temp"], 0)
+        self.precision = recipe["precision"]
 
     def loss(self, views: list[Tensor], part: float) -> Tensor:
         # As in lightly's benchmarks, the teacher moves before the step.
@@ -72,9 +73,16 @@ class DINO(nn.Module):
         update_momentum(self.backbone, self.teacher_backbone, m=momentum)
         update_momentum(self.head, self.teacher_head, m=momentum)
         with torch.no_grad():
-            teacher = [self.teacher_head(self.teacher_backbone(view)) for view in views[:2]]
-        student = [self.head(self.backbone(view)) for view in views]
+            teacher = outputs_of(self.teacher_head, self.teacher_backbone, views[:2], self.precision)
+        student = outputs_of(self.head, self.backbone, views, self.precision)
         return self.criterion(teacher, student)
+
+
+def outputs_of(head: nn.Module, backbone: nn.Module, views: list[Tensor], precision: str) -> list[Tensor]:
+    """Each view's outputs, float32 for the loss; networks compute in bfloat16 where this project's training did."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        outputs = [head(backbone(view)) for view in views]
+    return [output.float() for output in outputs]
 
 
 def resnet(recipe: dict) -> nn.Module:
