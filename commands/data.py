@@ -1,7 +1,6 @@
 """Build, check and describe a data set: is it whole, and what is in it."""
 
 import sys
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,7 +183,7 @@ def _overview(stores: list[ImageStore]) -> Table:
         {
             "images": f"{len(store):,}",
             "skipped": f"{len(store.damaged):,}",
-            "converted to RGB": f"{len(store.converted):,}",
+            "converted to RGB": f"{sum(map(len, store.converted.values())):,}",
             "classes": f"{store.num_classes}",
             "labels an image": _labels(store),
             "short side, pixels": spread(store.original_sizes.min(axis=1)),
@@ -240,11 +239,8 @@ def _masks(store: ImageStore) -> Table:
 
 
 def _converted(store: ImageStore) -> Table:
-    ways = defaultdict(list)
-    for name, how in store.converted:
-        ways[how].append(name)
     rows = [
         (how, f"{len(names):,}", "\n".join(names[:MOST_NAMES] + ["…"] * (len(names) > MOST_NAMES)))
-        for how, names in sorted(ways.items())
+        for how, names in sorted(store.converted.items())
     ]
     return _table(f"converted images, {store.split}", {"how": "left", "images": "right", "files": "left"}, rows)

@@ -123,7 +123,11 @@ def store_of(index: Index, folder: Path, listing: Listing, short_side: int | Non
         if pixels is None:
             return None
     damaged = [(listing.names[row], reason) for row, reason in index.about["skipped"]]
-    converted = [(listing.names[row], note) for row, note in index.about["converted"]]
+    rows_of: dict[str, list[int]] = {}
+    for row, how in index.about["converted"]:  # which may be all, such as greyscale images
+        rows_of.setdefault(how, []).append(row)
+    places = place_type(len(listing.names))
+    converted = {how: listing.names.at(np.array(rows, places)) for how, rows in rows_of.items()}
     kind = StreamedStore if streamed else ImageStore
     return kind(listing, short_side, pixels, index.records, index.label_sets, damaged, converted)
 

@@ -92,7 +92,7 @@ class ImageStore:
         titles: names of the classes for readers, such as the words of ImageNet's synsets.
         short_side: images with a longer shorter side were resized to it (pixels); None: all have their original size.
         damaged: (name, reason) of the split's skipped images.
-        converted: (name, how) of the split's images that were not RGB.
+        converted: names of the split's images that were not RGB, by how they were converted.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class ImageStore:
         records: np.ndarray,
         label_sets: np.ndarray | None,
         damaged: list[tuple[str, str]],
-        converted: list[tuple[str, str]],
+        converted: dict[str, Names],
     ):
         self.listing = listing
         self._pixels = pixels

@@ -22,7 +22,7 @@ def real(name: str) -> Path:
 def test_imagenette_webp():
     root = real("imagenette") / "imagenette"
     store = open_dataset("imagefolder", "test", root, 64, progress=False)
-    assert len(store) == 1966 and store.num_classes == 10 and store.damaged == [] == store.converted
+    assert len(store) == 1966 and store.num_classes == 10 and store.damaged == [] and not store.converted
     sample = np.arange(0, 1966, 97)
     for i, pixels in zip(sample, store.batch(sample).pixels.numpy(), strict=True):
         expected = Image.open(root / store.names[i]).convert("RGB").resize((64, 64), Image.Resampling.BICUBIC)

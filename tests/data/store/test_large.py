@@ -4,6 +4,7 @@ import hashlib
 import os
 import tracemalloc
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +18,7 @@ from data.datasets import open_dataset
 from data.sets.core import folders
 from data.store import listing as listings
 from data.store import names as pieces
+from data.store.index import read_index, read_store
 from data.store.names import Names, in_order
 from training.batches import ORDER, WholeBatches, hold_out
 
@@ -59,6 +61,15 @@ def test_a_store_and_its_part_hold_the_records_once(tmp_path):
     batches = WholeBatches(part, config, torch.device("cpu"))
     _, held, most = measured(lambda: batches.images_of(5))
     assert most < 4.2 * IMAGES
+
+
+def test_images_that_were_all_converted_are_held_by_their_rows(tmp_path):
+    listing, key = cases._written(IMAGES, tmp_path)
+    index = read_index(tmp_path, key, listing, None)
+    grey = [(row, "greyscale") for row in range(IMAGES)]
+    replace(index, about={**index.about, "converted": grey}).write(tmp_path)
+    store, held, _ = measured(lambda: read_store(tmp_path, key, listing, None))
+    assert store.converted == {"greyscale": listing.names} and held < 95 * IMAGES + 2**16
 
 
 def test_each_file_is_looked_at_once(tmp_path):
