@@ -90,7 +90,6 @@ class ArrayCache:
         write_json(self.journal, {"rows": self._done, "bytes": self._bytes, "crc32": self._crc})
 
     def finish(self) -> None:
-        self.commit()
         self.close()
         write_json(self.checksum, {"crc32": self._crc})
         self.part.replace(self.path)
