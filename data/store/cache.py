@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -118,6 +119,9 @@ def remove(entry: Entry) -> None:
                     shutil.rmtree(path)
                 elif path.name != "lock":
                     path.unlink()
-        shutil.rmtree(entry.path)
+            # Within the lock, and at last: a process that waits for it may build here the moment it has it.
+            (entry.path / "lock").unlink()
+            with suppress(OSError):  # one has begun, under a lock file of its own
+                entry.path.rmdir()
     except OSError as error:
         raise UserError(f"{entry.path}: cannot be removed ({error.strerror or error})") from error

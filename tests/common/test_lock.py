@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -33,3 +34,28 @@ def test_the_lock_of_a_killed_process_is_stale(tmp_path):
     with owned_lock(path, refuse):
         assert json.loads(path.read_text())["pid"] == os.getpid()
     assert path.read_text() == ""
+
+
+def test_who_waited_for_a_folder_that_is_removed_locks_the_one_of_its_name(tmp_path):
+    path, waits, held, done = tmp_path / "store" / "lock", *(threading.Event() for _ in range(3))
+
+    def wait():
+        with owned_lock(path, lambda owner: waits.set(), 0.01):
+            held.set()
+            done.wait(10)
+
+    waiting = threading.Thread(target=wait)
+    with owned_lock(path, print):
+        waiting.start()
+        assert waits.wait(10)
+        path.unlink()
+        path.parent.rmdir()
+    assert held.wait(10)
+
+    def refuse(owner: str) -> None:
+        raise UserError(owner)
+
+    with pytest.raises(UserError, match=f"process {os.getpid()} on "), owned_lock(path, refuse):
+        pass
+    done.set()
+    waiting.join()
