@@ -229,6 +229,7 @@ class DINO(Method):
         "the shares of the teacher's outputs": {"centering": ["softmax", "sinkhorn_knopp"]},
         "labels' means, which also move once a part": {"targets": ["label"]},
     }
+    projected_views = 2
     Config = DINOConfig
     #: dino/main_dino.py. The trainer's other defaults are DINO's; its batch of 64 is per GPU, 1024 in the published runs.
     recipe = {"clip_grad": 3.0, "weight_decay_end": 0.4}
@@ -293,6 +294,10 @@ class DINO(Method):
         # The student's features rather than its K outputs, whose cross-correlation would be K × K.
         pair = (features_VBD[0].detach(), features_VBD[1].detach())
         return StepOutput(loss, {**metrics, "teacher_temp": self._teacher_temp}, pair)
+
+    def project(self, batch: ViewBatch) -> tuple[Tensor, Tensor]:
+        first, second = backbone_features(self.student.backbone, batch.views)
+        return first, second
 
     def after_backward(self, progress: Progress) -> None:
         if progress.epoch < self.config.freeze_last_layer:

@@ -101,7 +101,7 @@ class Monitor:
         share -= share % rows if rows else 0
         if share * world_size() < 2 or not self._views:
             return {}, None
-        views = self._views if len(self._views) > 1 else self._views * 2
+        views = (self._views if len(self._views) > 1 else self._views * 2)[: self.method.projected_views]
         maker, store = ViewMaker(views), self._probe_store
         params = maker.sample(share * world_size(), torch.Generator().manual_seed(0))
         features, projections = [], []
@@ -117,9 +117,9 @@ class Monitor:
                 with _buffers_kept(self.method):
                     labels = torch.from_numpy(store.label_of(self._probe[part])).to(self.device)
                     labels = labels.float() if labels.ndim > 1 else labels
-                    output = self.method(ViewBatch(made[: len(self._views)], labels))
-            if output.projections is not None:
-                projections.append(torch.stack([z.float() for z in output.projections], 1))
+                    pair = self.method.project(ViewBatch(made[: len(self._views)], labels))
+            if pair is not None:
+                projections.append(torch.stack([z.float() for z in pair], 1))
         first, second = all_gather_rows(torch.cat(features)).unbind(1)
         record: dict[str, Any] = {
             "effective_rank": effective_rank(first),

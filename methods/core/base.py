@@ -151,6 +151,9 @@ class Method(nn.Module):
     #: whole batch. Without any, the two are equal to rounding. (A backbone's BatchNorm is the backbone's.)
     batch_statistics: ClassVar[dict[str, dict[str, list[Any]]]] = {}
 
+    #: How many of its first views ``project`` takes: None for all of them.
+    projected_views: ClassVar[int | None] = None
+
     #: Fewest images of a forward pass that its loss can compare. (What BatchNorm needs is found out from the network.)
     smallest_batch: ClassVar[int] = 1
 
@@ -209,6 +212,11 @@ class Method(nn.Module):
 
     def forward(self, batch: ViewBatch) -> StepOutput:
         raise NotImplementedError
+
+    def project(self, batch: ViewBatch) -> tuple[Tensor, Tensor] | None:
+        """The ``projections`` of the output for a batch, for diagnostics. A method whose other views have no part in them takes the
+        first two alone, which spares the rest of the step."""
+        return self(batch).projections
 
     def after_backward(self, progress: Progress) -> None:
         """Called when gradients are complete and clipped, before the optimiser's step: drop or change gradients."""

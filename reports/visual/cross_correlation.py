@@ -168,6 +168,7 @@ def projections_of(run: Path, count: int, device: torch.device) -> tuple[torch.T
         )
     method.load_state_dict(state["method"])
     method.to(device).train()
+    views = views[: method.projected_views]
     rows = min(config.batch_size // config.accumulate, count, len(store))
     order = np.random.default_rng(0).permutation(len(store))[: min(count, len(store)) // rows * rows]
     batches = np.sort(order.reshape(-1, rows))
@@ -179,10 +180,10 @@ def projections_of(run: Path, count: int, device: torch.device) -> tuple[torch.T
     for batch, drawn in zip(track(batches, "projections", len(batches)), params, strict=True):
         made = maker.make(store.batch(batch).to(device), torch.arange(rows).expand(len(views), rows), drawn)
         with torch.no_grad(), autocast(device, config.precision):
-            output = method(ViewBatch(made, labels[batch].to(device)))
-        if output.projections is None:
+            pair = method.project(ViewBatch(made, labels[batch].to(device)))
+        if pair is None:
             raise UserError(f"{run}: {config.method} has no projections to correlate; give a run of another method")
-        projections.append([view.float().cpu() for view in output.projections[:2]])
+        projections.append([view.float().cpu() for view in pair])
     first, second = map(torch.cat, zip(*projections, strict=True))
     return first, second, f"{config.backbone}, {run_title(run, state['config'])}"
 

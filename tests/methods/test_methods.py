@@ -1,5 +1,6 @@
 """What every method must do, on every kind of backbone."""
 
+import copy
 import dataclasses
 
 import pytest
@@ -47,6 +48,22 @@ def test_step(make_method, make_batch, name, backbone):
     torch.optim.SGD(groups, lr=0.1).step()
     method.after_step(progress)
     assert all(value.isfinite().all() for value in method.state_dict().values())
+
+
+@pytest.mark.parametrize("backbone", ["vit_nano", "resnet18_cifar"])
+@pytest.mark.parametrize("name", TRAINED)
+def test_diagnosed_projections_are_those_of_a_step(make_method, make_batch, name, backbone):
+    """Also where diagnostics give it the first views alone."""
+    method = make_method(name, backbone, **({"drop_path": 0.0} if "dino" in name else {}))
+    method.before_step(Progress(step=0, steps_per_epoch=2, epochs=4))
+    batch = make_batch(method)
+    few = dataclasses.replace(batch, views=batch.views[: method.projected_views])
+    with torch.no_grad():
+        expected = copy.deepcopy(method)(batch).projections
+        got = method.project(few)
+    assert (got is None) == (expected is None)
+    if got is not None:
+        torch.testing.assert_close(got, expected)
 
 
 def test_evaluated_backbone(make_method):
