@@ -48,9 +48,10 @@ class Monitor:
         self._views = plan.views
         self._train, self._held_out = train, held_out = plan.images
         self._queries = np.flatnonzero(held_out.labels >= 0)
-        labelled = np.flatnonzero(train.labels >= 0)
-        self._bank = np.sort(np.random.default_rng(0).permutation(labelled)[:BANK])
-        lacking = int((~np.isin(held_out.labels[self._queries], train.labels[self._bank])).sum())
+        labels = train.labels  # a copy of all, which is not kept
+        self._bank = np.sort(np.random.default_rng(0).permutation(np.flatnonzero(labels >= 0))[:BANK])
+        self._bank_labels = labels[self._bank]
+        lacking = int((~np.isin(held_out.labels[self._queries], self._bank_labels)).sum())
         if len(self._bank) and lacking and is_main():
             warn(
                 f"warning: online k-NN: {lacking} of {len(self._queries)} held-out images are of classes without an image among "
@@ -66,7 +67,7 @@ class Monitor:
         with _evaluating(self.method.backbone):
             bank = self._features(self._train, self._bank)
             queries = self._features(self._held_out, self._queries)
-        labels = torch.from_numpy(self._train.labels[self._bank])
+        labels = torch.from_numpy(self._bank_labels)
         k = min(NEIGHBOURS, len(bank))
         guesses = knn_classify(bank, labels, queries, [k], TEMPERATURE, self._train.num_classes)[k]
         truth = torch.from_numpy(self._held_out.labels[self._queries]).to(guesses.device)
