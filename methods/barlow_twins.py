@@ -80,7 +80,8 @@ class BarlowTwins(Method):
         "batch_size": 2048,
         "epochs": 1000,
     }
-    small = {"projector": "512-512-512"}
+    #: The lower rate of biases and norms is LARS'. With AdamW it keeps a ResNet's residual branches at zero, where they begin.
+    small = {"projector": "512-512-512", "bias_lr_scale": 1.0}
     warmup_endpoint = False
 
     def __init__(self, config: BarlowTwinsConfig, make_backbone: MakeBackbone, num_classes: int):
