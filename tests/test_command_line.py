@@ -63,7 +63,8 @@ from training.plan import build_method, make_plan
 from training.step import Stepper
 
 for optimizer in ("adamw", "sgd", "lars"):
-    words = "--method barlow_twins --backbone vit_pico --projector 8-8 --image_size 32 --batch_size 4 --device cpu --optimizer"
+    words = "--method barlow_twins --backbone vit_pico --projector 8-8 --image_size 32 --batch_size 4 --device cpu"
+    words += " --visualize attention crops --optimizer"
     options = read_options([*words.split(), optimizer])
     plan = make_plan(options.train, options.method)
     config, method = plan.config, lambda: build_method(plan.config, plan.method_config, 2)
@@ -72,7 +73,8 @@ for optimizer in ("adamw", "sgd", "lars"):
     count(stepper.method.backbone, config.image_size)
     stepper.step([empty_batch(plan.views, 4, None)], Progress(0, 1, 100))
     stepper.optimizer.load_state_dict(stepper.optimizer.state_dict())
-assert not {"torch._dynamo", "numba", "timm", "torchvision", "pandas", "sklearn"} & set(sys.modules)
+unneeded = {"torch._dynamo", "numba", "timm", "torchvision", "pandas", "sklearn", "matplotlib"}
+assert not unneeded & set(sys.modules)
 """
 
 

@@ -31,7 +31,7 @@ def pictures(rows: Sequence[Row], problems: list[Problem]) -> list[Picture]:
         for place, (row, file) in enumerate(drawn[:MOST_ROWS], 1):
             try:
                 name = f"{kind.replace('_', '-')}-{place}"
-                made.append(_picture(file, name, f"{about.title}: {row.label}", about.caption))
+                made.append(_picture(file, name, f"{about['title']}: {row.label}", about["caption"]))
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
                 why = (
                     str(error) if isinstance(error, _Unusable) else f"no readable PNG ({short(first_line(error), 100)})"
@@ -39,7 +39,7 @@ def pictures(rows: Sequence[Row], problems: list[Problem]) -> list[Picture]:
                 problems.append(Problem(str(file), f"{why}; not shown"))
         if left := ", ".join(row.label for row, _ in drawn[MOST_ROWS:]):
             problem = f"pictures of the first {MOST_ROWS} rows are shown; those of {left} are not"
-            problems.append(Problem(about.title, problem))
+            problems.append(Problem(about["title"], problem))
     return made
 
 

@@ -33,7 +33,8 @@ COLUMNS, COLOUR_MAP = 6, "inferno"
 class Attention(ImagesVisualization):
     """Maps of every head's attention in the last block, and the patches that hold most of it."""
 
-    title, place = "Attention", 1
+    title = "Attention"
+    place = 1
     caption = "Attention of the last block’s CLS token, each head by itself, and the patches that hold most of it."
 
     video: str | None = None

@@ -50,7 +50,9 @@ MEANINGS = {
 class Crops(Visualization):
     """The crops that a method sees in its first step, and which images they are cut from."""
 
-    title, caption, place = "Crops", "The views of the first step, and the images they are cut from.", 6
+    title = "Crops"
+    caption = "The views of the first step, and the images they are cut from."
+    place = 6
 
     run: str | None = None
     """run directory whose options count; the options below override them"""

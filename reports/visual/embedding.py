@@ -24,7 +24,9 @@ MOST_CLASSES = 16
 class Embedding(FeaturesVisualization):
     """t-SNE of the test images' features, coloured by class."""
 
-    title, caption, place = "Embedding", "t-SNE of test images’ features, coloured by class.", 5
+    title = "Embedding"
+    caption = "t-SNE of test images’ features, coloured by class."
+    place = 5
 
     count: int = option(2000, at_least=3)
     """test images, at most"""

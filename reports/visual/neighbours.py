@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 class NearestNeighbours(FeaturesVisualization):
     """The training images whose features are most similar to those of queries."""
 
-    title, place = "Nearest neighbours", 4
+    title = "Nearest neighbours"
+    place = 4
     caption = "Training images with the features most similar to those of test images."
 
     images: list[str] | None = None

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 class PrincipalComponents(ImagesVisualization):
     """Principal components of patch tokens (of a ResNet: of the last map's cells) as colours."""
 
-    title, place = "Principal components", 3
+    title = "Principal components"
+    place = 3
     caption = "The first three principal components of patch features, as colours."
 
     def draw(self) -> list[Path]:

@@ -42,7 +42,8 @@ Unit = tuple[float, float, float, float]
 class ReceptiveField(DataVisualization):
     """Effective receptive fields of layers, of trained and untrained networks side by side."""
 
-    title, place = "Effective receptive fields", 2
+    title = "Effective receptive fields"
+    place = 2
     caption = "Gradients of each layer’s centre unit with respect to the input, trained and untrained."
 
     weights: list[str] | None = None

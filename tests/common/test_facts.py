@@ -8,6 +8,7 @@ import pytest
 
 from common.registry import Registry, literals_of, plugins_of
 from eval.core.base import EVALUATIONS, Evaluation, facts_of
+from reports.visual.core.base import VISUALIZATIONS, for_reports
 
 PACKAGES = ("methods", "eval", "heads.segmentation")
 
@@ -82,3 +83,10 @@ def test_directions_and_headlines():
         facts = EVALUATIONS.facts(name)
         assert facts["headline"] and set(facts["headline"]) <= facts["metrics"].keys()
     assert facts_of("svm", "map_interpolated")["headline"]
+
+
+def test_what_a_report_says_of_pictures_is_read_without_drawing_any():
+    kinds = {name: VISUALIZATIONS.get(name) for name in VISUALIZATIONS.names()}
+    titled = sorted((kind.place, kind.title, kind.caption, name) for name, kind in kinds.items() if kind.title)
+    told = [(about["place"], about["title"], about["caption"], name) for name, about in for_reports().items()]
+    assert told == titled

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from common.cli import PluginOption
 from common.errors import unknown_name
@@ -24,8 +24,10 @@ class Visualization(PluginOption):
     reports show the first of a run's ``figures/NAME-*.png``, in the order of ``place``.
     """
 
-    #: Heading, explanation and order on a report's page.
-    title, caption, place = "", "", 100
+    #: Heading, explanation and order on a report's page: literals, which are read without an import of what draws.
+    title = ""
+    caption = ""
+    place = 100
 
     out: str | None = None
     """folder for the pictures; default: the run's figures/ where one run is looked at, else pictures/"""
@@ -104,10 +106,12 @@ class FeaturesVisualization(NetworkVisualization):
     """file of names for the classes: one a line in their order, or CLASS NAME; default: for ImageNet's synsets the words"""
 
 
-def for_reports() -> dict[str, type[Visualization]]:
-    """The kinds with a ``title`` by name, in the order of a report's page."""
-    kinds = {name: VISUALIZATIONS.get(name) for name in VISUALIZATIONS.names()}
-    return dict(sorted(((n, kind) for n, kind in kinds.items() if kind.title), key=lambda item: item[1].place))
+def for_reports() -> dict[str, dict[str, Any]]:
+    """The facts of the kinds with a ``title`` by name, in the order of a report's page. Imports none of them."""
+    kinds = {name: VISUALIZATIONS.facts(name) for name in VISUALIZATIONS.names()}
+    return dict(
+        sorted(((n, kind) for n, kind in kinds.items() if kind.get("title")), key=lambda item: item[1]["place"])
+    )
 
 
 def check_for_reports(names: list[str]) -> None:
