@@ -34,7 +34,7 @@ class BarlowTwinsConfig(AugmentationConfig):
     lambd: float = option(0.0051, at_least=0)
     """lambda: weight of the off-diagonal term"""
     bias_lr_scale: float = option(0.024, at_least=0)
-    """learning rate of biases and norms, as a part of lr (published: 0.0048 of 0.2)"""
+    """learning rate of biases and norms, as a part of lr (published: 0.0048 of 0.2, with LARS; 1 suits other optimizers)"""
 
     loss: Literal["full", "on_diagonal", "off_diagonal", "cross_entropy"] = "full"
     """both terms, only that of invariance, only that of redundancy reduction, or a cross-entropy of the correlations"""
