@@ -98,10 +98,11 @@ def _loaded(command: str) -> Iterator[ModuleType]:
         with working("loading the packages that this takes"):
             module = importlib.import_module(f"commands.{command}")
         gc.freeze()
-        gc.enable()
-        yield module
     finally:
         gc.enable()
+    try:
+        yield module
+    finally:
         gc.unfreeze()
 
 

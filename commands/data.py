@@ -240,7 +240,6 @@ def _masks(store: ImageStore) -> Table:
 
 def _converted(store: ImageStore) -> Table:
     rows = [
-        (how, f"{len(names):,}", "\n".join(names[:MOST_NAMES] + ["…"] * (len(names) > MOST_NAMES)))
-        for how, names in sorted(store.converted.items())
+        (how, f"{len(names):,}", first_names(names, MOST_NAMES, "\n")) for how, names in sorted(store.converted.items())
     ]
     return _table(f"converted images, {store.split}", {"how": "left", "images": "right", "files": "left"}, rows)

@@ -43,9 +43,8 @@ def owned_lock(path: Path, waiting: Callable[[str], None], poll: float = 0.2) ->
                 raise UserError(
                     f"{path}: cannot be locked ({error.strerror}); choose a folder on a disk with locks (--out, SSL_COMPARE_CACHE)"
                 ) from error
-        if not os.fstat(
-            file.fileno()
-        ).st_nlink:  # removed by whoever held it: others lock the file that has its name now
+        # Whoever held it may have removed it. Others lock the file that has its name now.
+        if os.fstat(file.fileno()).st_nlink == 0:
             with owned_lock(path, waiting, poll):
                 yield
             return

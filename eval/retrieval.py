@@ -15,7 +15,7 @@ from eval.core.base import EVALUATIONS, Evaluation, Outlook
 from eval.core.context import EvalContext
 from eval.core.scoring import measure_means
 from eval.features.neighbours import nearest_neighbours
-from eval.features.votes import normalised
+from eval.features.votes import TOGETHER, normalised
 from rundir.results import Measurement
 
 #: Our names of the metrics, and the library's.
@@ -26,8 +26,6 @@ METRICS = {
 }
 #: Queries per call of the library, which compares the labels of all their neighbours at once.
 _CHUNK = 256
-#: Images whose features are looked at together.
-_TOGETHER = 2**16
 
 
 def retrieval_scores(
@@ -58,7 +56,7 @@ def retrieval_scores(
         raise ValueError("each query needs a relevant image in the gallery")
     gallery, queries = normalised(gallery, gallery_rows, queries.device), normalised(queries, None, queries.device)
     # What is not finite is not after it was normalised, either.
-    if not all(part.isfinite().all() for features in (gallery, queries) for part in features.split(_TOGETHER)):
+    if not all(part.isfinite().all() for features in (gallery, queries) for part in features.split(TOGETHER)):
         raise UserError("retrieval: features are not finite; the training has diverged, or the weights are damaged")
 
     def neighbours(query: Tensor, k: int, reference: Tensor, ref_includes_query: bool) -> tuple[Tensor, Tensor]:
@@ -132,8 +130,8 @@ class Retrieval(Evaluation):
             gallery_labels,
             context.features("test", "pooled")[query_rows].to(context.device),
             query_labels[kept],
-            True,
-            torch.from_numpy(train_rows),
+            progress=True,
+            gallery_rows=torch.from_numpy(train_rows),
         )
         names = [context.test.names[row] for row in query_rows]
         protocol = {

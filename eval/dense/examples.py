@@ -28,7 +28,8 @@ class Examples:
 
     def __init__(self, store: ImageStore, weights: str):
         self._store = store
-        self._weights = weights
+        #: What measurements that share a file have in common.
+        self._about = {"weights": np.array(weights), "data": np.array(store.fingerprint)}
         self._fixed = _varied(store)
         self._kept: dict[str, dict[int, tuple[float, np.ndarray]]] = {}
 
@@ -49,8 +50,7 @@ class Examples:
             arrays = read_arrays(path)
         except (OSError, ValueError):  # none, or a damaged one, which is written anew
             return
-        about = {"weights": np.array(self._weights), "data": np.array(self._store.fingerprint)}
-        if any(name not in arrays or arrays[name] != value for name, value in about.items()):
+        if any(name not in arrays or arrays[name] != value for name, value in self._about.items()):
             return
         images = {name: image for image, name in enumerate(self._store.names)}
         for head in (name.removeprefix("iou_") for name in arrays if name.startswith("iou_")):
@@ -75,8 +75,7 @@ class Examples:
             "images": np.full((len(images), SIDE, SIDE, 3), 255, np.uint8),
             "truth": np.full((len(images), SIDE, SIDE), VOID, np.uint8),
             "sizes": np.zeros((len(images), 2), np.int32),
-            "weights": np.array(self._weights),
-            "data": np.array(self._store.fingerprint),
+            **self._about,
             "names": np.array([self._store.names[image] for image in images]),
             "classes": np.array(self._store.mask_classes),
             "fixed": np.array([place[image] for image in self._fixed], np.int64),

@@ -13,7 +13,7 @@ from common.progress import track
 from eval.features.neighbours import nearest_neighbours, tile_rows
 
 #: Rows of a bank that are normalised together.
-_TOGETHER = 2**16
+TOGETHER = 2**16
 
 
 def knn_classify(
@@ -127,7 +127,7 @@ def normalised(bank: Tensor, rows: Tensor | None, device: torch.device) -> Tenso
     memory once."""
     size = len(bank) if rows is None else len(rows)
     result = torch.empty(size, bank.shape[1], device=device)
-    for start in range(0, size, _TOGETHER):
-        part = slice(start, start + _TOGETHER)
+    for start in range(0, size, TOGETHER):
+        part = slice(start, start + TOGETHER)
         result[part] = F.normalize((bank[part] if rows is None else bank[rows[part]]).to(device).float(), dim=1)
     return result

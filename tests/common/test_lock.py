@@ -13,6 +13,10 @@ from common.errors import UserError
 from common.lock import owned_lock
 
 
+def _refuse(owner: str) -> None:
+    raise UserError(owner)
+
+
 def test_the_lock_of_a_killed_process_is_stale(tmp_path):
     path = tmp_path / "lock"
     holder = subprocess.Popen(
@@ -23,15 +27,12 @@ def test_the_lock_of_a_killed_process_is_stale(tmp_path):
     )  # fmt: skip
     assert holder.stdout.readline() == "held\n"
 
-    def refuse(owner: str) -> None:
-        raise UserError(owner)
-
-    with pytest.raises(UserError, match=f"process {holder.pid} on "), owned_lock(path, refuse):
+    with pytest.raises(UserError, match=f"process {holder.pid} on "), owned_lock(path, _refuse):
         pass
     holder.kill()
     holder.wait()
     assert json.loads(path.read_text())["pid"] == holder.pid  # its name is still there, and counts no more
-    with owned_lock(path, refuse):
+    with owned_lock(path, _refuse):
         assert json.loads(path.read_text())["pid"] == os.getpid()
     assert path.read_text() == ""
 
@@ -52,10 +53,7 @@ def test_who_waited_for_a_folder_that_is_removed_locks_the_one_of_its_name(tmp_p
         path.parent.rmdir()
     assert held.wait(10)
 
-    def refuse(owner: str) -> None:
-        raise UserError(owner)
-
-    with pytest.raises(UserError, match=f"process {os.getpid()} on "), owned_lock(path, refuse):
+    with pytest.raises(UserError, match=f"process {os.getpid()} on "), owned_lock(path, _refuse):
         pass
     done.set()
     waiting.join()
