@@ -165,7 +165,7 @@ def test_votes_equal_their_definition():
 
 
 def test_some_rows_of_a_bank_are_a_bank(monkeypatch):
-    monkeypatch.setattr("eval.features.votes._TOGETHER", 7)
+    monkeypatch.setattr("eval.features.votes.TOGETHER", 7)
     bank, queries, rows = features(50, 6, 0), features(9, 6, 1), torch.tensor([1, 3, 4, 8, 9, 20, 21, 22, 30, 49])
     labels = rows % 4
     found = knn_classify(bank, labels, queries, [5], 0.07, 4, bank_rows=rows)[5]
