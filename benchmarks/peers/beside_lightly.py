@@ -1,10 +1,10 @@
-"""The same recipe, photos, crops, steps and batch in lightly and here: accuracy over seeds, and images per second.
+"""The same recipe, photos, crops, steps and batch in lightly and here: accuracy over seeds.
 
     python -m benchmarks.peers.beside_lightly --data_root IMAGENETTE --out DIR
 
 runs ``experiments/beside_lightly.yaml``, then lightly with the options of each of its runs (``lightly_training.py``, in
 ``DIR/environment``, made by uv), and measures both backbones by ``run.py evaluate`` with one k-NN. What is done is not done again.
-Ends with a table, also in ``DIR/beside_lightly.csv``.
+Ends with a table, also in ``DIR/beside_lightly.csv``. How fast each trains is measured by ``speed_beside_lightly.py``.
 """
 
 from __future__ import annotations
@@ -82,14 +82,7 @@ def top1_of(folder: Path) -> float:
     return next(m.value for m in results if m.metric == "top1" and m.protocol["k"] == K)
 
 
-def speed_of(folder: Path) -> float:
-    """Images per second of one of our runs, without its first tenth, as lightly's are counted."""
-    steps = [r for r in read_log(folder) if r.get("kind") == "step"]
-    counted = [r["images_per_second"] for r in steps if r["step"] > steps[-1]["step"] / 10]
-    return statistics.harmonic_mean(counted)
-
-
-def row(name: str, accuracies: Sequence[float], speeds: Sequence[float]) -> dict[str, str]:
+def row(name: str, accuracies: Sequence[float]) -> dict[str, str]:
     """A row of the table: mean over seeds with its 95% t interval."""
     mean = statistics.mean(accuracies)
     interval = ""
@@ -97,8 +90,7 @@ def row(name: str, accuracies: Sequence[float], speeds: Sequence[float]) -> dict
         low, high = t_interval(mean, statistics.stdev(accuracies), len(accuracies), (0, 100))
         interval = f"{low:.1f} to {high:.1f}"
     seeds = " ".join(f"{accuracy:.1f}" for accuracy in accuracies)
-    speed = f"{statistics.median(speeds):.1f}"
-    return {"": name, f"k-NN (k = {K})": f"{mean:.1f}", "95% interval": interval, "seeds": seeds, "images/s": speed}
+    return {"": name, f"k-NN (k = {K})": f"{mean:.1f}", "95% interval": interval, "seeds": seeds}
 
 
 def main() -> None:
@@ -111,11 +103,12 @@ def main() -> None:
     out, data = arguments.out, ("--data_root", arguments.data_root)
     ours, theirs = out / "ours", out / "lightly"
     python = environment(out / "environment")
-    rows = []
+    seeds = [str(seed) for seed in arguments.seeds]
+    run("compare", "--grid", GRID, "--methods", "random", "--seeds", *seeds, *data, "--out", ours)
+    rows = [row("Untrained", [top1_of(ours / "runs" / f"random-resnet18-seed{seed}") for seed in seeds])]
     for method in arguments.methods:
-        measured: dict[str, tuple[list[float], list[float]]] = {"here": ([], []), "lightly": ([], [])}
+        measured: dict[str, list[float]] = {"here": [], "lightly": []}
         for seed in arguments.seeds:
-            # One at a time on either side, so that both have the whole machine.
             run("compare", "--grid", GRID, "--methods", method, "--seeds", str(seed), *data, "--out", ours)
             here = ours / "runs" / f"{method}-resnet18-seed{seed}"
             peer = theirs / here.name
@@ -126,11 +119,9 @@ def main() -> None:
                 script = Path(__file__).with_name("lightly_training.py")
                 subprocess.run([python, str(script), str(peer / "recipe.json")], check=True)
             run("evaluate", "--weights", peer / "backbone.pth", "--out", peer / "run", *data, *KNN)
-            measured["here"][0].append(top1_of(here))
-            measured["here"][1].append(speed_of(here))
-            measured["lightly"][0].append(top1_of(peer / "run"))
-            measured["lightly"][1].append(json.loads((peer / "training.json").read_text())["images_per_second"])
-        rows += [row(f"{METHODS.get(method).title}, {side}", *numbers) for side, numbers in measured.items()]
+            measured["here"].append(top1_of(here))
+            measured["lightly"].append(top1_of(peer / "run"))
+        rows += [row(f"{METHODS.get(method).title}, {side}", numbers) for side, numbers in measured.items()]
         with open(out / "beside_lightly.csv", "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, rows[0])
             writer.writeheader()

@@ -2,7 +2,7 @@
 lightly, and imports nothing of this project (``beside_lightly.py`` makes the environment and starts it).
 
 The recipe is that of ``experiments/beside_lightly.yaml``, given as one JSON file. What lightly leaves to its user is written as its
-``imagenette_benchmark.py`` writes it: SGD, one cosine for the learning rate, ``update_momentum`` for the teacher.
+``imagenette_benchmark.py`` writes it, but AdamW: one cosine for the learning rate, ``update_momentum`` for the teacher.
 
     python lightly_training.py recipe.json
 
@@ -146,7 +146,7 @@ def train(recipe: dict, out: Path) -> None:
     )
     model = {"barlow_twins": BarlowTwins, "dino": DINO}[recipe["method"]](recipe)
     model.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(groups_of(model, recipe["weight_decay"]), lr=recipe["lr"], momentum=recipe["momentum"])
+    optimizer = torch.optim.AdamW(groups_of(model, recipe["weight_decay"]), lr=recipe["lr"])
     steps, losses, step = recipe["steps"], [], 0
     started, warm, counted_from = time.monotonic(), 0.0, max(1, steps // 10)
     while step < steps:
