@@ -20,6 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import scipy.stats
+
 from common.statistics.intervals import t_interval
 from methods.core.base import METHODS
 from rundir.log import read_log
@@ -76,6 +78,16 @@ def run(*arguments: str | Path) -> None:
     subprocess.run([sys.executable, str(ROOT / "run.py"), *map(str, arguments)], check=True)
 
 
+def train_by_lightly(python: str, here: Path, train: Path, peer: Path) -> None:
+    """Train in lightly by the options of our run ``here``, into the folder ``peer``, unless it is trained already."""
+    if (peer / "training.json").exists():
+        return
+    peer.mkdir(parents=True, exist_ok=True)
+    (peer / "recipe.json").write_text(json.dumps(recipe_of(here, train), indent=1))
+    script = Path(__file__).with_name("lightly_training.py")
+    subprocess.run([python, str(script), str(peer / "recipe.json")], check=True)
+
+
 def top1_of(folder: Path) -> float:
     """The k-NN's top-1 in percent."""
     results = read_results(folder / RESULTS / "knn.json")
@@ -93,11 +105,19 @@ def row(name: str, accuracies: Sequence[float]) -> dict[str, str]:
     return {"": name, f"k-NN (k = {K})": f"{mean:.1f}", "95% interval": interval, "seeds": seeds}
 
 
+def difference(method: str, here: Sequence[float], lightly: Sequence[float]) -> dict[str, str]:
+    """A row with the difference of the means, and its 95% interval by Welch's t-test over the seeds."""
+    between = scipy.stats.ttest_ind(here, lightly, equal_var=False) if len(here) > 1 else None
+    interval = "{:.1f} to {:.1f}".format(*between.confidence_interval()) if between else ""
+    mean = statistics.mean(here) - statistics.mean(lightly)
+    return {"": f"{method}, here − lightly", f"k-NN (k = {K})": f"{mean:.1f}", "95% interval": interval, "seeds": ""}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_root", type=Path, required=True, help="Imagenette, with train and val")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--methods", nargs="+", default=["barlow_twins", "dino"], choices=list(ZERO_INIT))
+    parser.add_argument("--methods", nargs="+", default=list(ZERO_INIT), choices=list(ZERO_INIT))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
     out, data = arguments.out, ("--data_root", arguments.data_root)
@@ -112,16 +132,13 @@ def main() -> None:
             run("compare", "--grid", GRID, "--methods", method, "--seeds", str(seed), *data, "--out", ours)
             here = ours / "runs" / f"{method}-resnet18-seed{seed}"
             peer = theirs / here.name
-            peer.mkdir(parents=True, exist_ok=True)
-            if not (peer / "training.json").exists():
-                recipe = recipe_of(here, arguments.data_root / "train")
-                (peer / "recipe.json").write_text(json.dumps(recipe, indent=1))
-                script = Path(__file__).with_name("lightly_training.py")
-                subprocess.run([python, str(script), str(peer / "recipe.json")], check=True)
+            train_by_lightly(python, here, arguments.data_root / "train", peer)
             run("evaluate", "--weights", peer / "backbone.pth", "--out", peer / "run", *data, *KNN)
             measured["here"].append(top1_of(here))
             measured["lightly"].append(top1_of(peer / "run"))
-        rows += [row(f"{METHODS.get(method).title}, {side}", numbers) for side, numbers in measured.items()]
+        title = METHODS.get(method).title
+        rows += [row(f"{title}, {side}", numbers) for side, numbers in measured.items()]
+        rows.append(difference(title, **measured))
         with open(out / "beside_lightly.csv", "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, rows[0])
             writer.writeheader()
