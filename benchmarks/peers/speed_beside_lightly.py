@@ -17,6 +17,8 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
+
 from benchmarks.peers.beside_lightly import GRID, ZERO_INIT, environment, run, train_by_lightly
 from methods.core.base import METHODS
 from rundir.log import read_log
@@ -45,6 +47,10 @@ def main() -> None:
     arguments = parser.parse_args()
     out = arguments.out
     python = environment(out / "environment")
+    grid = yaml.safe_load(GRID.read_text(encoding="utf-8"))
+    grid["evals"] = []
+    del grid["base"]["knn_ks"]  # an option of the evaluation
+    (out / "grid.yaml").write_text(yaml.safe_dump(grid), encoding="utf-8")
     rows = []
 
     def ours(method: str, size: int, name: str) -> Path:
@@ -59,7 +65,7 @@ def main() -> None:
             1000,
         )
         choice = ("--methods", method, "--seeds", 0, "--data_root", arguments.data_root, "--out", out / "ours" / name)
-        run("compare", "--grid", GRID, *choice, "--evals", *options)
+        run("compare", "--grid", out / "grid.yaml", *choice, *options)
         return out / "ours" / name / "runs" / f"{method}-resnet18-seed0"
 
     for method in arguments.methods:
