@@ -10,8 +10,10 @@ A page is prose with marks; what stands between a mark and its end is written by
     <!-- figure: labels/intervals | What the picture shows, in words -->     a figure of the report
     <!-- end -->
 
-``labels/results`` is the table ``results`` of ``run.py report docs/studies/results/labels``. A number names cells of its row in
-the table's CSV file, as CELL or HEADING=CELL, and a text in which {HEADING:FORMAT} is the row's value, in Python's format.
+``labels/results`` is the table ``results`` of ``run.py report docs/studies/results/labels``; ``lightly/accuracy`` is the file
+``accuracy.csv`` of ``docs/studies/results/lightly``, where a program of ``benchmarks/`` has written one. A number names cells of
+its row in the table's CSV file, as CELL or HEADING=CELL, and a text in which {HEADING:FORMAT} is the row's value, in Python's
+format.
 """
 
 from __future__ import annotations
@@ -65,7 +67,8 @@ def filled(page: Path, text: str, report: Report) -> str:
         try:
             if not (slash and name):
                 raise UserError(f"{place!r} is no STUDY/NAME")
-            made = {"table": _table, "number": _number, "figure": _figure}[kind](report(study), name, words)
+            measured = STUDIES / "results" / study / f"{name}.csv"
+            made = {"table": _table, "number": _number, "figure": _figure}[kind](report(study), name, words, measured)
         except UserError as error:
             raise UserError(f"{page}: <!-- {kind}: {about} -->: {error}") from error
         if kind == "figure":
@@ -89,10 +92,15 @@ def _require(report: Path, kind: str, name: str, ending: str) -> Path:
     return file
 
 
-def _table(report: Path, name: str, columns: list[str]) -> str:
+def _table(report: Path, name: str, columns: list[str], measured: Path) -> str:
     """A table in Markdown, with the named columns in their order."""
-    text = _require(report, "table", name, "md").read_text(encoding="utf-8")
-    lines = [_cells(line) for line in text.splitlines() if line.startswith("|")]
+    if measured.is_file():
+        with measured.open(encoding="utf-8", newline="") as file:
+            heading, *rows = csv.reader(file)
+        lines = [heading, ["---"] * len(heading), *rows]
+    else:
+        text = _require(report, "table", name, "md").read_text(encoding="utf-8")
+        lines = [_cells(line) for line in text.splitlines() if line.startswith("|")]
     places = []
     for column in columns:
         if column not in lines[0]:
@@ -106,9 +114,10 @@ def _cells(line: str) -> list[str]:
     return [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
 
 
-def _number(report: Path, name: str, words: list[str]) -> str:
+def _number(report: Path, name: str, words: list[str], measured: Path) -> str:
     """A text with the values of the one row that has the given cells."""
-    with _require(report, "table", name, "csv").open(encoding="utf-8", newline="") as file:
+    table = measured if measured.is_file() else _require(report, "table", name, "csv")
+    with table.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     if not words:
         raise UserError("gives no text, such as {Seeds}")
@@ -139,7 +148,7 @@ def _number(report: Path, name: str, words: list[str]) -> str:
     return re.sub(r"\{([^{}:]+)(?::([^{}]+))?\}", value, form)
 
 
-def _figure(report: Path, name: str, words: list[str]) -> str:
+def _figure(report: Path, name: str, words: list[str], _: Path) -> str:
     _require(report, "figure", name, "png")
     if len(words) != 1:
         raise UserError("give one text that says what the picture shows")

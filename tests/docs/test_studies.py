@@ -77,6 +77,15 @@ def test_tables_numbers_and_figures_are_the_reports(report):
     assert "](docs/studies/images/a-intervals.png)" in fill(report, f"{figure}<!-- end -->", "README.md")
 
 
+def test_tables_of_a_benchmark_lie_with_the_results(report, tmp_path, monkeypatch):
+    monkeypatch.setattr(studies, "STUDIES", tmp_path)
+    (tmp_path / "results" / "a").mkdir(parents=True)
+    (tmp_path / "results" / "a" / "speed.csv").write_text(',ratio\n"DINO, 64",1.25\nBarlow Twins,1.5\n')
+    made = "<!-- table: a/speed -->\n|  | ratio |\n| --- | --- |\n| DINO, 64 | 1.25 |\n| Barlow Twins | 1.5 |\n<!-- end -->"
+    assert fill(report, "<!-- table: a/speed --><!-- end -->") == made
+    assert ">1.2<" in fill(report, "<!-- number: a/speed | DINO, 64 | {ratio:.1f} --><!-- end -->")
+
+
 @pytest.mark.parametrize(
     ("mark", "message"),
     [
