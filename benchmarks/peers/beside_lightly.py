@@ -4,7 +4,7 @@
 
 runs ``experiments/beside_lightly.yaml``, then lightly with the options of each of its runs (``lightly_training.py``, in
 ``DIR/environment``, made by uv), and measures both backbones by ``run.py evaluate`` with one k-NN. What is done is not done again.
-Ends with a table, also in ``DIR/beside_lightly.csv``. How fast each trains is measured by ``speed_beside_lightly.py``.
+Ends with a table, also in ``DIR/accuracy.csv``. How fast each trains is measured by ``speed_beside_lightly.py``.
 """
 
 from __future__ import annotations
@@ -78,14 +78,15 @@ def run(*arguments: str | Path) -> None:
     subprocess.run([sys.executable, str(ROOT / "run.py"), *map(str, arguments)], check=True)
 
 
-def train_by_lightly(python: str, here: Path, train: Path, peer: Path) -> None:
-    """Train in lightly by the options of our run ``here``, into the folder ``peer``, unless it is trained already."""
-    if (peer / "training.json").exists():
-        return
-    peer.mkdir(parents=True, exist_ok=True)
-    (peer / "recipe.json").write_text(json.dumps(recipe_of(here, train), indent=1))
-    script = Path(__file__).with_name("lightly_training.py")
-    subprocess.run([python, str(script), str(peer / "recipe.json")], check=True)
+def train_by_lightly(python: str, here: Path, train: Path, folder: Path) -> Path:
+    """Train in lightly by the options of our run ``here``, unless the folder holds that training. Returns the weights' file."""
+    if not (folder / "training.json").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "recipe.json").write_text(json.dumps(recipe_of(here, train), indent=1))
+        script = Path(__file__).with_name("lightly_training.py")
+        subprocess.run([python, str(script), str(folder / "recipe.json")], check=True)
+    (weights,) = folder.glob("*.pth")
+    return weights
 
 
 def top1_of(folder: Path) -> float:
@@ -113,6 +114,15 @@ def difference(method: str, here: Sequence[float], lightly: Sequence[float]) -> 
     return {"": f"{method}, here − lightly", f"k-NN (k = {K})": f"{mean:.1f}", "95% interval": interval, "seeds": ""}
 
 
+def write_table(file: Path, rows: Sequence[dict[str, str]]) -> None:
+    """Write rows as CSV, and print the last one."""
+    with file.open("w", newline="", encoding="utf-8") as out:
+        writer = csv.DictWriter(out, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    print("  ".join(f"{name} {value}" if name else value for name, value in rows[-1].items()), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_root", type=Path, required=True, help="Imagenette, with train and val")
@@ -131,20 +141,16 @@ def main() -> None:
         for seed in arguments.seeds:
             run("compare", "--grid", GRID, "--methods", method, "--seeds", str(seed), *data, "--out", ours)
             here = ours / "runs" / f"{method}-resnet18-seed{seed}"
-            peer = theirs / here.name
-            train_by_lightly(python, here, arguments.data_root / "train", peer)
-            run("evaluate", "--weights", peer / "backbone.pth", "--out", peer / "run", *data, *KNN)
+            weights = train_by_lightly(python, here, arguments.data_root / "train", theirs / "trainings" / here.name)
+            peer = theirs / "runs" / here.name
+            run("evaluate", "--weights", weights, "--out", peer, *data, *KNN)
             measured["here"].append(top1_of(here))
-            measured["lightly"].append(top1_of(peer / "run"))
+            measured["lightly"].append(top1_of(peer))
         title = METHODS.get(method).title
-        rows += [row(f"{title}, {side}", numbers) for side, numbers in measured.items()]
-        rows.append(difference(title, **measured))
-        with open(out / "beside_lightly.csv", "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
-        for line in rows:
-            print("  ".join(f"{name} {value}" if name else value for name, value in line.items()), flush=True)
+        of_method = [row(f"{title}, {side}", numbers) for side, numbers in measured.items()]
+        for line in [*of_method, difference(title, **measured)]:
+            rows.append(line)
+            write_table(out / "accuracy.csv", rows)
 
 
 if __name__ == "__main__":

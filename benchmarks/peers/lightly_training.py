@@ -6,7 +6,8 @@ The recipe is that of ``experiments/beside_lightly.yaml``, given as one JSON fil
 
     python lightly_training.py recipe.json
 
-Writes ``backbone.pth`` (torchvision's names) and ``training.json`` (losses, images per second without the first tenth, versions).
+Writes ``METHOD-lightly-seedN.pth`` (the backbone, by torchvision's names) and ``training.json`` (losses, images per second without
+the first tenth, versions).
 """
 
 from __future__ import annotations
@@ -169,8 +170,9 @@ def train(recipe: dict, out: Path) -> None:
                 break
     seconds = time.monotonic() - warm
     backbone = model.teacher_backbone if recipe["method"] == "dino" else model.backbone
-    torch.save(backbone.state_dict(), out / "backbone.pth.part")
-    (out / "backbone.pth.part").rename(out / "backbone.pth")
+    name = f"{recipe['method']}-lightly-seed{recipe['seed']}.pth"
+    torch.save(backbone.state_dict(), out / f"{name}.part")
+    (out / f"{name}.part").rename(out / name)
     report = {
         "images_per_second": (steps - counted_from) * recipe["batch_size"] / seconds,
         "minutes": (time.monotonic() - started) / 60,

@@ -4,14 +4,13 @@
 
 The recipe is ``experiments/beside_lightly.yaml``, cut to a few steps, at the sizes asked for. The two take turns, on a machine that
 should do nothing else. Images are counted after the first tenth of the steps, without either side's start; ours reads its
-store, which a first training, not counted, builds. Ends with a table, also in ``DIR/speed_beside_lightly.csv``: medians of the
+store, which a first training, not counted, builds. Ends with a table, also in ``DIR/speed.csv``: medians of the
 rounds with their range.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import statistics
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.peers.beside_lightly import GRID, ZERO_INIT, environment, run, train_by_lightly
+from benchmarks.peers.beside_lightly import GRID, ZERO_INIT, environment, run, train_by_lightly, write_table
 from methods.core.base import METHODS
 from rundir.log import read_log
 
@@ -49,23 +48,15 @@ def main() -> None:
     python = environment(out / "environment")
     grid = yaml.safe_load(GRID.read_text(encoding="utf-8"))
     grid["evals"] = []
-    del grid["base"]["knn_ks"]  # an option of the evaluation
+    for name in ("epochs", "knn_ks"):  # the budget takes the place of the one; the other is an option of the evaluation
+        del grid["base"][name]
+    grid["base"] |= {"budget": f"images={arguments.images}", "log_every": 1, "checkpoint_every": 1000}
     (out / "grid.yaml").write_text(yaml.safe_dump(grid), encoding="utf-8")
     rows = []
 
     def ours(method: str, size: int, name: str) -> Path:
-        options = (
-            "--image_size",
-            size,
-            "--budget",
-            f"images={arguments.images}",
-            "--log_every",
-            1,
-            "--checkpoint_every",
-            1000,
-        )
-        choice = ("--methods", method, "--seeds", 0, "--data_root", arguments.data_root, "--out", out / "ours" / name)
-        run("compare", "--grid", out / "grid.yaml", *choice, *options)
+        cell = ("--methods", method, "--seeds", 0, "--image_size", size, "--data_root", arguments.data_root)
+        run("compare", "--grid", out / "grid.yaml", *cell, "--out", out / "ours" / name)
         return out / "ours" / name / "runs" / f"{method}-resnet18-seed0"
 
     for method in arguments.methods:
@@ -77,19 +68,13 @@ def main() -> None:
                 name = f"{method}-{size}-{number}"
                 trained = ours(method, size, name)
                 here.append(speed_of(trained))
-                peer = out / "lightly" / name
-                train_by_lightly(python, trained, arguments.data_root / "train", peer)
-                lightly.append(json.loads((peer / "training.json").read_text())["images_per_second"])
+                weights = train_by_lightly(python, trained, arguments.data_root / "train", out / "lightly" / name)
+                lightly.append(json.loads(weights.with_name("training.json").read_text())["images_per_second"])
             ratios = [a / b for a, b in zip(here, lightly, strict=True)]
             title = f"{METHODS.get(method).title}, ResNet-18, {size} pixels"
-            rows.append(
-                {"": title, "here, images/s": shown(here), "lightly, images/s": shown(lightly), "ratio": shown(ratios)}
-            )
-            print("  ".join(f"{column} {value}" for column, value in rows[-1].items()), flush=True)
-            with open(out / "speed_beside_lightly.csv", "w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, rows[0])
-                writer.writeheader()
-                writer.writerows(rows)
+            speeds = {"here, images/s": shown(here), "lightly, images/s": shown(lightly), "ratio": shown(ratios)}
+            rows.append({"": title, **speeds})
+            write_table(out / "speed.csv", rows)
 
 
 if __name__ == "__main__":
