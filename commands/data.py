@@ -15,6 +15,7 @@ from simple_parsing import field
 from common.cli import PluginOption, read_command
 from common.download import cache_root
 from common.errors import UsageError, UserError, unknown_name
+from common.files import size_in_words
 from common.images import VOID
 from common.names import first_names
 from common.progress import Console
@@ -76,8 +77,8 @@ def clean(names: Sequence[str], yes: bool, console: Console | None = None) -> No
             raise unknown_name("entry of the cache", name, listed)
     if not names:
         console.print(f"cache: {cache_root()} (SSL_COMPARE_CACHE chooses another)", highlight=False)
-        rows = [(e.name, e.kind, _size(e.size), f"{e.since:%Y-%m-%d}", e.source) for e in listed.values()]
-        rows.append(("all", "", _size(sum(entry.size for entry in listed.values())), "", ""))
+        rows = [(e.name, e.kind, size_in_words(e.size), f"{e.since:%Y-%m-%d}", e.source) for e in listed.values()]
+        rows.append(("all", "", size_in_words(sum(entry.size for entry in listed.values())), "", ""))
         columns = {"name": "left", "what": "left", "size": "right", "since": "left", "images in": "left"}
         table = _table(
             "cache", columns, rows, caption="run.py data --remove NAME … removes entries", caption_justify="left"
@@ -87,11 +88,13 @@ def clean(names: Sequence[str], yes: bool, console: Console | None = None) -> No
         hub, size = hub_cache()
         if size:
             console.print(
-                f"timm's weights and data sets of the Hugging Face hub: {_size(size)} in {hub}, with other programs'",
+                f"timm's weights and data sets of the Hugging Face hub: {size_in_words(size)} in {hub}, with other programs'",
             )
         return
     chosen = [listed[name] for name in dict.fromkeys(names)]
-    question = f"remove {', '.join(entry.name for entry in chosen)} ({_size(sum(entry.size for entry in chosen))})?"
+    question = (
+        f"remove {', '.join(entry.name for entry in chosen)} ({size_in_words(sum(entry.size for entry in chosen))})?"
+    )
     if not yes and not sys.stdin.isatty():
         raise UsageError(f"{question} Nobody is here to answer; give --yes")
     if not yes and console.input(f"{escape(question)} [y/N] ", markup=True).strip().lower() not in ("y", "yes"):
@@ -100,13 +103,6 @@ def clean(names: Sequence[str], yes: bool, console: Console | None = None) -> No
     for entry in chosen:
         remove(entry)
         console.print(f"removed {entry.path}", highlight=False)
-
-
-def _size(size: int) -> str:
-    for unit, scale in (("GiB", 2**30), ("MiB", 2**20)):
-        if size >= scale:
-            return f"{size / scale:.3g} {unit}"
-    return f"{size / 2**10:.3g} KiB"
 
 
 #: Below the first table.

@@ -15,6 +15,7 @@ from commands.visualize import draw_for_run
 from common.cli import PluginOption, load_plugins, make_parser, parse, read_config, value_of, with_options, words_of
 from common.distributed import is_main
 from common.errors import UsageError
+from common.files import size_in_words
 from common.progress import Console, note, warn, working
 from data.datasets import listing_once
 from eval.core.base import EVALUATIONS, EvaluationConfig, check_data
@@ -212,7 +213,7 @@ def print_plan(plan: Plan, words: Sequence[str] = ()) -> None:
     console = Console(highlight=False, soft_wrap=True)
     console.print(yaml.safe_dump({"options": plan.options}, sort_keys=False, allow_unicode=True))
     (images, held_out), costs, config = plan.images, plan.costs, plan.config
-    memory = [f"{k.replace('_', ' ')} {gib:.2f} GiB" for k, gib in costs["memory_gib"].items() if gib is not None]
+    memory = [f"{k.replace('_', ' ')} {size_in_words(size)}" for k, size in costs["memory"].items() if size is not None]
     estimate = TimeEstimate([])
     with working("estimating how long this will take"):
         minutes, warning = estimate.of_plan(plan), warning_of_days([plan], words)

@@ -16,6 +16,7 @@ from http.client import HTTPException
 from pathlib import Path
 
 from common.errors import UserError, first_line
+from common.files import size_in_words
 from common.progress import working
 
 #: Connections before giving up; the next run continues.
@@ -89,7 +90,7 @@ def _fetch(url: str, part: Path, report: Callable[[int, int | None], None]) -> N
         free = shutil.disk_usage(part.parent).free
         if total is not None and total - have > free:
             raise UserError(
-                f"{part.parent}: {(total - have) / 2**30:.1f} GiB are to come and {free / 2**30:.1f} are free"
+                f"{part.parent}: {size_in_words(total - have)} are to come and {size_in_words(free)} are free"
             )
         with open(part, "ab" if have else "wb") as file:
             report(have, total)
@@ -128,7 +129,7 @@ def _unpack(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     if member.size > (free := shutil.disk_usage(target.parent).free):
-        raise ValueError(f"{member.name!r} has {member.size / 2**30:.1f} GiB, and {free / 2**30:.1f} are free")
+        raise ValueError(f"{member.name!r} has {size_in_words(member.size)}, and {size_in_words(free)} are free")
     with tar.extractfile(member) as content, open(target, "wb") as file:
         shutil.copyfileobj(content, file, _CHUNK)
         if file.tell() != member.size:

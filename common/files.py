@@ -57,6 +57,19 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
+def size_in_words(size: float) -> str:
+    """Format bytes on a disk or in memory with three digits.
+
+    >>> size_in_words(3 * 2**29), size_in_words(1000 * 2**20)
+    ('1.5 GiB', '0.977 GiB')
+    """
+    for unit in ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB"):
+        if size < 999.5:  # else three digits would need an exponent
+            return f"{size:.3g} {unit}"
+        size /= 1024
+    return f"{size:.3g} EiB"
+
+
 def as_file_name(text: str) -> str:
     """Make a part of a file's name, at most 200 characters long, of any text.
 
@@ -187,7 +200,7 @@ def read_list(path: Path) -> str:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_LIST_BYTES:
-            raise UserError(f"{path}: no regular file, or more than 256 MiB; that is no list")
+            raise UserError(f"{path}: no regular file, or more than {size_in_words(MAX_LIST_BYTES)}; that is no list")
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             text = file.read()
     except OSError as error:

@@ -68,7 +68,7 @@ for optimizer in ("adamw", "sgd", "lars"):
     options = read_options([*words.split(), optimizer])
     plan = make_plan(options.train, options.method)
     config, method = plan.config, lambda: build_method(plan.config, plan.method_config, 2)
-    assert most_costs(method, plan.views, config, None)["memory_gib"]["activations"]
+    assert most_costs(method, plan.views, config, None)["memory"]["activations"]
     stepper = Stepper(method(), config, plan.device)
     count(stepper.method.backbone, config.image_size)
     stepper.step([empty_batch(plan.views, 4, None)], Progress(0, 1, 100))

@@ -34,7 +34,7 @@ def cost_of(
     Returns:
         ``patch_size`` (None without patches), ``uses_labels`` (``Method.label_use``), ``parameters`` (of the evaluated backbone),
         ``trained_parameters``, ``flops`` (one image's forward pass of the backbone), ``training_flops`` (forward and backward
-        passes of all views of an image; a multiply-add is two operations), and ``memory_gib``, an estimate: weights, gradients
+        passes of all views of an image; a multiply-add is two operations), and ``memory``, an estimate in bytes: weights, gradients
         and optimiser state, and what autograd keeps for the backward pass of ``batch_size / accumulate`` images.
         ``training_flops`` and the activations are None if the method's forward pass depends on values.
     """
@@ -62,14 +62,14 @@ def cost_of(
         "trained_parameters": sum(p.numel() for p in _trained(method)),
         "flops": flops,
         "training_flops": training_flops,
-        "memory_gib": _memory(method, config, activations),
+        "memory": _memory(method, config, activations),
     }
 
 
 def most_costs(
     build: Callable[[], Method], views: list[View], config: TrainConfig, num_labels: int | None
 ) -> dict[str, Any]:
-    """Upper bounds of ``training_flops`` and ``memory_gib`` of ``cost_of``, sooner than those, from a forward pass without autocast
+    """Upper bounds of ``training_flops`` and ``memory`` of ``cost_of``, sooner than those, from a forward pass without autocast
     and without fused attention: three times its operations, since a backward pass takes those of two; activations are twice what it
     keeps, and the weights, since autocast may keep a tensor and its half. None, as ``activations``, if the forward pass depends on
     values, or on a device that has some. Sizes that do not fit raise."""
@@ -80,21 +80,17 @@ def most_costs(
                 kept = _forward(method, views, config, num_labels)[1]
             activations = 2 * kept + sum(p.nbytes for p in method.parameters())
             flops = 3 * operations.total / (config.batch_size // config.accumulate)
-    return {"training_flops": flops, "memory_gib": _memory(method, config, activations)}
+    return {"training_flops": flops, "memory": _memory(method, config, activations)}
 
 
 def _trained(method: Method) -> list[nn.Parameter]:
     return [p for p in method.parameters() if p.requires_grad and method.trains]
 
 
-def _memory(method: Method, config: TrainConfig, activations: int | None) -> dict[str, float | None]:
+def _memory(method: Method, config: TrainConfig, activations: int | None) -> dict[str, int | None]:
     weights = sum(t.nbytes for t in (*method.parameters(), *method.buffers()))
     state = (1 + OPTIMIZER_STATE[config.optimizer]) * sum(p.nbytes for p in _trained(method))
-    return {
-        "weights": weights / 2**30,
-        "gradients_and_optimizer": state / 2**30,
-        "activations": None if activations is None else activations / 2**30,
-    }
+    return {"weights": weights, "gradients_and_optimizer": state, "activations": activations}
 
 
 def on_meta(build: Callable[[], Method]) -> Method:

@@ -14,6 +14,7 @@ from torch import nn
 from common.distributed import world_size
 from common.environment import CONTROL_GROUPS, control_group_files
 from common.errors import UserError, is_out_of_memory
+from common.files import size_in_words
 from training.config import TrainConfig
 
 #: Part of a device's memory that the estimate may take; crops, libraries' buffers and fragmentation take the rest.
@@ -24,10 +25,10 @@ SINGLE_VALUE = "Expected more than 1 value per channel when training"
 
 @contextmanager
 def explained(
-    config: TrainConfig, method: nn.Module, device: torch.device, memory_gib: Callable[[], Mapping[str, float | None]]
+    config: TrainConfig, method: nn.Module, device: torch.device, memory: Callable[[], Mapping[str, int | None]]
 ) -> Iterator[None]:
-    """Turn an out-of-memory error into a UserError that names the largest tensors and a batch size that would fit. ``memory_gib``
-    gives the estimate of ``training.costs.cost_of`` by part, or {}."""
+    """Turn an out-of-memory error into a UserError that names the largest tensors and a batch size that would fit. ``memory``
+    gives the estimate of ``training.costs.cost_of`` by part, in bytes, or {}."""
     try:
         yield
     except Exception as error:
@@ -35,21 +36,21 @@ def explained(
             raise too_small_batch("--batch_size") from error
         if not is_out_of_memory(error):
             raise
-        estimate: Mapping[str, float | None] = {}
+        estimate: Mapping[str, int | None] = {}
         with suppress(Exception):  # counting takes memory, too
-            estimate = memory_gib()
+            estimate = memory()
         raise UserError(_out_of_memory(config, method, device, estimate)) from error
 
 
-def fitting(config: TrainConfig, device: torch.device, memory_gib: Mapping[str, float | None]) -> int:
+def fitting(config: TrainConfig, device: torch.device, memory: Mapping[str, int | None]) -> int:
     """Images, fewer than now, that a process's forward pass would have room for, by the estimate for one process; 0: none."""
     together = config.batch_size // config.accumulate
     fewer = together // world_size() // 2
-    activations = memory_gib.get("activations")
+    activations = memory.get("activations")
     if not activations:
         return fewer
-    fixed = sum(value for name, value in memory_gib.items() if name != "activations" and value)
-    free = USABLE * memory_of(device) / 2**30 - fixed
+    fixed = sum(value for name, value in memory.items() if name != "activations" and value)
+    free = USABLE * memory_of(device) - fixed
     return max(0, min(int(free / (activations / together)), fewer))
 
 
@@ -73,35 +74,30 @@ def memory_of(device: torch.device) -> int:
 
 
 def _out_of_memory(
-    config: TrainConfig, method: nn.Module, device: torch.device, memory_gib: Mapping[str, float | None]
+    config: TrainConfig, method: nn.Module, device: torch.device, memory: Mapping[str, int | None]
 ) -> str:
-    parts = sorted(((value, name) for name, value in memory_gib.items() if value), reverse=True)
-    largest = ", ".join(f"{name.replace('_', ' ')} {in_gib(value)}" for value, name in parts)
-    tensors = sorted(((p.nbytes / 2**30, name) for name, p in method.named_parameters()), reverse=True)[:3]
-    named = ", ".join(f"{name} {in_gib(value)}" for value, name in tensors)
+    parts = sorted(((value, name) for name, value in memory.items() if value), reverse=True)
+    largest = ", ".join(f"{name.replace('_', ' ')} {size_in_words(value)}" for value, name in parts)
+    tensors = sorted(((p.nbytes, name) for name, p in method.named_parameters()), reverse=True)[:3]
+    named = ", ".join(f"{name} {size_in_words(value)}" for value, name in tensors)
     estimate = f" the estimate: {largest};" if largest else ""
     images = config.batch_size // world_size() // config.accumulate
-    advice = advice_on_memory(config, device, memory_gib)
+    advice = advice_on_memory(config, device, memory)
     return (
-        f"out of memory on {device} ({in_gib(memory_of(device) / 2**30)}) with {images} images a forward pass;"
+        f"out of memory on {device} ({size_in_words(memory_of(device))}) with {images} images a forward pass;"
         f"{estimate} the largest tensors: {named}. In another --out, {advice}; {config.out} keeps its last checkpoint"
     )
 
 
-def advice_on_memory(config: TrainConfig, device: torch.device, memory_gib: Mapping[str, float | None]) -> str:
+def advice_on_memory(config: TrainConfig, device: torch.device, memory: Mapping[str, int | None]) -> str:
     """Name a batch that would fit, and an ``accumulate`` for the batch as it is; or what else takes less memory."""
-    count, share = fitting(config, device, memory_gib), config.batch_size // world_size()
+    count, share = fitting(config, device, memory), config.batch_size // world_size()
     if count < 1:
         return "not even one image would fit: give a smaller backbone or --image_size, or --precision bf16"
     splits = range(config.accumulate + 1, share + 1)
     accumulate = next(n for n in splits if share % n == 0 and share // n <= count)
     fits = count * config.accumulate * world_size()
     return f"--batch_size {fits} would fit, or --accumulate {accumulate} for the same batch in parts"
-
-
-def in_gib(gib: float) -> str:
-    """Format a size given in GiB, as GiB or MiB."""
-    return f"{gib:.1f} GiB" if gib >= 1 else f"{gib * 1024:.1f} MiB"
 
 
 def too_small_batch(option: str, network: str = "the network", hint: str = "") -> UserError:

@@ -118,9 +118,9 @@ def _train(
                 say(warning)
 
     def logged() -> dict[str, Any]:
-        return {name: value for name, value in plan.costs.items() if name != "memory_gib"}
+        return {name: value for name, value in plan.costs.items() if name != "memory"}
 
-    with explained(config, method, plan.device, lambda: plan.costs["memory_gib"]):
+    with explained(config, method, plan.device, lambda: plan.costs["memory"]):
         with working(f"putting the networks on {plan.device}", show=is_main()):
             stepper = Stepper(method, config, plan.device)
         batches = plan.batches() if method.trains else None

@@ -15,7 +15,7 @@ from PIL import Image
 from common.distributed import is_main
 from common.download import cache_root
 from common.errors import UserError
-from common.files import as_file_name
+from common.files import as_file_name, size_in_words
 from common.lock import owned_lock
 from common.progress import Console
 from data.store.build import DATA, Builder, remove_begun, remove_unused
@@ -71,7 +71,7 @@ def open_store(
                 if store is None:
                     what = f"{len(listing.names):,} images of {listing.data} {listing.split}"
                     building = f"checking {what}, which are not kept; notes go" if stream else f"decoding {what}"
-                    size = "" if stream or needed is None else f", about {_bytes(needed)}"
+                    size = "" if stream or needed is None else f", about {size_in_words(needed)}"
                     console.print(f"{building} to {folder}{size}")
                     Builder(folder, key, listing, short_side, keep=not stream).run(progress and is_main())
                     store = read_store(folder, key, listing, short_side)
@@ -128,17 +128,13 @@ def _too_large(folder: Path, needed: int | None) -> str | None:
     if needed <= PART_OF_FREE_SPACE * free():
         return None
     older = "".join(
-        f"; an older store of them, {_bytes(path.stat().st_size)}, cannot be removed, since a process reads it: {path}"
+        f"; an older store of them, {size_in_words(path.stat().st_size)}, cannot be removed, since a process reads it: {path}"
         for path in used
     )
     return (
-        f"decoded, the images would take about {_bytes(needed)}, and {_bytes(free())} are free at {folder.parent}; "
+        f"decoded, the images would take about {size_in_words(needed)}, and {size_in_words(free())} are free at {folder.parent}; "
         f"so they are decoded once now, to check them, and anew for each batch{older}"
     )
-
-
-def _bytes(size: float) -> str:
-    return f"{size / 2**30:.3g} GiB" if size >= 2**30 else f"{size / 2**20:.3g} MiB"
 
 
 def _bytes_of(listing: Listing, row: int, short_side: int | None) -> int | None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from common.distributed import is_main
 from common.errors import UserError
-from common.files import digest_of
+from common.files import digest_of, size_in_words
 from common.progress import note
 from data.store.store import ImageStore
 from data.views.dense import fit_image
@@ -99,7 +99,7 @@ def _has_room(folder: Path, needed: int, begun: int) -> bool:
     free = shutil.disk_usage(folder).free
     if needed - begun > free and is_main():
         note(
-            f"segmentation: the maps of the training images would take {needed / 2**30:.1f} GiB of half precision, and "
-            f"{free / 2**30:.1f} are free in {folder}: they are computed anew for each batch"
+            f"segmentation: the maps of the training images would take {size_in_words(needed)} of half precision, and "
+            f"{size_in_words(free)} are free in {folder}: they are computed anew for each batch"
         )
     return needed - begun <= free

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from common.errors import first_line
+from common.files import size_in_words
 from common.names import short
 from reports.analysis.rows import Row
 from reports.visual.core.base import for_reports
@@ -19,7 +20,7 @@ from rundir.paths import pictures_of
 from rundir.read import Problem
 
 #: Limits of rows for each kind, and of pixels and bytes of a picture, since the page embeds all.
-MOST_ROWS, MOST_PIXELS, MOST_BYTES = 6, 50_000_000, 4_000_000
+MOST_ROWS, MOST_PIXELS, MOST_BYTES = 6, 50_000_000, 2**22
 
 
 def pictures(rows: Sequence[Row], problems: list[Problem]) -> list[Picture]:
@@ -60,7 +61,7 @@ def _picture(file: Path, name: str, title: str, caption: str) -> Picture:
     """Read a PNG file (other formats are refused whatever the file’s name) and the PDF beside it."""
     content = file.read_bytes() if file.stat().st_size <= MOST_BYTES else b""
     if not content:
-        raise _Unusable(f"empty or larger than {MOST_BYTES // 10**6} MB")
+        raise _Unusable(f"empty or larger than {size_in_words(MOST_BYTES)}")
     pdf = io.BytesIO(_vector(file))
     with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
         if image.width * image.height > MOST_PIXELS:

@@ -91,7 +91,7 @@ def test_no_server_and_no_http(tmp_path):
 
 
 def test_no_room_on_the_disk(server, tmp_path, monkeypatch):
-    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 1000}))
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 500}))
     with pytest.raises(UserError, match="are free"):
         get(server, tmp_path)
 
@@ -196,6 +196,6 @@ def test_unpacked_files_have_the_rights_that_the_umask_leaves(tmp_path):
 
 def test_a_member_that_fills_the_disk_is_refused_before_it_does(tmp_path, monkeypatch):
     (tmp_path / "a.tar").write_bytes(archive_of({"x": bytes(5000)}))
-    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 1000}))
-    with pytest.raises(UserError, match=r"'x' has 0\.0 GiB, and 0\.0 are free"):
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 500}))
+    with pytest.raises(UserError, match=r"'x' has 4\.88 KiB, and 500 bytes are free"):
         unpack(tmp_path / "a.tar", tmp_path / "out")

@@ -24,6 +24,7 @@ from common.files import (
     read_yaml,
     remove_unfinished,
     require_plain,
+    size_in_words,
     write_text,
 )
 
@@ -160,3 +161,27 @@ def test_values_that_are_not_plain_are_refused(value):
     with pytest.raises(ValueError, match=r"no name|of more than|no number and no text"):
         require_plain(value)
     require_plain({"a": [None, True, 1, -1e30, math.nan, math.inf, "x", {"b": []}]})
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (2**20, "1 MiB"),
+        (999.4 * 2**20, "999 MiB"),
+        (999.6 * 2**20, "0.976 GiB"),
+        (3 * 2**29, "1.5 GiB"),
+        (2**63, "8 EiB"),  # what some file systems call free
+    ],
+)
+def test_sizes_have_three_digits_and_no_exponent(size, words):
+    assert size_in_words(size) == words
+
+
+def test_sizes_in_sentences_are_worded_in_one_place():
+    """The unit of a table's column or an axis stands in its heading, so there it is fixed."""
+    listed = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    rooms = [ROOT / name for name in listed.split() if not name.startswith(("tests/", "benchmarks/", "docs/"))]
+    worded = {path.relative_to(ROOT).as_posix() for path in rooms if re.search(r"\} ?[KMG]i?B\b", path.read_text())}
+    assert not worded

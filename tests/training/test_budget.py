@@ -40,17 +40,17 @@ def test_every_method_can_be_counted(small, tmp_path, name, labels):
     """Whether images have one label, or several in as many columns; and never more than the quick bounds."""
     counted = make_plan(*small(tmp_path / "run", name))
     costs = cost_of(counted.build_method, counted.views, counted.config, labels)
-    assert costs["training_flops"] > costs["flops"] and costs["memory_gib"]["activations"] > 0
+    assert costs["training_flops"] > costs["flops"] and costs["memory"]["activations"] > 0
     assert costs["training_flops"] <= counted.most_costs["training_flops"] < 4 * costs["training_flops"]
-    most = counted.most_costs["memory_gib"]
-    assert most["activations"] > costs["memory_gib"].pop("activations") and most.items() >= costs["memory_gib"].items()
+    most = counted.most_costs["memory"]
+    assert most["activations"] > costs["memory"].pop("activations") and most.items() >= costs["memory"].items()
 
 
 @pytest.mark.parametrize("name", ["random", "pixels"])
 def test_what_trains_nothing_has_neither_gradients_nor_moments(small, tmp_path, name):
     backbone = {"backbone": "pixels"} if name == "pixels" else {}
     costs = make_plan(*small(tmp_path / "run", name, **backbone)).costs
-    assert costs["trained_parameters"] == 0 and costs["memory_gib"]["gradients_and_optimizer"] == 0
+    assert costs["trained_parameters"] == 0 and costs["memory"]["gradients_and_optimizer"] == 0
     assert costs["training_flops"] is None
 
 

@@ -173,21 +173,25 @@ def test_no_memory_names_the_largest_things_and_a_batch_that_fits(error, small, 
     assert status == 1
     sentence = assert_one_sentence(said)
     assert re.search(r"out of memory on cpu \(1\.3 MiB\) with 8 images a forward pass; the estimate: ", sentence)
-    assert re.search(r"activations [\d.]+ MiB", sentence)
-    assert re.search(r"the largest tensors: (student|teacher)\.\S+ [\d.]+ MiB", sentence)
+    assert re.search(r"activations [\d.]+ [KM]iB", sentence)
+    assert re.search(r"the largest tensors: (student|teacher)\.\S+ [\d.]+ [KM]iB", sentence)
     assert int(re.search(r"--batch_size (\d) would fit, or --accumulate (\d)", sentence)[1]) in (1, 2, 3, 4)
     assert_nothing_half_written(tmp_path / "run")
 
 
 def test_a_batch_that_fits(small, tmp_path):
     config = small(tmp_path, batch_size=64, accumulate=2)[0]
-    gib = {"weights": 1.0, "gradients_and_optimizer": 3.0, "activations": 32.0}  # of 32 images: 1 GiB each
+    needed = {
+        "weights": 2**30,
+        "gradients_and_optimizer": 3 * 2**30,
+        "activations": 32 * 2**30,
+    }  # of 32 images: 1 GiB each
     for memory, images in ((2**30 * 20, 12), (2**30 * 1000, 16), (2**30 * 5, 0)):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("training.failures.memory_of", lambda device, memory=memory: memory)
-            assert fitting(config, CPU, gib) == images
+            assert fitting(config, CPU, needed) == images
             assert fitting(config, CPU, {}) == 16
-            with pytest.raises(UserError) as raised, explained(config, torch.nn.Linear(2, 2), CPU, lambda: gib):
+            with pytest.raises(UserError) as raised, explained(config, torch.nn.Linear(2, 2), CPU, lambda: needed):
                 raise MemoryError
             advice = f"--batch_size {2 * images} would fit" if images else "not even one image would fit"
             assert advice in str(raised.value)
@@ -195,8 +199,8 @@ def test_a_batch_that_fits(small, tmp_path):
                 continue
             # Of four processes, each has a quarter of the images: 4 and 4 in place of 8 a forward pass.
             patch.setattr("training.failures.world_size", lambda: 4)
-            assert fitting(config, CPU, gib) == 4
-            with pytest.raises(UserError) as raised, explained(config, torch.nn.Linear(2, 2), CPU, lambda: gib):
+            assert fitting(config, CPU, needed) == 4
+            with pytest.raises(UserError) as raised, explained(config, torch.nn.Linear(2, 2), CPU, lambda: needed):
                 raise MemoryError
             assert "with 8 images a forward pass" in str(raised.value)
             assert "--batch_size 32 would fit, or --accumulate 4 for" in str(raised.value)

@@ -266,7 +266,7 @@ def test_a_plan_trains_nothing(small, tmp_path):
     assert plan.costs["parameters"] == sum(p.numel() for p in method.backbone.parameters())
     assert plan.costs["trained_parameters"] == sum(p.numel() for p in method.parameters() if p.requires_grad)
     assert plan.costs["training_flops"] > 3 * plan.costs["flops"]
-    assert all(value > 0 for value in plan.costs["memory_gib"].values())
+    assert all(value > 0 for value in plan.costs["memory"].values())
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from common.distributed import world_size
 from common.errors import UserError
+from common.files import size_in_words
 from data.pairing import labelled, make_pairing
 from methods.core.base import power_of_two
 from training.batches import too_few_images
 from training.costs import OPTIMIZER_STATE, norm_of_one_value, on_meta
-from training.failures import USABLE, advice_on_memory, in_gib, memory_of
+from training.failures import USABLE, advice_on_memory, memory_of
 from training.initial import start_from
 from training.plan import Plan
 
@@ -150,7 +151,7 @@ def lacking_space(plans: list[Plan], jobs: int = 1) -> str | None:
     for plan in plans:
         if not plan.method.trains:
             continue
-        memory, copies = plan.most_costs["memory_gib"], OPTIMIZER_STATE[plan.config.optimizer]
+        memory, copies = plan.most_costs["memory"], OPTIMIZER_STATE[plan.config.optimizer]
         state = memory["weights"] + memory["gradients_and_optimizer"] * copies / (1 + copies)
         saves = 1 + max(1, int(plan.config.epochs // plan.config.checkpoint_every))
         needed.append((state, state * min(plan.config.keep_checkpoints, saves)))
@@ -161,13 +162,13 @@ def lacking_space(plans: list[Plan], jobs: int = 1) -> str | None:
     place = next(
         folder for folder in (plans[0].directory.absolute(), *plans[0].directory.absolute().parents) if folder.exists()
     )
-    held = sum(file.stat().st_size for plan in plans for file in plan.directory.glob("checkpoints/*.pt")) / 2**30
-    free = shutil.disk_usage(place).free / 2**30 + held
+    held = sum(file.stat().st_size for plan in plans for file in plan.directory.glob("checkpoints/*.pt"))
+    free = shutil.disk_usage(place).free + held
     if total <= free:
         return None
     what = "the checkpoints" if len(plans) == 1 else f"the checkpoints of {len(plans)} runs"
     return (
-        f"{place}: {what} take {in_gib(total)}, and {in_gib(free)} are free; free some, give another --out, or keep "
+        f"{place}: {what} take {size_in_words(total)}, and {size_in_words(free)} are free; free some, give another --out, or keep "
         "fewer: --keep_checkpoints 1"
     )
 
@@ -177,13 +178,15 @@ def lacking_memory(plans: list[Plan], jobs: int) -> str | None:
     trained = [plan for plan in plans if plan.method.trains]
     if min(len(trained), jobs) < 2 or trained[0].device.type != "cpu":
         return None
-    have = memory_of(trained[0].device) / 2**30
+    have = memory_of(trained[0].device)
     for needed in (_at_most, _needed):
         sizes = sorted(map(needed, trained), reverse=True)[:jobs]
         if sum(sizes) <= have:
             return None
     fits = next(n for n in range(len(sizes), 0, -1) if sum(sizes[:n]) <= have or n == 1)
-    together = f"the largest runs take {in_gib(sum(sizes))} of memory together, and there are {in_gib(have)}"
+    together = (
+        f"the largest runs take {size_in_words(sum(sizes))} of memory together, and there are {size_in_words(have)}"
+    )
     return f"--jobs {jobs}: {together}; give --jobs {fits}"
 
 
@@ -200,32 +203,32 @@ def _require_labels(plan: Plan) -> None:
 
 
 def _at_most(plan: Plan) -> float:
-    """More GiB than ``_needed``, which takes seconds to count; infinite where that is not known."""
-    memory = plan.most_costs["memory_gib"]
+    """More bytes than ``_needed``, which takes seconds to count; infinite where that is not known."""
+    memory = plan.most_costs["memory"]
     return math.inf if memory["activations"] is None else _needed(plan, memory)
 
 
-def _needed(plan: Plan, memory: Mapping[str, float | None] | None = None) -> float:
-    """GiB that a process of the training takes at least; ``memory``: default: as counted."""
-    memory, shared = memory or plan.costs["memory_gib"], world_size()
+def _needed(plan: Plan, memory: Mapping[str, int | None] | None = None) -> float:
+    """Bytes that a process of the training takes at least; ``memory``: default: as counted."""
+    memory, shared = memory or plan.costs["memory"], world_size()
     if plan.config.strategy == "fsdp":  # recomputes activations, and holds a part of each tensor
         return (memory["weights"] + memory["gradients_and_optimizer"]) / shared
-    return memory["weights"] + memory["gradients_and_optimizer"] + (memory["activations"] or 0.0) / shared
+    return memory["weights"] + memory["gradients_and_optimizer"] + (memory["activations"] or 0) / shared
 
 
 def _memory(plan: Plan, usable: float) -> str | None:
     """Why a part ``usable`` of the device's memory is too little for the training; None if it is enough."""
     if not plan.method.trains:
         return None
-    have = memory_of(plan.device) / 2**30
+    have = memory_of(plan.device)
     if any(needed(plan) <= usable * have for needed in (_at_most, _needed)):
         return None
     needed = _needed(plan)
-    config, memory = plan.config, plan.costs["memory_gib"]
-    parts = ", ".join(f"{name.replace('_', ' ')} {in_gib(value)}" for name, value in memory.items() if value)
+    config, memory = plan.config, plan.costs["memory"]
+    parts = ", ".join(f"{name.replace('_', ' ')} {size_in_words(value)}" for name, value in memory.items() if value)
     images = config.batch_size // world_size() // config.accumulate
-    takes = f"{images} images a forward pass take about {in_gib(needed)} ({parts})"
-    return f"{plan.device} has {in_gib(have)} of memory, and {takes}; {advice_on_memory(config, plan.device, memory)}"
+    takes = f"{images} images a forward pass take about {size_in_words(needed)} ({parts})"
+    return f"{plan.device} has {size_in_words(have)} of memory, and {takes}; {advice_on_memory(config, plan.device, memory)}"
 
 
 @contextmanager

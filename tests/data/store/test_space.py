@@ -153,7 +153,7 @@ def test_a_build_says_where_and_how_much(image_folder, capsys):
     open_train(image_folder)
     said = capsys.readouterr().err.replace("\n", "")
     assert f"decoding 12 images of imagefolder train to {cache_root()}" in said
-    assert re.search(r", about 0\.0\d+ MiB$", said)
+    assert re.search(r", about [\d.]+ KiB$", said)
 
 
 def cleaned(names=(), yes=False) -> str:
