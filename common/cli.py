@@ -12,7 +12,7 @@ from typing import Any, NoReturn, TypeVar
 
 from simple_parsing import ArgumentParser, field
 
-from common.errors import UsageError, unknown_name
+from common.errors import UsageError, unknown_name, unreadable
 from common.files import parse_yaml, read_yaml
 from common.options import check, facts_of, is_side, several_values
 from common.registry import load_plugin
@@ -191,7 +191,7 @@ def read_mapping(option: str, path: str | Path, advice: str) -> dict[str, Any]:
     try:
         content = read_yaml(Path(path))
     except OSError as error:
-        raise UsageError(f"--{option} {path}: cannot be read ({error.strerror}); {advice}") from error
+        raise UsageError(f"--{option} {path}: {unreadable(error)}; {advice}") from error
     except ValueError as error:
         raise UsageError(f"--{option} {path}: not YAML ({error})") from error
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):

@@ -6,6 +6,8 @@ import difflib
 import errno
 from collections.abc import Iterable
 
+from common.names import short
+
 
 class UserError(Exception):
     """Something the user gave is wrong or missing, such as a checkpoint."""
@@ -59,6 +61,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or else the name of its class."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+def unreadable(error: Exception) -> str:
+    """Say of a file why it cannot be read.
+
+    >>> unreadable(OSError(13, "Permission denied", "runs/a/log.jsonl"))
+    'cannot be read (Permission denied)'
+    """
+    return f"cannot be read ({short(getattr(error, 'strerror', None) or first_line(error), 200)})"
 
 
 def explain(error: BaseException) -> UserError | None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import yaml
 
-from common.errors import UserError, first_line
+from common.errors import UserError, first_line, unreadable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -204,7 +204,7 @@ def read_list(path: Path) -> str:
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             text = file.read()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        raise UserError(f"{path}: {unreadable(error)}") from error
     if "\0" in text and text.startswith(("\udcff\udcfe", "\udcfe\udcff")):
         raise UserError(f"{path}: no UTF-8 text, but UTF-16; save it as UTF-8")
     return text
@@ -237,7 +237,7 @@ def read_json(path: Path) -> Any:
         value = json.loads(read_text(path))
         require_plain(value)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"cannot be read as JSON ({first_line(error)})") from error
+        raise ValueError(f"no JSON: {first_line(error)}") from error
     return value
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from common.errors import UserError, first_line
+from common.errors import UserError, unreadable
 from common.files import MOST_NUMBER, read_yaml, require_plain, write_text
 from rundir.paths import CONFIG
 
@@ -46,10 +46,8 @@ def require_options(run: Path, otherwise: str = "give another --out") -> dict[st
     file = run / CONFIG
     try:
         return load_options(file)
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror}); {otherwise}") from error
-    except ValueError as error:
-        raise UserError(f"{file}: {error}; {otherwise}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: {unreadable(error)}; {otherwise}") from error
 
 
 def written_options(run: Path) -> dict[str, Any]:
@@ -62,12 +60,9 @@ def written_options(run: Path) -> dict[str, Any]:
 
 def load_options(file: Path) -> dict[str, Any]:
     """Read a mapping of option names to plain values. Raises OSError, or ValueError if the file holds anything else."""
-    try:
-        options = read_yaml(file)
-    except ValueError as error:
-        raise ValueError(f"cannot be read ({first_line(error)})") from error
+    options = read_yaml(file)
     if not isinstance(options, dict) or not all(isinstance(name, str) for name in options):
-        raise ValueError("holds no mapping of options to values")
+        raise ValueError("no mapping of options to values")
     for name, value in options.items():
         try:
             require_plain(value)

@@ -45,7 +45,7 @@ def read_mark(run: Path) -> dict[str, Any]:
     mark = _read_mapping(run / REPRODUCES)
     names = [mark.get(name) or "" for name in ("table", "row", "part")]
     if not isinstance(mark.get("changed", {}), dict) or not all(isinstance(name, str) for name in names):
-        raise ValueError("does not say which published row this reproduces")
+        raise ValueError("it does not say which published row this reproduces")
     return mark
 
 
@@ -55,5 +55,5 @@ def _read_mapping(file: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     if not isinstance(content, dict):
-        raise ValueError("holds no mapping")
+        raise ValueError("no mapping")
     return content

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common.errors import unreadable
 from common.files import parse_json_lines, read_json, read_text
 from common.names import first_names
 from rundir.failure import failure_of
@@ -100,8 +101,10 @@ def read_runs(directories: Sequence[Path]) -> tuple[list[Run], list[Problem]]:
     for directory in distinct.values():
         try:
             runs.append(_read_run(directory, problems))
-        except (OSError, ValueError) as error:
-            problems.append(Problem(str(directory), _reason(error)))
+        except OSError as error:
+            problems.append(Problem(str(directory), unreadable(error)))
+        except ValueError as error:
+            problems.append(Problem(str(directory), str(error)))
     return runs, problems
 
 
@@ -136,7 +139,7 @@ def _read_run(directory: Path, problems: list[Problem]) -> Run:
     except FileNotFoundError as error:
         raise ValueError(f"has no {CONFIG}, so it is unknown what was trained; left out") from error
     except (OSError, ValueError) as error:
-        raise ValueError(f"{CONFIG} {_reason(error)}; left out") from error
+        raise ValueError(f"{CONFIG} {unreadable(error)}; left out") from error
     if not run.config:
         raise ValueError(f"{CONFIG} holds no options; left out")
 
@@ -146,11 +149,11 @@ def _read_run(directory: Path, problems: list[Problem]) -> Run:
     try:
         run.environment = read_environment(directory)
     except (OSError, ValueError) as error:
-        problem(f"{_reason(error)}; provenance of this run is unknown", ENVIRONMENT)
+        problem(f"{unreadable(error)}; provenance of this run is unknown", ENVIRONMENT)
     try:
         run.reproduces = read_mark(directory) or None
     except (OSError, ValueError) as error:
-        problem(f"{_reason(error)}; left out of the tables of published numbers", REPRODUCES)
+        problem(f"{unreadable(error)}; left out of the tables of published numbers", REPRODUCES)
     _read_log(run, problem)
     if not run.has_log and isinstance(trained := run.environment.get("trained"), dict):
         run.fingerprint, run.source = (str(trained.get(name) or "") for name in ("fingerprint", "source"))
@@ -170,10 +173,6 @@ def _read_run(directory: Path, problems: list[Problem]) -> Run:
     return run
 
 
-def _reason(error: OSError | ValueError) -> str:
-    return f"cannot be read ({error.strerror or error})" if isinstance(error, OSError) else str(error)
-
-
 def _read_log(run: Run, problem: Callable[[str, str], None]) -> None:
     """Fill in the run's log records, parsing ``STEP_RECORDS`` steps: a page shows no more, and long logs would take minutes."""
     try:
@@ -181,7 +180,7 @@ def _read_log(run: Run, problem: Callable[[str, str], None]) -> None:
     except FileNotFoundError:
         return
     except (OSError, ValueError) as error:
-        problem(_reason(error), LOG)
+        problem(unreadable(error), LOG)
         return
     run.has_log = True
     steps = [number for number, line in enumerate(text.split("\n"), 1) if '"kind": "step"' in line]
@@ -221,9 +220,9 @@ def _read_results(run: Run, file: Path, problem: Callable[[str, str], None]) -> 
     try:
         content = read_json(file)
         if not isinstance(content, list):
-            raise ValueError("holds no list of measurements")
+            raise ValueError("no list of measurements")
     except (OSError, ValueError) as error:
-        problem(f"{_reason(error)}; its measurements are missing", where)
+        problem(f"{unreadable(error)}; its measurements are missing", where)
         return
     by_key: dict[str, Measurement] = {}
     for number, entry in enumerate(content, 1):

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from common.distributed import all_reduce_sum, is_main, is_shared_out, own_parts, whole
-from common.errors import UserError, first_line, is_out_of_memory
+from common.errors import UserError, first_line, is_out_of_memory, unreadable
 from common.files import archive_damage, atomic_file, name_also
 from methods.core.base import Method
 from rundir.paths import best_checkpoint, damaged_checkpoint, earlier_checkpoints, last_checkpoint, step_checkpoint
@@ -91,7 +91,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         if reason is None:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise UserError(f"{path}: {unreadable(error)}") from error
     except Exception as error:
         if is_out_of_memory(error):
             raise

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.errors import UserError
+from common.errors import UserError, unreadable
 from common.files import read_json
 from common.names import first_names
 
@@ -129,7 +129,7 @@ def read_config(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: {error}; download or copy it again") from error
+        raise UserError(f"{path}: {unreadable(error)}; download or copy it again") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds no mapping; download or copy it again")
     return content

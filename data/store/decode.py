@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image, ImageFile
 
-from common.errors import UserError
+from common.errors import UserError, unreadable
 from data.store.depth import has_more_than_8_bits
 from data.store.jpeg import is_whole
 from data.store.turns import PILLOW_TURNS, turn_of, turned
@@ -176,9 +176,7 @@ def opened(path: Path | bytes) -> Iterator[tuple[BinaryIO, Image.Image]]:
     # Pillow's decoders raise many kinds of exceptions for damaged bytes (OSError, SyntaxError, ValueError, struct.error, …).
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:  # Pillow's own have no number
-            raise UserError(
-                f"{path}: cannot be read ({error.strerror}); this says nothing about the image, so try again"
-            ) from error
+            raise UserError(f"{path}: {unreadable(error)}; this says nothing about the image, so try again") from error
         # The names of file objects change from run to run.
         text = " ".join(re.sub(r" <[^>]*>| '[^']*/[^']*'", "", str(error)).split())
         raise DamagedImage(text.rstrip(".") or type(error).__name__) from error
@@ -217,7 +215,7 @@ def read_annotation(path: Path, classes: tuple[str, ...]) -> np.ndarray:
     except FileNotFoundError:
         raise WrongData(f"{path}: the annotation is missing") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        raise UserError(f"{path}: {unreadable(error)}") from error
     except (DamagedImage, ElementTree.ParseError, ValueError, LookupError) as error:
         raise WrongData(f"{path}: not XML ({error})") from error
     label_set = np.zeros(len(classes), bool)

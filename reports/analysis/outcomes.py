@@ -15,9 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from common.errors import first_line
+from common.errors import unreadable
 from common.files import read_arrays
-from common.names import short
 from common.statistics.average_precision import mean_average_precision, mean_interpolated_precision
 from common.statistics.confusion import scores as confusion_scores
 from rundir.results import GROUPS, Measurement, names_hash
@@ -114,7 +113,7 @@ def _read(file: Path, metric: str) -> Outcomes:
     except FileNotFoundError:
         raise NoOutcomes(f"{file.name} is missing") from None
     except (OSError, ValueError, KeyError) as error:
-        raise NoOutcomes(f"{file.name} cannot be read ({short(first_line(error), 100)})") from error
+        raise NoOutcomes(f"{file.name} {unreadable(error)}") from error
 
 
 def _names(arrays, file: Path) -> str:

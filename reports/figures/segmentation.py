@@ -15,10 +15,9 @@ from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from common.errors import first_line
+from common.errors import unreadable
 from common.files import read_arrays
 from common.images import VOID, voc_palette
-from common.names import short
 from common.registry import plugins_of
 from common.statistics.confusion import class_scores
 from reports.analysis.comparison import Comparison
@@ -141,7 +140,7 @@ def _arrays(file: Path | None, problems: list[Problem]) -> Arrays | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        problem = Problem(str(file), f"cannot be read ({short(first_line(error), 100)}); its pictures are missing")
+        problem = Problem(str(file), f"{unreadable(error)}; its pictures are missing")
         if problem not in problems:
             problems.append(problem)
         return None

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from common.errors import first_line
+from common.errors import unreadable
 from common.names import short_names
 from reports.analysis.rows import Row
 from reports.figures.look import MOST_LETTERS, MOST_ROWS, WIDTH, Look, left_out
@@ -195,7 +195,7 @@ def cross_correlation(rows: Sequence[Row], problems: list[Problem], colours: str
             except FileNotFoundError:
                 continue
             except (OSError, ValueError) as error:
-                problems.append(Problem(str(file), f"cannot be read ({first_line(error)}); not drawn"))
+                problems.append(Problem(str(file), f"{unreadable(error)}; not drawn"))
     if not evolutions:
         return None
     with style():

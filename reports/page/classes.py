@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from common.class_names import readable
-from common.errors import UserError, first_line
+from common.errors import UserError, unreadable
 from common.files import as_file_name, read_arrays
-from common.names import short
 from common.statistics.average_precision import average_precision
 from common.statistics.confusion import class_scores
 from reports.analysis.comparison import Comparison
@@ -90,9 +89,7 @@ def _scores(result: Measurement, data: str, problems: list[Problem]) -> tuple[Se
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        problem = Problem(
-            str(file), f"cannot be read ({short(first_line(error), 100)}); it is not in the tables of classes"
-        )
+        problem = Problem(str(file), f"{unreadable(error)}; it is not in the tables of classes")
         if problem not in problems:
             problems.append(problem)
         return None

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from common.errors import unreadable
 from common.files import read_json
 from reports.analysis.tables import Entry, Table, headings_of, in_file, number, text
 from reports.page.provenance import commit, given_command, hardware
@@ -23,8 +24,7 @@ def speed_tables(files: Sequence[Path], problems: list[Problem]) -> list[Table]:
             if not isinstance(about, dict) or not isinstance(measurements, list):
                 raise TypeError
         except (OSError, ValueError) as error:
-            what = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
-            problems.append(Problem(str(file), f"{what}; left out"))
+            problems.append(Problem(str(file), f"{unreadable(error)}; left out"))
             continue
         except (KeyError, TypeError):
             problems.append(Problem(str(file), "no file of figures as python -m benchmarks.run writes it; left out"))

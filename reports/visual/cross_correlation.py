@@ -20,7 +20,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from simple_parsing import field
 
-from common.errors import UserError, unknown_name
+from common.errors import UserError, unknown_name, unreadable
 from common.options import option
 from reports.visual.core.base import VISUALIZATIONS, Visualization
 from reports.visual.core.runs import names_of, run_words, training_options
@@ -134,7 +134,7 @@ def read_evolution(run: Path, name: str, about: str = "") -> Evolution:
             "online k-NN and at the end; give such a run"
         ) from error
     except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read ({str(error).splitlines()[0]}); continue or repeat the run") from error
+        raise UserError(f"{file}: {unreadable(error)}; continue or repeat the run") from error
 
 
 def projections_of(run: Path, count: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, str]:

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from common.errors import unreadable
 from common.files import (
     archive_damage,
     name_also,
@@ -179,9 +180,22 @@ def test_sizes_have_three_digits_and_no_exponent(size, words):
     assert size_in_words(size) == words
 
 
-def test_sizes_in_sentences_are_worded_in_one_place():
+def test_a_file_that_cannot_be_read_is_told_with_its_reason_alone(tmp_path):
+    with pytest.raises(OSError) as missing:
+        read_json(tmp_path / "x")
+    write_text(tmp_path / "x", "{")
+    with pytest.raises(ValueError) as damaged:
+        read_json(tmp_path / "x")
+    assert unreadable(missing.value) == "cannot be read (No such file or directory)"
+    assert unreadable(damaged.value).startswith("cannot be read (no JSON: Expecting")
+    assert unreadable(OSError("of a library\nand more")) == "cannot be read (of a library)"
+    assert unreadable(KeyError()) == "cannot be read (KeyError)"
+
+
+@pytest.mark.parametrize(("words", "file"), [(r"\} ?[KMG]i?B\b", None), (r"cannot be read \(\{", "common/errors.py")])
+def test_sizes_and_unreadable_files_are_worded_in_one_place(words, file):
     """The unit of a table's column or an axis stands in its heading, so there it is fixed."""
     listed = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    rooms = [ROOT / name for name in listed.split() if not name.startswith(("tests/", "benchmarks/", "docs/"))]
-    worded = {path.relative_to(ROOT).as_posix() for path in rooms if re.search(r"\} ?[KMG]i?B\b", path.read_text())}
-    assert not worded
+    rooms = [name for name in listed.split() if not name.startswith(("tests/", "benchmarks/", "docs/"))]
+    worded = {name for name in rooms if re.search(words, (ROOT / name).read_text())}
+    assert worded == ({file} if file else set())

@@ -60,7 +60,7 @@ def test_what_cannot_be_used_is_listed(tmp_path):
     for problem in (
         "measurement 1 is damaged",
         "measurement 2 is damaged",
-        "cannot be read as JSON",
+        "cannot be read (no JSON: ",
         "no file of figures",
     ):
         assert problem in page

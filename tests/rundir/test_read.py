@@ -76,17 +76,17 @@ def damage(run, name):
 @pytest.mark.parametrize(
     ("name", "says", "kept"),
     [
-        ("truncated results", "cannot be read as JSON", True),
-        ("results are no list", "no list of measurements", True),
+        ("truncated results", "cannot be read (no JSON: ", True),
+        ("results are no list", "cannot be read (no list of measurements)", True),
         ("value is NaN", "value is nan, no finite number", True),
         ("value is missing", "no 'value'", True),
         ("binary config", "config.yaml cannot be read", False),
-        ("config is a list", "holds no mapping", False),
+        ("config is a list", "config.yaml cannot be read (no mapping", False),
         ("no config", "no config.yaml", False),
         ("config is a folder", "cannot be read", False),
-        ("damaged environment", "cannot be read as JSON", True),
+        ("damaged environment", "cannot be read (no JSON: ", True),
         ("damaged log", "1 damaged records (lines 4)", True),
-        ("deep nesting", "cannot be read as JSON", True),
+        ("deep nesting", "cannot be read (no JSON: ", True),
     ],
 )
 def test_damage_is_listed_and_not_fatal(tmp_path, name, says, kept):
@@ -144,7 +144,7 @@ def write_option(run, name, value):
         ("lr", datetime.date(2026, 1, 1), "lr: datetime.date"),
         ("lr", {1: 2, "a": 3}, "lr: 1 is no name"),
         ("lr", json.loads("[" * 60 + "]" * 60), "lr: nested too deeply"),
-        (5, 1, "holds no mapping"),
+        (5, 1, "(no mapping"),
     ],
 )
 def test_options_of_other_types_leave_one_run_out(tmp_path, name, value, says):

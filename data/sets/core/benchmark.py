@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
-from common.errors import UserError
+from common.errors import UserError, unreadable
 from data.sets.core.base import DataSet
 
 
@@ -33,5 +33,5 @@ def fingerprint_of(files: Iterable[Path], root: Path) -> str:
             with open(path, "rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+            raise UserError(f"{path}: {unreadable(error)}") from error
     return digest.hexdigest()[:16]

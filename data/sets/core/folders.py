@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from common.errors import UserError
+from common.errors import UserError, unreadable
 from common.names import first_names
 from common.progress import warn
 from data.sets.core.lists import of_split
@@ -167,6 +167,6 @@ class _Folder:
             with os.scandir(path) as entries:
                 names = [f"{e.name}/" if e.is_dir() else e.name for e in entries if not is_stray(e.name)]
         except OSError as error:
-            raise UserError(f"{path}: this folder of images cannot be read ({error.strerror})") from error
+            raise UserError(f"{path}: this folder of images {unreadable(error)}") from error
         self.identity = (status.st_dev, status.st_ino)
         self.names = iter(sorted(names))

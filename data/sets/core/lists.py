@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from common.errors import UserError, unknown_name
+from common.errors import UserError, unknown_name, unreadable
 from common.files import read_lines
 from common.names import first_names, short
 from data.store.listing import stamp_of
@@ -84,7 +84,7 @@ def stamp_of_listed(folder: Path, names: list[str], path: Path) -> str:
                 missing.append(name)
                 continue
             except OSError as error:
-                raise UserError(f"{folder / name}: cannot be read ({error.strerror})") from error
+                raise UserError(f"{folder / name}: {unreadable(error)}") from error
             yield name, status
 
     stamp = stamp_of(files())

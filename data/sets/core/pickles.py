@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from common.errors import UserError
+from common.errors import UserError, unreadable
 from common.files import opened
 
 
@@ -125,7 +125,7 @@ def read_plain_pickle(path: Path) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path}: missing; the data set comes with it") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        raise UserError(f"{path}: {unreadable(error)}") from error
     except Exception as error:  # damaged bytes raise nearly anything
         raise UserError(
             f"{path}: no pickle of plain data ({str(error) or type(error).__name__}); nothing of it was run"
