@@ -197,6 +197,21 @@ def crops_ahead(
         yield take()
 
 
+def fixed_batches(
+    store: ImageStore, images: np.ndarray, parts: Iterable[slice], views: list[View], device: torch.device
+) -> Iterator[ViewBatch]:
+    """Yield parts of ``images``, indices of the store, with crops that are the same at every call; all views of an anchor are of
+    its own image."""
+    maker = ViewMaker(views)
+    params = maker.sample(len(images), torch.Generator().manual_seed(0))
+    for part in parts:
+        labels = torch.from_numpy(store.label_of(images[part]))
+        labels = labels.float() if labels.ndim > 1 else labels
+        sources = torch.arange(len(labels)).expand(len(views), -1)
+        made = maker.make(store.batch(images[part]).to(device), sources, params[:, part])
+        yield ViewBatch(made, labels.to(device))
+
+
 def split(batch: ViewBatch, parts: int) -> list[ViewBatch]:
     """Split a batch's rows into equal parts, in order."""
     if parts == 1:

@@ -17,9 +17,9 @@ from common.distributed import all_gather_rows, is_main, rank, world_size
 from common.progress import track, warn, working
 from data.store.store import ImageStore
 from data.views.central import eval_images
-from data.views.maker import ViewMaker
 from eval.features.votes import knn_classify
 from methods.core.base import Method, ViewBatch
+from training.batches import fixed_batches
 from training.diagnostics import (
     alignment,
     cross_correlation,
@@ -103,22 +103,16 @@ class Monitor:
         if share * world_size() < 2 or not self._views:
             return {}, None
         views = (self._views if len(self._views) > 1 else self._views * 2)[: self.method.projected_views]
-        maker, store = ViewMaker(views), self._probe_store
-        params = maker.sample(share * world_size(), torch.Generator().manual_seed(0))
         features, projections = [], []
-        parts = range(rank() * share, (rank() + 1) * share, rows)
-        for start in track(parts, "diagnosing features of fixed images, batches", len(parts), show=is_main()):
-            part = slice(start, start + rows)
-            images = store.batch(self._probe[part]).to(self.device)
-            sources = torch.arange(rows).expand(len(views), rows)
-            made = maker.make(images, sources, params[:, part])
+        parts = [slice(start, start + rows) for start in range(rank() * share, (rank() + 1) * share, rows)]
+        batches = fixed_batches(self._probe_store, self._probe[: share * world_size()], parts, views, self.device)
+        for batch in track(batches, "diagnosing features of fixed images, batches", len(parts), show=is_main()):
+            two = batch.views[:2]
             with autocast(self.device, self.config.precision):
                 with _evaluating(self.method.backbone):
-                    features.append(torch.cat([self.method.backbone(view).float()[:, None] for view in made[:2]], 1))
+                    features.append(torch.cat([self.method.backbone(view).float()[:, None] for view in two], 1))
                 with _buffers_kept(self.method):
-                    labels = torch.from_numpy(store.label_of(self._probe[part])).to(self.device)
-                    labels = labels.float() if labels.ndim > 1 else labels
-                    pair = self.method.project(ViewBatch(made[: len(self._views)], labels))
+                    pair = self.method.project(ViewBatch(batch.views[: len(self._views)], batch.labels))
             if pair is not None:
                 projections.append(torch.stack([z.float() for z in pair], 1))
         first, second = all_gather_rows(torch.cat(features)).unbind(1)

@@ -146,10 +146,9 @@ def projections_of(run: Path, count: int, device: torch.device) -> tuple[torch.T
     import torch
 
     from common.progress import track
-    from data.views.maker import ViewMaker
-    from methods.core.base import ViewBatch
     from reports.visual.core.network import plan_of, run_title
     from rundir.paths import require_checkpoint
+    from training.batches import fixed_batches
     from training.checkpoint import load_checkpoint
     from training.initial import misfit
     from training.machine.devices import autocast
@@ -171,16 +170,13 @@ def projections_of(run: Path, count: int, device: torch.device) -> tuple[torch.T
     views = views[: method.projected_views]
     rows = min(config.batch_size // config.accumulate, count, len(store))
     order = np.random.default_rng(0).permutation(len(store))[: min(count, len(store)) // rows * rows]
-    batches = np.sort(order.reshape(-1, rows))
-    maker = ViewMaker(views)
-    params = maker.sample(len(order), torch.Generator().manual_seed(0)).split(rows, dim=1)
-    labels = torch.from_numpy(store.labels) if store.label_sets is None else torch.from_numpy(store.label_sets).float()
+    images = np.sort(order.reshape(-1, rows)).ravel()
+    parts = [slice(start, start + rows) for start in range(0, len(images), rows)]
     projections = []
     torch.manual_seed(0)  # for stochastic depth
-    for batch, drawn in zip(track(batches, "projections", len(batches)), params, strict=True):
-        made = maker.make(store.batch(batch).to(device), torch.arange(rows).expand(len(views), rows), drawn)
+    for batch in track(fixed_batches(store, images, parts, views, device), "projections", len(parts)):
         with torch.no_grad(), autocast(device, config.precision):
-            pair = method.project(ViewBatch(made, labels[batch].to(device)))
+            pair = method.project(batch)
         if pair is None:
             raise UserError(f"{run}: {config.method} has no projections to correlate; give a run of another method")
         projections.append([view.float().cpu() for view in pair])
