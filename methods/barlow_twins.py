@@ -49,6 +49,10 @@ class BarlowTwinsConfig(AugmentationConfig):
     predictor: bool = False
     """a further hidden layer on the first crop's branch only"""
 
+    def of_another(self, optimizer: str) -> dict[str, float]:
+        published = type(self).bias_lr_scale  # for LARS, which adapts the rates of all but biases and norms
+        return {"bias_lr_scale": 1.0} if optimizer != "lars" and self.bias_lr_scale == published else {}
+
 
 def loss_of_the_paper(z1_BD: Tensor, z2_BD: Tensor, lambd: float) -> Tensor:
     """The paper's equations 1 and 2, of one process and of projections that are normalised over the batch. Training uses

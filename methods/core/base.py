@@ -120,6 +120,10 @@ class MethodConfig:
         fits."""
         return {}
 
+    def of_another(self, optimizer: str) -> dict[str, float]:
+        """Options whose value belongs to another optimiser than this one, each with a value that fits."""
+        return {}
+
 
 class Method(nn.Module):
     """Base of all methods: subclass it in ``methods/NAME.py`` and decorate it with ``@METHODS.register("NAME")``.

@@ -15,7 +15,9 @@ from common.errors import UserError
 from common.files import size_in_words
 from data.pairing import labelled, make_pairing
 from methods.core.base import power_of_two
+from methods.core.recipes import defaults_of
 from training.batches import too_few_images
+from training.config import TrainConfig
 from training.costs import OPTIMIZER_STATE, norm_of_one_value, on_meta
 from training.failures import USABLE, advice_on_memory, memory_of
 from training.initial import start_from
@@ -23,6 +25,8 @@ from training.plan import Plan
 
 #: An epoch of fewer steps has no schedule to speak of, and a batch that is most of the data has no variety.
 FEWEST_STEPS = 4
+#: Of the trainer's options, those that fit one optimiser.
+RATES = ("lr", "weight_decay")
 
 
 def refusals(plan: Plan, here: bool = True) -> list[str]:
@@ -63,10 +67,24 @@ def cautions(plan: Plan, here: bool = True) -> list[str]:
             )
             hint = "" if plan.config.recipe == "small" else "; --recipe small gives settings for a few thousand images"
             warnings.append(f"settings of large data sets on {images:,} images: {given}{hint}")
-        warnings += filter(None, (different_in_parts(plan), rising_rate(plan)))
+        warnings += filter(None, (different_in_parts(plan), of_another_optimizer(plan), rising_rate(plan)))
     if here and (tight := _memory(plan, USABLE)):
         warnings.append(tight)
     return warnings
+
+
+def of_another_optimizer(plan: Plan) -> str | None:
+    """Name the numbers that are still the recipe's, where the optimiser is not; None if there are none."""
+    config, recipe = plan.config, defaults_of(plan.method, plan.config.recipe)[0]
+    usual = TrainConfig(**recipe)
+    if config.optimizer == usual.optimizer:
+        return None
+    numbers = [f"--{name} {getattr(usual, name):g}" for name in RATES if getattr(config, name) == getattr(usual, name)]
+    for name, fits in plan.method_config.of_another(config.optimizer).items():
+        numbers.append(f"--{name} {getattr(plan.method_config, name):g} ({fits:g} fits)")
+    if not numbers:
+        return None
+    return f"--optimizer {config.optimizer} with numbers that belong to {usual.optimizer}: {', '.join(numbers)}; give others"
 
 
 def rising_rate(plan: Plan) -> str | None:

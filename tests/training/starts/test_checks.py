@@ -126,6 +126,29 @@ def test_settings_of_large_data_sets_are_named(folder, tmp_path):
     assert not checks.cautions(plan_of(folder, tmp_path, method="byol", batch_size=8))
 
 
+@pytest.mark.parametrize(
+    ("options", "numbers"),
+    [
+        ({}, ""),
+        ({"optimizer": "adamw"}, "lars: --lr 0.2, --weight_decay 1e-06, --bias_lr_scale 0.024 (1 fits)"),
+        ({"optimizer": "sgd", "lr": 0.1, "weight_decay": 5e-4}, "lars: --bias_lr_scale 0.024 (1 fits)"),
+        ({"optimizer": "sgd", "lr": 0.1, "weight_decay": 5e-4, "bias_lr_scale": 1.0}, ""),
+        ({"recipe": "small"}, ""),
+        ({"recipe": "small", "optimizer": "sgd"}, "adamw: --lr 0.002, --weight_decay 0.04"),
+        ({"method": "dino", "optimizer": "lars", "lr": 0.3}, "adamw: --weight_decay 0.04"),
+    ],
+)
+def test_numbers_of_another_optimizer_are_named(options, numbers, folder, tmp_path):
+    """The published rates are LARS'; with AdamW, Barlow Twins' lower one of biases and norms keeps a ResNet's branches at zero."""
+    plan = plan_of(folder, tmp_path, **{"method": "barlow_twins", "batch_size": 8, **options})
+    said = f"--optimizer {plan.config.optimizer} with numbers that belong to {numbers}; give others"
+    assert checks.of_another_optimizer(plan) == (said if numbers else None)
+
+
+def test_an_untrained_method_has_no_numbers(folder, tmp_path):
+    assert not cautions(plan_of(folder, tmp_path, method="random", optimizer="sgd"))
+
+
 def test_all_cells_are_checked_before_the_first_begins(folder, tmp_path, capsys):
     words = ["compare", "--methods", "dino", "barlow_twins", "--backbones", "vit_nano", "--seeds", "0", "1"]
     words += [*words_of({**NANO, "data_root": str(folder), "batch_size": 64, "out": str(tmp_path / "grid")})]
