@@ -182,8 +182,10 @@ def write_arrays(path: Path, **arrays: np.ndarray) -> None:
         np.savez_compressed(file, **arrays)
 
 
-def read_text(path: Path, most: int = MOST_CHARACTERS, errors: str = "strict") -> str:
-    """Read a UTF-8 file of at most ``most`` characters; ``errors`` as for ``open``. Raises OSError, or ValueError with a line."""
+def read_text(path: Path, most: int | None = None, errors: str = "strict") -> str:
+    """Read a UTF-8 file of at most ``most`` characters (default: ``MOST_CHARACTERS``); ``errors`` as for ``open``. Raises OSError,
+    or ValueError with a line."""
+    most = MOST_CHARACTERS if most is None else most
     try:
         with io.TextIOWrapper(opened(path), encoding="utf-8-sig", errors=errors) as file:
             text = file.read(most + 1)
