@@ -129,6 +129,9 @@ class Segmentation(Evaluation):
         """Part of the names of files that stand beside those of a frozen backbone."""
         return "finetuned" if self.config.finetune else ""
 
+    def further_images(self, context: EvalContext) -> list[str]:
+        return [] if self.config.train_list == "train" else [self._training_store(context).fingerprint]
+
     def keeps(self, measurement: Measurement, context: EvalContext) -> bool:
         """Heads that are not measured now stay; so do frozen beside fine-tuned backbones, unless an older version named both
         predictions alike."""
@@ -179,11 +182,12 @@ class Segmentation(Evaluation):
         matrices = self._predict(context, tasks, view)
         classes = context.test.mask_classes
         Console(stderr=True).print(summary(matrices, classes))
-        trained, tested = values_in(self._training_store(context)), next(iter(matrices.values())).any(axis=2)
+        store = self._training_store(context)
+        trained, tested = values_in(store), next(iter(matrices.values())).any(axis=2)
         missing = missing_classes(trained, tested, classes)
         warn_of_missing("segmentation", missing, trained)
         protocol = self._protocol(context, view, backbone)
-        data = context.data()
+        data = context.data(train=store)
         data |= {split: data[split] | missing[split] for split in missing}
         return [m for head in tasks for m in self._measure(context, head, matrices[head], protocol, data)]
 

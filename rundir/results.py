@@ -37,7 +37,8 @@ class Measurement:
         n: number of test samples.
         protocol: everything that fixes the number (k, temperature, input size, …), JSON-able.
         data: name, and for the train and test split counts, the ``fingerprint`` of the pixels, and the ``source`` (of names, files
-            and labels; older files have none), which is equal for every input size.
+            and labels; older files have none), which is equal for every input size; of training images also their ``split``, where
+            that is another than "train".
         predictions: file under the run's ``predictions/`` with the per-sample outcomes, or None.
         interval: how the interval was made.
         weights, request: digests of the weights, and of weights, data and options together. ``run_evaluations`` fills them in

@@ -106,6 +106,10 @@ class Evaluation:
         """Files, or files of folders, that the options name. If they change, the evaluation measures anew."""
         return []
 
+    def further_images(self, context: EvalContext) -> list[str]:
+        """Fingerprints of images that ``run`` reads beside the context's. If they change, the evaluation measures anew."""
+        return []
+
     def keeps(self, measurement: Measurement, context: EvalContext) -> bool:
         """Whether a measurement of the same weights and data, by other options, stays beside the new ones."""
         return False

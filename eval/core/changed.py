@@ -79,8 +79,8 @@ def _difference(m: Measurement, context: EvalContext) -> str:
     same_size = isinstance(context.test, Benchmark) or m.protocol.get("image_size") == context.image_size
     for split in ("train", "test"):
         then, here = m.data.get(split), now.get(split)
-        if not isinstance(then, dict) or here is None:
-            continue
+        if not isinstance(then, dict) or here is None or then.get("split", split) != split:
+            continue  # unknown, or of a list that the context does not open
         for what in ("images", "files"):
             if what in then and then[what] != here.get(what):
                 return f"{then[what]:,} {split} {what} then, {here.get(what):,} now"

@@ -131,9 +131,14 @@ class EvalContext(FrozenBackbone):
             "precision": self.precision,
         }
 
-    def data(self, rows: np.ndarray | None = None) -> dict[str, Any]:
+    def data(self, rows: np.ndarray | None = None, train: ImageStore | None = None) -> dict[str, Any]:
         """``Measurement.data``: the name, sizes and fingerprints (of pixels and of their sources) of the data, and test images of
-        classes without training images. ``rows``: the training images whose labels are used; default: all."""
+        classes without training images.
+
+        Args:
+            rows: the training images whose labels are used; default: all.
+            train: another list of the data set than ``self.train``, if that is what was trained on.
+        """
         if isinstance(self.test, Benchmark):
             about_files = {"files": len(self.test.files), "fingerprint": self.test.fingerprint}
             return {"name": self.test.name, "test": about_files}
@@ -142,12 +147,14 @@ class EvalContext(FrozenBackbone):
             counts = {"images": len(store), "labelled": int(store.labelled.sum()), "skipped": len(store.damaged)}
             return {**counts, "fingerprint": store.fingerprint, "source": store.source}
 
-        untrained = without_training(self.train, self.test, rows)
+        train = self.train if train is None else train
+        list_of_its_own = {} if train.split == self.train.split else {"split": train.split}
+        untrained = without_training(train, self.test, rows)
         return {
             "name": self.test.name,
             "classes": self.test.num_classes,
             "several_labels": self.test.label_sets is not None,
-            "train": about(self.train),
+            "train": about(train) | list_of_its_own,
             "test": about(self.test) | ({"without_training": untrained} if untrained else {}),
         }
 

@@ -66,6 +66,7 @@ def run_evaluations(
         with _refusing(name, refusals):
             files = evaluation.files()
             read = [fingerprint_of(files, files[0].parent)] if files else []
+            read += evaluation.further_images(context)
             without_effect = options_without_effect(type(evaluation.config))
             options = {k: v for k, v in asdict(evaluation.config).items() if k not in without_effect}
             requests[name] = digest_of([name, options, surroundings, *read])

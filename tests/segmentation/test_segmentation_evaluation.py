@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,13 @@ from PIL import Image
 from common.errors import UserError
 from common.images import voc_palette
 from common.statistics.confusion import confusion_matrix, scores
+from data.datasets import open_dataset
+from data.sets.core.voc import AUG_MASKS
 from data.views.dense import fit_image
+from eval.core.changed import warnings_of_images
 from eval.core.run import run_evaluations
 from eval.segmentation import Segmentation, SegmentationConfig
+from reports.analysis.columns import differing_conditions
 from reports.analysis.outcomes import outcomes_of
 from rundir.results import parse_measurement, read_results, write_results
 from training.checkpoint import load_checkpoint
@@ -89,6 +94,30 @@ def test_other_training_images_train_anew(make_context):
     context, evaluation = make_context(), Segmentation(config())
     runs = {evaluation._plan(context, "linear", store).run for store in (context.train, context.test)}
     assert len(runs) == 2
+
+
+def test_results_are_about_the_images_that_heads_were_trained_on(make_context, shapes, tmp_path):
+    """VOC's augmented list is another than the context's training images: rows say so, and what changes there counts."""
+    root = shutil.copytree(shapes, tmp_path / "shapes")
+    folder = root / "VOCdevkit" / "VOC2012"
+    lists, further = folder / "ImageSets" / "Segmentation", folder / AUG_MASKS / "further.png"
+    (lists / "train_aug.txt").write_text("\n".join([*(lists / "train.txt").read_text().split()[:4], "further"]))
+    shutil.copy(folder / "JPEGImages" / "s0.jpg", folder / "JPEGImages" / "further.jpg")
+    further.parent.mkdir()
+
+    def opened(split):
+        return open_dataset("voc2012", split, root, None, progress=False)
+
+    context = dataclasses.replace(make_context(), train=opened("train"), test=opened("test"))
+    found = [measure(context)[0]]
+    for value in (3, 8):
+        Image.fromarray(np.full((32, 32), value, np.uint8)).save(further)
+        found.append(measure(context, train_list="train_aug")[0])
+        assert found[-1].data["train"]["fingerprint"] == opened("train_aug").fingerprint
+    assert [m.data["train"]["images"] for m in found] == [8, 5, 5]
+    assert {"train_list", "data train images", "data train source"} <= set(differing_conditions(found[:2]))
+    assert differing_conditions(found[1:]) == ["data train source"]
+    assert warnings_of_images(context) == []
 
 
 def test_other_options_train_anew(make_context):
