@@ -15,7 +15,7 @@ from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
 
-from common.errors import UserError, first_line
+from common.errors import UserError, first_line, why
 from common.files import size_in_words
 from common.progress import working
 
@@ -55,7 +55,7 @@ def download(url: str, path: Path, md5: str | None = None, progress: bool = True
                 if isinstance(error, urllib.error.HTTPError) and error.code < 500:
                     raise UserError(f"{url}: the server answers {error.code} {error.reason}") from error
                 if isinstance(error, OSError) and error.errno in _OWN_DISK:
-                    raise UserError(f"{part}: cannot be written ({error.strerror})") from error
+                    raise UserError(f"{part}: cannot be written ({why(error)})") from error
                 if attempt == ATTEMPTS:
                     got = part.stat().st_size if part.exists() else 0
                     reason = getattr(error, "reason", None) or error

@@ -63,13 +63,18 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
-def unreadable(error: Exception) -> str:
-    """Say of a file why it cannot be read.
+def why(error: BaseException) -> str:
+    """The reason in an error's message, in a line, without the number and the file that the system's errors have.
 
-    >>> unreadable(OSError(13, "Permission denied", "runs/a/log.jsonl"))
-    'cannot be read (Permission denied)'
+    >>> why(OSError(13, "Permission denied", "runs/a/log.jsonl"))
+    'Permission denied'
     """
-    return f"cannot be read ({short(getattr(error, 'strerror', None) or first_line(error), 200)})"
+    return short(getattr(error, "strerror", None) or first_line(error), 200)
+
+
+def unreadable(error: Exception) -> str:
+    """Say of a file why it cannot be read."""
+    return f"cannot be read ({why(error)})"
 
 
 def explain(error: BaseException) -> UserError | None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError
+from common.errors import UserError, why
 from common.files import read_json
 
 
@@ -41,7 +41,7 @@ def owned_lock(path: Path, waiting: Callable[[str], None], poll: float = 0.2) ->
                 time.sleep(poll if attempts > 1 else 0.05)
             except OSError as error:
                 raise UserError(
-                    f"{path}: cannot be locked ({error.strerror}); choose a folder on a disk with locks (--out, SSL_COMPARE_CACHE)"
+                    f"{path}: cannot be locked ({why(error)}); choose a folder on a disk with locks (--out, SSL_COMPARE_CACHE)"
                 ) from error
         # Whoever held it may have removed it. Others lock the file that has its name now.
         if os.fstat(file.fileno()).st_nlink == 0:

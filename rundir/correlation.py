@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.errors import UserError
+from common.errors import UserError, why
 from common.files import MOST_NUMBER, read_arrays, write_arrays
 from rundir.paths import correlation_file
 
@@ -40,7 +40,7 @@ def save_correlation(run: Path, epoch: int, matrix: np.ndarray, on_diagonal: flo
             arrays = {name: np.concatenate([old[name][earlier], value]) for name, value in arrays.items()}
         except (ValueError, KeyError, IndexError) as error:
             raise UserError(
-                f"{file}: damaged ({error}); delete it, and the same command continues without it"
+                f"{file}: damaged ({why(error)}); delete it, and the same command continues without it"
             ) from error
     write_arrays(file, cross_correlation=matrix, **arrays)
 

@@ -1,4 +1,4 @@
-"""The log of a run, ``log.jsonl``: one JSON record a line, with its ``kind`` (start, step, knn, diagnostics, warning, end)."""
+"""The log of a run, ``log.jsonl``: a JSON record a line. Kinds: start, step, knn, diagnostics, warning, extend, end."""
 
 from __future__ import annotations
 

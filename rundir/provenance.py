@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError
+from common.errors import UserError, why
 from common.files import read_json, write_json
 from rundir.paths import ENVIRONMENT, REPRODUCES
 
@@ -25,7 +25,7 @@ def write_environment(run: Path, environment: dict[str, Any], resumed_after: int
             first = read_json(file)
             first.setdefault("resumed", []).append({"step": resumed_after, **environment})
         except (ValueError, AttributeError) as error:
-            raise UserError(f"{file}: damaged ({error}); delete it, and the same command continues") from error
+            raise UserError(f"{file}: damaged ({why(error)}); delete it, and the same command continues") from error
         environment = first
     write_json(file, environment)
 

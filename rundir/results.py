@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import UserError
+from common.errors import UserError, why
 from common.files import read_json, require_plain, write_arrays, write_text
 from common.names import first_names, hash_of
 from rundir.options import as_number
@@ -105,7 +105,9 @@ def read_results(path: Path) -> list[Measurement]:
                 raise ValueError(f"the unknown field {min(unknown)}")
         return measurements
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: no list of measurements ({error}); delete the file and evaluate again") from error
+        raise UserError(
+            f"{path}: no list of measurements ({why(error)}); delete the file and evaluate again"
+        ) from error
 
 
 def parse_measurement(entry: Any, run: Path) -> Measurement:

@@ -51,6 +51,11 @@ class Plan:
         return Path(self.config.out)
 
     @property
+    def root(self) -> Path | None:
+        """The folder of the data set; None for one that needs none."""
+        return None if self.config.data_root is None else Path(self.config.data_root)
+
+    @property
     def options(self) -> dict[str, Any]:
         """All options of the run, as in its ``config.yaml``."""
         return options_of(self.config, self.method_config, self.evaluations)
@@ -72,8 +77,7 @@ class Plan:
     def images(self) -> tuple[ImageStore, ImageStore]:
         """The images to train on, and images held out for the online k-NN. The first of several processes decodes them."""
         config = self.config
-        root = None if config.data_root is None else Path(config.data_root)
-        store = open_dataset(config.data, "train", root, short_side_for(config.image_size), stream=config.stream)
+        store = open_dataset(config.data, "train", self.root, short_side_for(config.image_size), stream=config.stream)
         if not store.labelled.any():
             self.require_no_labels()
         # The online k-NN needs labels.
@@ -97,8 +101,7 @@ class Plan:
     @cached_property
     def listing(self) -> Listing:
         """The training images and those held out, before any is decoded; damaged ones count."""
-        config = self.config
-        return list_images(config.data, "train", None if config.data_root is None else Path(config.data_root))
+        return list_images(self.config.data, "train", self.root)
 
     @cached_property
     def shares(self) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from common.download import WEIGHTS, cache_root
-from common.errors import UserError
+from common.errors import UserError, why
 from common.files import read_arrays
 from common.lock import owned_lock
 from data.store.build import DATA, JOURNAL
@@ -124,4 +124,4 @@ def remove(entry: Entry) -> None:
             with suppress(OSError):  # one has begun, under a lock file of its own
                 entry.path.rmdir()
     except OSError as error:
-        raise UserError(f"{entry.path}: cannot be removed ({error.strerror or error})") from error
+        raise UserError(f"{entry.path}: cannot be removed ({why(error)})") from error

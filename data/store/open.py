@@ -14,7 +14,7 @@ from PIL import Image
 
 from common.distributed import is_main
 from common.download import cache_root
-from common.errors import UserError
+from common.errors import UserError, why
 from common.files import as_file_name, size_in_words
 from common.lock import owned_lock
 from common.progress import Console
@@ -78,7 +78,7 @@ def open_store(
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise UserError(
-            f"{folder}: the image store cannot be written or read ({error.strerror or error}); "
+            f"{folder}: the image store cannot be written or read ({why(error)}); "
             + ("free some space, train with --stream, which keeps no images, or " if full else "")
             + "set SSL_COMPARE_CACHE to another folder"
         ) from error

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from common.errors import UserError
 from common.options import check
 from data.datasets import list_images, open_benchmark, require_same_classes
@@ -46,13 +44,12 @@ def _of_evaluations(plan: Plan, here: bool) -> list[str]:
     if not plan.evaluations:
         return []
     config = plan.config
-    root = None if config.data_root is None else Path(config.data_root)
     if DATASETS.facts(config.data).get("is_benchmark"):
-        open_benchmark(config.data, root)
+        open_benchmark(config.data, plan.root)
         return []
     outlook = Outlook(
         plan.listing,
-        list_images(config.data, "test", root),
+        list_images(config.data, "test", plan.root),
         on_meta(plan.build_method).backbone,
         config.backbone,
         config.image_size,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jinja2
 
-from common.errors import UserError
+from common.errors import UserError, why
 from common.files import atomic_file, write_text
 from common.names import slug
 from reports.analysis.comparison import Comparison, compare
@@ -163,7 +163,7 @@ def write_report(
         )
         write_text(out / "index.html", _as_bytes(page).decode())
     except OSError as error:
-        raise UserError(f"--out {out}: cannot be written ({error.strerror}); give another folder") from error
+        raise UserError(f"--out {out}: cannot be written ({why(error)}); give another folder") from error
     return out / "index.html"
 
 

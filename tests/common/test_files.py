@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from common.errors import unreadable
+from common.errors import unreadable, why
 from common.files import (
     archive_damage,
     name_also,
@@ -190,6 +190,7 @@ def test_a_file_that_cannot_be_read_is_told_with_its_reason_alone(tmp_path):
     assert unreadable(damaged.value).startswith("cannot be read (no JSON: Expecting")
     assert unreadable(OSError("of a library\nand more")) == "cannot be read (of a library)"
     assert unreadable(KeyError()) == "cannot be read (KeyError)"
+    assert why(OSError(13, "Permission denied", "x")) == "Permission denied"
 
 
 @pytest.mark.parametrize(("words", "file"), [(r"\} ?[KMG]i?B\b", None), (r"cannot be read \(\{", "common/errors.py")])

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageSequence
 
 from common.environment import missing_package
-from common.errors import UserError
+from common.errors import UserError, why
 from common.files import atomic_file
 from data.store.turns import PILLOW_TURNS, turn_of, turned
 from reports.visual.core.files import files_of, picture_pixels
@@ -106,7 +106,7 @@ def _opened_video(path: Path) -> Iterator[Any]:
                 raise UserError(f"{path}: holds no video; {INSTEAD}")
             yield container
     except av.FFmpegError as error:
-        raise UserError(f"{path}: cannot be read as a video ({error.strerror}); {INSTEAD}") from error
+        raise UserError(f"{path}: cannot be read as a video ({why(error)}); {INSTEAD}") from error
 
 
 def _video_frames(path: Path) -> Iterator[np.ndarray]:

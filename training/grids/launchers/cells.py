@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from common.cli import words_of
-from common.errors import UsageError, UserError
+from common.errors import UsageError, UserError, why
 from common.files import read_json, write_json
 from common.names import short_names
 from common.progress import Console
@@ -109,7 +109,7 @@ def read_states(out: Path) -> list[CellState]:
     except FileNotFoundError as error:
         raise UsageError(f"{out}: holds no grid; give the folder that compare was given as --out") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{out / CELLS}: damaged ({error}); the grid's compare command writes it anew") from error
+        raise UserError(f"{out / CELLS}: damaged ({why(error)}); the grid's compare command writes it anew") from error
 
 
 def words_of_cell(state: CellState, command: CompareCommand) -> list[str]:

@@ -19,7 +19,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from common.environment import ROOT, missing_package
-from common.errors import UserError
+from common.errors import UserError, why
 from common.files import read_json, write_json
 from rundir.paths import JOB_NUMBERS, JOBS, SUBMITTING
 from training.grids.launchers.cells import ENDED, CellState, Show, words_of_cell
@@ -188,7 +188,7 @@ def read_jobs(out: Path) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: damaged ({error}); {BY_HAND}") from error
+        raise UserError(f"{path}: damaged ({why(error)}); {BY_HAND}") from error
     return jobs
 
 
