@@ -115,8 +115,7 @@ def empty_batch(views: list[View], rows: int, num_labels: int | None) -> ViewBat
 
 def norm_of_one_value(build: Callable[[], Method], batch: Callable[[], ViewBatch], epochs: float) -> str | None:
     """Name a BatchNorm to which a training pass of ``batch()`` would give a single value a channel, so that nothing is left of it;
-    None if there is none. Only shapes are computed, in a copy:
-    the backbone of what ``build`` gives may serve others, too."""
+    None if there is none. Only shapes are computed, in a copy: the backbone of what ``build`` gives may serve others, too."""
 
     class SingleValue(Exception):
         pass

@@ -9,8 +9,8 @@ import numpy as np
 
 from reports.analysis.paired import Components, averaged_p, pooled
 
-#: Share of such differences that would be found, and its normal quantile.
-POWER, _QUANTILE = 0.8, 0.8416
+#: Of the normal distribution, at 80%: the share of such differences that would be found.
+_QUANTILE = 0.8416
 #: No more seeds are proposed, nor more than so many times the images.
 MOST_SEEDS, MOST_TIMES = 50, 1000
 

@@ -98,7 +98,7 @@ def _alternative(plan: Plan, estimate: TimeEstimate, minutes: float, most: float
         if config.pairing_start > epochs:
             changes["pairing_start"] = f"{config.pairing_start * epochs / config.epochs:g}"
         changes["warmup_epochs"] = None  # its default is a part of the epochs
-    if "backbone" not in changes or config.out != _default_out(plan):
+    if "backbone" not in changes or config.out != resolve(dataclasses.replace(config, out=None)).out:
         changes["out"] = f"{config.out}-short"
     return changes, minutes
 
@@ -126,7 +126,3 @@ def _minutes(plan: Plan, estimate: TimeEstimate, backbone: str, image_size: int)
     labels = None if images.label_sets is None else images.num_classes
     costs = cost_of(lambda: build_method(config, plan.method_config, images.num_classes), views, config, labels)
     return estimate.minutes_of(costs["training_flops"] or math.inf, plan)
-
-
-def _default_out(plan: Plan) -> str:
-    return resolve(dataclasses.replace(plan.config, out=None)).out

@@ -97,7 +97,7 @@ def test_a_run_says_that_it_has_no_labels(photos, folder, tmp_path, capsys):
 
     steps = [start, *(record for record in records if record["kind"] == "step")]
     (run / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in steps))
-    assert progress_of(CellState(Cell("run", {"evals": []}), run)).endswith(", no labels")
+    assert progress_of(CellState(Cell("run", {"evals": []}), run)).words.endswith(", no labels")
 
     with pytest.raises(UserError, match="no test images to measure on; give --data"):
         make_context(WeightsOptions(weights=str(run), device="cpu"))

@@ -120,13 +120,8 @@ def words_of_cell(state: CellState, command: CompareCommand) -> list[str]:
     return words
 
 
-def progress_of(state: CellState) -> str:
-    """Step, loss and time left of a cell, in words."""
-    return _progress_of(state).words
-
-
-def _progress_of(state: CellState) -> RunProgress:
-    """Read the progress of a cell that does not run once a status: a grid may have a thousand."""
+def progress_of(state: CellState) -> RunProgress:
+    """How far a cell is. That of one that does not run is read once a status: a grid may have a thousand."""
     if state.status == "running" or state.read_as != state.status:
         state.progress = progress_in(state.directory, state.cell.options.get("evals") or [], state.status == "running")
         state.read_as = state.status
@@ -160,7 +155,7 @@ def table_of(states: Sequence[CellState], width: int) -> Table:
     names = short_names([state.cell.name for state in states], name_room(width))
     for state, name in zip(states, names, strict=True):
         seconds = time.monotonic() - state.started if state.status == "running" and state.started else state.seconds
-        progress = _progress_of(state)
+        progress = progress_of(state)
         minutes = seconds / 60 if seconds else progress.minutes
         words = "" if state.status == "done" else progress.words
         if state.status in ("failed", "stopped"):
@@ -186,8 +181,8 @@ def shown(states: Sequence[CellState], console: Console) -> Iterator[Show]:
         if state is None and time.monotonic() - spoken >= LINE_SECONDS:
             spoken = time.monotonic()
             for other in states:
-                if other.status == "running" and (progress := progress_of(other)):
-                    console.print(f"{other.cell.name}: {progress}", highlight=False, soft_wrap=True)
+                if other.status == "running" and (words := progress_of(other).words):
+                    console.print(f"{other.cell.name}: {words}", highlight=False, soft_wrap=True)
         if state is not None:
             done = sum(other.status == "done" for other in states)
             minutes = f" after {state.seconds / 60:.1f} min" if state.seconds and state.status in ENDED else ""
