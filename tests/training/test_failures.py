@@ -102,7 +102,7 @@ def test_a_full_disk(free, disk, small, tmp_path, monkeypatch, capsys):
                 except OSError:
                     break
     status, said = train_by_words(*options, capsys)
-    assert status == 1 and "MiB are free; free some" in assert_one_sentence(said) and not run.exists()
+    assert status == 1 and "are free; free some" in assert_one_sentence(said) and not run.exists()
     monkeypatch.setattr("training.grids.checks.lacking_space", lambda plans, jobs=1: None)
     status, said = train_by_words(*options, capsys)
     assert status == 1
@@ -181,12 +181,9 @@ def test_no_memory_names_the_largest_things_and_a_batch_that_fits(error, small, 
 
 def test_a_batch_that_fits(small, tmp_path):
     config = small(tmp_path, batch_size=64, accumulate=2)[0]
-    needed = {
-        "weights": 2**30,
-        "gradients_and_optimizer": 3 * 2**30,
-        "activations": 32 * 2**30,
-    }  # of 32 images: 1 GiB each
-    for memory, images in ((2**30 * 20, 12), (2**30 * 1000, 16), (2**30 * 5, 0)):
+    gib = 2**30
+    needed = {"weights": gib, "gradients_and_optimizer": 3 * gib, "activations": 32 * gib}  # of 32 images: one each
+    for memory, images in ((20 * gib, 12), (1000 * gib, 16), (5 * gib, 0)):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("training.failures.memory_of", lambda device, memory=memory: memory)
             assert fitting(config, CPU, needed) == images
@@ -195,7 +192,7 @@ def test_a_batch_that_fits(small, tmp_path):
                 raise MemoryError
             advice = f"--batch_size {2 * images} would fit" if images else "not even one image would fit"
             assert advice in str(raised.value)
-            if memory == 2**30 * 5:
+            if memory == 5 * gib:
                 continue
             # Of four processes, each has a quarter of the images: 4 and 4 in place of 8 a forward pass.
             patch.setattr("training.failures.world_size", lambda: 4)
