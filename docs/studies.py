@@ -45,7 +45,10 @@ Report = Callable[[str], Path]
 
 def pages() -> list[Path]:
     """Pages that may have marks."""
-    return [ROOT / "README.md", ROOT / "docs" / "results.md", *sorted(STUDIES.glob("*.md"))]
+    return [
+        *(ROOT / name for name in ("README.md", "docs/performance.md", "docs/results.md")),
+        *sorted(STUDIES.glob("*.md")),
+    ]
 
 
 def studies_in(text: str) -> list[str]:

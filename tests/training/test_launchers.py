@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 from rich.console import Console
@@ -130,6 +131,15 @@ def test_status_tells_names_minutes_and_progress_in_80_columns(tmp_path, capsys,
     said = " ".join(row[3] for row in table)
     assert "step 100/400 (25%), epoch 3, loss 0.500, 0:1" in said and said.count(" left") == 1
     assert "step 0/400" in said
+
+
+def test_time_in_which_a_machine_slept_brings_the_end_no_nearer(tmp_path):
+    """The log is an hour old, and the next record was due after 10 steps of 3 s each."""
+    (tmp_path / "config.yaml").write_text("epochs: 10\nlog_every: 10\n")
+    records = [{"kind": "start", "steps_per_epoch": 40}, {"kind": "step", "step": 100, "seconds": 300.0, "loss": 0.5}]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    os.utime(tmp_path / "log.jsonl", (time.time() - 3600,) * 2)
+    assert "0:14:30 left" in progress_in(tmp_path, [], True).words
 
 
 def test_progress_of_runs_whose_logs_tell_less(tmp_path):

@@ -43,13 +43,15 @@ def progress_in(directory: Path, evaluations: Sequence[str], goes_on: bool) -> R
         words = f"trained; {'evaluating' if goes_on or not evaluations else 'evaluations are left'}{count}"
         return RunProgress(minutes if minutes is None or not goes_on else minutes + since / 60, words)
     seconds = as_number(record.get("seconds"))
-    words = _words_of_step(record, _total_steps(directory, start), seconds, since, goes_on)
+    # A machine that slept, or a step that hangs, has brought nothing nearer: no more than the steps to the next record.
+    logged = as_number(written_options(directory).get("log_every")) or 0
+    words = _words_of_step(record, _total_steps(directory, start), seconds, since, goes_on, logged)
     minutes = None if seconds is None else (seconds + since) / 60
     return RunProgress(minutes, ", ".join(filter(None, (words, labels))))
 
 
 def _words_of_step(
-    record: Mapping[str, Any], total: int | None, seconds: float | None, since: float, goes_on: bool
+    record: Mapping[str, Any], total: int | None, seconds: float | None, since: float, goes_on: bool, logged: float
 ) -> str:
     """``step 20/400 (5%), epoch 1, loss 5.100, 0:12:30 left``; without what the record or the run does not tell."""
     step, epoch = (int(as_number(record.get(name)) or 0) for name in ("step", "epoch"))
@@ -57,7 +59,8 @@ def _words_of_step(
     of_all = f"/{total:,} ({step / total:.0%})" if total else ""
     left = ""
     if goes_on and total and seconds is not None:
-        rest = max(0.0, (total - step) * seconds / step - since) if step else 0.0
+        a_step = seconds / step if step else 0.0
+        rest = max(0.0, (total - step) * a_step - min(since, logged * a_step))
         left = f"{duration(rest)} left" if step >= STEPS else TOO_EARLY
     parts = (
         f"step {step:,}{of_all}",
