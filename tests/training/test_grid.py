@@ -206,6 +206,14 @@ def test_a_method_of_one_backbone_is_one_cell():
     assert names == ["dino-vit_nano-seed0", "dino-resnet18-seed0", "pixels-pixels-seed0"]
 
 
+def test_options_of_a_backbone_reach_methods_that_have_them():
+    options = options_of_methods(["dino", "barlow_twins"])
+    result = grid(methods={"dino": {}, "barlow_twins": {}}, backbones={"vit_nano": {"bias_lr_scale": 1.0}})
+    assert ["bias_lr_scale" in cell.options for cell in cells_of(result, options)] == [False, True]
+    with pytest.raises(UsageError, match="unknown option of this grid 'bias_rate'; did you mean bias_lr_scale"):
+        cells_of(grid(methods={"dino": {}, "barlow_twins": {}}, backbones={"vit_nano": {"bias_rate": 1.0}}), options)
+
+
 def names_without_repeats(methods, **changes):
     """Names of the cells that stay, and what is said of the others."""
     of_methods = grid(**{"methods": {name: {} for name in methods}, "backbones": {"vit_nano": {}}, **changes})

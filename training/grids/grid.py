@@ -166,14 +166,14 @@ def fix_backbones(grid: Grid) -> None:
 def cells_of(grid: Grid, method_options: Mapping[str, set[str]]) -> list[Cell]:
     """Make the cells of a grid, in the order of methods, backbones, varied values, seeds.
 
-    ``method_options`` has the option names of each method of the grid and its file (``options_of_methods``); ``base`` and ``vary``
-    reach only methods with the option. Raises UsageError for an option that no method has, or that its method lacks.
+    ``method_options`` has the option names of each method of the grid and its file (``options_of_methods``); ``base``,
+    ``backbones`` and ``vary`` reach only methods with the option. Raises UsageError for an option that no method has, or that its
+    method lacks.
     """
     _check_names(grid, method_options)
     cells: dict[str, Cell] = {}
     for method, own in grid.methods.items():
         having = method_options[method]
-        common = {k: v for k, v in grid.base.items() if k in having or _is_of_evaluation(k, grid.evals)}
         applicable = {}
         for name, values in grid.vary.items():
             of_method, _, option = name.rpartition(".")
@@ -186,7 +186,9 @@ def cells_of(grid: Grid, method_options: Mapping[str, set[str]]) -> list[Cell]:
             _variations(applicable, grid.vary_mode),
             grid.seeds,
         ):
-            options = {"method": method, "backbone": backbone, **common, **backbone_options, **own, **changes, **varied}
+            common = {**grid.base, **backbone_options}
+            common = {k: v for k, v in common.items() if k in having or _is_of_evaluation(k, grid.evals)}
+            options = {"method": method, "backbone": backbone, **common, **own, **changes, **varied}
             options |= {"seed": seed, "evals": list(grid.evals) or None}
             if grid.visualize and seed == grid.seeds[0]:
                 options["visualize"] = list(grid.visualize)
@@ -210,7 +212,7 @@ def _check_names(grid: Grid, method_options: Mapping[str, set[str]]) -> None:
             raise unknown_name(what, name, names)
 
     every = set().union(*method_options.values())
-    for name in grid.base:
+    for name in (*grid.base, *itertools.chain(*grid.backbones.values())):
         if not _is_of_evaluation(name, (*grid.evals, *grid.file_evals)):
             require(name, every, "option of this grid")
     for method, options in grid.methods.items():
