@@ -115,9 +115,11 @@ def restore(grid: Path, collected: Path) -> dict[str, int]:
 
 
 def _has_ended(run: Path) -> bool:
-    """Whether a training and its evaluations have ended."""
-    evaluations = load_options(run / CONFIG).get("evals") or []
-    return is_done(run, evaluations)
+    """Whether a training and its evaluations have ended, or weights that others trained have been measured."""
+    options = load_options(run / CONFIG)
+    if "method" not in options:
+        return any((run / RESULTS).glob("*.json"))
+    return is_done(run, options.get("evals") or [])
 
 
 def _replace(run: Path, target: Path, ended: bool) -> str:

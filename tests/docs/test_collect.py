@@ -152,6 +152,18 @@ def test_runs_are_collected_when_they_have_ended_or_failed(tmp_path, capsys):
     assert "3 as before, 1 not ended" in capsys.readouterr().out and not read_runs([results / "study"])[0][0].failure
 
 
+def test_weights_that_others_trained_are_collected_once_measured(tmp_path, capsys):
+    run = grid_of(tmp_path / "grid") / "runs" / "dino-vit_nano-seed0"
+    write_options(run, {"weights": "/home/jane/dino-lightly-seed0.pth", "backbone": "resnet18", "data": "imagefolder"})
+    (run / "log.jsonl").unlink()
+    collected(tmp_path / "grid", tmp_path / "results")
+    assert "4 new" in capsys.readouterr().out
+    assert load_options(tmp_path / "results/study" / run.name / "config.yaml")["weights"] == "dino-lightly-seed0.pth"
+    shutil.rmtree(run / "results")
+    collected(tmp_path / "grid", tmp_path / "results")
+    assert "3 as before, 1 not ended" in capsys.readouterr().out
+
+
 def test_a_restored_cell_is_done_for_the_same_grid(tmp_path, capsys):
     options = {
         "method": "random",
