@@ -142,7 +142,7 @@ def main() -> None:
             run("compare", "--grid", GRID, "--methods", method, "--seeds", str(seed), *data, "--out", ours)
             here = ours / "runs" / f"{method}-resnet18-seed{seed}"
             weights = train_by_lightly(python, here, arguments.data_root / "train", theirs / "trainings" / here.name)
-            peer = theirs / "runs" / here.name
+            peer = theirs / "runs" / weights.stem
             run("evaluate", "--weights", weights, "--out", peer, *data, *KNN)
             measured["here"].append(top1_of(here))
             measured["lightly"].append(top1_of(peer))
