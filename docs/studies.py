@@ -70,13 +70,14 @@ def filled(page: Path, text: str, report: Report) -> str:
         try:
             if not (slash and name):
                 raise UserError(f"{place!r} is no STUDY/NAME")
-            measured = STUDIES / "results" / study / f"{name}.csv"
-            made = {"table": _table, "number": _number, "figure": _figure}[kind](report(study), name, words, measured)
+            if kind == "figure":
+                path = Path(os.path.relpath(FIGURES / f"{study}-{name}.png", page.parent))
+                made = f"\n![{_figure(report(study), name, words)}]({path.as_posix()})\n"
+            else:
+                measured = STUDIES / "results" / study / f"{name}.csv"
+                made = {"table": _table, "number": _number}[kind](report(study), name, words, measured)
         except UserError as error:
             raise UserError(f"{page}: <!-- {kind}: {about} -->: {error}") from error
-        if kind == "figure":
-            path = Path(os.path.relpath(FIGURES / f"{study}-{name}.png", page.parent))
-            made = f"\n![{made}]({path.as_posix()})\n"
         return f"<!-- {kind}: {about} -->{made}<!-- end -->"
 
     return MARK.sub(fill, text)
@@ -151,7 +152,7 @@ def _number(report: Path, name: str, words: list[str], measured: Path) -> str:
     return re.sub(r"\{([^{}:]+)(?::([^{}]+))?\}", value, form)
 
 
-def _figure(report: Path, name: str, words: list[str], _: Path) -> str:
+def _figure(report: Path, name: str, words: list[str]) -> str:
     _require(report, "figure", name, "png")
     if len(words) != 1:
         raise UserError("give one text that says what the picture shows")

@@ -73,7 +73,7 @@ def environment(folder: Path) -> str:
     return str(python)
 
 
-def run(*arguments: str | Path) -> None:
+def run(*arguments: str | Path | int) -> None:
     """Run a command of this project; it shows its own progress. Raises CalledProcessError where it fails."""
     subprocess.run([sys.executable, str(ROOT / "run.py"), *map(str, arguments)], check=True)
 
@@ -133,13 +133,12 @@ def main() -> None:
     out, data = arguments.out, ("--data_root", arguments.data_root)
     ours, theirs = out / "ours", out / "lightly"
     python = environment(out / "environment")
-    seeds = [str(seed) for seed in arguments.seeds]
-    run("compare", "--grid", GRID, "--methods", "random", "--seeds", *seeds, *data, "--out", ours)
-    rows = [row("Untrained", [top1_of(ours / "runs" / f"random-resnet18-seed{seed}") for seed in seeds])]
+    run("compare", "--grid", GRID, "--methods", "random", "--seeds", *arguments.seeds, *data, "--out", ours)
+    rows = [row("Untrained", [top1_of(ours / "runs" / f"random-resnet18-seed{seed}") for seed in arguments.seeds])]
     for method in arguments.methods:
         measured: dict[str, list[float]] = {"here": [], "lightly": []}
         for seed in arguments.seeds:
-            run("compare", "--grid", GRID, "--methods", method, "--seeds", str(seed), *data, "--out", ours)
+            run("compare", "--grid", GRID, "--methods", method, "--seeds", seed, *data, "--out", ours)
             here = ours / "runs" / f"{method}-resnet18-seed{seed}"
             weights = train_by_lightly(python, here, arguments.data_root / "train", theirs / "trainings" / here.name)
             peer = theirs / "runs" / weights.stem

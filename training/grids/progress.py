@@ -34,7 +34,7 @@ def progress_in(directory: Path, evaluations: Sequence[str], goes_on: bool) -> R
     labels = "no labels" if start.get("labelled") == 0 else ""
     if not record:
         minutes = since / 60 if since else None
-        total = _total_steps(directory, start)
+        total = _total_steps(written_options(directory), start)
         return RunProgress(minutes, ", ".join(filter(None, (f"step 0/{total:,}" if total else "", labels))))
     if record["kind"] == "end":
         measured = sum(results_file(directory, name).is_file() for name in evaluations)
@@ -43,9 +43,9 @@ def progress_in(directory: Path, evaluations: Sequence[str], goes_on: bool) -> R
         words = f"trained; {'evaluating' if goes_on or not evaluations else 'evaluations are left'}{count}"
         return RunProgress(minutes if minutes is None or not goes_on else minutes + since / 60, words)
     seconds = as_number(record.get("seconds"))
-    # A machine that slept, or a step that hangs, has brought nothing nearer: no more than the steps to the next record.
-    logged = as_number(written_options(directory).get("log_every")) or 0
-    words = _words_of_step(record, _total_steps(directory, start), seconds, since, goes_on, logged)
+    options = written_options(directory)
+    logged = as_number(options.get("log_every")) or 0
+    words = _words_of_step(record, _total_steps(options, start), seconds, since, goes_on, logged)
     minutes = None if seconds is None else (seconds + since) / 60
     return RunProgress(minutes, ", ".join(filter(None, (words, labels))))
 
@@ -60,6 +60,7 @@ def _words_of_step(
     left = ""
     if goes_on and total and seconds is not None:
         a_step = seconds / step if step else 0.0
+        # A machine that slept, or a step that hangs, has brought nothing nearer: no more than the steps to the next record.
         rest = max(0.0, (total - step) * a_step - min(since, logged * a_step))
         left = f"{duration(rest)} left" if step >= STEPS else TOO_EARLY
     parts = (
@@ -70,10 +71,10 @@ def _words_of_step(
     return ", ".join(filter(None, (*parts, left)))
 
 
-def _total_steps(directory: Path, start: Mapping[str, Any]) -> int | None:
+def _total_steps(options: Mapping[str, Any], start: Mapping[str, Any]) -> int | None:
     """The steps of the whole training; None for a run that does not tell, or trains nothing."""
     per_epoch = as_number(start.get("steps_per_epoch"))
-    epochs = as_number(written_options(directory).get("epochs")) if per_epoch else None
+    epochs = as_number(options.get("epochs")) if per_epoch else None
     return steps_of(epochs, int(per_epoch)) if epochs and per_epoch else None
 
 
