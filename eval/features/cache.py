@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from common.files import read_json, write_json
+from common.files import Pieces, read_json, write_json
 
 #: Seconds of work that an interruption may cost.
 COMMIT_EVERY = 20.0
@@ -60,7 +60,7 @@ class ArrayCache:
         """Open for appending after the first ``rows`` rows, at most ``resume()``."""
         self._done = rows
         self.part.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(self.part, "r+b" if rows else "w+b")  # noqa: SIM115
+        self._file = io.BufferedRandom(Pieces(self.part, "r+" if rows else "w+"))
         self._crc = self._bytes = 0
         if rows:
             np.lib.format.read_magic(self._file)

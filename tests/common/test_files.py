@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 
 from common.errors import unreadable, why
 from common.files import (
+    Pieces,
     archive_damage,
+    atomic_file,
     name_also,
     read_arrays,
     read_json,
@@ -200,3 +202,17 @@ def test_sizes_and_unreadable_files_are_worded_in_one_place(words, file):
     rooms = [name for name in listed.split() if not name.startswith(("tests/", "benchmarks/", "docs/"))]
     worded = {name for name in rooms if re.search(words, (ROOT / name).read_text())}
     assert worded == ({file} if file else set())
+
+
+def test_what_is_large_is_written_whole_and_in_pieces(tmp_path, monkeypatch):
+    content, sizes = np.random.default_rng(0).bytes(3 * 2**20 + 7), []
+
+    def write(file, piece, write=Pieces.write):
+        sizes.append(write(file, piece))
+        return sizes[-1]
+
+    monkeypatch.setattr(Pieces, "write", write)
+    with atomic_file(tmp_path / "weights") as file:
+        assert file.write(content[:5]) == 5 and file.write(content[5:]) == len(content) - 5
+    assert (tmp_path / "weights").read_bytes() == content
+    assert max(sizes) == 2**20 and sum(sizes) == len(content)
