@@ -59,7 +59,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or else the name of its class."""
+    """The first line of an error's message, or else the name of its class; of an error of the system its file and its reason.
+
+    >>> first_line(ValueError("no number\\nof images")), first_line(OSError(28, "No space left on device", "a.png"))
+    ('no number', 'a.png: No space left on device')
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
