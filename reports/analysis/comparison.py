@@ -95,6 +95,16 @@ class Comparison:
         pair = self.tests["a"].isin([a, b]) & self.tests["b"].isin([a, b])
         return next(self.tests[(self.tests["column"] == column) & pair].itertuples(), None)
 
+    def untrained_of(self, row: int) -> int | None:
+        """The untrained backbone of a row's block that has images of its size."""
+
+        def wanted(place: int) -> tuple[Any, ...]:
+            one = self.rows[place]
+            return one.data, one.backbone, one.runs[0].config.get("image_size")
+
+        untrained = (p for p, one in enumerate(self.rows) if one.facts["needs_backbone"] and not one.facts["trains"])
+        return next((place for place in untrained if wanted(place) == wanted(row)), None)
+
     def best(self, column: int, rows: Iterable[int]) -> int | None:
         """The row with the best mean in a column."""
         means = {row: self.cells[row, column].over_seeds.mean for row in rows if (row, column) in self.cells}

@@ -25,8 +25,9 @@ from rundir.read import Run
 
 #: Fewer settings have no distribution.
 FEWEST_SETTINGS = 4
-#: Fewer settings have no interval of their standard deviation: resamples of two distinct values leave it without an upper end.
-FEWEST_FOR_STD = 8
+#: Fewer settings have no interval of their spread: resamples of two distinct values leave a standard deviation without an upper
+#: end, and that of the interquartile range of 4 settings holds the truth in 71% of samples.
+FEWEST_FOR_SPREAD = 8
 #: Bootstrap resamples of settings.
 RESAMPLES = 10_000
 
@@ -60,8 +61,8 @@ class Distribution:
         means: of each measured setting over seeds.
         values: of each measured run.
         collapsed: for each of ``values``, whether that run has collapsed.
-        untrained: the mean of the untrained backbone, if it was measured.
-        not_above: runs at or below it that have not collapsed; None without it.
+        untrained: the mean of the untrained backbone, if it was measured: one for each size of images.
+        not_above: runs at or below theirs that have not collapsed; None without any.
         rows: of ``means``.
     """
 
@@ -71,7 +72,7 @@ class Distribution:
     means: np.ndarray
     values: np.ndarray
     collapsed: np.ndarray
-    untrained: float | None
+    untrained: list[float]
     not_above: int | None
     best: float
     worst: float
@@ -102,6 +103,17 @@ def distributions(comparison: Comparison, rows: Sequence[Row]) -> list[Distribut
             if distribution := _distribution(comparison, column, family, places):
                 made.append(distribution)
     return sorted(made, key=lambda one: comparison.headline.index(one.column))
+
+
+def without_distribution(rows: Sequence[Row], made: Sequence[Distribution]) -> list[Family]:
+    """Families whose options a grid varies, or with ``FEWEST_SETTINGS`` or more, that have no distribution in any column."""
+    have = {one.family.name for one in made}
+    return [
+        family
+        for family in families_of(rows)
+        if family.name not in have
+        and (len(family.rows) >= FEWEST_SETTINGS or (len(family.rows) > 1 and variant_in_grid(family.rows[0])[1]))
+    ]
 
 
 def families_of(rows: Sequence[Row]) -> list[Family]:
@@ -159,7 +171,7 @@ def _of_features(run: Run) -> list[dict]:
 def _distribution(
     comparison: Comparison, column: int, family: Family, places: Mapping[int, int]
 ) -> Distribution | None:
-    means, values, collapsed, rows = [], [], [], []
+    means, values, collapsed, begun_at, rows = [], [], [], [], []
     for row in family.rows:
         place = next((places[id(run)] for run in row.runs if id(run) in places), None)
         cell = comparison.cells.get((place, column))
@@ -169,12 +181,13 @@ def _distribution(
         means.append(cell.over_seeds.mean)
         values += [result.value for result in cell.results]
         collapsed += [result.run in family.collapsed for result in cell.results]
+        untrained = comparison.cells.get((comparison.untrained_of(place), column))
+        begun_at += [untrained.over_seeds.mean if untrained else np.nan] * len(cell.results)
     if len(means) < FEWEST_SETTINGS:
         return None
-    means, values, collapsed = np.array(means), np.array(values), np.array(collapsed)
-    sign = comparison.columns[column].sign
-    untrained = _untrained(comparison, column, rows[0])
-    not_above = None if untrained is None else int(np.sum((sign * (values - untrained) <= 0) & ~collapsed))
+    means, values, collapsed, begun_at = map(np.array, (means, values, collapsed, begun_at))
+    sign, known = comparison.columns[column].sign, ~np.isnan(begun_at)
+    not_above = int(np.sum((sign * (values - begun_at) <= 0) & ~collapsed)) if known.any() else None
     median, std, iqr = estimates(means)
     scale = comparison.columns[column].scale
     if std.high is not None and scale and scale[1] is not None:  # half of the values at either end vary most
@@ -187,7 +200,7 @@ def _distribution(
         means,
         values,
         collapsed,
-        untrained,
+        list(dict.fromkeys(begun_at[known].tolist())),
         not_above,
         float(best),
         float(worst),
@@ -195,15 +208,6 @@ def _distribution(
         std,
         iqr,
     )
-
-
-def _untrained(comparison: Comparison, column: int, row: Row) -> float | None:
-    """The mean of the untrained backbone of a row."""
-    for place, cell in comparison.column(column).items():
-        other = comparison.rows[place]
-        if not other.facts["trains"] and other.facts["needs_backbone"] and other.backbone == row.backbone:
-            return cell.over_seeds.mean
-    return None
 
 
 def differences(made: Sequence[Distribution]) -> list[Difference]:
@@ -247,7 +251,9 @@ def estimates(means: np.ndarray, others: np.ndarray | None = None) -> tuple[Esti
         value, samples = statistic(means[None])[0], statistic(means[drawn])
         if others is not None:
             value, samples = value - statistic(others[None])[0], samples - statistic(others[drawn])
-        if statistic is _std and others is None:
+        if others is None and statistic is not _median and n < FEWEST_FOR_SPREAD:
+            low, high = None, None
+        elif statistic is _std and others is None:
             low, high = _interval_of_std(means, means[drawn])
         else:
             low, high = map(float, percentile_interval(samples))
@@ -257,8 +263,8 @@ def estimates(means: np.ndarray, others: np.ndarray | None = None) -> tuple[Esti
 
 def _interval_of_std(means: np.ndarray, resamples: np.ndarray) -> tuple[float | None, float | None]:
     """Bootstrap-t interval of the logarithm of the standard deviation of ``means [n]`` from ``resamples [r, n]``, with the delta
-    method's standard error (Efron & Tibshirani 1993, section 12.5). None for few or equal means."""
-    if len(means) < FEWEST_FOR_STD or not (std := _std(means[None])[0]):
+    method's standard error (Efron & Tibshirani 1993, section 12.5). None for equal means."""
+    if not (std := _std(means[None])[0]):
         return None, None
     stds = _std(resamples)
     kept = stds > 1e-9 * std

@@ -36,7 +36,7 @@ def over_settings(comparison: Comparison, made: Sequence[Distribution], look: Lo
             own = [one for one in made if one.column == column]
             for one in own:
                 _draw(axis, one, lines[id(one.family)], look.colour(one.rows[0]))
-            for untrained in dict.fromkeys(one.untrained for one in own if one.untrained is not None):
+            for untrained in dict.fromkeys(value for one in own for value in one.untrained):
                 axis.axvline(untrained, color=FAINT, lw=1.1, ls="--", zorder=1)
             title_panel(axis, comparison, column)
             axis.grid(axis="y", visible=False)
@@ -52,7 +52,7 @@ def over_settings(comparison: Comparison, made: Sequence[Distribution], look: Lo
         anywhere = any(one.collapsed.any() for one in made)
         if anywhere:
             marks.append(Line2D([], [], ls="", marker="x", ms=4.5, color=INK, label="collapsed run"))
-        if any(one.untrained is not None for one in made):
+        if any(one.untrained for one in made):
             marks.append(Line2D([], [], color=FAINT, lw=1.1, ls="--", label="untrained"))
         figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), handlelength=1.8)
         failed = sum(family.failed for family in families)

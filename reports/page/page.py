@@ -18,7 +18,7 @@ from reports.analysis.identity import fill_in_defaults, without_duplicates
 from reports.analysis.latex import to_latex
 from reports.analysis.published import PublishedTable
 from reports.analysis.reproduction import reproduced, side_by_side
-from reports.analysis.robustness import differences, distributions
+from reports.analysis.robustness import Distribution, differences, distributions
 from reports.analysis.rows import Row, rows_of
 from reports.analysis.tables import Table, headings_of, text, to_csv, to_markdown
 from reports.figures import segmentation, training
@@ -76,6 +76,7 @@ class Part:
     pictures: list[Picture]
     for_papers: list[Table]
     robustness: list[Table]
+    spreads: list[Distribution]
 
 
 def write_report(
@@ -137,7 +138,8 @@ def write_report(
         title=title,
         date=generated if generated is not None else max((run.newest for run in runs), default="")[:10],
         overview=summary.overview(runs, rows, comparisons),
-        limits=summary.limits(measured, comparisons, problems),
+        limits=summary.limits(measured, comparisons, problems)
+        + robustness.left_out(rows, [one for part in parts for one in part.spreads]),
         parts=parts,
         published=published,
         speed=speed,
@@ -206,6 +208,7 @@ def _part(
         [picture for picture in made if picture],
         [table for table in for_papers if table],
         [table for table in of_spreads if table],
+        spreads,
     )
 
 

@@ -178,11 +178,11 @@ def effects(comparison: Comparison, name: str) -> Table | None:
     places = {column: column_decimals(comparison, column) for column in comparison.headline}
     compared = False
     for block in comparison.blocks:
-        untrained = next((row for row in block if not comparison.rows[row].trained), None)
         breaks.add(len(lines))
         for row in block:
             if comparison.rows[row].facts["reference"]:
                 continue
+            untrained = comparison.untrained_of(row)
             entries = [_effect(comparison, row, untrained, column, places[column]) for column in comparison.headline]
             compared |= row in ranks or any(entry.value is not None for entry in entries)
             lines.append([*identities[row], *entries, number(ranks.get(row), lambda rank: f"{rank:.1f}")])

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from reports.analysis.comparison import Comparison
-from reports.analysis.robustness import FEWEST_SETTINGS, Difference, Distribution, Estimate
+from reports.analysis.robustness import (
+    FEWEST_FOR_SPREAD,
+    FEWEST_SETTINGS,
+    Difference,
+    Distribution,
+    Estimate,
+    without_distribution,
+)
+from reports.analysis.rows import Row
 from reports.analysis.tables import Entry, Table, fixed, headings_of, number, text
 from reports.page.comparison_tables import column_decimals, shown_difference, shown_interval
 
@@ -56,7 +64,8 @@ def over_settings(comparison: Comparison, made: Sequence[Distribution], name: st
         name,
         f"Robustness: methods over their settings on {comparison.data}",
         f"Each method with {FEWEST_SETTINGS} or more settings. Best, median, worst, standard deviation (SD) and interquartile "
-        "range (IQR) are of the settings’ means over seeds, with 95% bootstrap intervals over settings; “SD of runs” is that of "
+        "range (IQR) are of the settings’ means over seeds, with 95% bootstrap intervals over settings (of SD and IQR from "
+        f"{FEWEST_FOR_SPREAD} settings on); “SD of runs” is that of "
         "all single runs. Runs: ended or failed. Failed: ended in an error, such as a loss that is not finite; they have no "
         "measurement and are in no other number. Collapsed: by the signs in their logs when training ended; measured as they are. "
         "Not above untrained: measured at or below the untrained backbone’s mean, without signs of collapse. The intervals take "
@@ -99,6 +108,17 @@ def differences(comparison: Comparison, made: Sequence[Difference], name: str) -
         lines,
         frozenset(breaks),
     )
+
+
+def left_out(rows: Sequence[Row], made: Sequence[Distribution]) -> list[str]:
+    """Say which methods have too few measured settings for the tables."""
+    which = [
+        f"{family.name} (measured: {sum(any(run.results and run.finished for run in row.runs) for row in family.rows)} of "
+        f"{len(family.rows)} settings; failed: {family.failed} of {len(family.runs)} runs)"
+        for family in without_distribution(rows, made)
+    ]
+    few = f"Robustness over settings is shown for methods with {FEWEST_SETTINGS} or more measured settings, so not for "
+    return [f"{few}{', '.join(which)}."] if which else []
 
 
 def _of_all(measured: int, every: int) -> str:

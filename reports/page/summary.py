@@ -182,13 +182,18 @@ def _against(comparison: Comparison, reference: Row) -> str:
     for block in comparison.blocks if within_block else [list(range(len(comparison.rows)))]:
         references = [row for row in block if comparison.rows[row].method == reference.method]
         trained = [row for row in block if comparison.rows[row].trained and row not in references]
-        for column in comparison.headline if len(references) == 1 else ():
+        one = references[0] if len(references) == 1 else None
+        begun_as = {
+            row: one if reference.facts["trains"] or not within_block else comparison.untrained_of(row)
+            for row in trained
+        }
+        for column in comparison.headline:
             kind, cells = comparison.columns[column], comparison.column(column)
-            for row in trained if references[0] in cells else ():
-                if row not in cells:
+            for row, other in begun_as.items():
+                if row not in cells or other not in cells:
                     continue
-                pair = comparison.test_of(column, row, references[0])
-                lead = (cells[row].over_seeds.mean - cells[references[0]].over_seeds.mean) * kind.sign
+                pair = comparison.test_of(column, row, other)
+                lead = (cells[row].over_seeds.mean - cells[other].over_seeds.mean) * kind.sign
                 group = unclear if pair is None or not pair.holds else better if lead > 0 else worse
                 group.append(f"{comparison.rows[row].label} ({kind.name})")
     total = len(better) + len(worse) + len(unclear)
