@@ -52,15 +52,17 @@ def listed_part(store: ImageStore, file: Path) -> Part:
 
     Raises UserError for a list that cannot be read, names an image twice, or has a name without exactly one labelled image.
     """
-    by_name: dict[str, list[int]] = {}
+    # Blanks at the ends of a line belong to a name that has them.
+    lines = [(line, line.strip()) for line in read_lines(file)]
+    listed = {Path(name).name for pair in lines for name in pair}
+    by_name: dict[str, list[int]] = {}  # of those alone that may be meant: a data set may have millions
     for index, path in enumerate(store.names):
-        by_name.setdefault(Path(path).name, []).append(index)
+        if (own := path.rpartition("/")[2]) in listed:
+            by_name.setdefault(own, []).append(index)
     damaged = {Path(path).name for path, _ in store.damaged}
-    names = []
-    for line in read_lines(file):
-        # Blanks at the ends of a line belong to a name that has them.
-        name = line if Path(line).name in by_name or Path(line).name in damaged else line.strip()
-        names += [name.removeprefix("./")] if name else []
+    known = by_name.keys() | damaged
+    names = [line if Path(line).name in known else stripped for line, stripped in lines]
+    names = [name.removeprefix("./") for name in names if name]
     if not names or len(set(names)) < len(names):
         raise UserError(f"{file}: {'names some images twice' if names else 'names no images'}; give one image a line")
     rows, skipped = [], 0

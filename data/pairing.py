@@ -11,6 +11,9 @@ import numpy as np
 from common.errors import UsageError, UserError
 from data.store.names import place_type
 
+#: Images put into the order of their classes together.
+_TOGETHER = 2**14
+
 
 class Pairing(Protocol):
     """``sources`` maps anchors ``[B]`` to the images that the views are cut from: int64 ``[views, B]``."""
@@ -48,12 +51,14 @@ class SameLabel:
         # One row per (image, label) that may be used, sorted by label: a class is a slice of `_images`.
         self._images, self._sizes = images, sizes
         self._ends = np.cumsum(sizes)
-        counts = np.bincount(images, minlength=n)
-        if counts.max() == 1:
-            # The row of each image, -1 without one.
-            self._first, self._choices = np.full(n, -1, images.dtype), None
-            self._first[images] = np.arange(len(images))
+        # The row of each image, -1 without one.
+        self._first, self._choices = np.full(n, -1, images.dtype), None
+        for start in range(0, len(images), _TOGETHER):
+            some = images[start : start + _TOGETHER]
+            self._first[some] = np.arange(start, start + len(some))
+        if np.count_nonzero(self._first >= 0) == len(images):  # none has two
             return
+        counts = np.bincount(images, minlength=n)
         # The rows of each image, first those whose class has another image: a class of this image alone is the last resort.
         label = np.repeat(np.arange(len(sizes)), sizes)
         alone = sizes[label] < 2
@@ -117,7 +122,8 @@ def labelled(labels: np.ndarray, label_sets: np.ndarray | None, fraction: float,
     with_label = labels >= 0 if label_sets is None else label_sets.any(axis=1)
     if fraction == 1:
         return with_label
-    priority = np.random.default_rng([seed, 0x1ABE1]).permutation(len(labels))
+    priority = np.arange(len(labels), dtype=place_type(len(labels)))
+    np.random.default_rng([seed, 0x1ABE1]).shuffle(priority)
     chosen = np.zeros(len(labels), bool)
     of_classes, sizes = _by_class(labels, label_sets, with_label)
     for images in sorted(np.split(of_classes, np.cumsum(sizes)[:-1]), key=len):
@@ -136,11 +142,22 @@ def _by_class(labels: np.ndarray, label_sets: np.ndarray | None, usable: np.ndar
     if label_sets is not None:
         classes, images = np.nonzero((label_sets & usable[:, None]).T)
         return images.astype(kind), np.bincount(classes, minlength=label_sets.shape[1])
-    # In as few bytes as the classes need, which sorts twice as fast, too.
-    kept = labels.astype(np.min_scalar_type(-int(labels.max(initial=0)) - 1))
-    kept[~usable] = -1
-    sizes = np.bincount(kept[kept >= 0])
-    return np.argsort(kept, kind="stable")[len(kept) - sizes.sum() :].astype(kind), sizes
+    # Counted, and then put in their places, some at a time: sorting all would take three times the memory of the result.
+    parts = [slice(start, start + _TOGETHER) for start in range(0, len(labels), _TOGETHER)]
+    classes = 1 + int(max((labels[part][usable[part]].max(initial=-1) for part in parts), default=-1))
+    sizes = sum(
+        (np.bincount(labels[part][usable[part]], minlength=classes) for part in parts), np.zeros(classes, np.int64)
+    )
+    images, places = np.empty(sizes.sum(), kind), np.cumsum(sizes) - sizes
+    for part in parts:
+        rows = np.flatnonzero(usable[part])
+        own = labels[part][rows]
+        order = np.argsort(own, kind="stable")
+        counts = np.bincount(own, minlength=classes)
+        begin = np.cumsum(counts) - counts
+        images[(places - begin)[own[order]] + np.arange(len(own))] = part.start + rows[order]
+        places += counts
+    return images, sizes
 
 
 def make_pairing(

@@ -50,9 +50,8 @@ def _completed(index: Index, listing: Listing, progress: bool) -> np.ndarray:
     records = np.zeros(len(index.records), RECORD)
     for name in OLDER_RECORD.names:
         records[name] = index.records[name]
-    rows = records["row"].tolist()
-    looks = ahead(listing.look_at, rows, processors(), 4 * processors())
-    with working(f"hashing the files of {listing.data} {listing.split}", len(rows), show=progress) as work:
+    looks = ahead(listing.look_at, map(int, records["row"]), processors(), 4 * processors())
+    with working(f"hashing the files of {listing.data} {listing.split}", len(records), show=progress) as work:
         for place, (source, turn) in enumerate(looks):
             records[place]["source"], records[place]["turn"] = np.frombuffer(source, np.uint8), turn
             work.advance(place + 1)

@@ -297,10 +297,20 @@ class ImageStore:
 
 def shared_content(a: ImageStore, b: ImageStore) -> list[tuple[str, str]]:
     """Pair names of images in ``a`` and in ``b`` with equal pixels (the first of each)."""
-    keys_a, keys_b = (np.ascontiguousarray(store.digests).view([("", "<u8"), ("", "<u8")])[:, 0] for store in (a, b))
-    _, in_a, in_b = np.intersect1d(keys_a, keys_b, return_indices=True)
-    order = np.argsort(in_a)
-    return [(a.names[i], b.names[j]) for i, j in zip(in_a[order], in_b[order], strict=True)]
+    first: dict[bytes, int] = {}
+    for place, digest in enumerate(b.digests):
+        first.setdefault(digest.tobytes(), place)
+    # By their halves, which numpy compares, some of the larger set at a time; few are left to look up.
+    halves = np.sort(np.ascontiguousarray(b.digests).view("<u8")[:, 0])
+    found = []
+    for start in range(0, len(a), _TOGETHER):
+        part = np.ascontiguousarray(a.digests[start : start + _TOGETHER])
+        own = part.view("<u8")[:, 0]
+        likely = halves[np.minimum(np.searchsorted(halves, own), len(halves) - 1)] == own
+        for row in np.flatnonzero(likely).tolist():
+            if (place := first.pop(part[row].tobytes(), None)) is not None:
+                found.append((a.names[start + row], b.names[place]))
+    return found
 
 
 def _blocks(sizes: np.ndarray) -> list[np.ndarray]:

@@ -171,10 +171,11 @@ class NpzWriter:
     """Arrays grow in temporary files, since their headers come first and say how long they are."""
 
     def __init__(self, file: BinaryIO):
-        self._file, self._names, self._columns, self._shapes = file, [], {}, {}
+        self._file, self._columns, self._shapes = file, {}, {}
+        self._names: list[Names] = []  # of a batch each
 
     def add(self, names: Sequence[str], columns: Columns) -> None:
-        self._names += names
+        self._names.append(Names(names))
         for name, values in columns.items():
             if name not in self._columns:
                 self._columns[name] = tempfile.TemporaryFile(dir=Path(self._file.name).parent)  # noqa: SIM115
@@ -183,11 +184,17 @@ class NpzWriter:
 
     def finish(self, about: dict[str, Any]) -> None:
         with zipfile.ZipFile(self._file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-            for name, array in (("files", np.array(self._names)), ("about", np.array(json.dumps(about)))):
-                with archive.open(f"{name}.npy", "w") as member:
-                    np.lib.format.write_array(member, array, allow_pickle=False)
+            with archive.open("about.npy", "w") as member:
+                np.lib.format.write_array(member, np.array(json.dumps(about)), allow_pickle=False)
+            rows = sum(map(len, self._names))
+            text = np.dtype(f"<U{max(len(name) for names in self._names for name in names)}")
+            with archive.open("files.npy", "w", force_zip64=True) as member:
+                header = {"descr": text.str, "fortran_order": False, "shape": (rows,)}
+                np.lib.format.write_array_header_1_0(member, header)
+                for names in self._names:  # as an array all would be as long as the longest, in memory
+                    member.write(np.array(names[:], text).tobytes())
             for name, column in self._columns.items():
-                header = {"descr": "<f4", "fortran_order": False, "shape": (len(self._names), *self._shapes[name])}
+                header = {"descr": "<f4", "fortran_order": False, "shape": (rows, *self._shapes[name])}
                 column.seek(0)
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                     np.lib.format.write_array_header_1_0(member, header)

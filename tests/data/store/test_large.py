@@ -15,11 +15,13 @@ from benchmarks.large_data import cases
 from benchmarks.large_data.__main__ import table
 from common.names import hash_of
 from data.datasets import open_dataset
+from data.label_subset import listed_part
 from data.sets.core import folders
 from data.store import listing as listings
 from data.store import names as pieces
 from data.store.index import read_index, read_store
 from data.store.names import Names, in_order
+from data.store.store import shared_content
 from training.batches import ORDER, WholeBatches, hold_out
 
 IMAGES = 20_000
@@ -42,9 +44,21 @@ def test_listing_and_pairing_take_16_bytes_an_image_beside_the_names(tmp_path):
     assert held - characters - found.labels.nbytes < 2.5 * IMAGES
     one_folder = 300 * cases.OF_A_CLASS
     assert most - held < one_folder
-    _, held, most = measured(cases.paired(IMAGES, tmp_path))
-    assert held + found.labels.nbytes < 16 * IMAGES + 5000
-    assert most < 40 * IMAGES
+    many = 4 * IMAGES
+    for work in (cases.paired, cases.few_labels):
+        _, held, most = measured(work(many, tmp_path))
+        assert held + 8 * many < 16 * many + 2**14 and most < 11 * many + 2**20
+
+
+def test_images_are_found_by_name_and_by_content_without_a_copy_of_all(tmp_path):
+    listing, key = cases._written(IMAGES, tmp_path)
+    train = read_store(tmp_path, key, listing, None)
+    (tmp_path / "list.txt").write_text("n00000000_5.JPEG\nn00000003/n00000003_3001.JPEG\n")
+    (rows, _), _, most = measured(lambda: listed_part(train, tmp_path / "list.txt"))
+    assert rows.tolist() == [5, 3001] and most < IMAGES
+    test = train.subset(np.arange(100, 200))
+    pairs, _, most = measured(lambda: shared_content(train, test))
+    assert pairs == [(name, name) for name in test.names] and most < 45 * IMAGES
 
 
 def test_a_store_and_its_part_hold_the_records_once(tmp_path):
