@@ -14,6 +14,7 @@ from common.distributed import is_main
 from common.errors import UserError
 from common.files import digest_of, size_in_words
 from common.progress import note
+from data.store.open import PART_OF_FREE_SPACE
 from data.store.store import ImageStore
 from data.views.dense import fit_image
 from eval.dense.batches import original
@@ -34,8 +35,8 @@ def map_shapes(network: FrozenBackbone, blocks: Sequence[int], size: int) -> dic
 
 
 def rounded(maps: Sequence[Tensor]) -> list[Tensor]:
-    """The maps as they are after they were stored."""
-    return [m.half().float() for m in maps]
+    """The maps as they are after they were stored. Raises UserError as ``cached_maps`` does."""
+    return [_half(m).float() for m in maps]
 
 
 def cached_maps(
@@ -63,6 +64,8 @@ def cached_maps(
     needed = sum(2 * int(np.prod(shapes[block])) for block in missing) * 2 * len(store)
     begun = sum(caches[block].part.stat().st_size for block in missing if caches[block].part.is_file())
     if not _has_room(folder, needed, begun):
+        for cache in caches.values() if is_main() else ():
+            cache.remove_begun()  # it may be what fills the disk
         return None
 
     def gather(part: range) -> Tensor:
@@ -96,10 +99,11 @@ def _half(maps: Tensor) -> Tensor:
 
 def _has_room(folder: Path, needed: int, begun: int) -> bool:
     folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
-    if needed - begun > free and is_main():
+    free = shutil.disk_usage(folder).free + begun
+    has_room = needed <= PART_OF_FREE_SPACE * free
+    if not has_room and is_main():
         note(
             f"segmentation: the maps of the training images would take {size_in_words(needed)} of half precision, and "
             f"{size_in_words(free)} are free in {folder}: they are computed anew for each batch"
         )
-    return needed - begun <= free
+    return has_room

@@ -11,7 +11,8 @@ import math
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -80,13 +81,15 @@ class ArrayCache:
         self._done += len(rows)
 
     def _write(self, content: bytes) -> None:
-        self._file.write(content)
+        with self._named():
+            self._file.write(content)
         self._crc = zlib.crc32(content, self._crc)
         self._bytes += len(content)
 
     def commit(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with self._named():
+            self._file.flush()
+            os.fsync(self._file.fileno())
         write_json(self.journal, {"rows": self._done, "bytes": self._bytes, "crc32": self._crc})
 
     def finish(self) -> None:
@@ -95,19 +98,37 @@ class ArrayCache:
         self.part.replace(self.path)
         self.journal.unlink(missing_ok=True)
 
+    def remove_begun(self) -> None:
+        """Remove what an interrupted extraction left."""
+        self.part.unlink(missing_ok=True)
+        self.journal.unlink(missing_ok=True)
+
     def close(self) -> None:
         """Close the file, and keep its rows for a continuation."""
         if self._file is not None and not self._file.closed:
-            self.commit()
-            self._file.close()
+            try:
+                self.commit()
+            finally:
+                with self._named():
+                    self._file.close()
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """The error of a full disk, which knows no file of an open one, names this."""
+        try:
+            yield
+        except OSError as error:
+            error.filename = str(self.part)
+            raise
 
 
 def fill(caches: Sequence[ArrayCache], batches: Callable[[int], Iterable[Sequence[np.ndarray]]]) -> None:
     """Grow caches together until they are finished, from where an interruption left them. ``batches(done)`` yields batches of the
     rows after the first ``done``: an array for each cache."""
     done = min(cache.resume() for cache in caches)
-    try:
+    with ExitStack() as opened:  # all are closed, on a full disk, too
         for cache in caches:
+            opened.callback(cache.close)
             cache.begin(done)
         committed = time.monotonic()
         for arrays in batches(done):
@@ -119,9 +140,6 @@ def fill(caches: Sequence[ArrayCache], batches: Callable[[int], Iterable[Sequenc
                 committed = time.monotonic()
         for cache in caches:
             cache.finish()
-    finally:
-        for cache in caches:
-            cache.close()
 
 
 def _crc(file: BinaryIO, length: int | None = None) -> int:

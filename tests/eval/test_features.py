@@ -181,3 +181,29 @@ def test_bf16_is_near_fp32(make_test_context):
     assert rounded.dtype == torch.float32
     assert not torch.equal(exact, rounded)
     assert torch.cosine_similarity(exact, rounded).min() > 0.999
+
+
+def test_a_full_disk_is_told_with_the_file_and_leaves_what_was_written(tmp_path, monkeypatch):
+    caches = [cache.ArrayCache(tmp_path / name, 6) for name in ("a.npy", "b.npy")]
+    full = [False]
+
+    class Disk(cache.Pieces):
+        def write(self, content):
+            if full[0]:
+                raise OSError(28, "No space left on device")
+            return super().write(content)
+
+    def batches(done):
+        for row in range(done, 6, 2):
+            yield [np.full((2, 3), row, np.float32)] * 2
+            full[0] = row == 0  # the next one is not written
+
+    monkeypatch.setattr(cache, "Pieces", Disk)
+    monkeypatch.setattr(cache, "COMMIT_EVERY", 0)
+    with pytest.raises(OSError, match="No space left") as error:
+        cache.fill(caches, batches)
+    assert error.value.filename == str(caches[0].part)
+    assert all(one._file.closed and one.resume() == 2 for one in caches)
+    full[0] = None
+    cache.fill(caches, lambda done: ([np.full((2, 3), row, np.float32)] * 2 for row in range(done, 6, 2)))
+    assert caches[1].load()[:, 0].tolist() == [0, 0, 2, 2, 4, 4]

@@ -11,7 +11,7 @@ from common.errors import UserError
 from common.statistics.confusion import confusion_matrix, scores
 from data.views.dense import SegmentationAugmentation
 from eval.dense.batches import SegmentationBatches, image_samples, whole_samples
-from eval.dense.maps import cached_maps
+from eval.dense.maps import cached_maps, rounded
 from eval.dense.task import SegmentationTask, TaskConfig
 from eval.features.extract import FrozenBackbone
 from heads.segmentation.core.base import SEGMENTATION_HEADS
@@ -178,6 +178,8 @@ def test_maps_too_large_for_half_precision_are_refused(stores, tmp_path, monkeyp
     monkeypatch.setattr(backbone, "maps", lambda images, blocks: [1e5 * m for m in maps(images, blocks)])
     with pytest.raises(UserError, match="too large for half precision"):
         cached_maps(frozen(backbone), stores[0], [3], 32, tmp_path, {})
+    with pytest.raises(UserError, match="too large for half precision"):  # where the disk has no room
+        rounded([torch.tensor([1.0, -1e5])])
 
 
 def test_maps_continue_where_they_were_interrupted(stores, tmp_path, monkeypatch):
@@ -204,9 +206,17 @@ def test_maps_continue_where_they_were_interrupted(stores, tmp_path, monkeypatch
 
 
 def test_maps_that_do_not_fit_the_disk_are_not_stored(stores, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 1000}))
-    assert cached_maps(frozen(build_backbone("vit_plain", 32)), stores[0], [3], 32, tmp_path, {}) is None
-    assert "computed anew for each batch" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    arguments = (frozen(build_backbone("vit_plain", 32)), stores[0], [3], 32, tmp_path, {})
+    maps, _ = cached_maps(*arguments)
+    (file,) = tmp_path.glob("*.npy")
+    begun = file.with_suffix(".npy.part")
+    for free in (1000, maps[3].nbytes - 16):  # nothing would be left for the heads
+        file.rename(begun) if file.exists() else begun.write_bytes(b"begun")
+        monkeypatch.setattr(
+            "shutil.disk_usage", lambda folder, free=free: type("Usage", (), {"free": free - begun.stat().st_size})
+        )
+        assert cached_maps(*arguments) is None
+        assert "computed anew for each batch" in capsys.readouterr().err and not begun.exists()
 
 
 def test_learning_rates_by_layer():
