@@ -42,6 +42,21 @@ def test_a_cpu_keeps_the_memory_it_has_used():
     assert 2 * kept < returned
 
 
+@pytest.mark.parametrize(("share", "given", "expected"), [(1, None, 1), (64, None, 2), (1, "2", 2)])
+def test_torch_works_in_the_processors_that_a_container_has(monkeypatch, share, given, expected):
+    before = torch.get_num_threads()
+    monkeypatch.setattr(devices, "processors", lambda: share)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    try:
+        torch.set_num_threads(2)
+        devices.pick_device("cpu")
+        assert torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_energy_is_what_nvml_counts(monkeypatch):
     """With a stand-in for the driver's library: the device is found by its UUID, failures and other devices tell nothing."""
     import types

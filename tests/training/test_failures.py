@@ -18,6 +18,7 @@ from common.errors import UserError, explain
 from common.files import append_json_line, read_json_lines
 from rundir.failure import failure_of, write_failure
 from rundir.paths import last_checkpoint
+from training import failures
 from training.checkpoint import load_checkpoint
 from training.failures import explained, fitting
 from training.machine.devices import process_group
@@ -157,6 +158,25 @@ def test_a_log_keeps_whole_lines_on_a_full_disk(disk):
     with pytest.raises(OSError, match=r"No space left on device: '.*log\.jsonl'"):
         append_json_line(path, {"much": "x" * 2**23})
     assert path.read_text() == '{"step": 1}\n'
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        (None, 1000 * 4096),
+        ("MemTotal: 64 kB\nMemFree: 1 kB\n", 2**16 + 3 * 4096),
+        ("MemTotal: 64 kB\nMemAvailable: 32 kB\n", 2**15 + 3 * 4096),
+    ],
+)
+def test_free_memory_is_known_as_far_as_the_system_tells(told, expected, monkeypatch):
+    """Not all that runs these programs has /proc, or says there what is available (WSL 1)."""
+    files = {} if told is None else {"/proc/meminfo": told, "/proc/self/statm": "9 3 1"}
+    monkeypatch.setattr(failures, "control_group_files", lambda name: [])
+    monkeypatch.setattr(Path, "is_file", lambda path: str(path) in files)
+    monkeypatch.setattr(Path, "read_text", lambda path: files[str(path)])
+    monkeypatch.setattr(failures.os, "sysconf", lambda name: {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1000}[name])
+    monkeypatch.setattr(failures.resource, "getrlimit", lambda limit: (failures.resource.RLIM_INFINITY,) * 2)
+    assert failures.memory_of(CPU) == expected
 
 
 @pytest.mark.parametrize(

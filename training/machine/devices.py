@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from common.distributed import is_distributed, rank, world_size
+from common.environment import processors
 from common.errors import UsageError, UserError, first_line
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -48,8 +49,9 @@ def process_group(device: str) -> Iterator[None]:
 
 def pick_device(name: str) -> torch.device:
     """Return the device for ``auto`` (CUDA, else mps, else the CPU), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``. Several processes on
-    a machine take the CUDA devices of their local ranks. Also sets CUDA to full float32 precision, convolutions included, and
-    calls ``keep_memory``. Raises UsageError if this machine has no such device."""
+    a machine take the CUDA devices of their local ranks. Also sets CUDA to full float32 precision, convolutions included, has torch
+    work in no more threads than there are processors, and calls ``keep_memory``. Raises UsageError if this machine has no such
+    device."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -72,6 +74,8 @@ def pick_device(name: str) -> torch.device:
         device = torch.device("cuda", index)
         torch.cuda.set_device(device)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    if not os.environ.get("OMP_NUM_THREADS"):  # torch knows of no share of a container
+        torch.set_num_threads(min(torch.get_num_threads(), processors()))
     keep_memory(True)
     return device
 
