@@ -18,6 +18,7 @@ import argparse
 import dataclasses
 import inspect
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -38,7 +39,7 @@ from benchmarks.store import store
 from benchmarks.timing import Measurement, Spread
 from benchmarks.training import barlow_twins, dino
 from benchmarks.views import views
-from common.errors import UserError, unknown_name
+from common.errors import UserError, explain, unknown_name, why
 from common.files import write_json
 from common.progress import Console
 from training.machine.devices import pick_device
@@ -131,6 +132,7 @@ def main(words: Sequence[str] | None = None) -> int:
         torch.set_num_threads(options.threads)
     try:
         names = chosen(options.only)
+        require_writable(options.out)
         device = pick_device(options.device)
         authors = options.reference and Authors(options.reference)
     except UserError as error:
@@ -146,6 +148,17 @@ def chosen(parts: Sequence[str]) -> list[str]:
         if not any(part in name for name in BENCHMARKS):
             raise unknown_name("benchmark", part, BENCHMARKS)
     return [name for name in BENCHMARKS if any(part in name for part in parts)]
+
+
+def require_writable(file: Path) -> None:
+    """Raise UserError for a file that cannot be written, before anything is measured."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=file.parent).close()
+    except OSError as error:
+        raise UserError(f"--out {file}: cannot be written ({why(error)})") from error
+    if file.is_dir():
+        raise UserError(f"--out {file}: a folder; give a file")
 
 
 def measure(bench: Bench, names: Sequence[str], out: Path) -> int:
@@ -181,12 +194,13 @@ def measure(bench: Bench, names: Sequence[str], out: Path) -> int:
                     console.print(table(rows))
                     found += [{"benchmark": name, **dataclasses.asdict(row)} for row in rows]
                     write_json(out, {"about": about, "measurements": found})
-            except UserError as error:
+            except Exception as error:
                 failed.append(name)
-                print(f"error: {error}", file=sys.stderr)
-            except Exception:
-                failed.append(name)
-                traceback.print_exc()
+                told = error if isinstance(error, UserError) else explain(error)
+                if told is None:
+                    traceback.print_exc()
+                else:
+                    print(f"error: {told}", file=sys.stderr)
     except KeyboardInterrupt:
         say(f"stopped; measured until then: {out}" if found else "stopped before anything was measured")
         return 130

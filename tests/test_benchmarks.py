@@ -272,6 +272,16 @@ def test_folder_that_is_no_checkout_is_told(tmp_path, capsys):
     assert not (tmp_path / "bench.json").exists()
 
 
+@pytest.mark.parametrize(("out", "reason"), [("", "a folder"), ("file/bench.json", "cannot be written (")])
+def test_figures_that_could_not_be_written_are_told_before_anything_is_measured(
+    tmp_path, capsys, monkeypatch, out, reason
+):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(run, "measure", lambda *arguments: pytest.fail("it is measured"))
+    assert main(["--only", "bootstrap", "--device", "cpu", "--out", str(tmp_path / out)]) == 1
+    assert capsys.readouterr().err.startswith(f"error: --out {tmp_path / out}: {reason}")
+
+
 def test_every_benchmark_says_what_it_measures():
     assert all(len(benchmark.what.split()) > 2 for benchmark in BENCHMARKS.values())
 
