@@ -1,12 +1,15 @@
 """Pages show what the results of studies say."""
 
+import csv
 import functools
 import importlib.util
 from pathlib import Path
 
 import pytest
 
+from benchmarks.peers.beside_lightly import ZERO_INIT, difference, row, top1_of
 from common.errors import UserError
+from methods.core.base import METHODS
 from reports import build_report
 from tests.reports.factory import write_run
 
@@ -40,6 +43,20 @@ def test_marks_are_whole_and_name_studies_that_have_results():
         assert len(studies.MARK.findall(text)) == len(studies.BEGIN.findall(text)), page
         for study in studies.studies_in(text):
             assert (studies.STUDIES / "results" / study).is_dir(), (page, study)
+
+
+def test_the_table_beside_lightly_is_that_of_its_measurements():
+    folder = studies.STUDIES / "results" / "lightly"
+
+    def measured(name: str) -> list[float]:
+        return [top1_of(folder / f"{name}-seed{seed}") for seed in (0, 1, 2)]
+
+    rows = [row("Untrained", measured("random-resnet18"))]
+    for method in ZERO_INIT:
+        title, here, lightly = METHODS.get(method).title, measured(f"{method}-resnet18"), measured(f"{method}-lightly")
+        rows += [row(f"{title}, here", here), row(f"{title}, lightly", lightly), difference(title, here, lightly)]
+    with (folder / "accuracy.csv").open(encoding="utf-8", newline="") as file:
+        assert list(csv.DictReader(file)) == rows
 
 
 @pytest.fixture(scope="module")
