@@ -16,7 +16,7 @@ def without_training(train: ImageStore, test: ImageStore, rows: np.ndarray | Non
     Args:
         rows: the training images whose labels an evaluation uses, int64; default: all.
     """
-    rows = np.arange(len(train)) if rows is None else rows
+    rows = slice(None) if rows is None else rows  # without a copy of all labels
     if test.label_sets is not None:
         lacking = test.label_sets & ~train.label_sets[rows].any(axis=0)
         images, classes = lacking.any(axis=1).sum(), np.flatnonzero(lacking.any(axis=0))
