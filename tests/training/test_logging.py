@@ -136,5 +136,5 @@ def test_what_wandb_says_when_it_cannot_begin_is_a_sentence(tmp_path, monkeypatc
 def test_a_missing_logger_says_how_to_get_it(name, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(UserError, match=f"--{name} needs the package .* --extra loggers"):
+    with pytest.raises(UserError, match=f"--{name} needs the package .*loggers"):
         open_log(tmp_path, **{name: True})
