@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.distributed import is_main
+from common.distributed import all_reduce_mean, is_main
 from common.errors import UserError
 from common.files import digest_of, size_in_words
 from common.progress import note
@@ -63,7 +63,7 @@ def cached_maps(
     missing = [block for block, cache in caches.items() if not cache.path.is_file()]
     needed = sum(2 * int(np.prod(shapes[block])) for block in missing) * 2 * len(store)
     begun = sum(caches[block].part.stat().st_size for block in missing if caches[block].part.is_file())
-    if not _has_room(folder, needed, begun):
+    if not _has_room(folder, needed, begun, network.device):
         for cache in caches.values() if is_main() else ():
             cache.remove_begun()  # it may be what fills the disk
         return None
@@ -97,10 +97,11 @@ def _half(maps: Tensor) -> Tensor:
     return maps.half()
 
 
-def _has_room(folder: Path, needed: int, begun: int) -> bool:
+def _has_room(folder: Path, needed: int, begun: int, device: torch.device) -> bool:
+    """Whether the disk has room by all processes' looks, of which each sees what others write meanwhile."""
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free + begun
-    has_room = needed <= PART_OF_FREE_SPACE * free
+    has_room = all_reduce_mean(torch.tensor(float(needed <= PART_OF_FREE_SPACE * free), device=device)).item() == 1
     if not has_room and is_main():
         note(
             f"segmentation: the maps of the training images would take {size_in_words(needed)} of half precision, and "
