@@ -51,9 +51,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     name = str(path.with_name(f".{begun}.{secrets.token_hex(4)}.tmp"))
     created = False
     try:
-        with io.BufferedWriter(
-            Pieces(name, "x")
-        ) as file:  # files of tempfile are for their owner alone, whatever the umask
+        with io.BufferedWriter(Pieces(name, "x")) as file:  # tempfile's are for their owner alone, whatever the umask
             created = True
             yield file
             file.flush()

@@ -63,9 +63,8 @@ def memory_of(device: torch.device) -> int:
     if Path("/proc/meminfo").is_file():
         own = int(Path("/proc/self/statm").read_text().split()[1]) * page
         fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        available = fields.get(
-            "MemAvailable", fields["MemTotal"]
-        )  # which older systems, and Windows' first Linux, do not tell
+        # Older systems, and Windows' first Linux, do not tell what is available.
+        available = fields.get("MemAvailable", fields["MemTotal"])
         limits.append(int(available.split()[0]) * 1024 + own)
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     if soft != resource.RLIM_INFINITY:
