@@ -19,9 +19,9 @@ from eval.core.run import run_evaluations
 from rundir.lock import run_lock
 from rundir.log import end_of, holds_work, start_of
 from rundir.options import require_options, write_options
-from rundir.paths import CHECKPOINTS, CONFIG, ENVIRONMENT
+from rundir.paths import CHECKPOINTS, CONFIG, ENVIRONMENT, RESULTS
 from rundir.provenance import read_environment, write_environment
-from rundir.results import Measurement
+from rundir.results import Measurement, read_results
 from training.machine.environment import describe_environment
 
 
@@ -71,7 +71,7 @@ def evaluate_weights(command: EvaluateCommand, configs: Mapping[str, EvaluationC
     with run_lock(context.run_dir):
         remove_unfinished(context.run_dir)
         if options is not None:
-            _claim(context.run_dir, options)
+            _claim(context.run_dir, options, context.weights_hash)
             if not (context.run_dir / ENVIRONMENT).exists():
                 here = describe_environment(context.device, context.precision)
                 here["patch_size"] = context.backbone.stride if context.backbone.has_tokens else None
@@ -118,16 +118,21 @@ def _training_of(weights: str | None) -> dict[str, Any]:
     return {"trained": trained} | ({} if method is None else {"method": method})
 
 
-def _claim(directory: Path, options: dict[str, Any]) -> None:
+def _claim(directory: Path, options: dict[str, Any], weights_hash: str) -> None:
     """Write ``config.yaml``, or raise UserError if the directory is for other weights; several data sets may share it."""
     if not (directory / CONFIG).exists() or not holds_work(directory):
         write_options(directory, options)
         return
     before = require_options(directory)
     own = () if "epochs" in options else ("seed",)  # a training's seed is the weights' own
-    for name in ("weights", "key", "backbone", *own):
-        if before.get(name) != options.get(name):
-            raise UserError(
-                f"{directory} holds results of other weights ({name} was {before.get(name)}, now {options.get(name)}); "
-                "give another --out"
-            )
+    other = [name for name in ("weights", "key", "backbone", *own) if before.get(name) != options.get(name)]
+    if other == ["weights"]:
+        measured = {m.weights for file in (directory / RESULTS).glob("*.json") for m in read_results(file)}
+        if measured == {weights_hash}:  # the same, moved
+            write_options(directory, before | {"weights": options["weights"]})
+            return
+    for name in other:
+        raise UserError(
+            f"{directory} holds results of other weights ({name} was {before.get(name)}, now {options.get(name)}); "
+            "give another --out"
+        )

@@ -133,17 +133,8 @@ HELP += [f"visualize {name}" for name in KINDS.split()]
 CUT = ("dino,folder", "barlow_twins,folder")
 TEXTS = (".json", ".jsonl", ".yaml", ".csv", ".md", ".tex", ".html", ".txt")
 TIMES = {"seconds", "minutes", "images_per_second", "peak_memory_gib", "finished", "seconds_per_frame", "started"}
-TIMES |= {
-    "Device-minutes",
-    "Evaluation, minutes",
-    "Images/s",
-    "Peak memory (GiB)",
-    "Commit",
-    "Finished",
-    "Packages",
-    "Hardware",
-    "Python",
-}
+TIMES |= {"Device-minutes", "Evaluation, minutes", "Images/s", "Peak memory (GiB)", "Commit", "Finished", "Packages"}
+TIMES |= {"Hardware", "Python"}
 
 
 def training(name, words):
@@ -159,9 +150,8 @@ def run(repo, folder, words):
     said = []
     for stream in (done.stdout, done.stderr):
         text = stream.decode().replace(str(folder), "WORK").replace(str(repo), "REPO")
-        text = re.sub(
-            r"^writing the report ….*\n|-[0-9a-f]{12}(?=[,/ ]|$)", "", text, flags=re.MULTILINE
-        )  # by time, and by folder
+        # How often progress is told depends on the time, keys of stores on the folder.
+        text = re.sub(r"^writing the report ….*\n|-[0-9a-f]{12}(?=[,/ ]|$)", "", text, flags=re.MULTILINE)
         said.append(re.sub(r" {2,}|─+|━+", " ", re.sub(r"[\d.]+ (min(utes)?|s)\b", "", text)))
     print(f"{done.returncode}  {' '.join(words)[:150]}", said[1][-1500:] if done.returncode else "", file=sys.stderr)
     return done.returncode, *said

@@ -1,5 +1,6 @@
 """``run.py evaluate`` and contexts for any weights."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -114,6 +115,20 @@ def test_results_of_other_weights_are_not_mixed(command):
         evaluate_weights(replace(command, backbone="resnet18"), KNN)
     with pytest.raises(UserError, match="holds results of other weights"):
         evaluate_weights(replace(command, seed=3), KNN)
+
+
+def test_weights_that_were_moved_are_the_same(run, command, tmp_path):
+    away = replace(command, weights=str(run / "checkpoints" / "last.pt"))
+    measured = evaluate_weights(away, KNN)
+    moved = shutil.copytree(run, tmp_path / "moved") / "checkpoints" / "last.pt"
+    assert evaluate_weights(replace(away, weights=str(moved)), KNN) == measured
+    assert yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())["weights"] == str(moved)
+    state = torch.load(moved, weights_only=True)
+    state["method"] = {name: value + 1 for name, value in state["method"].items()}
+    torch.save(state, moved)
+    assert evaluate_weights(away, KNN) == measured
+    with pytest.raises(UserError, match="holds results of other weights"):
+        evaluate_weights(replace(away, weights=str(moved)), KNN)
 
 
 def test_pixels(command, tmp_path):
