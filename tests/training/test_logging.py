@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import run as command_line
+from common.environment import VENV
 from common.errors import UserError
 from training.config import TrainConfig
 from training.logging import RunLog, require_loggers
@@ -134,7 +135,8 @@ def test_what_wandb_says_when_it_cannot_begin_is_a_sentence(tmp_path, monkeypatc
 
 @pytest.mark.parametrize("name", ["wandb", "tensorboard"])
 def test_a_missing_logger_says_how_to_get_it(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "prefix", str(VENV))  # another environment is told pip's command
     monkeypatch.setitem(sys.modules, "wandb", None)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(UserError, match=f"--{name} needs the package .*loggers"):
+    with pytest.raises(UserError, match=f"--{name} needs the package .* --extra loggers"):
         open_log(tmp_path, **{name: True})
