@@ -131,7 +131,8 @@ def _claim(directory: Path, options: dict[str, Any], weights_hash: str) -> None:
         if measured == {weights_hash}:  # the same, moved
             write_options(directory, before | {"weights": options["weights"]})
             return
-    for name in other:
+    if other:
+        name = other[0]
         raise UserError(
             f"{directory} holds results of other weights ({name} was {before.get(name)}, now {options.get(name)}); "
             "give another --out"
